@@ -1,0 +1,33 @@
+"""edgeseg: compact semantic-segmentation transformers, from a recipe to a camera.
+
+The names below are the public interface; each is loaded on first use, so that importing edgeseg costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "open_bundle": "edgeseg.bundle",
+    "Bundle": "edgeseg.bundle",
+    "load_recipe": "edgeseg.recipe.load",
+    "ConfusionMatrix": "edgeseg.metrics",
+    "build_model": "edgeseg.models",
+    "IsrPlan": "edgeseg.specs",
+    "EdgesegError": "edgeseg.errors",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'edgeseg' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

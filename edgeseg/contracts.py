@@ -1,0 +1,151 @@
+"""The extension points, on one page. What is swapped is a small Protocol; what flows is in `specs`.
+
+A new implementation costs one file or class and one row in a literal table of import strings. Each table has a
+conformance suite in `tests/conformance` that runs over every row, and a fake in `tests/fakes.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from edgeseg.specs import Frame, ImageU8, LabelSpace, MaskU8, Program
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing.Self needs Python 3.11
+
+
+@runtime_checkable
+class Session(Protocol):
+    """An open engine. Not thread-safe: one thread calls `infer`. Close it, or use it as a context manager."""
+
+    program: Program
+
+    def infer(self, image_rgb: ImageU8) -> MaskU8:
+        """Segment an image that already has the program's size.
+
+        Args:
+            image_rgb: (H, W, 3) uint8 with (H, W) == program.image.size_hw.
+        Returns:
+            (H / mask_stride, W / mask_stride) uint8 class indices; a fresh array that the caller owns.
+        Raises:
+            ValueError: wrong shape or dtype.
+        """
+        ...
+
+    def segment(self, image_rgb: ImageU8) -> MaskU8:
+        """Segment an image of any size: resize, infer, resize the mask back (nearest).
+
+        Args:
+            image_rgb: (H, W, 3) uint8.
+        Returns:
+            (H, W) uint8 class indices.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release the engine. May be called more than once."""
+        ...
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
+class EngineBackend(Protocol):
+    """One inference runtime: makes engine files from a program, and opens them."""
+
+    name: str
+
+    def version(self) -> str:
+        """Version of the runtime. Raises MissingDependency where it is not installed."""
+        ...
+
+    def compile(self, program: Program, out_dir: Path, options: Mapping[str, Any]) -> Sequence[Path]:
+        """Build for this device into `out_dir`; returns the files that `load` needs. Raises BuildError."""
+        ...
+
+    def load(self, program: Program, files: Sequence[Path], options: Mapping[str, Any]) -> Session:
+        """Open what `compile` built. Raises BundleError where the runtime refuses the files."""
+        ...
+
+
+class FrameSource(Protocol):
+    """Where frames come from. Construct cheap, open late, close always."""
+
+    source_id: str
+    is_live: bool
+    """True where frames that are not read are lost (a camera); False where nothing may be dropped (a file)."""
+    fps: float
+    """Nominal frames per second; valid once open. 0 where the source has no rate (a folder of images)."""
+    frame_count: int | None
+    """Number of frames where it is known in advance; valid once open."""
+
+    def open(self) -> None:
+        """Raises StreamError where the source is missing, unreadable or holds no frames."""
+        ...
+
+    def frames(self) -> Iterator[Frame]:
+        """Frames in order, until the end. Raises StreamError where the source breaks off."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class FrameSink(Protocol):
+    """Where results go. `write` is called in frame order from one thread."""
+
+    def open(self, size_hw: tuple[int, int], fps: float, labels: LabelSpace) -> None:
+        """Raises StreamError where the target cannot be written."""
+        ...
+
+    def write(self, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
+        """`mask` has the size of `frame.image_rgb`; `record` is the frame's result row (see stream.runner)."""
+        ...
+
+    def close(self) -> None:
+        """Finalise; what was written up to here stays readable."""
+        ...
+
+
+class SegDataset(Protocol):
+    """Images with class maps. Indexable and stateless, so that workers may share it."""
+
+    labels: LabelSpace
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """Stable name of a sample, for reports: the image path below the data root, without suffix."""
+        ...
+
+    def load(self, index: int) -> tuple[ImageU8, MaskU8]:
+        """Image (H, W, 3) uint8 RGB and class map (H, W) uint8. Raises DataError naming the file."""
+        ...
+
+
+class Progress(Protocol):
+    """How long work reports itself. The CLI draws bars; tests record; libraries default to silence."""
+
+    def start(self, task: str, total: int | None) -> None: ...
+
+    def advance(self, task: str, steps: int = 1, **figures: float | str) -> None:
+        """`figures` are shown beside the bar (loss=0.41, images_per_s=3.2)."""
+        ...
+
+    def finish(self, task: str) -> None: ...
+
+    def message(self, text: str) -> None: ...
+
+
+class NoProgress:
+    """The silent Progress."""
+
+    def start(self, task: str, total: int | None) -> None: ...
+
+    def advance(self, task: str, steps: int = 1, **figures: float | str) -> None: ...
+
+    def finish(self, task: str) -> None: ...
+
+    def message(self, text: str) -> None: ...
