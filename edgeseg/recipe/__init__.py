@@ -1,0 +1,1 @@
+"""Recipes: the one file that users edit."""

@@ -1,0 +1,231 @@
+"""From a recipe file to a Recipe, and back.
+
+A recipe that is wrong is refused with all of its mistakes at once, one a line, as `file:line: key.path: message`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from edgeseg.errors import RecipeError
+from edgeseg.recipe.explain import explain, is_free_form, nearest, nearest_key, type_at
+from edgeseg.recipe.schema import Recipe
+from edgeseg.recipe.strict_yaml import KeyPath, Mistake, Reading, dotted, plain_scalar, read_yaml
+
+SIDE_MULTIPLE_PX = 32
+"""The stride of the coarsest feature map: image sides are multiples of it."""
+
+_MAX_BYTES = 1 << 20
+_PACKAGE = Path(__file__).resolve().parent.parent
+_SUFFIXES = (".yaml", ".yml")
+
+
+def catalogue() -> dict[str, Path]:
+    """Name -> file of the recipes that ship with edgeseg, by name."""
+    shipped = _PACKAGE / "_recipes"  # where the wheel puts the checkout's recipes/
+    folder = shipped if shipped.is_dir() else _PACKAGE.parent / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_recipe(name_or_path: str | os.PathLike[str]) -> Path:
+    """The file of a recipe.
+
+    Args:
+        name_or_path: a catalogue name such as `edaformer_t_camvid`, or a path. A bare name means the catalogue first.
+    Raises:
+        RecipeError: there is neither; the nearest catalogue name or file beside is offered.
+    """
+    known = catalogue()
+    text = os.fspath(name_or_path)
+    path = Path(text)
+    if text in known:
+        return known[text]
+    if path.is_dir():
+        raise RecipeError(f"{text} is a folder, not a recipe", hint=_offer(path / "recipe.yaml", known))
+    if path.exists():
+        return path
+    raise RecipeError(f"there is no recipe {text}", hint=_offer(path, known))
+
+
+def _offer(path: Path, known: dict[str, Path]) -> str:
+    """What a missing recipe may have been meant to be."""
+    if path.exists():
+        return f"did you mean {path}?"
+    beside = [file.name for suffix in _SUFFIXES for file in path.parent.glob(f"*{suffix}")]
+    near_file = nearest(path.name, beside)
+    if near_file and path.suffix in _SUFFIXES:
+        return f"did you mean {path.with_name(near_file)}?"
+    near = nearest(path.stem, known)
+    return f"did you mean {near}? (`edgeseg recipe list`)" if near else "`edgeseg recipe list` names those that ship"
+
+
+def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """Read, override and check a recipe.
+
+    Args:
+        path: a file, or a catalogue name.
+        overrides: `key.path=value` each, applied in order; the value is YAML: a scalar, or a list such as `[512, 512]`.
+    Raises:
+        RecipeError: the file cannot be read, or the recipe is wrong; the message names every mistake with its line.
+    """
+    file = find_recipe(path)
+    where = os.fspath(file)
+    reading = read_yaml(_text(file), where)
+    told = list(reading.mistakes)
+    if () not in reading.unread and not isinstance(reading.data, dict):
+        told.append(Mistake(where, 1, "", "empty" if reading.data is None else "a recipe is made of `key: value` sections"))
+        reading.unread.add(())
+    origins: dict[KeyPath, str] = {}
+    for override in overrides:
+        told += _override(override, reading, origins)
+    recipe: Recipe | None = None
+    if () not in reading.unread:
+        found = list(_across(reading.data))
+        try:
+            recipe = Recipe.model_validate_json(json.dumps(reading.data), strict=True)
+        except ValidationError as error:
+            found = explain(error, reading.data) + found
+        told += [_locate(key, message, where, reading, origins) for key, message in found if not _unread(key, reading)]
+    if told or recipe is None:
+        told.sort(key=lambda mistake: (mistake.where != where, mistake.line))
+        count = f"{len(told)} mistakes" if len(told) > 1 else "1 mistake"
+        raise RecipeError(
+            "\n".join([f"{count} in {where}", *map(str, told)]),
+            hint="correct these lines; `edgeseg recipe schema` describes every key",
+        )
+    return recipe
+
+
+def _text(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise RecipeError(f"{file}: {error.strerror or error}", hint="check the path and its permissions") from error
+    if len(content) > _MAX_BYTES:
+        raise RecipeError(f"{file} is larger than {_MAX_BYTES} bytes: no recipe", hint="name the YAML file of a recipe")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise RecipeError(f"{file}:{line}: not UTF-8 text", hint="name the YAML file of a recipe, saved as UTF-8") from error
+
+
+def _override(override: str, reading: Reading, origins: dict[KeyPath, str]) -> Iterator[Mistake]:
+    """Put one `key.path=value` into the reading's data; yields what is wrong with it."""
+    name, equals, text = override.partition("=")
+    path: KeyPath = tuple(name.strip().split("."))
+    where = f"--set {override}"
+    if not equals or not text.strip():
+        yield Mistake(where, 0, "", "expected key.path=value (value null for nothing)")
+        return
+    if type_at(path) is None:
+        yield Mistake(where, 0, dotted(path), f"unknown key; {nearest_key(path)}")
+        return
+    value = read_yaml(text, where, by_section=False)
+    if value.mistakes:
+        yield from (Mistake(where, 0, dotted(path), mistake.message) for mistake in value.mistakes)
+        return
+    if _unread(path[:-1], reading):
+        return
+    parent = reading.data
+    for depth, key in enumerate(path[:-1], start=1):
+        inside = parent.setdefault(key, {}) if is_free_form(type_at(path[:depth])) else parent.get(key)
+        if not isinstance(inside, dict):
+            state = "null" if inside is None and key in parent else "no section"
+            message = f"{dotted(path[:depth])} is {state} in the recipe: write the section there, or set all of it at once"
+            yield Mistake(where, 0, dotted(path), message)
+            return
+        parent = inside
+    parent[path[-1]] = value.data
+    origins[path] = where
+    reading.unread -= {one for one in reading.unread if one[: len(path)] == path}
+
+
+def _across(data: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    """Rules between keys, on data that may be wrong in any other way."""
+    for path in (("augment", "crop_hw"), ("export", "size_hw")):
+        sides = _get(data, path)
+        for index, side in enumerate(sides if isinstance(sides, list) else []):
+            if type(side) is int and side > 0 and side % SIDE_MULTIPLE_PX:
+                low = side - side % SIDE_MULTIPLE_PX
+                near = f"{low} or {low + SIDE_MULTIPLE_PX}" if low else str(SIDE_MULTIPLE_PX)
+                yield (*path, index), f"must be a multiple of {SIDE_MULTIPLE_PX} px, e.g. {near}, not {side}"
+    names, weights = _get(data, ("data", "classes", "names")), _get(data, ("train", "class_weights"))
+    if isinstance(names, list) and isinstance(weights, list) and len(names) != len(weights):
+        yield ("train", "class_weights"), f"{len(weights)} weights for {len(names)} classes (data.classes.names)"
+
+
+def _get(data: Any, path: KeyPath) -> Any:
+    for key in path:
+        data = data.get(key) if isinstance(data, dict) else None
+    return data
+
+
+def _unread(path: KeyPath, reading: Reading) -> bool:
+    return any(path[:depth] in reading.unread for depth in range(len(path) + 1))
+
+
+def _locate(path: KeyPath, message: str, where: str, reading: Reading, origins: dict[KeyPath, str]) -> Mistake:
+    """A mistake with its place: the innermost override or line that `path` comes from; the first line for the root."""
+    for depth in range(len(path), 0, -1):
+        if path[:depth] in origins:
+            return Mistake(origins[path[:depth]], 0, dotted(path), message)
+        if path[:depth] in reading.lines and not _overridden_above(path[:depth], origins):
+            return Mistake(where, reading.lines[path[:depth]], dotted(path), message)
+    return Mistake(where, 1, dotted(path), message)
+
+
+def _overridden_above(path: KeyPath, origins: dict[KeyPath, str]) -> bool:
+    return any(path[:depth] in origins for depth in range(len(path)))
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """SHA-256, in hex, of the resolved recipe: equal for files that differ in comments, order and written-out defaults."""
+    text = json.dumps(recipe.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a recipe, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML text, defaults written out; `load_recipe` reads the same recipe from it."""
+    return yaml.dump(
+        recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=False
+    )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Lists of scalars on one line; text that a YAML 1.2 reader would take for something else in quotes."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+
+def _represent_list(dumper: yaml.SafeDumper, items: list[Any]) -> yaml.Node:
+    scalars = not any(isinstance(item, (dict, list)) for item in items)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=scalars)
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    # PyYAML folds rare line breaks (U+0085, U+2028) away in every other style.
+    style = None if isinstance(plain_scalar(text), str) and text.isprintable() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(list, _represent_list)
+_Dumper.add_representer(str, _represent_text)

@@ -1,0 +1,195 @@
+"""What a recipe holds. Strict and frozen: an unknown key, a wrong type or a missing section is an error.
+
+Sections that change results (`model`, `data`, `augment`, `train`, `isr`, `quant`, `export`, `targets`, `gate`) have no default:
+a recipe is complete by itself, and what it leaves out it leaves out in writing (`quant: null`). Single values inside a section
+have defaults where the field agrees on one. Machine-local facts (data root, device, workers, threads) are command options, never
+here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from edgeseg.specs import IsrPlan, LabelSpace
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+SizeHW = tuple[PositiveInt, PositiveInt]
+Channel = Annotated[int, Field(ge=0, le=255)]
+
+DataFormat = Literal[
+    "folders", "camvid", "cityscapes", "ade20k", "coco_stuff", "pascal_context", "mapillary", "idd_lite", "synthetic"
+]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Model(Section):
+    """Which network."""
+
+    arch: str = Field(description="catalogue name, e.g. edaformer_t")
+    options: dict[str, int | float | bool | str] = Field(
+        default_factory=dict, description="the catalogue entry's own options, e.g. drop_path"
+    )
+
+
+class Classes(Section):
+    """Class names and colours of a `folders` data set."""
+
+    names: tuple[str, ...] = Field(min_length=1, max_length=255)
+    palette_rgb: tuple[tuple[Channel, Channel, Channel], ...] = Field(min_length=1, max_length=255)
+    ignore_index: int = Field(default=255, ge=1, le=255, description="label value that nothing counts")
+
+    def label_space(self) -> LabelSpace:
+        return LabelSpace(self.names, self.palette_rgb, self.ignore_index)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Classes:
+        self.label_space()
+        return self
+
+
+class Split(Section):
+    """One split of a data set. Folders are relative to the data root; images and labels pair up by path without suffix."""
+
+    images: str = Field(description="folder of images")
+    labels: str = Field(description="folder of label files")
+    include: tuple[str, ...] = Field(default=(), description="keep only samples whose name matches one of these globs")
+    exclude: tuple[str, ...] = Field(default=(), description="drop samples whose name matches one of these globs")
+
+
+class Data(Section):
+    """Where images and labels lie below the data root, and what label values mean."""
+
+    format: DataFormat = Field(description="folder layout and label encoding; `folders` takes both from this section")
+    classes: Classes | None = Field(description="null: the format's own classes")
+    train: Split | None = Field(description="null: the format's own training split")
+    val: Split | None = Field(description="null: the format's own validation split")
+    encoding: Literal["index", "palette"] = Field(
+        default="index", description="folders: a label pixel is a class index, or a colour of classes.palette_rgb"
+    )
+    index_map: dict[int, int] = Field(
+        default_factory=dict, description="folders: raw label value -> class index or ignore_index; values not named stay"
+    )
+
+    @model_validator(mode="after")
+    def _folders_are_complete(self) -> Data:
+        if self.format == "folders":
+            missing = [name for name in ("classes", "train", "val") if getattr(self, name) is None]
+            if missing:
+                raise ValueError(f"format folders has no defaults: give {', '.join(missing)}")
+        return self
+
+
+class Augment(Section):
+    """Joint augmentation of image and label in training."""
+
+    crop_hw: SizeHW = Field(description="training crop, pixels; both sides multiples of the model's stride")
+    base_hw: SizeHW | None = Field(
+        default=None, description="images are first fitted into this size, aspect kept; null: native size"
+    )
+    scale_range: tuple[float, float] = Field(default=(0.5, 2.0), description="random rescaling, log-free uniform")
+    max_class_share: Fraction = Field(default=0.75, description="a crop with more of one class is drawn again, ten times at most")
+    flip: Fraction = Field(default=0.5, description="probability of a left-right flip")
+    brightness: float = Field(default=32.0, ge=0, description="added, uniform in +-, on the 0..255 scale")
+    contrast: tuple[float, float] = (0.5, 1.5)
+    saturation: tuple[float, float] = (0.5, 1.5)
+    hue: float = Field(default=18.0, ge=0, le=180, description="shift, uniform in +-, degrees of 360 / 2 (OpenCV's hue)")
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Augment:
+        for name in ("scale_range", "contrast", "saturation"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name}: 0 < low <= high, not {low}, {high}")
+        return self
+
+
+class Train(Section):
+    """Optimisation. Defaults are EDAFormer's published setting."""
+
+    steps: PositiveInt
+    batch_size: PositiveInt = Field(description="images per optimiser step, over all processes and accumulation steps")
+    accumulate: PositiveInt = Field(default=1, description="micro-batches per optimiser step")
+    lr: float = Field(default=6e-5, gt=0, description="peak learning rate of the encoder")
+    decoder_lr_factor: float = Field(default=10.0, gt=0, description="the decoder's learning rate over the encoder's")
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: float = Field(default=0.01, ge=0, description="norm parameters of the encoder are exempt")
+    warmup_steps: int = Field(default=1500, ge=0, description="linear, from 1e-6 of the learning rate")
+    poly_power: float = Field(default=1.0, gt=0, description="learning rate ~ (1 - step / steps) ** poly_power")
+    clip_norm: float | None = Field(default=None, gt=0, description="gradient norm limit; null: none")
+    ohem_keep: Fraction | None = Field(default=None, description="keep this share of the hardest pixels; null: all")
+    class_weights: tuple[float, ...] | None = Field(default=None, description="one weight a class; null: all 1")
+    ema_decay: Fraction | None = Field(default=None, description="moving average of the weights, used for validation; null: off")
+    amp: Literal["auto", "bf16", "off"] = Field(default="auto", description="auto: bf16 where the hardware has it")
+    seed: int = Field(default=0, ge=0)
+    checkpoint_every: PositiveInt = Field(default=1000, description="steps between resumable checkpoints")
+    val_every: PositiveInt = Field(default=1000, description="steps between validations")
+    patience: PositiveInt | None = Field(default=None, description="stop after so many validations without a better mIoU")
+    init_skip: tuple[str, ...] = Field(
+        default=(), description="globs of parameters that --init does not load, e.g. decoder.classifier.*"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Train:
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} must be fewer than steps {self.steps}")
+        return self
+
+
+class Isr(Section):
+    """Inference spatial reduction: multipliers on the training-time pooling ratios, fine to coarse."""
+
+    encoder: tuple[PositiveInt, ...] = Field(description="strides 4, 8, 16, 32; all 1: the training ratios")
+    decoder: tuple[PositiveInt, ...] = Field(description="strides 8, 16, 32; empty for decoders without ISR")
+
+    def plan(self) -> IsrPlan:
+        return IsrPlan(self.encoder, self.decoder)
+
+
+class Export(Section):
+    """The program: fixed shapes, normalisation and argmax inside."""
+
+    size_hw: SizeHW = Field(description="the program's image size; frames are resized to it")
+    layout: Literal["HWC", "NCHW"] = Field(default="HWC", description="uint8 input as (1, H, W, 3) or (1, 3, H, W)")
+    mask_stride: Literal[1, 2, 4, 8] = Field(
+        description="the mask leaves at 1 / mask_stride of size_hw; larger is faster and costs boundary accuracy"
+    )
+    opset: Annotated[int, Field(ge=17, le=20)] = 17
+
+
+class Target(Section):
+    """A runtime to build an engine with."""
+
+    runtime: str = Field(description="a row of the engine table, e.g. onnxruntime")
+
+
+class Gate(Section):
+    """What an engine must reach to be packed. Fractions, not percent."""
+
+    max_miou_drop: Fraction = Field(description="mIoU lost against the float torch model on the validation split")
+    min_mask_agreement: Fraction = Field(default=0.99, description="share of equal mask pixels on the golden frames")
+
+
+class Recipe(Section):
+    """The whole file."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$", description="lower case; names the run and the bundle")
+    summary: str = Field(description="one sentence for `edgeseg recipe list`")
+    model: Model
+    data: Data
+    augment: Augment
+    train: Train
+    isr: Isr
+    quant: None = Field(description="null: a float bundle (this version builds float engines only)")
+    export: Export
+    targets: tuple[Target, ...] = Field(min_length=1)
+    gate: Gate
