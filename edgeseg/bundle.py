@@ -1,0 +1,355 @@
+"""Bundles: a folder NAME.edgeseg/ that holds all a device needs, and the means to check it there.
+
+    manifest.json                      what is here, with the hash of every file (edgeseg.manifest)
+    recipe.yaml                        the resolved recipe
+    programs/level0/float.onnx         one program per ISR level and precision
+    golden/NAME.png                    images, at the program's size
+    golden/level0/NAME.png             the reference model's class maps for them, at the program's mask size
+    report/NAME.json                   what was measured
+    engines/level0-RUNTIME-.../        one runtime's build for one device, added by `edgeseg build`
+
+A bundle appears, and is replaced, as a whole (edgeseg.bundle_files says how). An engine is added in two steps: its files go
+into a folder of their own, then the manifest that names them replaces the old one; what an interrupted build leaves is never
+named, and the next one clears it. No file is used before its hash is checked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeseg import __version__
+from edgeseg.bundle_files import (
+    clear_unnamed,
+    copy_file,
+    difference,
+    interrupted,
+    locked,
+    recover,
+    replace_file,
+    staged,
+    sync_folders,
+    write_file,
+    writing,
+)
+from edgeseg.bundle_golden import GoldenFrame, check_gate, check_golden, png
+from edgeseg.contracts import Session
+from edgeseg.errors import BundleError, EngineMismatch, IntegrityError, Unsupported
+from edgeseg.images import read_image
+from edgeseg.manifest import (
+    COPY_AGAIN,
+    FORMAT,
+    MANIFEST,
+    EngineEntry,
+    GoldenEntry,
+    LevelEntry,
+    Manifest,
+    Precision,
+    ProgramEntry,
+    read_manifest,
+)
+from edgeseg.metrics import mask_agreement
+from edgeseg.recipe.load import load_recipe, recipe_digest
+from edgeseg.recipe.schema import Recipe
+from edgeseg.specs import ImageU8, IsrPlan, MaskU8, Program
+
+if TYPE_CHECKING:
+    from edgeseg.devices.probe import Fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What `Bundle.verify` found: all listed files intact.
+
+    Attributes:
+        files, bytes: how much was checked.
+        unlisted: files that the manifest does not name; nothing reads them.
+        agreement: golden frame -> share of equal mask pixels, by engine ("level 0, onnxruntime float"); empty unless run.
+        min_agreement: the recipe's gate on it.
+    """
+
+    files: int
+    bytes: int
+    unlisted: tuple[str, ...]
+    agreement: dict[str, dict[str, float]]
+    min_agreement: float
+
+
+class Bundle:
+    """An open bundle: the manifest in memory, the files on disk. Make one with `open_bundle` or `create_bundle`."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    def file(self, relative: str) -> Path:
+        """Path of a listed file, its hash checked. Raises IntegrityError."""
+        path, expected = self.path / relative, self.manifest.files[relative]
+        if problem := difference(path, expected):
+            raise IntegrityError(f"{path} {problem}", hint=COPY_AGAIN)
+        return path
+
+    def recipe(self) -> Recipe:
+        """The resolved recipe that the bundle was made from."""
+        return load_recipe(self.file(self.manifest.recipe))
+
+    def program(self, level: int = 0, precision: Precision = "float") -> Program:
+        """One program, its files checked. Raises BundleError where the bundle has no such program."""
+        entry = self._level(level).programs.get(precision)
+        if entry is None:
+            raise BundleError(f"{self.path} has no {precision} program at level {level}", hint=f"edgeseg bundle show {self.path}")
+        graph, *_ = [self.file(path) for path in entry.files]
+        try:
+            return Program.from_json(entry.spec, graph)
+        except (ValueError, KeyError, TypeError) as error:
+            raise BundleError(
+                f"{self.path}: the {precision} program of level {level} makes no sense: {error}", hint=COPY_AGAIN
+            ) from error
+
+    def golden(self, level: int = 0) -> Iterator[GoldenFrame]:
+        """The golden frames of a level, their files checked."""
+        for entry in self.manifest.golden:
+            if entry.level == level:
+                image, mask = read_image(self.file(entry.image)), read_image(self.file(entry.mask))[:, :, 0]
+                yield GoldenFrame(entry.name, image, mask, level)
+
+    def golden_agreement(self, session: Session, level: int = 0) -> dict[str, float]:
+        """Golden frame -> share of mask pixels on which a session and the reference model agree."""
+        return {frame.name: mask_agreement(session.infer(frame.image_rgb), frame.mask) for frame in self.golden(level)}
+
+    def find_engine(self, level: int = 0, runtime: str | None = None) -> EngineEntry:
+        """The engine for this device, the fastest measured where there are several.
+
+        Args:
+            runtime: only engines of this runtime; None: of any that is installed.
+        Raises:
+            EngineMismatch: there are engines, and none is for this device.
+            BundleError: there is no engine at all for this level (and runtime).
+            Unsupported: no engine's runtime is installed.
+        """
+        from edgeseg.engines import table
+
+        self._level(level)
+        build = f"edgeseg build {self.path}"
+        engines = [e for e in self.manifest.engines if e.level == level and runtime in (None, e.runtime)]
+        if not engines:
+            kind = f" of {runtime}" if runtime else ""
+            raise BundleError(f"{self.path} holds no engine{kind} for level {level} yet", hint=build)
+        here: dict[str, Fingerprint] = {}
+        missing: list[Unsupported] = []
+        for name in sorted({e.runtime for e in engines}):
+            try:
+                here[name] = table.fingerprint(name)
+            except Unsupported as error:
+                missing.append(error)
+        if not here:
+            raise missing[0]
+        fitting = [e for e in engines if e.runtime in here and here[e.runtime].key == e.device_key]
+        if not fitting:
+            nearest = next(e for e in engines if e.runtime in here)
+            raise EngineMismatch(nearest.device, str(here[nearest.runtime]), hint=build)
+        return min(fitting, key=lambda e: float(e.measurements.get("median_ms", float("inf"))))
+
+    def session(self, level: int = 0, engine: str | None = None, threads: int | None = None) -> Session:
+        """Open this device's engine. The caller closes it.
+
+        Args:
+            level: ISR level, 0 = most exact.
+            engine: name of a runtime; None: the fastest that was measured on this device.
+            threads: overrides the number that the engine was measured with.
+        Raises:
+            EngineMismatch: built for another device or runtime version; raised before any byte is handed to a runtime.
+            IntegrityError: a file of the engine or its program is not what was packed.
+            BundleError: no such level or engine, or the runtime refuses it.
+        """
+        from edgeseg.engines import table
+
+        entry = self.find_engine(level, engine)
+        program = self.program(level, entry.precision)
+        files = [self.file(path) for path in entry.files]
+        options = {**entry.options, **({} if threads is None else {"threads": threads})}
+        return table.backend(entry.runtime).load(program, files, options)
+
+    def verify(self, run: bool = False, threads: int | None = None) -> Verification:
+        """Check every file; with `run`, also what this device's engine makes of the golden frames, at every level that has any.
+
+        Raises:
+            IntegrityError: files are missing or changed; the message names each with what was expected and found.
+            GateFailed: an engine agrees less with the reference model than `gate.min_mask_agreement`.
+            EngineMismatch, BundleError: with `run`, there is no engine for this device.
+        """
+        manifest = self.manifest
+        problems = [f"{path} {what}" for path, entry in manifest.files.items() if (what := difference(self.path / path, entry))]
+        if problems:
+            count = f"{len(problems)} of {len(manifest.files)} files are not what the manifest says"
+            raise IntegrityError("\n".join([f"{self.path}: {count}", *problems]), hint=COPY_AGAIN)
+        found = {p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if not p.is_dir()}
+        minimum = self.recipe().gate.min_mask_agreement
+        agreement: dict[str, dict[str, float]] = {}
+        for level in sorted({frame.level for frame in manifest.golden}) if run else ():
+            entry = self.find_engine(level)
+            with self.session(level, entry.runtime, threads) as session:
+                agreement[f"level {level}, {entry.runtime} {entry.precision}"] = self.golden_agreement(session, level)
+        for engine, frames in agreement.items():
+            check_gate(f"{self.path}: {engine}", frames, minimum, hint=f"edgeseg build {self.path} --force")
+        unlisted = tuple(sorted(found - set(manifest.files) - {MANIFEST}))
+        return Verification(len(manifest.files), sum(f.bytes for f in manifest.files.values()), unlisted, agreement, minimum)
+
+    def add_engine(self, engine: EngineEntry, sources: Sequence[Path]) -> EngineEntry:
+        """Pack an engine; one that was there for the same level, precision, runtime and device goes. Atomic.
+
+        Others may add engines at the same time: each waits for its turn and adds to what it finds.
+
+        Args:
+            engine: what is known of it; `files` are the names of `sources`, and become their paths in the bundle.
+            sources: the files, with distinct names.
+        Raises:
+            BundleError: cannot write, or the bundle was made anew since it was opened, so that the engine is of another program.
+        """
+        with locked(self.path), writing(self.path):
+            current = read_manifest(self.path)
+            if current.levels != self.manifest.levels or any(
+                self.manifest.files[p] != current.files[p] for p in self._program_files()
+            ):
+                raise BundleError(
+                    f"{self.path} was made anew while this engine was built, which is not packed",
+                    hint=f"edgeseg build {self.path}",
+                )
+            engines = self.path / "engines"
+            clear_unnamed(engines, current)
+            folder = f"engines/level{engine.level}-{engine.runtime}-{engine.precision}-{secrets.token_hex(4)}"
+            try:
+                added = {f"{folder}/{source.name}": copy_file(source, self.path / folder / source.name) for source in sources}
+                sync_folders(engines)
+                packed = engine.model_copy(update={"files": tuple(added)})
+                kept = tuple(other for other in current.engines if not packed.replaces(other))
+                named = {path for other in kept for path in other.files}
+                gone = {path for other in current.engines for path in other.files} - named
+                files = {path: file for path, file in current.files.items() if path not in gone} | added
+                changed = Manifest.model_validate({**dict(current), "engines": (*kept, packed), "files": files})
+                replace_file(self.path / MANIFEST, changed.to_bytes())
+                self.manifest = changed
+            finally:
+                clear_unnamed(engines, read_manifest(self.path))
+        return packed
+
+    def _program_files(self) -> list[str]:
+        return [path for level in self.manifest.levels for program in level.programs.values() for path in program.files]
+
+    def _level(self, level: int) -> LevelEntry:
+        if not 0 <= level < len(self.manifest.levels):
+            raise BundleError(
+                f"{self.path} has no level {level}; its levels are 0 to {len(self.manifest.levels) - 1}",
+                hint=f"edgeseg bundle show {self.path}",
+            )
+        return self.manifest.levels[level]
+
+
+def open_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Open a bundle folder: read and check its manifest. The files are checked when they are used, or all by `verify`.
+
+    Raises:
+        BundleError: missing folder or manifest, or a format that this version does not read.
+        IntegrityError: the manifest was changed.
+    """
+    bundle = _real(path)
+    if interrupted(bundle):
+        with locked(bundle), writing(bundle):
+            recover(bundle)
+    return Bundle(bundle, read_manifest(bundle))
+
+
+def create_bundle(
+    path: str | os.PathLike[str],
+    *,
+    recipe_text: str,
+    programs: Sequence[Program],
+    golden: Sequence[GoldenFrame | tuple[str, ImageU8, MaskU8]],
+    reports: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Bundle:
+    """Make a bundle, or replace one, as a whole or not at all; an old bundle survives any failure.
+
+    Args:
+        path: the folder, NAME.edgeseg by custom.
+        recipe_text: the resolved recipe, as YAML.
+        programs: at least one; those of one ISR plan make a level, in the order given, each precision once.
+        golden: at least one frame for each level; names are plain file stems, distinct within a level.
+        reports: name -> JSON document.
+    Raises:
+        BundleError: cannot write, a program's file is missing, or something else than a bundle lies at `path`.
+        RecipeError: `recipe_text` is no complete recipe.
+        ValueError: programs and golden frames do not fit the description above.
+    """
+    bundle = _real(path)
+    frames = [GoldenFrame(*frame) for frame in golden]
+    for program in programs:
+        if not program.onnx_path.is_file():
+            raise BundleError(f"there is no program file {program.onnx_path}", hint="edgeseg export RECIPE")
+    levels = _by_level(programs)
+    check_golden(frames, levels)
+    with staged(bundle) as root, writing(bundle):
+        files = {"recipe.yaml": write_file(root / "recipe.yaml", recipe_text.encode())}
+        recipe = load_recipe(root / "recipe.yaml")
+        entries = []
+        for index, level in enumerate(levels):
+            packed = {}
+            for precision, program in level.items():
+                name = f"programs/level{index}/{precision}.onnx"
+                files[name] = copy_file(program.onnx_path, root / name)
+                packed[precision] = ProgramEntry(files=(name,), spec=program.to_json())
+            entries.append(LevelEntry(isr=str(next(iter(level.values())).isr), programs=packed))
+        golden_entries = []
+        for frame in frames:
+            image, mask = f"golden/{frame.name}.png", f"golden/level{frame.level}/{frame.name}.png"
+            files[image] = write_file(root / image, png(frame.image_rgb[:, :, ::-1]))
+            files[mask] = write_file(root / mask, png(frame.mask))
+            golden_entries.append(GoldenEntry(level=frame.level, name=frame.name, image=image, mask=mask))
+        named = {name: f"report/{name}.json" for name in reports or {}}
+        for name, document in (reports or {}).items():
+            files[named[name]] = write_file(root / named[name], json.dumps(document, indent=2, allow_nan=False).encode())
+        manifest = Manifest(
+            format=FORMAT,
+            tool_version=__version__,
+            created=_now(),
+            name=recipe.name,
+            recipe="recipe.yaml",
+            recipe_digest=recipe_digest(recipe),
+            levels=tuple(entries),
+            golden=tuple(golden_entries),
+            reports=named,
+            files=files,
+        )
+        write_file(root / MANIFEST, manifest.to_bytes())
+    return open_bundle(bundle)
+
+
+def _by_level(programs: Sequence[Program]) -> list[dict[Precision, Program]]:
+    """Programs of one ISR plan together, plans in the order they first come."""
+    levels: dict[IsrPlan, dict[Precision, Program]] = {}
+    for program in programs:
+        level = levels.setdefault(program.isr, {})
+        if program.precision in level:
+            raise ValueError(f"two {program.precision} programs at ISR {program.isr}")
+        level[program.precision] = program
+    if not levels:
+        raise ValueError("a bundle holds at least one program")
+    return list(levels.values())
+
+
+def _real(path: str | os.PathLike[str]) -> Path:
+    """Absolute, links resolved: a replaced bundle stays behind the link that names it."""
+    return Path(os.path.realpath(path))
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,187 @@
+"""Bundles on disk: hashing, durable writes, the lock, and the swap that makes a new bundle appear at once.
+
+A bundle NAME is made in a hidden sibling `.NAME.new`, flushed to the disk, and then renamed into place. A bundle that was
+there is first renamed to `.NAME.old` and removed last. Whatever happens on the way (an exception, a full disk, kill -9, a
+power cut), one complete bundle is left: NAME itself, or, between the two renames, `.NAME.old`, which the next opening or
+making puts back.
+
+All who write hold an exclusive lock on the hidden sibling `.NAME.lock`. The system drops the lock with its process, so a
+`.new` or `.old` that the holder of the lock finds belongs to nobody and is cleaned up without guessing. The empty lock file
+stays.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgeseg.errors import BundleError
+from edgeseg.manifest import MANIFEST, FileEntry, Manifest
+
+_CHUNK_BYTES = 1 << 20
+
+
+def hash_file(path: Path) -> FileEntry:
+    """Size and sha256 of a file. Raises OSError."""
+    digest, size = hashlib.sha256(), 0
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            size += len(chunk)
+    return FileEntry(sha256=digest.hexdigest(), bytes=size)
+
+
+def write_file(path: Path, data: bytes) -> FileEntry:
+    """Write a new file, with its folders, through to the disk; its size and sha256. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+
+
+def copy_file(source: Path, path: Path) -> FileEntry:
+    """Copy to a new file, with its folders, through to the disk; size and sha256 of what was copied. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest, size = hashlib.sha256(), 0
+    with open(source, "rb") as reader, open(path, "wb") as writer:
+        while chunk := reader.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            size += len(chunk)
+            writer.write(chunk)
+        writer.flush()
+        os.fsync(writer.fileno())
+    return FileEntry(sha256=digest.hexdigest(), bytes=size)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Put new contents in the place of a file at once. Raises OSError."""
+    temporary = path.with_name(path.name + ".new")
+    try:
+        write_file(temporary, data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def sync_folders(root: Path) -> None:
+    """Flush the entries of a folder and all below it, so that a power cut keeps names as well as bytes."""
+    for folder, _, _ in os.walk(root):
+        _sync_folder(Path(folder))
+
+
+def difference(path: Path, expected: FileEntry) -> str | None:
+    """What is wrong with a file, as the end of a sentence; None where it is what the manifest says."""
+    try:
+        found = hash_file(path)
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if found.bytes != expected.bytes:
+        return f"was changed or cut short: expected {expected.bytes} bytes, found {found.bytes}"
+    if found.sha256 != expected.sha256:
+        return f"was changed: expected sha256 {expected.sha256}, found {found.sha256}"
+    return None
+
+
+def clear_unnamed(engines: Path, manifest: Manifest) -> None:
+    """Remove the engine folders that no manifest entry names: replaced ones, and what an interrupted build left."""
+    named = {path.split("/")[1] for entry in manifest.engines for path in entry.files if path.startswith("engines/")}
+    for folder in engines.iterdir() if engines.is_dir() else ():
+        if folder.name not in named:
+            # What cannot be removed now is tried again by the next build; nothing reads it.
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def locked(bundle: Path) -> Iterator[None]:
+    """Be the only writer of a bundle, among processes and threads; waits for others.
+
+    Raises:
+        BundleError: the folder around the bundle cannot be written.
+    """
+    lock = _sibling(bundle, "lock")
+    with writing(bundle):
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def writing(bundle: Path) -> Iterator[None]:
+    """Turn what the disk refuses into a BundleError."""
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(
+            f"cannot write {bundle}: {error.strerror or error}",
+            hint=f"check free space and permissions in {bundle.parent}, or choose another place",
+        ) from error
+
+
+@contextmanager
+def staged(bundle: Path) -> Iterator[Path]:
+    """An empty folder to fill; takes the place of `bundle` at the end of the block, or leaves no trace where the block fails.
+
+    Raises:
+        BundleError: cannot write, or `bundle` exists and is something else than a bundle.
+    """
+    with writing(bundle):
+        bundle.parent.mkdir(parents=True, exist_ok=True)
+    with writing(bundle), locked(bundle):
+        recover(bundle)
+        if bundle.exists() and not (bundle / MANIFEST).is_file() and not _is_empty_folder(bundle):
+            raise BundleError(f"{bundle} exists and is not a bundle; it is left alone", hint="choose another place with -o")
+        new = _sibling(bundle, "new")
+        try:
+            new.mkdir()
+            yield new
+            sync_folders(new)
+            if bundle.exists():
+                os.rename(bundle, _sibling(bundle, "old"))
+            os.rename(new, bundle)
+            _sync_folder(bundle.parent)
+        finally:
+            recover(bundle)
+
+
+def interrupted(bundle: Path) -> bool:
+    """True where a replacement was cut off between its two renames, so that the bundle lies aside."""
+    return not bundle.exists() and _sibling(bundle, "old").exists()
+
+
+def recover(bundle: Path) -> None:
+    """Put back or clear away what an interrupted replacement left. Only for the holder of the lock."""
+    new, old = _sibling(bundle, "new"), _sibling(bundle, "old")
+    if interrupted(bundle):
+        os.rename(old, bundle)
+    for leftover in (new, old):
+        # What cannot be removed now is tried again by the next writer; the bundle itself is whole.
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _sibling(bundle: Path, suffix: str) -> Path:
+    return bundle.with_name(f".{bundle.name}.{suffix}")
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,181 @@
+"""The manifest of a bundle: what it holds, as strict frozen data, and its JSON file.
+
+`manifest.json` lists every other file with its hash, and carries its own: `digest` is the sha256 of all its other values.
+Nothing in a bundle is edited by hand; a changed digit is found as surely as a changed weight.
+
+A program and an engine name *lists* of files, so that later ones can share blobs: two entries may name one path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edgeseg import __version__
+from edgeseg.errors import BundleError, IntegrityError
+
+FORMAT: Literal[1] = 1
+"""Raised when a reader of the old number could misread a new bundle."""
+MANIFEST = "manifest.json"
+COPY_AGAIN = "copy the bundle again, or make it anew: edgeseg export RECIPE"
+
+
+def _inside(path: str) -> str:
+    if not path or "\\" in path or "\0" in path or PurePosixPath(path).is_absolute() or {"..", "."} & set(path.split("/")):
+        raise ValueError(f"{path!r} is not a plain path inside the bundle")
+    return path
+
+
+RelPath = Annotated[str, AfterValidator(_inside)]
+"""A path inside the bundle, with forward slashes."""
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Precision = Literal["float", "int8"]
+
+
+class Entry(BaseModel):
+    """Base of all parts: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileEntry(Entry):
+    """What a file's bytes must be."""
+
+    sha256: Sha256
+    bytes: int = Field(ge=0)
+
+
+class ProgramEntry(Entry):
+    """One ONNX program: its files (the graph first) and what `Program.to_json` says about it."""
+
+    files: tuple[RelPath, ...] = Field(min_length=1)
+    spec: dict[str, Any]
+
+
+class LevelEntry(Entry):
+    """One ISR level: the same weights at one inference spatial reduction, in one or more precisions."""
+
+    isr: str
+    programs: dict[Precision, ProgramEntry] = Field(min_length=1)
+
+
+class EngineEntry(Entry):
+    """One runtime's build of one program for one device.
+
+    Attributes:
+        device: fingerprint of the device and runtime it was built for, as one line; `device_key` is its hash.
+        key: hash over all that the build depends on; an equal key is a cache hit.
+        options: what the runtime is opened with, e.g. threads.
+        measurements: figures with their unit in the name.
+        created: UTC, ISO 8601.
+    """
+
+    level: int = Field(ge=0)
+    runtime: str
+    runtime_version: str
+    device: str
+    device_key: Sha256
+    precision: Precision
+    key: Sha256
+    files: tuple[RelPath, ...] = Field(min_length=1)
+    options: dict[str, int | float | bool | str]
+    measurements: dict[str, Any]
+    created: str
+
+    def replaces(self, other: EngineEntry) -> bool:
+        """True where a bundle keeps only the newer of the two: same level, runtime, precision and device."""
+        return all(getattr(self, name) == getattr(other, name) for name in ("level", "runtime", "precision", "device_key"))
+
+
+class GoldenEntry(Entry):
+    """An image and the class map that the reference model gives for it at one level, as PNG files."""
+
+    level: int = Field(ge=0)
+    name: str
+    image: RelPath
+    mask: RelPath
+
+
+class Manifest(Entry):
+    """Everything but the bytes. `created` is UTC, ISO 8601; `levels` run from most exact to fastest."""
+
+    format: Literal[1]
+    tool_version: str
+    created: str
+    name: str
+    recipe: RelPath
+    recipe_digest: str
+    levels: tuple[LevelEntry, ...] = Field(min_length=1)
+    engines: tuple[EngineEntry, ...] = ()
+    golden: tuple[GoldenEntry, ...] = Field(min_length=1)
+    reports: dict[str, RelPath]
+    files: dict[RelPath, FileEntry]
+
+    @model_validator(mode="after")
+    def _complete(self) -> Manifest:
+        programs = [program for level in self.levels for program in level.programs.values()]
+        named = {self.recipe, *self.reports.values()}
+        named.update(path for program in programs for path in program.files)
+        named.update(path for engine in self.engines for path in engine.files)
+        named.update(path for frame in self.golden for path in (frame.image, frame.mask))
+        if named != set(self.files):
+            raise ValueError(f"`files` and the rest of the manifest differ on {', '.join(sorted(named ^ set(self.files)))}")
+        highest = max(0, *(engine.level for engine in self.engines), *(frame.level for frame in self.golden))
+        if highest >= len(self.levels):
+            raise ValueError(f"level {highest} is named, but there are {len(self.levels)}")
+        return self
+
+    def to_bytes(self) -> bytes:
+        """The JSON file, with its digest."""
+        data = self.model_dump(mode="json")
+        return json.dumps({**data, "digest": _digest(data)}, indent=2, allow_nan=False).encode()
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    text = json.dumps({key: value for key, value in data.items() if key != "digest"}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    """Read and check `manifest.json` of a bundle folder.
+
+    Raises:
+        BundleError: no such folder, no manifest in it, a newer format, or contents that make no sense.
+        IntegrityError: the manifest was cut short or changed.
+    """
+    path = bundle / MANIFEST
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError as error:
+        if not bundle.exists():
+            raise BundleError(f"there is no bundle {bundle}", hint="check the path; edgeseg export makes bundles") from error
+        raise BundleError(f"{bundle} is not a bundle: it holds no {MANIFEST}", hint="check the path, or copy it again") from error
+    except NotADirectoryError as error:
+        raise BundleError(f"{bundle} is a file; a bundle is a folder", hint="name the folder NAME.edgeseg") from error
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror}", hint="check the permissions of the bundle") from error
+    try:
+        data = json.loads(raw)
+    except ValueError as error:  # of which broken UTF-8 and broken JSON are kinds
+        raise IntegrityError(f"{path} is cut short or damaged: {error}", hint=COPY_AGAIN) from error
+    if not isinstance(data, dict):
+        raise IntegrityError(f"{path} is damaged: no JSON object", hint=COPY_AGAIN)
+    number = data.get("format")
+    if isinstance(number, int) and number > FORMAT:
+        raise BundleError(
+            f"{bundle} has bundle format {number}; edgeseg {__version__} reads up to {FORMAT}",
+            hint="pip install --upgrade edgeseg",
+        )
+    expected, found = data.pop("digest", None), _digest(data)
+    if expected != found:
+        raise IntegrityError(f"{path} was changed: its digest is {expected}, its contents give {found}", hint=COPY_AGAIN)
+    try:
+        return Manifest.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors())
+        raise BundleError(f"{path} makes no sense: {problems}", hint=COPY_AGAIN) from error

@@ -1,0 +1,102 @@
+"""Fakes of the extension points, for tests here and as a pattern for users' own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from edgeseg.contracts import FrameSink, FrameSource, Session
+from edgeseg.images import resize_image, resize_mask
+from edgeseg.specs import Frame, ImageU8, LabelSpace, MaskU8, Program
+
+
+class FakeSession:
+    """A Session that answers with a function of the image; remembers how often it was asked, and whether it was closed.
+
+    Args:
+        answer: image (H, W, 3) at the program's size -> class map at its mask size; default: class 0 everywhere.
+    """
+
+    def __init__(self, program: Program, answer: Callable[[ImageU8], MaskU8] | None = None) -> None:
+        self.program = program
+        self.calls = 0
+        self.closed = False
+        self._answer = answer or (lambda image: np.zeros(program.mask_shape, np.uint8))
+
+    def infer(self, image_rgb: ImageU8) -> MaskU8:
+        if self.closed:
+            raise ValueError("the session is closed")
+        if image_rgb.shape != (*self.program.image.size_hw, 3) or image_rgb.dtype != np.uint8:
+            raise ValueError(f"the image is {image_rgb.dtype} {image_rgb.shape}")
+        self.calls += 1
+        return self._answer(image_rgb)
+
+    def segment(self, image_rgb: ImageU8) -> MaskU8:
+        mask = self.infer(resize_image(image_rgb, self.program.image.size_hw))
+        return resize_mask(mask, (image_rgb.shape[0], image_rgb.shape[1]))
+
+    def close(self) -> None:
+        self.closed = True
+
+    def __enter__(self) -> FakeSession:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class FakeSource:
+    """A FrameSource over images in memory; raises `error` after the last, where one is given."""
+
+    source_id = "fake"
+    is_live = False
+
+    def __init__(self, images: Iterable[ImageU8], fps: float = 25.0, error: BaseException | None = None) -> None:
+        self.fps = fps
+        self.frame_count: int | None = None
+        self.opened = self.closed = 0
+        self._images, self._error = images, error
+
+    def open(self) -> None:
+        self.opened += 1
+
+    def frames(self) -> Iterator[Frame]:
+        for index, image_rgb in enumerate(self._images):
+            yield Frame(image_rgb, index, index / self.fps if self.fps else 0.0, time.monotonic(), self.source_id)
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class FakeSink:
+    """A FrameSink that keeps what it gets; `before` gets the index of each frame first."""
+
+    def __init__(self, before: Callable[[int], object] = lambda index: None) -> None:
+        self.size_hw: tuple[int, int] | None = None
+        self.fps = 0.0
+        self.frames: list[Frame] = []
+        self.masks: list[MaskU8] = []
+        self.records: list[Mapping[str, Any]] = []
+        self.closed = 0
+        self._before = before
+
+    def open(self, size_hw: tuple[int, int], fps: float, labels: LabelSpace) -> None:
+        self.size_hw, self.fps = size_hw, fps
+
+    def write(self, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
+        self._before(frame.index)
+        self.frames.append(frame)
+        self.masks.append(mask)
+        self.records.append(record)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+_conforms: tuple[type[Session], type[FrameSource], type[FrameSink]] = (FakeSession, FakeSource, FakeSink)
