@@ -1,0 +1,174 @@
+"""What this machine can do with edgeseg: each finding is a fact, and where something is missing, what to type."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeseg.devices.probe import fingerprint, usable_cores
+from edgeseg.errors import MissingDependency, Unsupported
+from edgeseg.images import opencv
+
+_DISTRIBUTION = "edgeseg"
+# The extras that something here uses.
+_EXTRAS = ("video", "train", "demo")
+# Packages whose import name is not their distribution's; the others differ in dashes and case only.
+_IMPORT_NAMES = {
+    "opencv-python-headless": "cv2",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "scikit-video": "skvideo",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        area: "python", "machine", "packages", "video" or "storage".
+        name: what was looked for.
+        ok: it is there and works.
+        found: version or fact; what is wrong where `ok` is false.
+        hint: what to type to get it; empty where it is there.
+        required: without it edgeseg does not run at all.
+    """
+
+    area: str
+    name: str
+    ok: bool
+    found: str
+    hint: str = ""
+    required: bool = False
+
+
+def checkup() -> list[Finding]:
+    """Look at this machine; a second or so. Raises nothing: what fails is a finding."""
+    return [*_python(), *_machine(), *_packages(), *_video(), *_storage()]
+
+
+def _python() -> Iterator[Finding]:
+    found = f"{platform.python_version()} at {sys.executable}"
+    new_enough = sys.version_info >= (3, 10)
+    yield Finding("python", "python", new_enough, found, "" if new_enough else "install Python 3.10 or newer", required=True)
+
+
+def _machine() -> Iterator[Finding]:
+    try:
+        here = fingerprint("onnxruntime", _version("onnxruntime", "onnxruntime"))
+    except Unsupported as error:
+        yield Finding("machine", "processor", False, str(error), error.hint, required=True)
+    else:
+        yield Finding("machine", "processor", True, f"{here.cpu} ({here.machine}, {here.os})")
+        yield Finding("machine", "instruction sets", True, " ".join(here.isa) or "none that kernels are chosen by")
+    yield Finding("machine", "usable cores", True, str(usable_cores()))
+    try:
+        import onnxruntime
+    except ImportError as error:  # absent, or its binary does not fit this system
+        yield Finding("machine", "ONNX Runtime", False, str(error), "pip install --force-reinstall onnxruntime", required=True)
+    else:
+        providers = (name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
+        yield Finding("machine", "ONNX Runtime", True, f"{onnxruntime.__version__}, runs on {', '.join(providers)}")
+
+
+def _packages() -> Iterator[Finding]:
+    try:
+        groups = _requirements()
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding("packages", _DISTRIBUTION, False, "runs from a folder, not installed", f"pip install {_DISTRIBUTION}")
+        return
+    for extra, distributions in groups.items():
+        modules = {name: _IMPORT_NAMES.get(name.lower(), name.lower().replace("-", "_")) for name in distributions}
+        absent = [name for name, module in modules.items() if importlib.util.find_spec(module) is None]
+        versions = (f"{name} {_version(name, module)}" for name, module in modules.items())
+        yield Finding(
+            "packages",
+            f"extra {extra}" if extra else "core",
+            not absent,
+            f"not installed: {', '.join(absent)}" if absent else ", ".join(versions),
+            (f"pip install '{_DISTRIBUTION}[{extra}]'" if extra else f"pip install {' '.join(absent)}") if absent else "",
+            required=not extra,
+        )
+
+
+def _requirements() -> dict[str, list[str]]:
+    """Extra -> distributions, as edgeseg declares them; "" is the core. Raises PackageNotFoundError."""
+    groups: dict[str, list[str]] = {}
+    for line in importlib.metadata.requires(_DISTRIBUTION) or []:
+        distribution = re.match(r"[A-Za-z0-9._-]+", line)
+        extra = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", line)
+        if distribution and distribution[0] != _DISTRIBUTION and (not extra or extra[1] in _EXTRAS):
+            groups.setdefault(extra[1] if extra else "", []).append(distribution[0])
+    return groups
+
+
+def _version(distribution: str, module: str) -> str:
+    """Version of an installed package, also where another distribution (a vendor's OpenCV, a GPU runtime) brings the module."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        owners = importlib.metadata.packages_distributions().get(module)
+        return f"{importlib.metadata.version(owners[0])} (from {owners[0]})" if owners else "of unknown version"
+
+
+def _video() -> Iterator[Finding]:
+    try:
+        cv2 = opencv()
+    except MissingDependency as error:
+        yield Finding("video", "OpenCV", False, "not installed", error.hint)
+        return
+    build = cv2.getBuildInformation()
+    for feature, hint in (
+        ("FFMPEG", "pip install opencv-python-headless"),
+        ("GStreamer", "for camera pipelines use the system's OpenCV: apt install python3-opencv"),
+    ):
+        match = re.search(rf"^\s*{feature}:\s*(\S+)(.*)$", build, re.MULTILINE)
+        there = match is not None and match[1] == "YES"
+        yield Finding("video", feature, there, "in this OpenCV" if there else "not in this OpenCV", "" if there else hint)
+    works = _writes_mp4(cv2)
+    yield Finding(
+        "video",
+        "mp4",
+        works,
+        "written and read back" if works else "this OpenCV cannot write and read an mp4",
+        "" if works else "pip install --force-reinstall opencv-python-headless",
+    )
+
+
+def _writes_mp4(cv2: Any) -> bool:
+    """Write three frames and count them on the way back: a codec's name in the build is no proof that it works."""
+    frame = np.zeros((64, 64, 3), np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "probe.mp4")
+        writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"mp4v"), 25.0, (64, 64))
+        for _ in range(3):
+            writer.write(frame)
+        writer.release()
+        reader = cv2.VideoCapture(path)
+        count = 0
+        while reader.read()[0]:
+            count += 1
+        reader.release()
+    return count == 3
+
+
+def _storage() -> Iterator[Finding]:
+    for name, folder in (("working folder", Path.cwd()), ("temporary folder", Path(tempfile.gettempdir()))):
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            yield Finding("storage", name, False, f"{folder}: {error.strerror}", "change to a folder that can be written")
+        else:
+            yield Finding("storage", name, True, f"{folder}, {shutil.disk_usage(folder).free / 1e9:.1f} GB free")

@@ -1,0 +1,152 @@
+"""Fingerprints from what real machines say of themselves."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import pytest
+
+from edgeseg.devices import probe
+from edgeseg.devices.probe import fingerprint, usable_cores
+from edgeseg.errors import Unsupported
+
+DESKTOP = "".join(
+    f"""processor\t: {number}
+vendor_id\t: GenuineIntel
+cpu family\t: 6
+model\t\t: 158
+model name\t: Intel(R) Core(TM) i7-8700K CPU @ 3.70GHz
+physical id\t: 0
+siblings\t: 12
+core id\t\t: {number % 6}
+cpu cores\t: 6
+flags\t\t: fpu sse sse2 ssse3 fma cx16 sse4_1 sse4_2 avx f16c rdrand bmi1 avx2 smep bmi2 rdseed adx
+bogomips\t: 7392.00
+
+"""
+    for number in range(12)
+)
+ORIN = "".join(
+    f"""processor\t: {number}
+model name\t: ARMv8 Processor rev 1 (v8l)
+BogoMIPS\t: 62.50
+Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp uscat
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: 0x0
+CPU part\t: 0xd42
+CPU revision\t: 1
+
+"""
+    for number in range(6)
+)
+MIXED = """processor\t: 0
+Features\t: fp asimd asimdhp asimddp
+CPU implementer\t: 0x41
+CPU part\t: 0xd05
+
+processor\t: 1
+Features\t: fp asimd asimdhp asimddp i8mm bf16
+CPU implementer\t: 0x41
+CPU part\t: 0xd0b
+
+"""
+
+
+@pytest.fixture
+def cpuinfo(tmp_path: Path) -> Path:
+    return tmp_path / "cpuinfo"
+
+
+def test_desktop(cpuinfo: Path) -> None:
+    cpuinfo.write_text(DESKTOP)
+    found = fingerprint("onnxruntime", "1.31.1", cpuinfo)
+    assert found.cpu == "Intel(R) Core(TM) i7-8700K CPU @ 3.70GHz"
+    assert found.isa == ("sse4_1", "avx", "f16c", "fma", "avx2")
+    assert "\n" not in str(found)
+    assert all(part in str(found) for part in (found.cpu, "avx2", "onnxruntime 1.31.1", platform.machine()))
+
+
+def test_jetson_orin_is_named_by_its_core(cpuinfo: Path) -> None:
+    cpuinfo.write_text(ORIN)
+    found = fingerprint("onnxruntime", "1.31.1", cpuinfo)
+    assert (found.cpu, found.isa) == ("Cortex-A78AE", ("asimd", "asimdhp", "asimddp"))
+
+
+def test_mixed_cores_have_what_all_have(cpuinfo: Path) -> None:
+    cpuinfo.write_text(MIXED)
+    found = fingerprint("onnxruntime", "1.31.1", cpuinfo)
+    assert (found.cpu, found.isa) == ("ARM 0x41/0xd05 + Cortex-A76", ("asimd", "asimdhp", "asimddp"))
+
+
+def test_key_changes_with_runtime_version_and_instruction_set(cpuinfo: Path) -> None:
+    cpuinfo.write_text(DESKTOP)
+    first = fingerprint("onnxruntime", "1.31.1", cpuinfo)
+    assert first.key == fingerprint("onnxruntime", "1.31.1", cpuinfo).key
+    others = [fingerprint("onnxruntime", "1.31.2", cpuinfo), fingerprint("openvino", "1.31.1", cpuinfo)]
+    cpuinfo.write_text(DESKTOP.replace(" avx2", " avx2 avx512f"))
+    others.append(fingerprint("onnxruntime", "1.31.1", cpuinfo))
+    assert len({first.key, *(other.key for other in others)}) == 4
+
+
+def test_core_count_does_not_change_the_key(cpuinfo: Path) -> None:
+    cpuinfo.write_text(ORIN)
+    six = fingerprint("onnxruntime", "1", cpuinfo).key
+    cpuinfo.write_text(ORIN.split("\n\n")[0] + "\n\n")
+    assert fingerprint("onnxruntime", "1", cpuinfo).key == six
+
+
+def test_a_machine_without_proc(cpuinfo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "processor", lambda: "Some RISC-V")
+    found = fingerprint("onnxruntime", "1", cpuinfo)
+    assert (found.cpu, found.isa) == ("Some RISC-V", ())
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    with pytest.raises(Unsupported, match="cannot be told") as caught:
+        fingerprint("onnxruntime", "1", cpuinfo)
+    assert str(cpuinfo) in caught.value.hint
+
+
+def test_a_mac_is_asked(cpuinfo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(probe, "SYSCTL", ["/bin/echo", "Apple M2 Pro"])
+    assert fingerprint("onnxruntime", "1", cpuinfo).cpu == "Apple M2 Pro"
+    monkeypatch.setattr(probe, "SYSCTL", ["/bin/false"])
+    with pytest.raises(Unsupported, match="/bin/false failed"):
+        fingerprint("onnxruntime", "1", cpuinfo)
+
+
+def test_this_machine() -> None:
+    here = fingerprint("onnxruntime", "1")
+    assert here == fingerprint("onnxruntime", "1")
+    assert here.cpu
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity masks on this system")
+@pytest.mark.parametrize(
+    "affinity, quota, cores",
+    [
+        (range(12), None, 6),  # two hardware threads a core
+        (range(12), "max 100000", 6),
+        (range(12), "350000 100000", 3),
+        (range(12), "50000 100000", 1),
+        ({0, 6}, None, 1),  # both threads of one core
+        ({0, 1, 2}, "max 100000", 3),
+        (range(12), "nonsense", 6),
+    ],
+)
+def test_usable_cores(
+    affinity: set[int], quota: str | None, cores: int, cpuinfo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpuinfo.write_text(DESKTOP)
+    if quota:
+        (tmp_path / "cpu.max").write_text(quota + "\n")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(affinity))
+    assert usable_cores(cpuinfo, tmp_path / "cpu.max") == cores
+
+
+def test_usable_cores_without_core_numbers(cpuinfo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpuinfo.write_text(ORIN)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
+    assert usable_cores(cpuinfo, tmp_path / "none") == 4
