@@ -1,0 +1,74 @@
+"""What every data set must do, whatever its format."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from edgeseg.data.datasets import open_dataset
+from edgeseg.recipe.schema import DataFormat
+from tests.trees import TREES, Tree
+
+
+@pytest.fixture(params=sorted(TREES))
+def tree(request: pytest.FixtureRequest, tmp_path: Path) -> Tree:
+    return TREES[request.param](tmp_path)
+
+
+def test_every_format_of_the_schema_has_a_tree() -> None:
+    assert set(TREES) == set(get_args(DataFormat))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_samples_are_images_with_class_maps(tree: Tree, split: str) -> None:
+    dataset = open_dataset(tree.data, split, tree.root)
+    assert len(dataset) > 0
+    allowed = {*range(dataset.labels.num_classes), dataset.labels.ignore_index}
+    for index in range(min(2, len(dataset))):
+        image, mask = dataset.load(index)
+        assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+        assert mask.dtype == np.uint8 and mask.shape == image.shape[:2]
+        assert set(np.unique(mask).tolist()) <= allowed
+
+
+def test_masks_hold_the_classes_that_were_written(tree: Tree) -> None:
+    dataset = open_dataset(tree.data, "train", tree.root)
+    assert dataset.labels.num_classes == tree.num_classes
+    loaded = {dataset.name(index): dataset.load(index)[1] for index in range(len(dataset))} if tree.train else {}
+    assert loaded.keys() == tree.train.keys()
+    for name, mask in tree.train.items():
+        np.testing.assert_array_equal(loaded[name], mask, err_msg=name)
+
+
+def test_names_are_distinct_and_stay_the_same(tree: Tree) -> None:
+    first, second = (open_dataset(tree.data, "train", tree.root) for _ in range(2))
+    names = [first.name(index) for index in range(len(first))]
+    assert len(set(names)) == len(names)
+    assert names == [second.name(index) for index in range(len(second))]
+
+
+def test_train_and_val_share_no_sample(tree: Tree) -> None:
+    train, val = (open_dataset(tree.data, split, tree.root) for split in ("train", "val"))
+    assert {train.name(i) for i in range(len(train))}.isdisjoint(val.name(i) for i in range(len(val)))
+
+
+def test_loading_leaves_no_trace_and_workers_may_have_a_copy(tree: Tree) -> None:
+    dataset = open_dataset(tree.data, "train", tree.root)
+    copy = pickle.loads(pickle.dumps(dataset))  # noqa: S301 - what a loader process does
+    image, mask = dataset.load(1)
+    dataset.load(0)
+    for again in (dataset, copy):
+        np.testing.assert_array_equal(again.load(1)[0], image)
+        np.testing.assert_array_equal(again.load(1)[1], mask)
+
+
+def test_an_index_beyond_the_end_is_a_bug_of_the_caller(tree: Tree) -> None:
+    dataset = open_dataset(tree.data, "train", tree.root)
+    with pytest.raises(IndexError):
+        dataset.load(len(dataset))
+    with pytest.raises(IndexError):
+        dataset.name(len(dataset))
