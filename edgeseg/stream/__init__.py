@@ -1,0 +1,1 @@
+"""Live and recorded video: sources, sinks and the runner between them."""
