@@ -59,6 +59,7 @@ class TrainTransform:
         """A window in which no class owns more than `max_class_share` of the labelled pixels, if ten tries find one."""
         height, width = mask.shape
         crop_h, crop_w = self.augment.crop_hw
+        window = (slice(0), slice(0))
         for _ in range(_CROP_TRIES):
             top = int(rng.integers(max(0, height - crop_h) + 1))
             left = int(rng.integers(max(0, width - crop_w) + 1))

@@ -59,7 +59,7 @@ CATALOGUE: dict[str, Entry] = {
 }
 
 
-def build_model(name: str, num_classes: int, **options: float) -> EdaFormer:
+def build_model(name: str, num_classes: int, **options: Any) -> EdaFormer:
     """Make a model with fresh weights.
 
     Args:

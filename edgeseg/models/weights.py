@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from edgeseg.errors import DataError
 from edgeseg.models.catalog import build_model
+from edgeseg.models.edaformer import EdaFormer
 
 _SHOWN = 10
 
@@ -56,8 +58,8 @@ def _our_key(key: str, depths: Sequence[int]) -> str | None:
         if name == "conv_seg":
             return None
         if name in _DECODER_BLOCKS:
-            branch, index = _DECODER_BLOCKS[name]
-            return f"decoder.branches.{branch}.{index}.{_block_key(rest)}"
+            branch, place = _DECODER_BLOCKS[name]
+            return f"decoder.branches.{branch}.{place}.{_block_key(rest)}"
         if name == "linear_fuse":
             return "decoder." + rest.replace("conv.", "fuse.", 1).replace("bn.", "fuse_norm.", 1)
         if name == "linear_pred":
@@ -121,6 +123,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     hint = "re-save it as plain tensors: torch.save(model.state_dict(), FILE), or as safetensors"
     if not path.is_file():
         raise DataError(f"{path}: no such file", hint="check the path of the checkpoint")
+    loaded: Any
     try:
         if path.suffix == ".safetensors":
             loaded = load_file(path)
@@ -138,7 +141,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def import_upstream(path: Path, arch: str, allow_missing: Sequence[str] = ()) -> nn.Module:
+def import_upstream(path: Path, arch: str, allow_missing: Sequence[str] = ()) -> EdaFormer:
     """Build a catalogue model and fill it from a published checkpoint; the classes are counted in the file.
 
     Raises:

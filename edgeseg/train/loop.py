@@ -1,0 +1,307 @@
+"""Float training: one loop for a CPU, a GPU, or several processes under torchrun."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgeseg import __version__
+from edgeseg.contracts import NoProgress, Progress
+from edgeseg.data.datasets import open_dataset
+from edgeseg.data.evaluate import evaluate
+from edgeseg.data.loader import StepSampler, train_batches
+from edgeseg.data.transforms import TrainTransform
+from edgeseg.errors import BuildError, DataError, RecipeError
+from edgeseg.models import build_model
+from edgeseg.models.reference import TorchReference, normalise
+from edgeseg.models.weights import load_strict
+from edgeseg.recipe.load import dump_recipe, recipe_digest
+from edgeseg.recipe.schema import Recipe
+from edgeseg.specs import ImageSpec
+from edgeseg.train.checkpoint import load_checkpoint, save_checkpoint
+from edgeseg.train.distributed import Processes, processes
+from edgeseg.train.journal import Journal, write_samples
+from edgeseg.train.losses import CrossEntropy
+from edgeseg.train.optim import Ema, parameter_groups, set_learning_rate
+from edgeseg.train.state import Counters, latest_state, restore_state, save_state
+
+_LOG_EVERY = 50
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run ended with. `best` holds the weights of the highest validation mIoU."""
+
+    best: Path
+    miou: float
+    step: int
+    best_step: int
+    seconds: float
+
+
+def train(
+    recipe: Recipe,
+    data_root: Path,
+    run_dir: Path,
+    *,
+    init: Path | None = None,
+    device: str = "auto",
+    workers: int = 2,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train a recipe, or continue the run that lies in `run_dir`.
+
+    Args:
+        data_root: folder that the recipe's data section is relative to.
+        run_dir: gets recipe.yaml, metrics.jsonl, best.safetensors, state/ and samples/.
+        init: checkpoint to start from; `train.init_skip` names what of it is not loaded.
+        device: "cpu", "cuda" or "auto".
+        workers: loader processes of each training process.
+        fresh: set an earlier run in `run_dir` aside and start anew.
+    Raises:
+        RecipeError, DataError: see the message.
+        BuildError: the loss became NaN or infinite; the last state is kept.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after the state of the last whole step was saved.
+    """
+    progress = progress or NoProgress()
+    with processes(device) as here, _stop_requests() as stop:
+        if fresh and here.is_first and run_dir.exists():
+            shutil.move(run_dir, _free_name(run_dir))
+        here.wait()
+        run = _Run(recipe, data_root, run_dir, here, init)
+        try:
+            run.fit(stop, workers, progress if here.is_first else NoProgress())
+        finally:
+            run.journal.close()
+        c = run.counters
+        return TrainResult(run_dir / "best.safetensors", c.best_miou, c.step, c.best_step, c.seconds)
+
+
+class _Run:
+    """Model, optimiser and counters of one run in one process."""
+
+    def __init__(self, recipe: Recipe, data_root: Path, run_dir: Path, here: Processes, init: Path | None) -> None:
+        if recipe.train.batch_size % (recipe.train.accumulate * here.world_size):
+            raise RecipeError(
+                f"train.batch_size {recipe.train.batch_size} is no multiple of accumulate {recipe.train.accumulate} x "
+                f"{here.world_size} processes",
+                hint="change train.batch_size or --nproc-per-node",
+            )
+        self.recipe, self.run_dir, self.here = recipe, run_dir, here
+        self.digest = recipe_digest(recipe)
+        self.train_set = open_dataset(recipe.data, "train", data_root)
+        self.val_set = open_dataset(recipe.data, "val", data_root)
+        self.image = ImageSpec(recipe.export.size_hw, layout=recipe.export.layout)
+        torch.manual_seed(recipe.train.seed)
+        self.model = build_model(recipe.model.arch, self.train_set.labels.num_classes, **recipe.model.options).to(here.device)
+        if init is not None:
+            load_initial(self.model, init, recipe.train.init_skip)
+        torch.manual_seed(recipe.train.seed + here.rank)
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, recipe.train), betas=recipe.train.betas)
+        self.ema = Ema(self.model, recipe.train.ema_decay) if recipe.train.ema_decay is not None else None
+        self.loss = CrossEntropy(self.train_set.labels.ignore_index, recipe.train.ohem_keep, self._class_weights())
+        state = latest_state(run_dir / "state")
+        self.counters = Counters()
+        if state is not None:
+            self.counters = restore_state(state, self.model, self.optimizer, self.ema, self.digest, here)
+        elif (run_dir / "recipe.yaml").exists() and (run_dir / "recipe.yaml").read_text() != dump_recipe(recipe):
+            raise DataError(f"{run_dir} holds a run of another recipe", hint="choose another folder with --out, or use --fresh")
+        if here.is_first:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            (run_dir / "recipe.yaml").write_text(dump_recipe(recipe))
+        here.wait()
+        self.journal = Journal(run_dir, self.counters.step) if here.is_first else _NoJournal()
+
+    def _class_weights(self) -> Tensor | None:
+        weights, classes = self.recipe.train.class_weights, self.train_set.labels.num_classes
+        if weights is None:
+            return None
+        if len(weights) != classes:
+            raise RecipeError(f"train.class_weights has {len(weights)} values for {classes} classes", hint="one value a class")
+        return torch.tensor(weights, device=self.here.device)
+
+    def fit(self, stop: _Stop, workers: int, progress: Progress) -> None:
+        t, c, here = self.recipe.train, self.counters, self.here
+        sampler = StepSampler(
+            len(self.train_set), t.batch_size, t.accumulate, t.steps, c.step, t.seed, here.rank, here.world_size
+        )
+        transform = TrainTransform(self.recipe.augment, self.image.mean_rgb, self.train_set.labels.ignore_index, t.seed)
+        batches = train_batches(self.train_set, transform, sampler, workers)
+        network: nn.Module = self.model
+        if here.world_size > 1:
+            network = nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
+        amp = _amp(t.amp, here.device)
+        progress.start("train", t.steps)
+        progress.advance("train", c.step)
+        window_loss, window_steps, window_start = 0.0, 0, time.monotonic()
+        while c.step < t.steps:
+            started = time.monotonic()
+            self.model.train()
+            set_learning_rate(self.optimizer, c.step, t)
+            window_loss += self._step(network, [next(batches) for _ in range(t.accumulate)], amp)
+            window_steps += 1
+            if self.ema is not None:
+                self.ema.update(self.model, c.step)
+            c.step += 1
+            c.seconds += time.monotonic() - started
+            progress.advance("train", loss=window_loss / window_steps)
+            if c.step % _LOG_EVERY == 0 or c.step == t.steps:
+                rate = window_steps * t.batch_size / (time.monotonic() - window_start)
+                lr = self.optimizer.param_groups[0]["lr"]
+                self.journal.write(c.step, loss=window_loss / window_steps, lr=lr, images_per_s=round(rate, 2))
+                progress.advance("train", 0, images_per_s=rate)
+                window_loss, window_steps, window_start = 0.0, 0, time.monotonic()
+            validated = c.step % t.val_every == 0 or c.step == t.steps
+            if validated:
+                self._validate(progress)
+                window_start = time.monotonic()
+            stopping = bool(here.sum(torch.tensor([float(stop.requested)]))[0])
+            if validated or stopping or c.step % t.checkpoint_every == 0:
+                self._save()
+            if stopping:
+                progress.message(f"stopped at step {c.step}; the same command continues from here")
+                raise KeyboardInterrupt
+            if t.patience is not None and c.stale >= t.patience:
+                progress.message(f"no better mIoU in {c.stale} validations: stopped at step {c.step}")
+                break
+        progress.finish("train")
+
+    def _step(self, network: nn.Module, batches: list[tuple[Tensor, Tensor]], amp: bool) -> float:
+        """One optimiser step; returns the mean loss over all counted pixels of all processes."""
+        here = self.here
+        counted = sum(self.loss.count(mask) for _, mask in batches)
+        total_count = max(1.0, float(here.sum(torch.tensor([float(counted)], dtype=torch.float64))[0]))
+        loss_sum = 0.0
+        for i, (image, mask) in enumerate(batches):
+            images = normalise(image.to(here.device, non_blocking=True), self.image)
+            last = i == len(batches) - 1
+            hold = contextlib.nullcontext() if last or here.world_size == 1 else network.no_sync()  # type: ignore[operator]
+            with hold:
+                with torch.autocast(here.device.type, torch.bfloat16, enabled=amp):
+                    logits = network(images)
+                loss = self.loss.total(logits, mask.to(here.device, non_blocking=True))
+                # DistributedDataParallel averages gradients over processes; the loss is a sum over all of them.
+                (loss * (here.world_size / total_count)).backward()
+            loss_sum += float(loss.detach())
+        mean = float(here.sum(torch.tensor([loss_sum], dtype=torch.float64))[0]) / total_count
+        if not math.isfinite(mean):
+            raise BuildError(
+                f"the loss is {mean} at step {self.counters.step + 1}; the last saved state is kept in {self.run_dir / 'state'}",
+                hint="lower train.lr, set train.clip_norm: 1.0, or train.amp: off",
+            )
+        if self.recipe.train.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.train.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return mean
+
+    def _validate(self, progress: Progress) -> None:
+        """mIoU of the averaged weights (or the plain ones without EMA); the best so far is kept as best.safetensors."""
+        c, here = self.counters, self.here
+        plain = None
+        if self.ema is not None:
+            plain = {name: value.clone() for name, value in self.model.state_dict().items()}
+            self.model.load_state_dict(self.ema.state)
+        try:
+            reference = TorchReference(self.model, self.image, self.recipe.export.mask_stride)
+            mine = range(here.rank, len(self.val_set), here.world_size)
+            confusion = evaluate(reference.segment, self.val_set, mine, progress)
+            confusion.counts = here.sum_counts(confusion.counts)
+            miou = confusion.miou()
+            c.stale = 0 if miou > c.best_miou else c.stale + 1
+            if here.is_first:
+                report = confusion.report(self.val_set.labels.names)
+                self.journal.write(c.step, miou=miou, seconds=round(c.seconds, 1), classes=report["classes"])
+                write_samples(self.run_dir / "samples" / f"step_{c.step:08d}.png", reference, self.val_set)
+                progress.message(f"step {c.step}: mIoU {miou:.4f} (best {max(miou, c.best_miou):.4f})")
+            if c.stale == 0:
+                c.best_miou, c.best_step = miou, c.step
+                if here.is_first:
+                    save_checkpoint(self.run_dir / "best.safetensors", self.model.state_dict(), self._facts())
+        finally:
+            if plain is not None:
+                self.model.load_state_dict(plain)
+
+    def _facts(self) -> dict[str, Any]:
+        """What travels with the weights: enough to rebuild the model and to export it."""
+        return {
+            "kind": "weights",
+            "edgeseg": __version__,
+            "arch": self.recipe.model.arch,
+            "num_classes": self.val_set.labels.num_classes,
+            "labels": asdict(self.val_set.labels),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "recipe_sha256": self.digest,
+            "step": self.counters.step,
+            "miou": self.counters.best_miou,
+        }
+
+    def _save(self) -> None:
+        save_state(self.run_dir / "state", self.model, self.optimizer, self.ema, self.counters, self.digest, self.here)
+        self.here.wait()
+
+
+def load_initial(model: nn.Module, path: Path, skip: tuple[str, ...]) -> None:
+    """Start from a checkpoint of ours; parameters that match `skip` keep their fresh values. Raises DataError."""
+    tensors = load_checkpoint(path).tensors
+    taken = {name: value for name, value in tensors.items() if not any(fnmatchcase(name, pattern) for pattern in skip)}
+    load_strict(model, taken, allow_missing=skip)
+
+
+def _amp(choice: str, device: torch.device) -> bool:
+    """Whether to compute in bf16. `auto` asks the hardware: emulated bf16 is slower than float32."""
+    if choice != "auto":
+        return choice == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported()
+
+
+class _NoJournal:
+    def write(self, step: int, **figures: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Stop:
+    requested = False
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[_Stop]:
+    """Turn the first Ctrl-C or SIGTERM into a request to stop after the step; the second one acts at once."""
+    stop = _Stop()
+
+    def request(number: int, frame: object) -> None:
+        stop.requested = True
+        for held, handler in earlier.items():
+            signal.signal(held, handler)
+
+    earlier: dict[int, Any] = {}
+    try:
+        for wanted in (signal.SIGINT, signal.SIGTERM):
+            earlier[wanted] = signal.signal(wanted, request)
+    except ValueError:
+        pass  # not the main thread: signals stay with whoever owns them
+    try:
+        yield stop
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def _free_name(path: Path) -> Path:
+    """`path` with the first free number appended."""
+    return next(p for n in range(1, 10_000) if not (p := path.with_name(f"{path.name}.{n}")).exists())
