@@ -23,7 +23,7 @@ def recipe() -> None:
 @recipe.command("list")
 @render.json_option
 def list_(as_json: bool) -> None:
-    """List the recipes that ship with edgeseg."""
+    """List the recipes that ship."""
     from edgeseg.recipe.load import catalogue, load_recipe
 
     rows = []
@@ -51,7 +51,7 @@ def list_(as_json: bool) -> None:
     )
 
 
-@recipe.command()
+@recipe.command(short_help="Print a recipe as it will be used.")
 @click.argument("name_or_path", metavar="RECIPE")
 @_SET
 @render.json_option
@@ -63,7 +63,7 @@ def show(name_or_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
     render.result(loaded.model_dump(mode="json"), as_json, lambda: dump_recipe(loaded).rstrip("\n"))
 
 
-@recipe.command()
+@recipe.command(short_help="Check recipes: ok, or every mistake.")
 @click.argument("names_or_paths", metavar="RECIPE...", nargs=-1, required=True)
 @_SET
 @render.json_option
@@ -88,7 +88,7 @@ def check(names_or_paths: tuple[str, ...], overrides: tuple[str, ...], as_json: 
     render.result({"ok": True, "recipes": checked}, as_json, lambda: [f"ok {row['digest']} {row['path']}" for row in checked])
 
 
-@recipe.command()
+@recipe.command(short_help="Print the JSON Schema, for editors.")
 def schema() -> None:
     """Print the JSON Schema of a recipe, for completion and checks while typing.
 

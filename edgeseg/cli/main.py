@@ -1,0 +1,116 @@
+"""The `edgeseg` command: a table of commands, and what errors look like at the shell.
+
+Help is drawn from the table and a command's module is imported only when the command runs, so `edgeseg --help` costs little more
+than Python itself and `edgeseg run` never meets torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import click
+
+from edgeseg import __version__
+from edgeseg.errors import EdgesegError, MissingDependency
+
+
+class Row(NamedTuple):
+    """Where a command lives and what it does, in one line."""
+
+    module: str
+    attribute: str
+    summary: str
+
+
+COMMANDS: dict[str, Row] = {
+    "demo": Row("edgeseg.cli.demo", "demo", "Build, verify and run the shipped model on a street video"),
+    "train": Row("edgeseg.cli.train", "train", "Train a recipe's model; resumes where it stopped"),
+    "export": Row("edgeseg.cli.export", "export", "Turn a checkpoint into a bundle: ONNX program, golden frames"),
+    "build": Row("edgeseg.cli.build", "build", "Build a bundle's engine for this machine"),
+    "eval": Row("edgeseg.cli.eval", "eval_", "Measure a bundle's mIoU on a data set, per class"),
+    "run": Row("edgeseg.cli.run", "run", "Segment a video, a folder, a camera or a synthetic scene"),
+    "data": Row("edgeseg.cli.data", "data", "Check a data set before training on it"),
+    "models": Row("edgeseg.cli.models", "models", "List the models that a recipe can name"),
+    "weights": Row("edgeseg.cli.weights", "weights", "Import published checkpoints"),
+    "bundle": Row("edgeseg.cli.bundle", "bundle", "Show a bundle, or verify it on its golden frames"),
+    "recipe": Row("edgeseg.cli.recipe", "recipe", "List, show and check recipes; JSON schema for editors"),
+    "doctor": Row("edgeseg.cli.doctor", "doctor", "What this machine can do, and what to type for the rest"),
+}
+
+EXTRAS = {"torch": "train", "onnx": "train", "safetensors": "train", "PIL": "train", "cv2": "video"}
+"""Optional packages that whole rooms are written in: import name -> the extra that brings it."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are the rows of `COMMANDS`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        row = COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(row.module), row.attribute)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{row.module}:{row.attribute} is not a click command")
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand as error:
+            raise click.NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=error.ctx) from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, row.summary) for name, row in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 2 recipe or usage, 3 data, 4 not supported here, 5 build or gate, 6 bundle, 7 stream, 130 interrupted.",
+)
+@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks; may stand anywhere in the line.")
+@click.version_option(__version__, message="edgeseg %(version)s")
+def root() -> None:
+    """Compact semantic-segmentation transformers, from a recipe to a camera."""
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command line (without the program's name) and return its exit code. Bugs leave as plain exceptions."""
+    debug = "--debug" in args
+    try:
+        try:
+            code = root.main([arg for arg in args if arg != "--debug"], prog_name="edgeseg", standalone_mode=False)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").split(".")[0]
+            if package not in EXTRAS:
+                raise
+            raise MissingDependency(package, extra=EXTRAS[package], purpose="run this command") from error
+        # Here rather than at interpreter exit, where a closed pipe would print a complaint.
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except (EdgesegError, click.ClickException) as error:
+        if debug:
+            raise
+        from edgeseg.cli import render
+
+        return render.error(error, as_json="--json" in args)
+    except click.Abort:  # click's name for Ctrl-C
+        click.echo("interrupted", err=True)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output is gone (`edgeseg ... | head`): nothing to say, and nobody to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,20 @@
+"""Every test: few threads, no writing into the user's home, hypothesis without deadlines."""
+
+from __future__ import annotations
+
+import os
+
+# Before numpy, OpenCV and torch start their pools; inherited by the subprocesses that tests start.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
+    os.environ.setdefault(_name, "2")
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("edgeseg", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("edgeseg")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))

@@ -1,0 +1,99 @@
+"""What an import costs: `--help` is nearly free, and the device side runs where torch, onnx and modelopt are not installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "onnx", "onnxruntime", "modelopt", "numpy", "pydantic", "yaml", "cv2", "rich", "PIL", "scipy")
+
+DEVICE_SIDE = (
+    "edgeseg",
+    "edgeseg.errors",
+    "edgeseg.specs",
+    "edgeseg.contracts",
+    "edgeseg.metrics",
+    "edgeseg.images",
+    "edgeseg.synthetic",
+    "edgeseg.recipe.schema",
+    "edgeseg.recipe.load",
+    "edgeseg.bundle",
+    "edgeseg.engines.table",
+    "edgeseg.engines.onnxruntime",
+    "edgeseg.devices.probe",
+    "edgeseg.devices.checkup",
+    "edgeseg.engines.build",
+    "edgeseg.stream.sources",
+    "edgeseg.stream.sinks",
+    "edgeseg.stream.runner",
+    "edgeseg.data.datasets",
+    "edgeseg.pipeline",
+    "edgeseg.cli.run",
+    "edgeseg.cli.build",
+    "edgeseg.cli.bundle",
+    "edgeseg.cli.recipe",
+    "edgeseg.cli.doctor",
+    "edgeseg.cli.demo",
+)
+
+# A finder that stands before all others, as if the packages were not installed.
+TORCH_FREE = """
+import importlib.abc, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "onnx", "modelopt"):
+            raise ModuleNotFoundError(f"No module named {name!r} here", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("line", [["--help"], ["--version"], ["no-such-command"]])
+def test_the_bare_command_imports_nothing_heavy(line: list[str]) -> None:
+    done = python(
+        f"import sys; from edgeseg.cli.main import run; run({line!r});"
+        f"print('loaded:', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith("loaded: []")
+
+
+def test_device_side_imports_without_torch() -> None:
+    done = python(
+        f"{TORCH_FREE}\nimport importlib\n"
+        f"for module in {DEVICE_SIDE!r}:\n"
+        "    try: importlib.import_module(module)\n"
+        "    except ImportError as error: print(f'{module}: {error}')"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+
+
+def test_the_hook_bites() -> None:
+    done = python(f"{TORCH_FREE}\nimport torch")
+    assert done.returncode != 0
+    assert "No module named 'torch' here" in done.stderr
+
+
+def test_torch_free_commands_show_their_help() -> None:
+    commands = ("run", "build", "bundle", "recipe", "doctor", "demo")
+    done = python(f"{TORCH_FREE}\nfrom edgeseg.cli.main import run\nfor name in {commands!r}: assert run([name, '--help']) == 0")
+    assert done.returncode == 0, done.stderr
+    assert [name for name in commands if f"Usage: edgeseg {name}" not in done.stdout] == []
+
+
+def test_no_help_imports_torch() -> None:
+    done = python(
+        "import sys\nfrom edgeseg.cli.main import COMMANDS, run\n"
+        "for name in COMMANDS:\n"
+        "    assert run([name, '--help']) == 0\n"
+        "    assert 'torch' not in sys.modules, name"
+    )
+    assert done.returncode == 0, done.stderr
