@@ -1,0 +1,41 @@
+"""edgeseg demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgeseg.cli import render
+
+
+@click.command()
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("demo-out"), show_default=True, help="Output folder.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of the engine; default all physical cores.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Segment at most N frames.")
+@render.json_option
+def demo(out: Path, threads: int | None, limit: int | None, as_json: bool) -> None:
+    """Build, verify and run the shipped model on a street video, and leave the pictures."""
+    from edgeseg.pipeline import run_demo
+
+    with render.RichProgress() as progress:
+        result = run_demo(out, threads=threads, limit=limit, progress=progress)
+
+    def human() -> str:
+        figures, run = result.engine.engine.measurements, result.run
+        worst = min(share for frames in result.agreement.values() for share in frames.values())
+        stages = ", ".join(f"{name} {row['p50_ms']:.1f}" for name, row in run.stages.items())
+        return (
+            f"engine         {result.engine.engine.device}\n"
+            f"               {figures['median_ms']:.1f} ms median, {figures['threads']} threads; "
+            f"mask agreement {render.percent(worst, 2)} on the worst golden frame\n"
+            f"video          {run.frames} frames of {result.source} at {run.fps:.1f} frames/s; slowest stage: {run.bottleneck}\n"
+            f"               p50 ms: {stages}\n"
+            f"overlay        {result.overlay}\n"
+            f"contact sheet  {result.sheet}\n"
+            f"report         {result.report}\n"
+            f"bundle         {result.bundle.path}\n"
+            f"next           edgeseg run {result.bundle.path} --source YOUR_VIDEO.mp4 --sink out.mp4"
+        )
+
+    render.result(result.to_json(), as_json, human)

@@ -1,0 +1,73 @@
+"""edgeseg eval."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgeseg.cli import render
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+@click.command("eval")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--data-root", type=click.Path(path_type=Path), required=True, help="Folder that the recipe's data paths start from."
+)
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Also measure this torch checkpoint, on the same images.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Use N images, evenly spread.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of the engine.")
+@click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help="Write the figures here as JSON.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of the bundle's recipe.")
+@render.json_option
+def eval_(
+    bundle: Path,
+    data_root: Path,
+    checkpoint: Path | None,
+    limit: int | None,
+    threads: int | None,
+    report: Path | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Measure BUNDLE's engine on a validation set: mIoU, per class, at the labels' own resolution."""
+    from edgeseg.bundle import open_bundle
+    from edgeseg.pipeline import evaluate_bundle
+    from edgeseg.recipe.load import load_recipe
+    from edgeseg.stream.files import prepare, replace_file
+
+    opened = open_bundle(bundle)
+    recipe = load_recipe(opened.file(opened.manifest.recipe), overrides)
+    if report is not None:
+        prepare(report)
+    with render.RichProgress() as progress:
+        measured = evaluate_bundle(
+            opened, recipe, data_root, checkpoint=checkpoint, limit=limit, threads=threads, progress=progress
+        )
+    data = {"bundle": str(opened.path), **measured.to_json()}
+    if report is not None:
+        replace_file(report, (json.dumps(render.plain(data), indent=2) + "\n").encode())
+
+    def human() -> list[RenderableType]:
+        engine, torch = data["engine"], data["torch"]
+        rows = [
+            [
+                name,
+                render.percent(row["pixel_share"]),
+                render.percent(row["iou"], 2),
+                *([render.percent(torch["classes"][name]["iou"], 2)] if torch else []),
+            ]
+            for name, row in engine["classes"].items()
+        ]
+        both = [render.percent(torch["miou"], 2)] if torch else []
+        rows.append(["mean", "", render.percent(engine["miou"], 2), *both])
+        columns = ["class", "pixels", "IoU engine", *(["IoU torch"] if torch else [])]
+        lines = f"pixel accuracy {render.percent(engine['pixel_accuracy'], 2)}"
+        return [render.table(f"{opened.name} on {measured.images} images", columns, rows), lines]
+
+    render.result(data, as_json, human)

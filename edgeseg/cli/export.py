@@ -1,0 +1,58 @@
+"""edgeseg export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgeseg.cli import render
+
+if TYPE_CHECKING:
+    from edgeseg.export.program import Weights
+
+
+@click.command()
+@click.argument("recipe")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights; default best.safetensors of the run.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Bundle folder; default NAME.edgeseg in the run.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Take golden frames from the validation split below it.")
+@click.option("--weights", default="fp32", show_default=True, type=click.Choice(["fp32", "fp16"]), help="How weights are stored.")
+@click.option("--force", is_flag=True, help="Export even where nothing changed.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable.")
+@render.json_option
+def export(
+    recipe: str,
+    checkpoint: Path | None,
+    out: Path | None,
+    data_root: Path | None,
+    weights: Weights,
+    force: bool,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Turn a checkpoint of RECIPE into a bundle: one static ONNX program, golden frames, and the proof that they agree.
+
+    RECIPE is a YAML file, a catalogue name, or a run folder of `edgeseg train`.
+    """
+    from edgeseg.pipeline import export_bundle
+    from edgeseg.recipe.load import find_recipe, load_recipe
+
+    is_run = (Path(recipe) / "recipe.yaml").is_file()
+    loaded = load_recipe(Path(recipe) / "recipe.yaml" if is_run else find_recipe(recipe), overrides)
+    run_dir = Path(recipe) if is_run else Path("runs") / loaded.name
+    checkpoint = checkpoint or run_dir / "best.safetensors"
+    out = out or run_dir / f"{loaded.name}.edgeseg"
+    with render.RichProgress() as progress:
+        bundle, made = export_bundle(
+            loaded, checkpoint, out, data_root=data_root, weights=weights, force=force, progress=progress
+        )
+    size = sum(file.bytes for file in bundle.manifest.files.values())
+    render.result(
+        {"bundle": bundle.path, "made": made, "bytes": size},
+        as_json,
+        lambda: (
+            f"{'made' if made else 'kept (same inputs)'}  {bundle.path}  {render.size(size)}\nnext  edgeseg build {bundle.path}"
+        ),
+    )
