@@ -1,4 +1,4 @@
-"""edgeseg weights import."""
+"""edgeseg weights import|half."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgeseg.cli import render
 
 @click.group()
 def weights() -> None:
-    """Import published checkpoints."""
+    """Import published checkpoints; halve the size of one."""
 
 
 @weights.command("import")
@@ -39,3 +39,17 @@ def import_(file: Path, arch: str, out: Path | None, allow_missing: tuple[str, .
         as_json,
         lambda: f"{arch}, {classes} classes, {parameters:,} parameters\ncheckpoint  {out}",
     )
+
+
+@weights.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Where to write.")
+@render.json_option
+def half(checkpoint: Path, out: Path, as_json: bool) -> None:
+    """Store CHECKPOINT's weights as float16, to ship it: half the bytes, widened again when it is read."""
+    from edgeseg.train.checkpoint import load_checkpoint, save_checkpoint
+
+    loaded = load_checkpoint(checkpoint)
+    save_checkpoint(out, loaded.tensors, loaded.meta, half=True)
+    size = out.stat().st_size
+    render.result({"checkpoint": out, "bytes": size}, as_json, lambda: f"checkpoint  {out}  {render.size(size)}")

@@ -90,8 +90,8 @@ def export_program(
             f"a mask at stride {mask_stride} of {image.size_hw[0]}x{image.size_hw[1]} px has no whole size",
             hint="export.mask_stride: 1, 2, 4 or 8, and a divisor of both sides of export.size_hw",
         )
-    _check_fit(model, image, labels)
     frozen = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
+    _check_fit(frozen, image, labels)
     plan = getattr(model, "isr_plan", IsrPlan((), ()))
     program = Program(out, image, labels, mask_stride, plan, "float", arch)
     graph = clean(_trace(_ProgramModule(frozen, image, mask_stride, simplified=simplified), image, opset))
@@ -105,18 +105,14 @@ def export_program(
 def _check_fit(model: nn.Module, image: ImageSpec, labels: LabelSpace) -> None:
     """Raise BuildError where the model does not run at this size, or gives another number of classes."""
     height, width = image.size_hw
-    parameter = next(model.parameters())
-    was_training = model.training
     try:
         with torch.inference_mode():
-            logits = model.eval()(torch.zeros(1, 3, height, width, dtype=parameter.dtype, device=parameter.device))
+            logits = model(torch.zeros(1, 3, height, width))
     except ValueError as error:
         raise BuildError(
             f"the model cannot run at {height}x{width} px: {error}",
             hint=f"export.size_hw: multiples of {getattr(model, 'size_multiple_px', image.multiple_px)}, or a smaller isr plan",
         ) from error
-    finally:
-        model.train(was_training)
     if logits.shape[1] != labels.num_classes:
         raise BuildError(
             f"the model has {logits.shape[1]} classes, the label space {labels.num_classes}",

@@ -112,7 +112,7 @@ class Eft(nn.Module):
     ) -> None:
         super().__init__()
         self.channels = tuple(channels)
-        rates = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
+        rates = iter(torch.linspace(0, drop_path, sum(depths), device="cpu").tolist())
         stages = []
         for i, (width, depth, ratio) in enumerate(zip(channels, depths, ratios, strict=True)):
             embed = PatchEmbed(3, width, 7, 4) if i == 0 else PatchEmbed(channels[i - 1], width, 3, 2)

@@ -1,4 +1,4 @@
-"""What the stride of the mask costs in accuracy and saves in time: one program per stride, through its engine, on a validation set.
+"""What the stride of the mask costs in accuracy and saves in time, through one engine a stride, on a validation set.
 
     python tests/bench/bench_mask_stride.py RECIPE CHECKPOINT DATA_ROOT [--limit N] [--threads 2] [--isr 2,2,1,1-2,2,2]
 
