@@ -32,7 +32,6 @@ from edgeseg.bundle_files import (
     interrupted,
     locked,
     recover,
-    replace_file,
     staged,
     sync_folders,
     write_file,
@@ -41,6 +40,7 @@ from edgeseg.bundle_files import (
 from edgeseg.bundle_golden import GoldenFrame, check_gate, check_golden, png
 from edgeseg.contracts import Session
 from edgeseg.errors import BundleError, EngineMismatch, IntegrityError, Unsupported
+from edgeseg.files import replace_file
 from edgeseg.images import read_image
 from edgeseg.manifest import (
     COPY_AGAIN,
@@ -237,7 +237,7 @@ class Bundle:
                 gone = {path for other in current.engines for path in other.files} - named
                 files = {path: file for path, file in current.files.items() if path not in gone} | added
                 changed = Manifest.model_validate({**dict(current), "engines": (*kept, packed), "files": files})
-                replace_file(self.path / MANIFEST, changed.to_bytes())
+                replace_file(self.path / MANIFEST, changed.to_bytes(), durable=True)
                 self.manifest = changed
             finally:
                 clear_unnamed(engines, read_manifest(self.path))

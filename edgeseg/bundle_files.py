@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgeseg.errors import BundleError
+from edgeseg.files import sync_folder
 from edgeseg.manifest import MANIFEST, FileEntry, Manifest
 
 _CHUNK_BYTES = 1 << 20
@@ -60,21 +61,10 @@ def copy_file(source: Path, path: Path) -> FileEntry:
     return FileEntry(sha256=digest.hexdigest(), bytes=size)
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Put new contents in the place of a file at once. Raises OSError."""
-    temporary = path.with_name(path.name + ".new")
-    try:
-        write_file(temporary, data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
 def sync_folders(root: Path) -> None:
     """Flush the entries of a folder and all below it, so that a power cut keeps names as well as bytes."""
     for folder, _, _ in os.walk(root):
-        _sync_folder(Path(folder))
+        sync_folder(Path(folder))
 
 
 def difference(path: Path, expected: FileEntry) -> str | None:
@@ -151,7 +141,7 @@ def staged(bundle: Path) -> Iterator[Path]:
             if bundle.exists():
                 os.rename(bundle, _sibling(bundle, "old"))
             os.rename(new, bundle)
-            _sync_folder(bundle.parent)
+            sync_folder(bundle.parent)
         finally:
             recover(bundle)
 
@@ -177,11 +167,3 @@ def _sibling(bundle: Path, suffix: str) -> Path:
 
 def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -26,7 +26,7 @@ from edgeseg.metrics import ConfusionMatrix
 from edgeseg.recipe.load import dump_recipe, recipe_digest
 from edgeseg.recipe.schema import Data, Recipe
 from edgeseg.specs import ImageSpec, LabelSpace
-from edgeseg.stream.files import prepare, replace_file
+from edgeseg.stream.files import prepare, write_whole
 from edgeseg.stream.report import RunReport
 from edgeseg.stream.runner import run as run_stream
 from edgeseg.stream.samples import FrameSampler
@@ -308,9 +308,9 @@ def run_demo(out: Path, *, threads: int | None = None, limit: int | None = None,
     with bundle.session(threads=threads) as session:
         sinks = open_sinks([str(overlay)], source_uri=source)
         measured = run_stream(session, open_source(source), sinks, limit=limit, on_frame=sampler, progress=progress)
-        replace_file(sheet, encode_png(sampler.sheet(session.program.labels)))
+        write_whole(sheet, encode_png(sampler.sheet(session.program.labels)))
     result = DemoResult(bundle, engine, agreement, measured, source, overlay, sheet, report)
-    replace_file(report, (json.dumps(result.to_json(), indent=2) + "\n").encode())
+    write_whole(report, (json.dumps(result.to_json(), indent=2) + "\n").encode())
     return result
 
 

@@ -62,14 +62,11 @@ def check(
 
 
 def _write(path: Path, content: bytes) -> None:
-    import os
+    from edgeseg.files import replace_file
 
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
+        replace_file(path, content)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise DataError(f"{path}: {error.strerror}", hint="give --sheet a file in a folder that can be written") from error
 
 

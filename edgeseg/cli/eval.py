@@ -39,7 +39,7 @@ def eval_(
     from edgeseg.bundle import open_bundle
     from edgeseg.pipeline import evaluate_bundle
     from edgeseg.recipe.load import load_recipe
-    from edgeseg.stream.files import prepare, replace_file
+    from edgeseg.stream.files import prepare, write_whole
 
     opened = open_bundle(bundle)
     recipe = load_recipe(opened.file(opened.manifest.recipe), overrides)
@@ -51,7 +51,7 @@ def eval_(
         )
     data = {"bundle": str(opened.path), **measured.to_json()}
     if report is not None:
-        replace_file(report, (json.dumps(render.plain(data), indent=2) + "\n").encode())
+        write_whole(report, (json.dumps(render.plain(data), indent=2) + "\n").encode())
 
     def human() -> list[RenderableType]:
         engine, torch = data["engine"], data["torch"]

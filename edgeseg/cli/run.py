@@ -63,7 +63,7 @@ def run(
     """
     from edgeseg.bundle import open_bundle
     from edgeseg.images import encode_png
-    from edgeseg.stream.files import prepare, replace_file
+    from edgeseg.stream.files import prepare, write_whole
     from edgeseg.stream.report import Interrupted
     from edgeseg.stream.runner import run as run_stream
     from edgeseg.stream.samples import FrameSampler
@@ -82,9 +82,9 @@ def run(
     def finish(report: RunReport) -> None:
         data = {"bundle": bundle, "threads": threads, "sinks": sinks, **report.to_json()}
         if sheet_path and sampler:
-            replace_file(sheet_path, encode_png(sampler.sheet(labels, opacity)))
+            write_whole(sheet_path, encode_png(sampler.sheet(labels, opacity)))
         if report_path:
-            replace_file(report_path, (json.dumps(render.plain(data), indent=2) + "\n").encode())
+            write_whole(report_path, (json.dumps(render.plain(data), indent=2) + "\n").encode())
         if not on_stdout:
             render.result(data, as_json, lambda: _summary(report, sinks))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import io
-import os
 import warnings
 from pathlib import Path
 from typing import Literal
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from edgeseg.errors import BuildError
 from edgeseg.export.graph import clean, store_half
 from edgeseg.export.simplify import first_conv, fold_input_scale, resize_bilinear, simplify
+from edgeseg.files import replace_file
 from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace, Program
 
 OPSETS = (17, 20)
@@ -143,14 +143,9 @@ def _trace(module: nn.Module, image: ImageSpec, opset: int) -> onnx.ModelProto:
 
 
 def _write(graph: onnx.ModelProto, out: Path) -> None:
-    """Write through a temporary sibling, so that `out` is never half a file."""
-    partial = out.with_name(f".{out.name}.{os.getpid()}")
+    """Write the file whole, or leave `out` as it was."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(graph.SerializeToString(deterministic=True))
-            os.replace(partial, out)
-        finally:
-            partial.unlink(missing_ok=True)
+        replace_file(out, graph.SerializeToString(deterministic=True))
     except OSError as error:
         raise BuildError(f"{out} cannot be written: {error.strerror}", hint="choose another folder, or free space") from error

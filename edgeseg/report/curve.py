@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from edgeseg.errors import DataError, require
+from edgeseg.files import replace_file
 
 
 def read_curve(metrics: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -47,11 +48,9 @@ def draw_curve(run_dir: Path, out: Path) -> None:
     right.plot([r["step"] for r in validations], [100 * r["miou"] for r in validations], "o-", color="tab:blue")
     right.set(ylabel="validation mIoU, %", ylim=(0, 100))
     left.set_title(run_dir.resolve().name)
-    temporary = out.with_name(f".{out.name}.tmp.png")
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
     try:
-        figure.savefig(temporary)
-        os.replace(temporary, out)
+        replace_file(out, picture.getvalue())
     except OSError as error:
         raise DataError(f"{out}: cannot be written: {error.strerror}", hint="choose another place with -o") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgeseg.errors import StreamError
+from edgeseg.files import replace_file
 
 RESERVE_BYTES = 1 << 20
 """Left free by `check_space`: room for the index that makes a recording playable."""
@@ -60,13 +60,7 @@ def check_space(path: Path) -> None:
         )
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Write a whole file at once: a reader finds the old contents or the new. Raises StreamError."""
-    temporary = path.with_name(f".{path.name}.partial")
     with writing(path):
-        try:
-            temporary.write_bytes(data)
-            os.replace(temporary, path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        replace_file(path, data)

@@ -24,7 +24,7 @@ from edgeseg.contracts import FrameSink
 from edgeseg.errors import StreamError, Unsupported
 from edgeseg.images import opencv, overlay
 from edgeseg.specs import Frame, LabelSpace, MaskU8
-from edgeseg.stream.files import check_space, prepare, prepare_folder, replace_file, writing
+from edgeseg.stream.files import check_space, prepare, prepare_folder, write_whole, writing
 from edgeseg.stream.mp4 import exact_rate, has_header, set_rate
 from edgeseg.stream.sources import IMAGE_SUFFIXES, files_of, redact
 
@@ -125,7 +125,7 @@ class MaskFiles:
             )
         if frame.name:
             self._written.add(name)
-        replace_file(self._folder / name, encode_mask_png(mask, self._palette_rgb))
+        write_whole(self._folder / name, encode_mask_png(mask, self._palette_rgb))
 
     def close(self) -> None:
         """Every file is complete when it is written."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from edgeseg.errors import BuildError, DataError
+from edgeseg.files import replace_file
 
 
 @dataclass(frozen=True)
@@ -56,19 +56,13 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str
         for name, value in tensors.items()
     }
     header = json.dumps({**meta, "sha256": _digest(stored)})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(stored, temporary, metadata={"edgeseg": header})
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
+        replace_file(path, serialise(stored, metadata={"edgeseg": header}), durable=True)
+    except OSError as error:
         raise BuildError(
-            f"{path}: cannot be written: {error}", hint="free disk space or choose another folder with --out"
+            f"{path}: cannot be written: {error.strerror}", hint="free disk space or choose another folder with --out"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

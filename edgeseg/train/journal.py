@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgeseg.contracts import SegDataset
-from edgeseg.images import colour_mask, opencv, overlay
+from edgeseg.files import replace_file
+from edgeseg.images import colour_mask, encode_png, overlay
 from edgeseg.models.reference import TorchReference
 from edgeseg.specs import ImageU8
 
@@ -25,9 +25,7 @@ class Journal:
         self.path = run_dir / "metrics.jsonl"
         if self.path.exists():
             kept = [line for line in self.path.read_text().splitlines() if json.loads(line)["step"] <= first_step]
-            temporary = self.path.with_suffix(".tmp")
-            temporary.write_text("".join(line + "\n" for line in kept))
-            os.replace(temporary, self.path)
+            replace_file(self.path, "".join(line + "\n" for line in kept).encode())
         self._board = None
         if importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
@@ -63,5 +61,4 @@ def sample_sheet(reference: TorchReference, dataset: SegDataset) -> ImageU8:
 def write_samples(path: Path, reference: TorchReference, dataset: SegDataset) -> None:
     """Write `sample_sheet` as PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2 = opencv()
-    path.write_bytes(cv2.imencode(".png", cv2.cvtColor(sample_sheet(reference, dataset), cv2.COLOR_RGB2BGR))[1].tobytes())
+    replace_file(path, encode_png(sample_sheet(reference, dataset)))

@@ -150,11 +150,10 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(tmp_path: Path, monkeypatch: p
     save_checkpoint(path, {"a": torch.zeros(4)}, {})
     before = path.read_bytes()
 
-    def full(*args: object, **kwargs: object) -> None:
-        Path(str(args[1])).write_bytes(b"half of it")
+    def full(path: Path, data: bytes, *, durable: bool = False) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint, "replace_file", full)
     with pytest.raises(BuildError, match="No space left"):
         save_checkpoint(path, {"a": torch.ones(4)}, {})
     assert path.read_bytes() == before
