@@ -187,3 +187,14 @@ def test_ctrl_c_at_the_shell_exits_130_and_continues(tmp_path: Path) -> None:
     assert "Traceback" not in messages
     assert "continues from here" in messages
     assert list((tmp_path / "state").glob("*.safetensors"))
+
+
+def test_tensorboard_gets_the_curve_where_it_is_installed(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(recipe("train.steps=3"), tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert {"loss", "lr", "images_per_s", "miou"} <= set(events.Tags()["scalars"])
+    assert events.Scalars("loss")[-1].step == 3
