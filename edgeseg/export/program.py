@@ -27,6 +27,8 @@ OPSETS = (17, 20)
 """First opset with LayerNormalization, last one that static INT8 quantization in ONNX Runtime takes."""
 
 Weights = Literal["fp32", "fp16"]
+Form = Literal["onnxruntime", "openvino", "plain"]
+"""Which runtime a graph is laid out for. All compute the same; "plain" is the model as it is written."""
 
 
 class _ProgramModule(nn.Module):
@@ -35,7 +37,7 @@ class _ProgramModule(nn.Module):
     mean: Tensor
     gain: Tensor
 
-    def __init__(self, model: nn.Module, image: ImageSpec, mask_stride: int, *, simplified: bool) -> None:
+    def __init__(self, model: nn.Module, image: ImageSpec, mask_stride: int, form: Form) -> None:
         super().__init__()
         self.model = model
         self.hwc = image.layout == "HWC"
@@ -43,8 +45,8 @@ class _ProgramModule(nn.Module):
         self.register_buffer("mean", torch.tensor(image.mean_rgb)[:, None, None])
         self.register_buffer("gain", 1.0 / torch.tensor(image.std_rgb)[:, None, None])
         self.has_gain = True
-        if simplified:
-            simplify(model)
+        if form != "plain":
+            simplify(model, map_ffn=form == "onnxruntime")
             conv = first_conv(model)
             if conv is not None:
                 fold_input_scale(conv, image.std_rgb)
@@ -67,7 +69,7 @@ def export_program(
     out: Path,
     opset: int = 17,
     weights: Weights = "fp32",
-    simplified: bool = True,
+    form: Form = "onnxruntime",
 ) -> Program:
     """Write `model`, at the ISR plan in force, as an ONNX file. The model itself is not changed.
 
@@ -78,7 +80,7 @@ def export_program(
         arch: catalogue name, for the record.
         out: the file; it appears whole or not at all.
         weights: "fp16" stores large weights in half the bytes; the graph casts them to float32, which runtimes do once, at load.
-        simplified: False leaves out the rewrites of `export.simplify`; the answer is the same, the graph slower.
+        form: the runtime that the graph is laid out for; it runs, with the same answer, in every other too.
     Raises:
         BuildError: the model cannot run at this size and plan, its classes are not the labels, it cannot be exported, or
             the file cannot be written.
@@ -94,7 +96,7 @@ def export_program(
     _check_fit(frozen, image, labels)
     plan = getattr(model, "isr_plan", IsrPlan((), ()))
     program = Program(out, image, labels, mask_stride, plan, "float", arch)
-    graph = clean(_trace(_ProgramModule(frozen, image, mask_stride, simplified=simplified), image, opset))
+    graph = clean(_trace(_ProgramModule(frozen, image, mask_stride, form), image, opset))
     if weights == "fp16":
         store_half(graph)
     onnx.checker.check_model(graph, full_check=True)

@@ -22,8 +22,12 @@ HIDDEN_MULTIPLE = 16
 
 
 @torch.no_grad()
-def simplify(model: nn.Module) -> None:
-    """Apply every rewrite below to `model`, in place; it can be exported, but no longer trained or loaded into."""
+def simplify(model: nn.Module, *, map_ffn: bool) -> None:
+    """Apply every rewrite below to `model`, in place; it can be exported, but no longer trained or loaded into.
+
+    Args:
+        map_ffn: also compute FFNs on maps (`MapFFN`), the one rewrite that is not faster everywhere.
+    """
     for block in _blocks(model):
         if block.attn.key_norm is None:
             fold_key_bias(block.attn)
@@ -31,7 +35,8 @@ def simplify(model: nn.Module) -> None:
         if block.attn.heads == 1:
             block.add_module("attn", SingleHeadAttention(block.attn))
         pad_hidden(block.ffn, HIDDEN_MULTIPLE)
-        block.add_module("ffn", MapFFN(block.ffn))
+        if map_ffn:
+            block.add_module("ffn", MapFFN(block.ffn))
     if isinstance(model, EdaFormer):
         fold_batch_norm(model.decoder)
         model.add_module("decoder", BranchDecoder(model.decoder))
@@ -117,8 +122,9 @@ def pad_hidden(ffn: ConvFFN, multiple: int) -> None:
 class MapFFN(nn.Module):
     """A ConvFFN with its Linears as 1x1 convolutions, so that the whole of it runs on (B, C, H, W).
 
-    The same weights; ONNX Runtime then keeps the wide hidden map in its blocked convolution layout from end to end, and the
-    two transposes around the depthwise convolution move to the narrow ends.
+    The same weights. ONNX Runtime then keeps the wide hidden map in its blocked convolution layout from end to end, and the
+    two transposes around the depthwise convolution move to the narrow ends. OpenVINO multiplies matrices faster than it
+    convolves, and hides those transposes by itself.
     """
 
     def __init__(self, ffn: ConvFFN) -> None:

@@ -1,4 +1,5 @@
-"""What each export-time rewrite is worth: EDAFormer-T as written, then with one rewrite more at a time, per runtime.
+"""What each export-time rewrite is worth: EDAFormer-T as written, then with one rewrite more at a time, then the
+forms that export offers; per runtime.
 
 python tests/bench/bench_export_forms.py [--rounds 30] [--threads 2] [--size 512] [--plan 2,2,1,1-2,2,2] [--mask-stride 8]
 
@@ -22,7 +23,7 @@ import onnxruntime as ort
 import torch
 from interleave import interleave, table
 
-from edgeseg.export.program import export_program
+from edgeseg.export.program import Form, export_program
 from edgeseg.export.simplify import (
     HIDDEN_MULTIPLE,
     BranchDecoder,
@@ -78,33 +79,34 @@ REWRITES = (fold, pad, maps, branches, single_head)
 
 
 def export_all(plan: IsrPlan, size: int, mask_stride: int, folder: Path) -> dict[str, Path]:
-    """Programs by name: as written, with one rewrite more at a time, and as exported by default."""
+    """Programs by name: as written, with one rewrite more at a time, and in each form."""
     torch.manual_seed(0)
     model = build_model("edaformer_t", CLASSES).eval()
     model.set_isr(plan)
     labels = LabelSpace(tuple(f"class{i}" for i in range(CLASSES)), ((0, 0, 0),) * CLASSES)
 
-    def export(name: str, form: EdaFormer, simplified: bool) -> None:
+    def export(name: str, model: EdaFormer, form: Form) -> None:
         path = folder / f"{len(programs)}.onnx"
         export_program(
-            form,
+            model,
             image=ImageSpec((size, size)),
             labels=labels,
             mask_stride=mask_stride,
             arch="edaformer_t",
             out=path,
-            simplified=simplified,
+            form=form,
         )
         programs[name] = path
 
     programs: dict[str, Path] = {}
-    form = copy.deepcopy(model)
-    export("as written", form, simplified=False)
+    rewritten = copy.deepcopy(model)
+    export("as written", rewritten, "plain")
     with torch.no_grad():
         for rewrite in REWRITES:
-            rewrite(form)
-            export(f"+ {rewrite.__name__}", form, simplified=False)
-    export("default export", model, simplified=True)
+            rewrite(rewritten)
+            export(f"+ {rewrite.__name__}", rewritten, "plain")
+    export("form onnxruntime", model, "onnxruntime")
+    export("form openvino", model, "openvino")
     return programs
 
 

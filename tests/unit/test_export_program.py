@@ -164,10 +164,12 @@ def test_isr_plans(tmp_path: Path, plan: IsrPlan) -> None:
         compare(reference, program, images(), FP32)
 
 
-def test_unsimplified_says_the_same(program: Program, nano: EdaFormer, tmp_path: Path) -> None:
-    plain = export(nano, tmp_path / "plain.onnx", simplified=False)
-    assert plain.onnx_path.read_bytes() != program.onnx_path.read_bytes()
-    compare(TorchReference(nano, plain.image, 8), plain, images(), FP32)
+@pytest.mark.parametrize(("form", "convolutions"), [("plain", "fewer"), ("openvino", "fewer"), ("onnxruntime", "same")])
+def test_every_form_says_the_same(program: Program, nano: EdaFormer, tmp_path: Path, form: str, convolutions: str) -> None:
+    other = export(nano, tmp_path / "other.onnx", form=form)
+    default, counted = (sum(node.op_type == "Conv" for node in onnx.load(p.onnx_path).graph.node) for p in (program, other))
+    assert (counted < default) == (convolutions == "fewer")
+    compare(TorchReference(nano, other.image, 8), other, images(), FP32)
 
 
 def test_a_model_that_the_rewrites_do_not_know(tmp_path: Path) -> None:

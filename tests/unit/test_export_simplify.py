@@ -131,22 +131,23 @@ def test_first_conv() -> None:
     assert first_conv(nn.Sequential(nn.Conv2d(3, 8, 3))) is None
 
 
+@pytest.mark.parametrize("map_ffn", [False, True])
 @pytest.mark.parametrize("plan", [IsrPlan(), IsrPlan((2, 2, 1, 1), (2, 2, 2))])
-def test_the_whole_model(plan: IsrPlan) -> None:
+def test_the_whole_model(plan: IsrPlan, map_ffn: bool) -> None:
     plain = fill(build_model("edaformer_nano", 5)).double().eval()
     plain.set_isr(plan)
     simple = copy.deepcopy(plain)
-    simplify(simple)
+    simplify(simple, map_ffn=map_ffn)
     assert difference(plain, simple, noise(1, 3, 64, 128)) < 1e-10
     kinds = {type(module) for module in simple.modules()}
-    assert {MapFFN, BranchDecoder, SingleHeadAttention} <= kinds
-    assert not kinds & {ConvFFN, EdaDecoder, nn.BatchNorm2d}
+    assert {MapFFN if map_ffn else ConvFFN, BranchDecoder, SingleHeadAttention} <= kinds
+    assert not kinds & {ConvFFN if map_ffn else MapFFN, EdaDecoder, nn.BatchNorm2d}
 
 
 def test_the_reference_model_in_float32() -> None:
     plain = fill(build_model("edaformer_t", 19)).eval()
     simple = copy.deepcopy(plain)
-    simplify(simple)
+    simplify(simple, map_ffn=True)
     hidden = {module.fc1.out_channels for module in simple.modules() if isinstance(module, MapFFN)}
     assert all(width % 16 == 0 for width in hidden)
     assert difference(plain, simple, noise(1, 3, 64, 96).float()) < 1e-5
@@ -155,6 +156,6 @@ def test_the_reference_model_in_float32() -> None:
 def test_a_model_without_these_parts_is_left_alone() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)).eval()
     before = copy.deepcopy(model)
-    simplify(model)
+    simplify(model, map_ffn=True)
     assert not isinstance(model, EdaFormer)
     assert difference(before, model, noise(1, 3, 8, 8).float()) == 0.0
