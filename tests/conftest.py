@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+
+# A shell starts background jobs with SIGINT ignored, and children inherit that; the tests of Ctrl-C need the usual handler.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before numpy, OpenCV and torch start their pools; inherited by the subprocesses that tests start.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
