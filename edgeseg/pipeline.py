@@ -35,8 +35,8 @@ from edgeseg.stream.sources import open_source
 
 if TYPE_CHECKING:
     from edgeseg.export.program import Weights
-    from edgeseg.models.edaformer import EdaFormer
     from edgeseg.models.reference import TorchReference
+    from edgeseg.models.segmentor import Segmentor
 
 GOLDEN_FRAMES = 4
 _GENERATED = Data(format="synthetic", classes=None, train=None, val=None)
@@ -47,7 +47,7 @@ DEMO_SCENE = "synthetic://640x480@25?frames=150"
 class Trained:
     """A trained model, ready to run or to export."""
 
-    model: EdaFormer
+    model: Segmentor
     arch: str
     labels: LabelSpace
     image: ImageSpec
@@ -95,7 +95,7 @@ def load_trained(recipe: Recipe, checkpoint: Path) -> Trained:
     load_strict(model, loaded.tensors)
     try:
         model.set_isr(recipe.isr.plan())
-        image = ImageSpec(recipe.export.size_hw, layout=recipe.export.layout, multiple_px=model.size_multiple_px)
+        image = model.image_spec(recipe.export.size_hw, recipe.export.layout)
     except ValueError as error:
         raise RecipeError(f"{recipe.name}: {error}", hint="change export.size_hw or isr in the recipe") from error
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()

@@ -29,7 +29,7 @@ def import_(file: Path, arch: str, out: Path | None, allow_missing: tuple[str, .
 
     model = import_upstream(file, arch, allow_missing)
     out = out or file.with_suffix(".edgeseg.safetensors")
-    classes = model.decoder.classifier.out_channels
+    classes = model.num_classes
     save_checkpoint(
         out, model.state_dict(), {"kind": "weights", "arch": arch, "num_classes": classes, "imported_from": file.name}
     )

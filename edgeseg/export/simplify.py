@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeseg.models.edaformer import EdaDecoder, EdaFormer
-from edgeseg.models.eft import EfaBlock, EmbeddingFreeAttention
+from edgeseg.models.edaformer import EdaDecoder
+from edgeseg.models.eft import EfaBlock, Eft, EmbeddingFreeAttention, efa_by_stage
 from edgeseg.models.layers import ConvFFN, to_nchw, to_nhwc
+from edgeseg.models.segmentor import Decoder, ReducedAttention, Segmentor
 
 HIDDEN_MULTIPLE = 16
 """One vector of float32, and one channel block of the convolution kernels, on CPUs with AVX-512; two with AVX2."""
@@ -37,7 +38,7 @@ def simplify(model: nn.Module, *, map_ffn: bool) -> None:
         pad_hidden(block.ffn, HIDDEN_MULTIPLE)
         if map_ffn:
             block.add_module("ffn", MapFFN(block.ffn))
-    if isinstance(model, EdaFormer):
+    if isinstance(model, Segmentor) and isinstance(model.decoder, EdaDecoder):
         fold_batch_norm(model.decoder)
         model.add_module("decoder", BranchDecoder(model.decoder))
 
@@ -94,7 +95,7 @@ def fold_input_scale(conv: nn.Conv2d, std_rgb: Sequence[float]) -> None:
 
 def first_conv(model: nn.Module) -> nn.Conv2d | None:
     """The convolution that alone sees the image; None where the model's structure is not known."""
-    if not isinstance(model, EdaFormer):
+    if not (isinstance(model, Segmentor) and isinstance(model.encoder, Eft)):
         return None
     conv = model.encoder.stages.get_submodule("0.0.conv")
     return conv if isinstance(conv, nn.Conv2d) else None
@@ -164,7 +165,7 @@ def resize_bilinear(x: Tensor, size_hw: tuple[int, int]) -> Tensor:
     return F.interpolate(x, scale_factor=factors, mode="bilinear", align_corners=False)
 
 
-class BranchDecoder(nn.Module):
+class BranchDecoder(Decoder):
     """The decoder with its fuse convolution split by branch, each part applied before the resize instead of after.
 
     A 1x1 convolution of concatenated maps is a sum of one a map, and it commutes with bilinear resizing, whose weights sum
@@ -176,11 +177,16 @@ class BranchDecoder(nn.Module):
         if not isinstance(decoder.fuse_norm, nn.Identity):
             raise ValueError("fold the BatchNorm first")
         self.branches, self.classifier = decoder.branches, decoder.classifier
+        self.num_classes, self.output_stride = decoder.num_classes, decoder.output_stride
+        self.attention_strides = decoder.attention_strides
         widths = [_blocks(branch)[0].norm1.normalized_shape[0] for branch in decoder.branches]
         # The fuse convolution's input channels run from the deepest branch to the finest.
         parts = decoder.fuse.weight[:, :, 0, 0].split(widths[::-1], dim=1)[::-1]
         biases = (decoder.fuse.bias, *[None] * (len(parts) - 1))
         self.fuse = nn.ModuleList(_pointwise(weight, bias) for weight, bias in zip(parts, biases, strict=True))
+
+    def attention(self) -> list[list[ReducedAttention]]:
+        return efa_by_stage(self.branches)
 
     def forward(self, feats: Sequence[Tensor]) -> Tensor:
         fused = [

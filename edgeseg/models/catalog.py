@@ -11,8 +11,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgeseg.errors import RecipeError
-from edgeseg.models.edaformer import EdaDecoder, EdaFormer
+from edgeseg.models.edaformer import EdaDecoder
 from edgeseg.models.eft import Eft
+from edgeseg.models.segmentor import Segmentor
 
 
 def _edaformer(
@@ -22,11 +23,11 @@ def _edaformer(
     encoder_ffn: float,
     decoder_ffn: float,
     fuse_channels: int,
-) -> Callable[..., EdaFormer]:
-    def build(num_classes: int, drop_path: float = 0.2, decoder_drop_path: float = 0.1, dropout: float = 0.1) -> EdaFormer:
+) -> Callable[..., Segmentor]:
+    def build(num_classes: int, drop_path: float = 0.2, decoder_drop_path: float = 0.1, dropout: float = 0.1) -> Segmentor:
         encoder = Eft(channels, depths, head_dim, encoder_ffn, drop_path)
         decoder = EdaDecoder(channels, head_dim, decoder_ffn, fuse_channels, num_classes, decoder_drop_path, dropout)
-        return EdaFormer(encoder, decoder)
+        return Segmentor(encoder, decoder)
 
     return build
 
@@ -35,7 +36,7 @@ def _edaformer(
 class Entry:
     """One catalogue row. `build(num_classes, **options)` makes the model with fresh weights."""
 
-    build: Callable[..., EdaFormer]
+    build: Callable[..., Segmentor]
     summary: str
     source: str
 
@@ -59,7 +60,7 @@ CATALOGUE: dict[str, Entry] = {
 }
 
 
-def build_model(name: str, num_classes: int, **options: Any) -> EdaFormer:
+def build_model(name: str, num_classes: int, **options: Any) -> Segmentor:
     """Make a model with fresh weights.
 
     Args:
@@ -90,11 +91,10 @@ def describe(name: str, num_classes: int, size_hw: tuple[int, int]) -> dict[str,
     with torch.device("meta"):
         model = build_model(name, num_classes).eval()
         image = torch.empty(1, 3, *size_hw)
-    if any(side <= 0 or side % model.size_multiple_px for side in size_hw):
-        raise RecipeError(
-            f"{name} takes sides that are multiples of {model.size_multiple_px} px, not {size_hw[0]}x{size_hw[1]}",
-            hint="round both sides to such a multiple",
-        )
+    try:
+        model.check_size(size_hw)
+    except ValueError as error:
+        raise RecipeError(f"{name}: {error}", hint="round both sides to such a multiple") from error
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(image)
     return {

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from edgeseg.errors import DataError
 from edgeseg.models.catalog import build_model
-from edgeseg.models.edaformer import EdaFormer
+from edgeseg.models.segmentor import Segmentor
 
 _SHOWN = 10
 
@@ -141,7 +141,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def import_upstream(path: Path, arch: str, allow_missing: Sequence[str] = ()) -> EdaFormer:
+def import_upstream(path: Path, arch: str, allow_missing: Sequence[str] = ()) -> Segmentor:
     """Build a catalogue model and fill it from a published checkpoint; the classes are counted in the file.
 
     Raises:

@@ -28,7 +28,6 @@ from edgeseg.models.reference import TorchReference, normalise
 from edgeseg.models.weights import load_strict
 from edgeseg.recipe.load import dump_recipe, recipe_digest
 from edgeseg.recipe.schema import Recipe
-from edgeseg.specs import ImageSpec
 from edgeseg.train.checkpoint import load_checkpoint, save_checkpoint
 from edgeseg.train.distributed import Processes, processes
 from edgeseg.train.journal import Journal, write_samples
@@ -103,9 +102,15 @@ class _Run:
         self.digest = recipe_digest(recipe)
         self.train_set = open_dataset(recipe.data, "train", data_root)
         self.val_set = open_dataset(recipe.data, "val", data_root)
-        self.image = ImageSpec(recipe.export.size_hw, layout=recipe.export.layout)
         torch.manual_seed(recipe.train.seed)
         self.model = build_model(recipe.model.arch, self.train_set.labels.num_classes, **recipe.model.options).to(here.device)
+        try:
+            self.image = self.model.image_spec(recipe.export.size_hw, recipe.export.layout)
+            self.model.check_size(recipe.augment.crop_hw)
+        except ValueError as error:
+            raise RecipeError(
+                f"{recipe.name}: {error}", hint="change export.size_hw and augment.crop_hw in the recipe"
+            ) from error
         if init is not None:
             load_initial(self.model, init, recipe.train.init_skip)
         torch.manual_seed(recipe.train.seed + here.rank)

@@ -35,19 +35,19 @@ from edgeseg.export.simplify import (
     pad_hidden,
 )
 from edgeseg.models import build_model
-from edgeseg.models.edaformer import EdaFormer
 from edgeseg.models.eft import EfaBlock
+from edgeseg.models.segmentor import Segmentor
 from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace
 
 CLASSES = 19
 PLANS = ("1,1,1,1-1,1,1", "2,2,1,1-2,2,2")
 
 
-def blocks(model: EdaFormer) -> list[EfaBlock]:
+def blocks(model: Segmentor) -> list[EfaBlock]:
     return [module for module in model.modules() if isinstance(module, EfaBlock)]
 
 
-def fold(model: EdaFormer) -> None:
+def fold(model: Segmentor) -> None:
     for block in blocks(model):
         if block.attn.key_norm is None:
             fold_key_bias(block.attn)
@@ -55,21 +55,21 @@ def fold(model: EdaFormer) -> None:
     fold_batch_norm(model.decoder)
 
 
-def pad(model: EdaFormer) -> None:
+def pad(model: Segmentor) -> None:
     for block in blocks(model):
         pad_hidden(block.ffn, HIDDEN_MULTIPLE)
 
 
-def maps(model: EdaFormer) -> None:
+def maps(model: Segmentor) -> None:
     for block in blocks(model):
         block.add_module("ffn", MapFFN(block.ffn))
 
 
-def branches(model: EdaFormer) -> None:
+def branches(model: Segmentor) -> None:
     model.add_module("decoder", BranchDecoder(model.decoder))
 
 
-def single_head(model: EdaFormer) -> None:
+def single_head(model: Segmentor) -> None:
     for block in blocks(model):
         if block.attn.heads == 1:
             block.add_module("attn", SingleHeadAttention(block.attn))
@@ -85,7 +85,7 @@ def export_all(plan: IsrPlan, size: int, mask_stride: int, folder: Path) -> dict
     model.set_isr(plan)
     labels = LabelSpace(tuple(f"class{i}" for i in range(CLASSES)), ((0, 0, 0),) * CLASSES)
 
-    def export(name: str, model: EdaFormer, form: Form) -> None:
+    def export(name: str, model: Segmentor, form: Form) -> None:
         path = folder / f"{len(programs)}.onnx"
         export_program(
             model,
