@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from edgeseg.errors import BuildError
 from edgeseg.export.graph import clean, store_half
-from edgeseg.export.simplify import first_conv, fold_input_scale, resize_bilinear, simplify
+from edgeseg.export.rewrites import fold_input_scale, resize_bilinear
+from edgeseg.export.simplify import first_conv, simplify
 from edgeseg.files import replace_file
 from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace, Program
 

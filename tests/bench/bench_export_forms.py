@@ -24,18 +24,15 @@ import torch
 from interleave import interleave, table
 
 from edgeseg.export.program import Form, export_program
-from edgeseg.export.simplify import (
-    HIDDEN_MULTIPLE,
+from edgeseg.export.rewrites import HIDDEN_MULTIPLE, MapFFN, pad_hidden
+from edgeseg.export.simplify_edaformer import (
     BranchDecoder,
-    MapFFN,
     SingleHeadAttention,
+    efa_blocks,
     fold_attention_scale,
-    fold_batch_norm,
     fold_key_bias,
-    pad_hidden,
 )
 from edgeseg.models import build_model
-from edgeseg.models.eft import EfaBlock
 from edgeseg.models.segmentor import Segmentor
 from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace
 
@@ -43,25 +40,20 @@ CLASSES = 19
 PLANS = ("1,1,1,1-1,1,1", "2,2,1,1-2,2,2")
 
 
-def blocks(model: Segmentor) -> list[EfaBlock]:
-    return [module for module in model.modules() if isinstance(module, EfaBlock)]
-
-
 def fold(model: Segmentor) -> None:
-    for block in blocks(model):
+    for block in efa_blocks(model):
         if block.attn.key_norm is None:
             fold_key_bias(block.attn)
             fold_attention_scale(block.attn)
-    fold_batch_norm(model.decoder)
 
 
 def pad(model: Segmentor) -> None:
-    for block in blocks(model):
+    for block in efa_blocks(model):
         pad_hidden(block.ffn, HIDDEN_MULTIPLE)
 
 
 def maps(model: Segmentor) -> None:
-    for block in blocks(model):
+    for block in efa_blocks(model):
         block.add_module("ffn", MapFFN(block.ffn))
 
 
@@ -70,7 +62,7 @@ def branches(model: Segmentor) -> None:
 
 
 def single_head(model: Segmentor) -> None:
-    for block in blocks(model):
+    for block in efa_blocks(model):
         if block.attn.heads == 1:
             block.add_module("attn", SingleHeadAttention(block.attn))
 
