@@ -333,6 +333,21 @@ def create_bundle(
     return open_bundle(bundle)
 
 
+def copy_bundle(bundle: Bundle, path: str | os.PathLike[str]) -> Bundle:
+    """Copy a bundle, every file checked against the manifest on the way; it appears whole or not at all.
+
+    Raises:
+        BundleError: cannot write, or something else than a bundle lies at `path`.
+        IntegrityError: a file of the bundle is missing or was changed.
+    """
+    target = _real(path)
+    with staged(target) as root, writing(target):
+        for name in bundle.manifest.files:
+            copy_file(bundle.file(name), root / name)
+        copy_file(bundle.path / MANIFEST, root / MANIFEST)
+    return open_bundle(target)
+
+
 def _by_level(programs: Sequence[Program]) -> list[dict[Precision, Program]]:
     """Programs of one ISR plan together, plans in the order they first come."""
     levels: dict[IsrPlan, dict[Precision, Program]] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeseg import __version__
-from edgeseg.bundle import Bundle, create_bundle, open_bundle
+from edgeseg.bundle import Bundle, copy_bundle, create_bundle, open_bundle
 from edgeseg.contracts import NoProgress, Progress, SegDataset
 from edgeseg.data.datasets import open_dataset
 from edgeseg.data.evaluate import evaluate
@@ -299,7 +298,7 @@ def run_demo(out: Path, *, threads: int | None = None, limit: int | None = None,
     overlay, sheet, report = out / "overlay.mp4", out / "contact_sheet.png", out / "report.json"
     for path in (overlay, sheet, report):
         prepare(path)
-    bundle = _copy_bundle(demo_bundle(), out)
+    bundle = _bundle_in(out)
     engine = build_engine(bundle, threads=threads, progress=progress)
     agreement = bundle.verify(run=True, threads=threads).agreement
     clip = demo_clip()
@@ -314,10 +313,10 @@ def run_demo(out: Path, *, threads: int | None = None, limit: int | None = None,
     return result
 
 
-def _copy_bundle(source: Path, folder: Path) -> Bundle:
+def _bundle_in(folder: Path) -> Bundle:
     """The shipped bundle where it can be written to; one that was copied from it before keeps its engines."""
-    target = folder / source.name
-    shipped = open_bundle(source)
+    shipped = open_bundle(demo_bundle())
+    target = folder / shipped.path.name
     try:
         copied = open_bundle(target)
         if copied.manifest.levels == shipped.manifest.levels:
@@ -325,8 +324,4 @@ def _copy_bundle(source: Path, folder: Path) -> Bundle:
             return copied
     except BundleError:
         pass  # not there yet, of another version, or damaged: made anew below
-    shutil.rmtree(target, ignore_errors=True)
-    with TemporaryDirectory(prefix=".edgeseg-demo-", dir=folder) as temporary:
-        shutil.copytree(source, Path(temporary) / source.name)
-        (Path(temporary) / source.name).replace(target)
-    return open_bundle(target)
+    return copy_bundle(shipped, target)

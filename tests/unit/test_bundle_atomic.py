@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from edgeseg.bundle import Bundle, create_bundle, open_bundle
-from edgeseg.errors import BundleError, RecipeError
+from edgeseg.bundle import Bundle, copy_bundle, create_bundle, open_bundle
+from edgeseg.errors import BundleError, IntegrityError, RecipeError
 from tiny import RECIPE, tiny_bundle, tiny_engine, tiny_image, tiny_mask, tiny_program
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -249,3 +249,44 @@ def test_builds_at_once_lose_nothing(bundle: Bundle, engine_file: Path) -> None:
     found = open_bundle(bundle.path)
     assert len(found.manifest.engines) == 10
     assert found.verify().unlisted == ()
+
+
+class TestCopy:
+    """`copy_bundle`: the same bundle at another place, or nothing."""
+
+    def test_it_is_the_same_bundle(self, bundle: Bundle, engine_file: Path, tmp_path: Path) -> None:
+        bundle.add_engine(tiny_engine(), [engine_file])
+        bundle = open_bundle(bundle.path)
+        copied = copy_bundle(bundle, tmp_path / "there" / "copy.edgeseg")
+        copied.verify()
+        assert copied.manifest == bundle.manifest
+
+    @pytest.mark.parametrize(
+        "failure", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), Unplugged()], ids=["disk full", "ctrl-c"]
+    )
+    def test_a_failure_leaves_what_was_there(
+        self, failure: BaseException, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        earlier = tiny_bundle(tmp_path / "copy.edgeseg", reports={})
+        real, left = os.fsync, 3
+
+        def failing(handle: int) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise failure
+            real(handle)
+
+        monkeypatch.setattr(os, "fsync", failing)
+        with pytest.raises((BundleError, Unplugged)) as caught:
+            copy_bundle(bundle, earlier.path)
+        assert isinstance(caught.value, Unplugged) or "No space left on device" in str(caught.value)
+        assert open_bundle(earlier.path).manifest == earlier.manifest
+        assert leftovers(tmp_path, "copy.edgeseg") == set()
+
+    def test_a_damaged_bundle_is_not_copied(self, bundle: Bundle, tmp_path: Path) -> None:
+        (bundle.path / "recipe.yaml").write_text("name: changed")
+        with pytest.raises(IntegrityError, match=r"recipe\.yaml was changed"):
+            copy_bundle(bundle, tmp_path / "copy.edgeseg")
+        assert leftovers(tmp_path, "copy.edgeseg") == set()
+        assert not (tmp_path / "copy.edgeseg").exists()
