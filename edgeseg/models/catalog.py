@@ -1,61 +1,42 @@
-"""The models that a recipe can name: plain builder functions in a literal table."""
+"""The models that a recipe can name: rows of an encoder and a decoder."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
 from edgeseg.errors import RecipeError
-from edgeseg.models.edaformer import EdaDecoder
-from edgeseg.models.eft import Eft
+from edgeseg.models.parts import DECODERS, ENCODERS
 from edgeseg.models.segmentor import Segmentor
 
-
-def _edaformer(
-    channels: tuple[int, ...],
-    depths: tuple[int, ...],
-    head_dim: int,
-    encoder_ffn: float,
-    decoder_ffn: float,
-    fuse_channels: int,
-) -> Callable[..., Segmentor]:
-    def build(num_classes: int, drop_path: float = 0.2, decoder_drop_path: float = 0.1, dropout: float = 0.1) -> Segmentor:
-        encoder = Eft(channels, depths, head_dim, encoder_ffn, drop_path)
-        decoder = EdaDecoder(channels, head_dim, decoder_ffn, fuse_channels, num_classes, decoder_drop_path, dropout)
-        return Segmentor(encoder, decoder)
-
-    return build
+_EDAFORMER = "arXiv 2407.17261"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One catalogue row. `build(num_classes, **options)` makes the model with fresh weights."""
+    """One catalogue row: keys of `parts.ENCODERS` and `parts.DECODERS`, what it is in one line, and where it comes from."""
 
-    build: Callable[..., Segmentor]
+    encoder: str
+    decoder: str
     summary: str
     source: str
 
 
 CATALOGUE: dict[str, Entry] = {
-    "edaformer_t": Entry(
-        _edaformer((32, 64, 128, 256), (2, 2, 10, 2), 32, 3.8, 2.0, 128),
-        "EDAFormer-T: EFT-T encoder, all-attention decoder, ISR",
-        "arXiv 2407.17261",
+    "edaformer_t": Entry("eft_t", "edaformer_t", "EDAFormer-T: all-attention decoder, ISR in both parts", _EDAFORMER),
+    "edaformer_b": Entry("eft_b", "edaformer_b", "EDAFormer-B: all-attention decoder, ISR in both parts", _EDAFORMER),
+    "edaformer_mobilenet_v2": Entry(
+        "mobilenet_v2",
+        "edaformer_t",
+        "EDAFormer's decoder, ISR in it, on a convolutional encoder with ImageNet weights",
+        _EDAFORMER,
     ),
-    "edaformer_b": Entry(
-        _edaformer((64, 128, 256, 512), (3, 3, 22, 3), 64, 4.0, 1.0, 768),
-        "EDAFormer-B: EFT-B encoder, all-attention decoder, ISR",
-        "arXiv 2407.17261",
-    ),
-    "edaformer_nano": Entry(
-        _edaformer((8, 16, 24, 32), (1, 1, 1, 1), 8, 2.0, 1.0, 16),
-        "EDAFormer with the smallest widths that keep every part; for tests",
-        "this project",
+    "edaformer_nano": Entry("eft_nano", "edaformer_nano", "EDAFormer with the smallest widths; for tests", "this project"),
+    "edaformer_mobile_nano": Entry(
+        "mobile_nano", "edaformer_nano", "inverted residuals with the smallest widths; for tests", "this project"
     ),
 }
 
@@ -66,42 +47,55 @@ def build_model(name: str, num_classes: int, **options: Any) -> Segmentor:
     Args:
         name: a catalogue name (`edgeseg models` lists them).
         num_classes: classes of the logits.
-        options: the entry's own options, e.g. `drop_path`.
+        options: the entry's own options, see `model_options`.
     Raises:
-        RecipeError: unknown name (the nearest is offered) or unknown option.
+        RecipeError: unknown name or option (the nearest is offered), or an option's value that its part does not take.
     """
-    if name not in CATALOGUE:
-        near = difflib.get_close_matches(name, CATALOGUE, n=1)
-        known = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(CATALOGUE)}"
-        raise RecipeError(f"there is no model named {name!r}", hint=known)
+    entry = _entry(name)
+    known = model_options(name)
+    for option, value in options.items():
+        if option not in known:
+            raise RecipeError(f"model {name!r} has no option {option!r}", hint=_nearest(option, known, f"options of {name}"))
+        if not _fits(value, known[option]):
+            raise RecipeError(
+                f"model {name!r}: option {option} must be of type {type(known[option]).__name__}, not {value!r}",
+                hint=f"its default is {known[option]!r}",
+            )
+    encoder_options, decoder_options = (
+        {option: value for option, value in options.items() if option in _options(build)}
+        for build in (ENCODERS[entry.encoder], DECODERS[entry.decoder])
+    )
     try:
-        return CATALOGUE[name].build(num_classes, **options)
-    except TypeError as error:
-        raise RecipeError(f"model {name!r}: {error}", hint="remove the option from model.options") from error
-
-
-def describe(name: str, num_classes: int, size_hw: tuple[int, int]) -> dict[str, Any]:
-    """Parameters, multiply-adds and output stride of a catalogue entry, as JSON values.
-
-    One MAC is one multiply-add; convolutions, linear layers and attention products count, norms, activations and resizing do not.
-
-    Raises:
-        RecipeError: the model does not take this size.
-    """
-    with torch.device("meta"):
-        model = build_model(name, num_classes).eval()
-        image = torch.empty(1, 3, *size_hw)
-    try:
-        model.check_size(size_hw)
+        encoder = ENCODERS[entry.encoder](**encoder_options)
+        return Segmentor(encoder, DECODERS[entry.decoder](encoder.channels, num_classes, **decoder_options))
     except ValueError as error:
-        raise RecipeError(f"{name}: {error}", hint="round both sides to such a multiple") from error
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(image)
-    return {
-        "name": name,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "macs": counter.get_total_flops() // 2,
-        "output_stride": model.output_stride,
-        "summary": CATALOGUE[name].summary,
-        "source": CATALOGUE[name].source,
-    }
+        raise RecipeError(f"model {name!r}: {error}", hint="change it in model.options") from error
+
+
+def model_options(name: str) -> dict[str, int | float | bool | str]:
+    """The options that `build_model` takes for an entry, with their defaults. Raises RecipeError for an unknown name."""
+    entry = _entry(name)
+    return {**_options(ENCODERS[entry.encoder]), **_options(DECODERS[entry.decoder])}
+
+
+def _entry(name: str) -> Entry:
+    if name not in CATALOGUE:
+        raise RecipeError(f"there is no model named {name!r}", hint=_nearest(name, CATALOGUE, "known"))
+    return CATALOGUE[name]
+
+
+def _options(build: Any) -> dict[str, Any]:
+    parameters = inspect.signature(build).parameters.values()
+    return {parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+
+
+def _fits(value: object, default: object) -> bool:
+    """Whether `value` is of the default's type; a float may be written as a whole number, a bool is no number."""
+    if isinstance(value, bool) or isinstance(default, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    return isinstance(value, (int, float) if isinstance(default, float) else type(default))
+
+
+def _nearest(wrong: str, known: Mapping[str, object], title: str) -> str:
+    near = difflib.get_close_matches(wrong, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"{title}: {', '.join(known)}"
