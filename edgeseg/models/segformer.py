@@ -1,0 +1,76 @@
+"""SegFormer's decoder: every map to one width, resized to the finest, fused per pixel. No attention, no spatial filter.
+
+Source: SegFormer (NeurIPS 2021, arXiv 2105.15203), section 3.2, eq. 4; order of the fused channels, norm and activation follow
+the official code, NVlabs/SegFormer @ 073b02d.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgeseg.models.layers import BatchNorm2d, init_weights
+from edgeseg.models.segmentor import Decoder
+from edgeseg.models.upsample import make_upsample
+
+
+class SegformerDecoder(Decoder):
+    """All-MLP decoder on the maps at strides 4, 8, 16 and 32.
+
+    Args:
+        channels: widths of the encoder's four stages.
+        num_classes: classes of the logits.
+        width: of the projected maps and of the fused one; 256 with MiT-B0 and -B1, 768 from -B2 on.
+        dropout: share of fused channels dropped before the classifier.
+        upsample: how maps grow to stride 4, a kind of `make_upsample`. "bilinear" is the published decoder, one resize a map;
+            a learned kind takes steps of two, so one, two and three for strides 8, 16 and 32.
+        branch_norm: BatchNorm and ReLU after each projection, which then has no bias: mmsegmentation's variant.
+
+    Returns (forward): logits (B, num_classes, H / 4, W / 4).
+    """
+
+    output_stride = 4
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        num_classes: int,
+        width: int = 256,
+        dropout: float = 0.1,
+        upsample: str = "bilinear",
+        branch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.branches = nn.ModuleList(_branch(c, width, branch_norm) for c in channels)
+        self.upsample = nn.ModuleList(_upsample(upsample, width, doublings) for doublings in range(len(channels)))
+        self.fuse = nn.Conv2d(len(channels) * width, width, 1, bias=False)
+        self.fuse_norm = BatchNorm2d(width)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+        self.branches.apply(init_weights)
+        init_weights(self.fuse)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, feats: Sequence[Tensor]) -> Tensor:
+        maps = [upsample(branch(feat)) for upsample, branch, feat in zip(self.upsample, self.branches, feats, strict=True)]
+        # Deepest first: the order of the fuse convolution's input channels in published checkpoints.
+        x = F.relu(self.fuse_norm(self.fuse(torch.cat(maps[::-1], dim=1))))
+        return self.classifier(self.dropout(x))
+
+
+def _branch(channels: int, width: int, norm: bool) -> nn.Sequential:
+    conv = nn.Conv2d(channels, width, 1, bias=not norm)
+    return nn.Sequential(conv, BatchNorm2d(width), nn.ReLU()) if norm else nn.Sequential(conv)
+
+
+def _upsample(kind: str, width: int, doublings: int) -> nn.Module:
+    if doublings == 0:
+        return nn.Identity()
+    if kind == "bilinear":
+        return make_upsample(kind, width, 2**doublings)
+    return nn.Sequential(*(make_upsample(kind, width, 2) for _ in range(doublings)))
