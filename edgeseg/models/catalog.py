@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from edgeseg.errors import RecipeError
 from edgeseg.models.parts import DECODERS, ENCODERS
 from edgeseg.models.segmentor import Segmentor
-
-_EDAFORMER = "arXiv 2407.17261"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +23,52 @@ class Entry:
     source: str
 
 
+_EDAFORMER = "arXiv 2407.17261"
+_SEGFORMER = "arXiv 2105.15203"
+_VWFORMER = "arXiv 2404.16573"
+_REPSEP = "arXiv 2212.13764, abstract; equations are this project's"
+_TESTS = "smallest widths that keep every operation; for tests"
+
 CATALOGUE: dict[str, Entry] = {
     "edaformer_t": Entry("eft_t", "edaformer_t", "EDAFormer-T: all-attention decoder, ISR in both parts", _EDAFORMER),
     "edaformer_b": Entry("eft_b", "edaformer_b", "EDAFormer-B: all-attention decoder, ISR in both parts", _EDAFORMER),
-    "edaformer_mobilenet_v2": Entry(
-        "mobilenet_v2",
-        "edaformer_t",
-        "EDAFormer's decoder, ISR in it, on a convolutional encoder with ImageNet weights",
-        _EDAFORMER,
+    "edaformer_mit_b0": Entry("mit_b0", "edaformer_t", "EDAFormer's decoder on SegFormer's encoder", _EDAFORMER),
+    "edaformer_mobilenet_v2": Entry("mobilenet_v2", "edaformer_t", "EDAFormer's decoder on convolutions", _EDAFORMER),
+    "edaformer_nano": Entry("eft_nano", "edaformer_nano", _TESTS, _EDAFORMER),
+    "segformer_b0": Entry("mit_b0", "segformer_256", "SegFormer-B0: all-MLP decoder", _SEGFORMER),
+    "segformer_b1": Entry("mit_b1", "segformer_256", "SegFormer-B1", _SEGFORMER),
+    "segformer_b2": Entry("mit_b2", "segformer_768", "SegFormer-B2", _SEGFORMER),
+    "segformer_b3": Entry("mit_b3", "segformer_768", "SegFormer-B3", _SEGFORMER),
+    "segformer_b4": Entry("mit_b4", "segformer_768", "SegFormer-B4", _SEGFORMER),
+    "segformer_b5": Entry("mit_b5", "segformer_768", "SegFormer-B5", _SEGFORMER),
+    "segformer_eft_t": Entry("eft_t", "segformer_256", "SegFormer's decoder on EDAFormer's encoder", _SEGFORMER),
+    "segformer_efficientnet_lite0": Entry(
+        "efficientnet_lite0", "segformer_256", "SegFormer's decoder on convolutions", _SEGFORMER
     ),
-    "edaformer_nano": Entry("eft_nano", "edaformer_nano", "EDAFormer with the smallest widths; for tests", "this project"),
-    "edaformer_mobile_nano": Entry(
-        "mobile_nano", "edaformer_nano", "inverted residuals with the smallest widths; for tests", "this project"
+    "segformer_efficientnet_lite1": Entry(
+        "efficientnet_lite1", "segformer_256", "SegFormer's decoder on convolutions", _SEGFORMER
     ),
+    "segformer_efficientnet_lite2": Entry(
+        "efficientnet_lite2", "segformer_256", "SegFormer's decoder on convolutions", _SEGFORMER
+    ),
+    "segformer_mobilenet_v2": Entry("mobilenet_v2", "segformer_256", "SegFormer's decoder on convolutions", _SEGFORMER),
+    "segformer_nano": Entry("mit_nano", "segformer_nano", _TESTS, _SEGFORMER),
+    "segformer_mobile_nano": Entry("mobile_nano", "segformer_nano", _TESTS, _SEGFORMER),
+    "vwformer_mit_b0": Entry("mit_b0", "vwformer_128", "VWFormer: the official code's five branches", _VWFORMER),
+    "vwformer_mit_b1": Entry("mit_b1", "vwformer_128", "VWFormer on MiT-B1", _VWFORMER),
+    "vwformer_mit_b2": Entry("mit_b2", "vwformer_512", "VWFormer on MiT-B2", _VWFORMER),
+    "vwformer_light_mit_b0": Entry("mit_b0", "vwformer_light", "VWFormer: the paper's four branches", _VWFORMER),
+    "vwformer_light_mit_b1": Entry("mit_b1", "vwformer_light", "VWFormer: the paper's four branches", _VWFORMER),
+    "vwformer_eft_t": Entry("eft_t", "vwformer_128", "VWFormer's decoder on EDAFormer's encoder", _VWFORMER),
+    "vwformer_efficientnet_lite0": Entry("efficientnet_lite0", "vwformer_128", "VWFormer's decoder on convolutions", _VWFORMER),
+    "vwformer_efficientnet_lite1": Entry("efficientnet_lite1", "vwformer_128", "VWFormer's decoder on convolutions", _VWFORMER),
+    "vwformer_efficientnet_lite2": Entry("efficientnet_lite2", "vwformer_128", "VWFormer's decoder on convolutions", _VWFORMER),
+    "vwformer_mobilenet_v2": Entry("mobilenet_v2", "vwformer_128", "VWFormer's decoder on convolutions", _VWFORMER),
+    "vwformer_nano": Entry("mit_nano", "vwformer_nano", _TESTS, _VWFORMER),
+    "repsep_mit_b0": Entry("mit_b0", "repsep", "representation separation", _REPSEP),
+    "repsep_eft_t": Entry("eft_t", "repsep", "representation separation on EDAFormer's encoder", _REPSEP),
+    "repsep_efficientnet_lite0": Entry("efficientnet_lite0", "repsep", "representation separation on convolutions", _REPSEP),
+    "repsep_nano": Entry("mit_nano", "repsep_nano", _TESTS, _REPSEP),
 }
 
 
@@ -84,9 +115,9 @@ def _entry(name: str) -> Entry:
     return CATALOGUE[name]
 
 
-def _options(build: Any) -> dict[str, Any]:
-    parameters = inspect.signature(build).parameters.values()
-    return {parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+def _options(build: Callable[..., object]) -> dict[str, Any]:
+    defaults = {parameter.name: parameter.default for parameter in inspect.signature(build).parameters.values()}
+    return {option: default for option, default in defaults.items() if isinstance(default, (int, float, str))}
 
 
 def _fits(value: object, default: object) -> bool:

@@ -7,13 +7,17 @@ resizing and sampling do not. Papers that write FLOPs for this count MACs too.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgeseg.errors import RecipeError
 from edgeseg.models.catalog import CATALOGUE, build_model
+from edgeseg.models.parts import ENCODERS
+from edgeseg.models.segmentor import Encoder
 
 
 class Published(NamedTuple):
@@ -26,15 +30,25 @@ class Published(NamedTuple):
 
 
 _EDAFORMER_SCRIPT = "hyunwoo137/EDAFormer @ 9f98d76, tools/get_flops.py"
-_EDAFORMER_DIFFERENCE = "also counts bias additions, pooling and ReLU, and a classifier that its code holds and never uses"
+_EDAFORMER_DIFFERENCE = "counts biases, pooling and ReLU too, and a classifier that its code holds and never uses"
+_SEGFORMER_TABLE = "arXiv 2105.15203, table 1(a)"
+_SEGFORMER_DIFFERENCE = "its counter adds biases and ReLU; parameters of encoder and decoder are rounded apart"
 
 PUBLISHED: dict[str, Published] = {
     "edaformer_t": Published(4.95e6, 5.62e9, _EDAFORMER_SCRIPT, _EDAFORMER_DIFFERENCE),
     "edaformer_b": Published(29.46e6, 31.93e9, _EDAFORMER_SCRIPT, _EDAFORMER_DIFFERENCE),
+    "segformer_b0": Published(3.8e6, 8.4e9, _SEGFORMER_TABLE, _SEGFORMER_DIFFERENCE),
+    "segformer_b1": Published(13.7e6, 15.9e9, _SEGFORMER_TABLE, _SEGFORMER_DIFFERENCE),
+    "segformer_b2": Published(27.5e6, 62.4e9, _SEGFORMER_TABLE, _SEGFORMER_DIFFERENCE),
+    "segformer_b3": Published(47.3e6, 79.0e9, _SEGFORMER_TABLE, _SEGFORMER_DIFFERENCE),
+    "segformer_b4": Published(64.1e6, 95.7e9, _SEGFORMER_TABLE, _SEGFORMER_DIFFERENCE),
+    "segformer_b5": Published(84.7e6, 111.6e9, _SEGFORMER_TABLE, _SEGFORMER_DIFFERENCE),
 }
 
+_NVIDIA = "NVIDIA Source Code License: non-commercial"
 WEIGHTS: dict[str, str] = {
     **dict.fromkeys(("eft_t", "eft_b"), "EDAFormer's authors state no licence for weights"),
+    **dict.fromkeys(("mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5"), _NVIDIA),
     **dict.fromkeys(("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"), "Apache-2.0"),
     "mobilenet_v2": "BSD-3-Clause",
 }
@@ -53,16 +67,14 @@ def describe(name: str, num_classes: int, size_hw: tuple[int, int]) -> dict[str,
     """
     with torch.device("meta"):
         model = build_model(name, num_classes).eval()
-        image = torch.empty(1, 3, *size_hw)
+    entry = CATALOGUE[name]
     try:
         model.check_size(size_hw)
     except ValueError:
         macs, isr = None, None
     else:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(image)
-        macs, isr = counter.get_total_flops() // 2, model.isr_choices(size_hw)
-    entry = CATALOGUE[name]
+        macs = _encoder_macs(entry.encoder, size_hw) + _macs(model.decoder, _feats(model.encoder, size_hw))
+        isr = model.isr_choices(size_hw)
     return {
         "name": name,
         "encoder": entry.encoder,
@@ -75,6 +87,28 @@ def describe(name: str, num_classes: int, size_hw: tuple[int, int]) -> dict[str,
         "summary": entry.summary,
         "source": entry.source,
     }
+
+
+@cache
+def _encoder_macs(name: str, size_hw: tuple[int, int]) -> int:
+    """Kept, because one encoder stands in many entries."""
+    with torch.device("meta"):
+        return _macs(ENCODERS[name]().eval(), torch.empty(1, 3, *size_hw))
+
+
+def _feats(encoder: Encoder, size_hw: tuple[int, int]) -> list[Tensor]:
+    """What the encoder gives for an image of this size, without data."""
+    height, width = size_hw
+    return [
+        torch.empty(1, channels, height // stride, width // stride, device="meta")
+        for channels, stride in zip(encoder.channels, encoder.strides, strict=True)
+    ]
+
+
+def _macs(part: nn.Module, x: Tensor | list[Tensor]) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        part(x)
+    return int(counter.get_total_flops()) // 2
 
 
 def describe_all(num_classes: int, size_hw: tuple[int, int]) -> list[dict[str, Any]]:
