@@ -12,8 +12,11 @@ import torch
 from torch import nn
 
 from edgeseg.export.simplify_edaformer import BranchDecoder, simplify_blocks
+from edgeseg.export.simplify_segformer import simplify_decoder, simplify_mit
 from edgeseg.models.edaformer import EdaDecoder
 from edgeseg.models.eft import Eft
+from edgeseg.models.mit import Mit
+from edgeseg.models.segformer import SegformerDecoder
 from edgeseg.models.segmentor import Segmentor
 
 
@@ -29,9 +32,13 @@ def simplify(model: nn.Module, *, map_ffn: bool) -> None:
     encoder, decoder = model.encoder, model.decoder
     if isinstance(encoder, Eft):
         simplify_blocks(encoder, map_ffn=map_ffn)
+    if isinstance(encoder, Mit):
+        simplify_mit(encoder, map_ffn=map_ffn)
     if isinstance(decoder, EdaDecoder):
         simplify_blocks(decoder, map_ffn=map_ffn)
         model.add_module("decoder", BranchDecoder(decoder))
+    if isinstance(decoder, SegformerDecoder):
+        model.add_module("decoder", simplify_decoder(decoder))
 
 
 def first_conv(model: nn.Module) -> nn.Conv2d | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -18,6 +18,10 @@ def _as_is(state: State) -> State:
     return state
 
 
+def _no_options(state: State) -> dict[str, Any]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class KeyMap:
     """One published layout of one part.
@@ -28,7 +32,7 @@ class KeyMap:
         sign: a pattern that a key of this layout matches, and none of those that are tried later.
         rename: upstream key -> our key; None drops a tensor that is saved and not used here.
         arrange: what concerns more than names, on our names.
-        options: the model options that the layout implies.
+        options: the model options that the tensors, in our names, show.
     """
 
     model: str
@@ -37,7 +41,7 @@ class KeyMap:
     sign: str
     rename: Callable[[str], str | None]
     arrange: Callable[[State], State] = _as_is
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Callable[[State], dict[str, Any]] = _no_options
 
     def recognises(self, state: Mapping[str, Tensor]) -> bool:
         return any(re.match(self.sign, key) for key in state)

@@ -7,6 +7,7 @@ report them.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import torch
 
@@ -130,20 +131,20 @@ _EDA_DECODER = (
 )
 _SEGFORMER_NVLABS = (
     (r"^decode_head\.conv_seg\..*", ""),
-    (r"^decode_head\.linear_c([1-4])\.proj\.", r"decoder.branches.<\1>.0."),
+    (r"^decode_head\.linear_c([1-4])\.proj\.", r"decoder.branches.<\1>.conv."),
     (r"^decode_head\.linear_fuse\.conv\.", "decoder.fuse."),
     (r"^decode_head\.linear_fuse\.bn\.", "decoder.fuse_norm."),
     (r"^decode_head\.linear_pred\.", "decoder.classifier."),
 )
 _SEGFORMER_MMSEG = (
-    (r"^decode_head\.convs\.(\d)\.conv\.", r"decoder.branches.\1.0."),
-    (r"^decode_head\.convs\.(\d)\.bn\.", r"decoder.branches.\1.1."),
+    (r"^decode_head\.convs\.(\d)\.conv\.", r"decoder.branches.\1.conv."),
+    (r"^decode_head\.convs\.(\d)\.bn\.", r"decoder.branches.\1.norm."),
     (r"^decode_head\.fusion_conv\.conv\.", "decoder.fuse."),
     (r"^decode_head\.fusion_conv\.bn\.", "decoder.fuse_norm."),
     (r"^decode_head\.conv_seg\.", "decoder.classifier."),
 )
 _SEGFORMER_HF = (
-    (r"^decode_head\.linear_(?:c|projections)\.(\d)\.proj\.", r"decoder.branches.\1.0."),
+    (r"^decode_head\.linear_(?:c|projections)\.(\d)\.proj\.", r"decoder.branches.\1.conv."),
     (r"^decode_head\.linear_fuse\.", "decoder.fuse."),
     (r"^decode_head\.batch_norm\.", "decoder.fuse_norm."),
     (r"^decode_head\.classifier\.", "decoder.classifier."),
@@ -170,8 +171,19 @@ _VWFORMER = (
 
 def _branch_linears(state: State) -> State:
     """The projections come as Linears and are 1x1 convolutions here."""
-    projection = re.compile(r"decoder\.(branches\.\d\.0|aggregate\.branches\.\d|refine\.low)\.weight")
+    projection = re.compile(r"decoder\.(branches\.\d\.conv|aggregate\.branches\.\d|refine\.low)\.weight")
     return {k: v[:, :, None, None] if projection.fullmatch(k) and v.ndim == 2 else v for k, v in state.items()}
+
+
+def _segformer_options(state: State) -> dict[str, Any]:
+    width = {"width": state["decoder.fuse.weight"].shape[0]} if "decoder.fuse.weight" in state else {}
+    return {**width, "branch_norm": "decoder.branches.0.norm.weight" in state}
+
+
+def _vwformer_options(state: State) -> dict[str, Any]:
+    sizes = {"width": "decoder.mix.fuse.conv.weight", "low_width": "decoder.refine.low.weight"}
+    found = {option: state[key].shape[0] for option, key in sizes.items() if key in state}
+    return {**found, "image_pool": any(key.startswith("decoder.mix.pool.") for key in state)}
 
 
 def _fuse_deepest_first(state: State) -> State:
@@ -232,7 +244,15 @@ ENCODERS = (
 
 DECODERS = (
     KeyMap("EDAFormer", "hyunwoo137/EDAFormer", EdaDecoder, r"decode_head\.attn2\.", by_rules(*_EDA_DECODER)),
-    KeyMap("VWFormer", "yan-hao-tian/VW", VwDecoder, r"decode_head\.attn\.0\.theta\.", by_rules(*_VWFORMER), _branch_linears),
+    KeyMap(
+        "VWFormer",
+        "yan-hao-tian/VW",
+        VwDecoder,
+        r"decode_head\.attn\.0\.theta\.",
+        by_rules(*_VWFORMER),
+        _branch_linears,
+        _vwformer_options,
+    ),
     KeyMap(
         "SegFormer",
         "NVlabs",
@@ -240,6 +260,7 @@ DECODERS = (
         r"decode_head\.linear_pred\.",
         by_rules(*_SEGFORMER_NVLABS),
         _branch_linears,
+        _segformer_options,
     ),
     KeyMap(
         "SegFormer",
@@ -248,7 +269,7 @@ DECODERS = (
         r"decode_head\.fusion_conv\.",
         by_rules(*_SEGFORMER_MMSEG),
         _fuse_deepest_first,
-        {"branch_norm": True},
+        _segformer_options,
     ),
     KeyMap(
         "SegFormer",
@@ -257,6 +278,7 @@ DECODERS = (
         r"decode_head\.batch_norm\.",
         by_rules(*_SEGFORMER_HF),
         _branch_linears,
+        _segformer_options,
     ),
 )
 """In the order in which they are tried."""

@@ -68,13 +68,12 @@ class EfficientAttention(nn.Module):
             x = self.reduce_norm(to_nhwc(self.reduce(to_nchw(x))))
         if self.multiplier > 1:
             x = to_nhwc(F.avg_pool2d(to_nchw(x), self.multiplier))
-        return x.flatten(1, 2)
+        return x.reshape(x.shape[0], -1, x.shape[3])
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, _, _, channels = x.shape
-        split = (batch, -1, self.heads, channels // self.heads)
+        split = (x.shape[0], -1, self.heads, x.shape[3] // self.heads)
         q = self.q(x).reshape(split).transpose(1, 2)  # (B, heads, n, d)
-        k, v = self.kv(self.tokens(x)).chunk(2, dim=-1)
+        k, v = self.kv(self.tokens(x)).split(self.q.out_features, dim=-1)
         k, v = (t.reshape(split).transpose(1, 2) for t in (k, v))  # (B, heads, m, d)
         # Few keys: plain products train faster than the fused kernel, and scaling m keys is cheaper than n queries.
         scores = q @ (k * self.scale).transpose(-2, -1)  # (B, heads, n, m)

@@ -17,6 +17,19 @@ from edgeseg.models.segmentor import Decoder
 from edgeseg.models.upsample import make_upsample
 
 
+class Projection(nn.Module):
+    """1x1 convolution; with `norm`, which takes its bias' place, BatchNorm and ReLU: (B, C_in, H, W) -> (B, C_out, H, W)."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, norm: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=not norm)
+        self.norm = BatchNorm2d(out_channels) if norm else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return x if self.norm is None else F.relu(self.norm(x))
+
+
 class SegformerDecoder(Decoder):
     """All-MLP decoder on the maps at strides 4, 8, 16 and 32.
 
@@ -45,7 +58,7 @@ class SegformerDecoder(Decoder):
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.branches = nn.ModuleList(_branch(c, width, branch_norm) for c in channels)
+        self.branches = nn.ModuleList(Projection(c, width, norm=branch_norm) for c in channels)
         self.upsample = nn.ModuleList(_upsample(upsample, width, doublings) for doublings in range(len(channels)))
         self.fuse = nn.Conv2d(len(channels) * width, width, 1, bias=False)
         self.fuse_norm = BatchNorm2d(width)
@@ -53,19 +66,14 @@ class SegformerDecoder(Decoder):
         self.classifier = nn.Conv2d(width, num_classes, 1)
         self.branches.apply(init_weights)
         init_weights(self.fuse)
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)
+        init_weights(self.classifier)
+        nn.init.normal_(self.classifier.weight, std=0.01)  # mmsegmentation's; that of other convolutions saturates the softmax
 
     def forward(self, feats: Sequence[Tensor]) -> Tensor:
         maps = [upsample(branch(feat)) for upsample, branch, feat in zip(self.upsample, self.branches, feats, strict=True)]
         # Deepest first: the order of the fuse convolution's input channels in published checkpoints.
         x = F.relu(self.fuse_norm(self.fuse(torch.cat(maps[::-1], dim=1))))
         return self.classifier(self.dropout(x))
-
-
-def _branch(channels: int, width: int, norm: bool) -> nn.Sequential:
-    conv = nn.Conv2d(channels, width, 1, bias=not norm)
-    return nn.Sequential(conv, BatchNorm2d(width), nn.ReLU()) if norm else nn.Sequential(conv)
 
 
 def _upsample(kind: str, width: int, doublings: int) -> nn.Module:

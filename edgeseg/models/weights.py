@@ -14,9 +14,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from edgeseg.errors import DataError, RecipeError
-from edgeseg.models.catalog import CATALOGUE, build_model
-from edgeseg.models.keymaps import DECODERS, ENCODERS, KeyMap
+from edgeseg.errors import DataError
+from edgeseg.models.catalog import CATALOGUE, build_model, model_options
+from edgeseg.models.keymap import KeyMap
+from edgeseg.models.keymaps import DECODERS, ENCODERS
 
 _SHOWN = 10
 _WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model", "ema_state_dict")
@@ -176,36 +177,35 @@ def import_upstream(path: Path, arch: str, allow_missing: Sequence[str] = ()) ->
     classifier = state.get("decoder.classifier.weight")
     if layout.decoder is not None and classifier is None:
         raise DataError(f"{path}: {layout} without a classifier", hint="take a file that was saved with it")
-    options = {} if layout.decoder is None else dict(layout.decoder.options)
+    found = {} if layout.decoder is None else layout.decoder.options(state)
     num_classes = None if classifier is None else classifier.shape[0]
     kinds = [(parts.encoder, layout.encoder), (parts.decoder, layout.decoder)]
     if any(keymap is not None and type(ours) is not keymap.part for ours, keymap in kinds):
-        raise DataError(f"{path}: looks like {layout}, not {arch}", hint=_fitting(state, num_classes, options))
+        raise DataError(f"{path}: looks like {layout}, not {arch}", hint=_fitting(state, num_classes))
+    defaults = model_options(arch)
+    options = {name: value for name, value in found.items() if value != defaults[name]}
     model = build_model(arch, num_classes or 1, **options)
     try:
         load_strict(model, state, allow_missing if layout.decoder else ("decoder.*", *allow_missing))
     except DataError as error:
-        raise DataError(f"{path}, {layout}, is not {arch}: {error}", hint=_fitting(state, num_classes, options)) from error
-    taken = (lambda name: True) if layout.decoder else (lambda name: name.startswith("encoder."))
+        raise DataError(f"{path}, {layout}, is not {arch}: {error}", hint=_fitting(state, num_classes)) from error
+    prefix = "" if layout.decoder else "encoder."
     return Imported(
-        {name: value for name, value in model.state_dict().items() if taken(name)},
+        {name: value for name, value in model.state_dict().items() if name.startswith(prefix)},
         str(layout),
         num_classes,
         options,
-        sum(value.numel() for name, value in model.named_parameters() if taken(name)),
+        sum(value.numel() for name, value in model.named_parameters() if name.startswith(prefix)),
     )
 
 
-def _fitting(state: Mapping[str, Tensor], num_classes: int | None, options: Mapping[str, Any]) -> str:
+def _fitting(state: Mapping[str, Tensor], num_classes: int | None) -> str:
     """A hint: the architectures whose tensors are exactly these."""
     shapes = {name: value.shape for name, value in state.items()}
     fitting = []
     for name in CATALOGUE:
-        try:
-            with torch.device("meta"):
-                model = build_model(name, num_classes or 1, **options)
-        except RecipeError:  # it has no such option
-            continue
+        with torch.device("meta"):
+            model = build_model(name, num_classes or 1)
         whole = model if num_classes else nn.ModuleDict({"encoder": model.encoder})
         if {key: value.shape for key, value in whole.state_dict().items()} == shapes:
             fitting.append(name)
