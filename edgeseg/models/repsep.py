@@ -149,7 +149,7 @@ class DiscriminativeCrossAttention(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch, channels, height, width = (int(side) for side in x.shape)
-        pixels = x.flatten(2)  # (B, C, N)
+        pixels = x.reshape(batch, channels, height * width)  # (B, C, N)
         query = self.query(self.queries) * self.scale  # (K, C)
         scores = (query @ self.key.weight) @ pixels + (query @ self.key.bias)[:, None]  # (B, K, N)
         gathered = pixels @ scores.softmax(2).transpose(1, 2)  # (B, C, K)
