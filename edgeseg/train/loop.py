@@ -26,6 +26,7 @@ from edgeseg.models.reference import TorchReference, normalise
 from edgeseg.models.weights import load_strict
 from edgeseg.recipe.load import dump_recipe, recipe_digest
 from edgeseg.recipe.schema import Recipe
+from edgeseg.specs import IsrPlan
 from edgeseg.train.checkpoint import load_checkpoint, save_checkpoint
 from edgeseg.train.distributed import Processes, processes
 from edgeseg.train.interrupt import Stop, stop_requests
@@ -54,6 +55,7 @@ def train(
     run_dir: Path,
     *,
     init: Path | None = None,
+    plan: IsrPlan | None = None,
     device: str = "auto",
     workers: int = 2,
     fresh: bool = False,
@@ -65,6 +67,7 @@ def train(
         data_root: folder that the recipe's data section is relative to.
         run_dir: gets recipe.yaml, metrics.jsonl, best.safetensors, state/ and samples/.
         init: checkpoint to start from; `train.init_skip` names what of it is not loaded.
+        plan: ISR plan in force, in training and validation; by default the training ratios, whatever the recipe deploys.
         device: "cpu", "cuda" or "auto".
         workers: loader processes of each training process.
         fresh: set an earlier run in `run_dir` aside and start anew.
@@ -78,7 +81,7 @@ def train(
         if fresh and here.is_first and run_dir.exists():
             shutil.move(run_dir, _free_name(run_dir))
         here.wait()
-        run = _Run(recipe, data_root, run_dir, here, init)
+        run = _Run(recipe, data_root, run_dir, here, init, plan)
         try:
             run.fit(stop, workers, progress if here.is_first else NoProgress())
         finally:
@@ -90,7 +93,9 @@ def train(
 class _Run:
     """Model, optimiser and counters of one run in one process."""
 
-    def __init__(self, recipe: Recipe, data_root: Path, run_dir: Path, here: Processes, init: Path | None) -> None:
+    def __init__(
+        self, recipe: Recipe, data_root: Path, run_dir: Path, here: Processes, init: Path | None, plan: IsrPlan | None
+    ) -> None:
         if recipe.train.batch_size % (recipe.train.accumulate * here.world_size):
             raise RecipeError(
                 f"train.batch_size {recipe.train.batch_size} is no multiple of accumulate {recipe.train.accumulate} x "
@@ -104,6 +109,8 @@ class _Run:
         torch.manual_seed(recipe.train.seed)
         self.model = build_model(recipe.model.arch, self.train_set.labels.num_classes, **recipe.model.options).to(here.device)
         try:
+            if plan is not None:
+                self.model.set_isr(plan)
             self.image = self.model.image_spec(recipe.export.size_hw, recipe.export.layout)
             self.model.check_size(recipe.augment.crop_hw)
         except ValueError as error:
