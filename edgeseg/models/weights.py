@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -25,6 +26,12 @@ _WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model", "ema_s
 swaps the two before it saves: its `state_dict` is the average, its `ema_state_dict` the raw weights."""
 _COUNTERS = ("n_averaged", "steps")
 """What averaging keeps beside the weights."""
+
+_UNREADABLE = (
+    *(pickle.UnpicklingError, SafetensorError, OSError, EOFError),
+    *(RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError, ArithmeticError, struct.error),
+)
+"""What the readers raise; the second line is what torch's unpickler lets through on bytes that are no checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +142,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     loaded: Any
     try:
         loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    except (RuntimeError, OSError, EOFError, ValueError, LookupError, pickle.UnpicklingError, SafetensorError) as error:
+    except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: not a checkpoint of plain tensors: {reason}", hint=hint) from error
     entries = loaded if isinstance(loaded, dict) else {}
