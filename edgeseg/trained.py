@@ -68,6 +68,11 @@ def load_trained(recipe: Recipe, checkpoint: Path, plan: IsrPlan | None = None) 
             f"{checkpoint} holds {facts.get('arch')}, the recipe {recipe.name} names {arch}",
             hint="give the checkpoint of this recipe with --checkpoint, or the recipe of this checkpoint",
         )
+    if facts["num_classes"] is None:
+        raise DataError(
+            f"{checkpoint} holds {arch}'s encoder alone, which cannot segment",
+            hint=f'train from it: edgeseg train {recipe.name} --init {checkpoint}, with train.init_skip: ["decoder.*"]',
+        )
     if "labels" in facts:
         named = facts["labels"]
         labels = LabelSpace(tuple(named["names"]), tuple(tuple(c) for c in named["palette_rgb"]), named["ignore_index"])

@@ -20,8 +20,10 @@ from edgeseg.cli.main import run
 from edgeseg.errors import DataError, RecipeError
 from edgeseg.models import build_model, load_upstream
 from edgeseg.models.weights import import_upstream, load_strict, read_state_dict
+from edgeseg.recipe.load import find_recipe, load_recipe
 from edgeseg.train.checkpoint import load_checkpoint
 from edgeseg.train.loop import load_initial
+from edgeseg.trained import load_trained
 from golden_rule import fill, upstream_state
 from published import CLASSES, WIDTH, State, assert_equal, saved, segformer_nvlabs, state_of
 
@@ -168,6 +170,10 @@ class TestImport:
         ours = load_checkpoint(Path(shown["checkpoint"]))
         assert ours.meta["num_classes"] is None
         assert all(name.startswith("encoder.") for name in ours.tensors)
+        recipe = load_recipe(find_recipe("edaformer_nano_synthetic"), ("model.arch=segformer_b0",))
+        with pytest.raises(DataError, match="encoder alone") as refused:
+            load_trained(recipe, Path(shown["checkpoint"]))
+        assert "--init" in refused.value.hint
         model = fill(build_model("segformer_b0", 3))
         before = model.decoder.classifier.weight.clone()
         with pytest.raises(DataError, match=r"missing: decoder\."):
