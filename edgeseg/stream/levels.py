@@ -42,7 +42,7 @@ class Levels:
 
     def __init__(self, sessions: Mapping[int, Session], governor: Governor | None = None) -> None:
         wanted = list(governor.levels) if governor else list(sessions)[:1]
-        if sorted(sessions) != wanted:
+        if not sessions or sorted(sessions) != wanted:
             raise ValueError(f"there are sessions for levels {sorted(sessions)}, and the run is about {wanted}")
         _check_alike(sessions)
         self.sessions = sessions
