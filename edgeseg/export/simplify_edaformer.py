@@ -79,12 +79,21 @@ class SingleHeadAttention(nn.Module):
         return (scores.softmax(-1) @ self.attention.proj(keys)).reshape(x.shape)
 
 
+def simplify_fusion(decoder: EdaDecoder) -> Decoder:
+    """The decoder to export in place of `decoder`, which must not be used again. A learned upsampling stays before the fusion."""
+    if all(isinstance(upsample, (nn.Identity, nn.Upsample)) for upsample in decoder.upsample):
+        return BranchDecoder(decoder)
+    fold_batch_norm(decoder.fuse, decoder.fuse_norm)
+    decoder.add_module("fuse_norm", nn.Identity())
+    return decoder
+
+
 class BranchDecoder(Decoder):
     """The decoder with its fuse convolution split by branch, each part applied before the resize instead of after.
 
     A 1x1 convolution of concatenated maps is a sum of one a map, and it commutes with bilinear resizing, whose weights sum
     to one and are the same for every channel. So the deep branches are convolved at their own, smaller size. The BatchNorm
-    behind it is folded in; the decoder that is taken apart must not be used again.
+    behind it is folded in; the decoder that is taken apart must not be used again. A learned upsampling does not commute.
     """
 
     def __init__(self, decoder: EdaDecoder) -> None:

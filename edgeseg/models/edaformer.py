@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from edgeseg.models.eft import EfaBlock, efa_by_stage
 from edgeseg.models.layers import BatchNorm2d, init_weights, to_nchw, to_nhwc
 from edgeseg.models.segmentor import Decoder, ReducedAttention
+from edgeseg.models.upsample import make_upsample
 
 
 class EdaDecoder(Decoder):
@@ -27,6 +28,7 @@ class EdaDecoder(Decoder):
         num_classes: classes of the logits.
         drop_path: constant rate in all six blocks.
         dropout: share of fused channels dropped before the classifier.
+        upsample: how the maps at strides 16 and 32 grow to 8, a kind of `make_upsample`; "bilinear" is the published decoder.
 
     Returns (forward): logits (B, num_classes, H / 8, W / 8).
     """
@@ -43,6 +45,7 @@ class EdaDecoder(Decoder):
         num_classes: int,
         drop_path: float = 0.1,
         dropout: float = 0.1,
+        upsample: str = "bilinear",
     ) -> None:
         super().__init__()
         widths = tuple(channels[1:])
@@ -61,15 +64,16 @@ class EdaDecoder(Decoder):
         self.classifier = nn.Conv2d(fuse_channels, num_classes, 1)
         self.num_classes = num_classes
         self.apply(init_weights)
+        self.upsample = nn.ModuleList(make_upsample(upsample, width, 2**i) for i, width in enumerate(widths))
 
     def attention(self) -> list[list[ReducedAttention]]:
         return efa_by_stage(self.branches)
 
     def forward(self, feats: Sequence[Tensor]) -> Tensor:
-        maps = [to_nchw(branch(to_nhwc(feat))) for branch, feat in zip(self.branches, feats[1:], strict=True)]
-        size_hw = (maps[0].shape[2], maps[0].shape[3])
+        maps = [
+            upsample(to_nchw(branch(to_nhwc(feat))))
+            for upsample, branch, feat in zip(self.upsample, self.branches, feats[1:], strict=True)
+        ]
         # Deepest first: the order of the fuse convolution's input channels in published checkpoints.
-        resized = [F.interpolate(x, size=size_hw, mode="bilinear", align_corners=False) for x in maps[:0:-1]]
-        x = self.fuse(torch.cat([*resized, maps[0]], dim=1))
-        x = F.relu(self.fuse_norm(x))
+        x = F.relu(self.fuse_norm(self.fuse(torch.cat(maps[::-1], dim=1))))
         return self.classifier(self.dropout(x))

@@ -282,3 +282,31 @@ DECODERS = (
     ),
 )
 """In the order in which they are tried."""
+
+
+_LDA_AQU = {
+    "relative_position_bias_table": "position.weight",
+    "proj_q": "query",
+    "proj_k": "key",
+    "layer_norm.norm": "norm",
+    "conv_offset.0": "shift_conv",
+    "conv_offset.1.norm": "shift_norm",
+    "conv_offset.3": "shift",
+}
+
+
+def lda_aqu_state(state: State) -> State:
+    """The tensors of one `LdaAqu` from those of an LDA_AQU of duzw9311/LDA-AQU, as its prefix in a detector is cut off.
+
+    There, position vectors are (1, heads, 1, neighbours, d), and a neighbour's shifts come as y, x.
+    """
+    arranged: State = {}
+    for key, value in state.items():
+        module, _, name = key.rpartition(".")
+        ours = _LDA_AQU.get(key) or (f"{_LDA_AQU[module]}.{name}" if module in _LDA_AQU else key)
+        if ours == "position.weight":
+            value = value.flatten(0, 3)[:, :, None, None]
+        elif module == "conv_offset.3":
+            value = value.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+        arranged[ours] = value
+    return arranged

@@ -32,8 +32,14 @@ def _mobile_nano(drop_path: float = 0.0) -> Encoder:
 
 
 def _edaformer(head_dim: int, ffn_ratio: float, fuse_channels: int) -> DecoderBuilder:
-    def build(channels: tuple[int, ...], num_classes: int, decoder_drop_path: float = 0.1, dropout: float = 0.1) -> Decoder:
-        return EdaDecoder(channels, head_dim, ffn_ratio, fuse_channels, num_classes, decoder_drop_path, dropout)
+    def build(
+        channels: tuple[int, ...],
+        num_classes: int,
+        decoder_drop_path: float = 0.1,
+        dropout: float = 0.1,
+        upsample: str = "bilinear",
+    ) -> Decoder:
+        return EdaDecoder(channels, head_dim, ffn_ratio, fuse_channels, num_classes, decoder_drop_path, dropout, upsample)
 
     return build
 

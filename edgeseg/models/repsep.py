@@ -211,11 +211,11 @@ class RepSepDecoder(Decoder):
         self.dca = DiscriminativeCrossAttention(width, num_classes) if dca else None
         self.region_losses = RegionLosses(width, num_classes, mask_weight, region_weight, separation_weight) if dca else None
         self.fuse_deep = _conv_norm(width, width)
-        self.upsample = make_upsample(upsample, width, 2)
         self.fuse_local = _conv_norm(local_width, width) if has_local else None
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(width, num_classes, 1)
         self.apply(_init_weights)
+        self.upsample = make_upsample(upsample, width, 2)
 
     def forward(self, feats: Sequence[Tensor]) -> Tensor:
         local, x = self._separated(feats)

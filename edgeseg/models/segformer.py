@@ -38,8 +38,7 @@ class SegformerDecoder(Decoder):
         num_classes: classes of the logits.
         width: of the projected maps and of the fused one; 256 with MiT-B0 and -B1, 768 from -B2 on.
         dropout: share of fused channels dropped before the classifier.
-        upsample: how maps grow to stride 4, a kind of `make_upsample`. "bilinear" is the published decoder, one resize a map;
-            a learned kind takes steps of two, so one, two and three for strides 8, 16 and 32.
+        upsample: how maps grow to stride 4, a kind of `make_upsample`; "bilinear" is the published decoder.
         branch_norm: BatchNorm and ReLU after each projection, which then has no bias: mmsegmentation's variant.
 
     Returns (forward): logits (B, num_classes, H / 4, W / 4).
@@ -59,7 +58,7 @@ class SegformerDecoder(Decoder):
         super().__init__()
         self.num_classes = num_classes
         self.branches = nn.ModuleList(Projection(c, width, norm=branch_norm) for c in channels)
-        self.upsample = nn.ModuleList(_upsample(upsample, width, doublings) for doublings in range(len(channels)))
+        self.upsample = nn.ModuleList(make_upsample(upsample, width, 2**i) for i in range(len(channels)))
         self.fuse = nn.Conv2d(len(channels) * width, width, 1, bias=False)
         self.fuse_norm = BatchNorm2d(width)
         self.dropout = nn.Dropout2d(dropout)
@@ -74,11 +73,3 @@ class SegformerDecoder(Decoder):
         # Deepest first: the order of the fuse convolution's input channels in published checkpoints.
         x = F.relu(self.fuse_norm(self.fuse(torch.cat(maps[::-1], dim=1))))
         return self.classifier(self.dropout(x))
-
-
-def _upsample(kind: str, width: int, doublings: int) -> nn.Module:
-    if doublings == 0:
-        return nn.Identity()
-    if kind == "bilinear":
-        return make_upsample(kind, width, 2**doublings)
-    return nn.Sequential(*(make_upsample(kind, width, 2) for _ in range(doublings)))
