@@ -11,13 +11,15 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from edgeseg.export.simplify_edaformer import BranchDecoder, simplify_blocks
+from edgeseg.export.simplify_edaformer import simplify_blocks, simplify_fusion
 from edgeseg.export.simplify_segformer import simplify_decoder, simplify_mit
+from edgeseg.export.simplify_vw import simplify_vw
 from edgeseg.models.edaformer import EdaDecoder
 from edgeseg.models.eft import Eft
 from edgeseg.models.mit import Mit
 from edgeseg.models.segformer import SegformerDecoder
 from edgeseg.models.segmentor import Segmentor
+from edgeseg.models.vwformer import VwDecoder
 
 
 @torch.no_grad()
@@ -36,9 +38,11 @@ def simplify(model: nn.Module, *, map_ffn: bool) -> None:
         simplify_mit(encoder, map_ffn=map_ffn)
     if isinstance(decoder, EdaDecoder):
         simplify_blocks(decoder, map_ffn=map_ffn)
-        model.add_module("decoder", BranchDecoder(decoder))
+        model.add_module("decoder", simplify_fusion(decoder))
     if isinstance(decoder, SegformerDecoder):
         model.add_module("decoder", simplify_decoder(decoder))
+    if isinstance(decoder, VwDecoder):
+        simplify_vw(decoder)
 
 
 def first_conv(model: nn.Module) -> nn.Conv2d | None:

@@ -10,15 +10,13 @@ VWHead in vw_head.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeseg.errors import RecipeError
-from edgeseg.models.layers import BatchNorm2d, init_weights, to_nchw, to_nhwc
+from edgeseg.models.layers import BatchNorm2d, init_weights, is_distributed, to_nchw, to_nhwc
 from edgeseg.models.segmentor import Decoder
 from edgeseg.models.upsample import make_upsample
 from edgeseg.models.windows import context_windows, merge_windows, query_windows, window_count
@@ -46,7 +44,7 @@ class VaryingWindowAttention(nn.Module):
 
     Args:
         channels, heads: width and its split; head i owns channels [i * d, (i + 1) * d) with d = channels / heads.
-        ratio: side of the context window over the query window's; a multiple of its square is wanted for `channels`.
+        ratio: side of the context window over the query window's; its square divides `channels`.
         shortcut: add the input to the output.
 
     Attributes:
@@ -73,15 +71,17 @@ class VaryingWindowAttention(nn.Module):
         grid = (window_count(height), window_count(width))
         context = context_windows(to_nhwc(self.embed(x)), grid, self.ratio)  # (B, windows, tokens, C)
         q = query_windows(to_nhwc(self.query(x)), grid)
-        q, k, v = (self._split(t) for t in (q, _pointwise(self.key, context), _pointwise(self.value, context)))
+        q, k, v = (split_heads(t, self.heads) for t in (q, _pointwise(self.key, context), _pointwise(self.value, context)))
         scores = q @ (k * self.scale).transpose(-2, -1)  # (B, windows, heads, tokens, tokens)
         out = (scores.softmax(-1) @ v).transpose(2, 3).reshape(batch, grid[0] * grid[1], -1, channels)
         y = self.proj(to_nchw(merge_windows(out, grid, (height, width))))
         return x + y if self.shortcut else y
 
-    def _split(self, tokens: Tensor) -> Tensor:
-        """(B, windows, tokens, C) -> (B, windows, heads, tokens, C / heads)."""
-        return tokens.unflatten(-1, (self.heads, -1)).transpose(2, 3)
+
+def split_heads(tokens: Tensor, heads: int) -> Tensor:
+    """(B, windows, tokens, C) -> (B, windows, heads, tokens, C / heads)."""
+    batch, windows, count, channels = (int(side) for side in tokens.shape)
+    return tokens.reshape(batch, windows, count, heads, channels // heads).transpose(2, 3)
 
 
 def _pointwise(conv: nn.Conv2d, tokens: Tensor) -> Tensor:
@@ -101,12 +101,12 @@ class ImagePool(nn.Module):
         self.conv = NormedConv(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and x.shape[0] == 1 and not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        if self.training and x.shape[0] == 1 and not is_distributed():
             raise RecipeError(
                 "this decoder normalises one pooled vector an image over the batch, which cannot be trained with one image",
                 hint="train.batch_size: at least 2 times train.accumulate, or a decoder without image pooling",
             )
-        return self.conv(F.adaptive_avg_pool2d(x, 1)).expand_as(x)
+        return self.conv(F.adaptive_avg_pool2d(x, 1)).expand(-1, -1, int(x.shape[2]), int(x.shape[3]))
 
 
 class Aggregation(nn.Module):
@@ -118,7 +118,9 @@ class Aggregation(nn.Module):
     def __init__(self, channels: Sequence[int], width: int, upsample: str) -> None:
         super().__init__()
         self.branches = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
-        self.upsample = nn.ModuleList(make_upsample(upsample, width, scale) if scale > 1 else nn.Identity() for scale in (1, 2, 4))
+        self.upsample = nn.ModuleList(
+            make_upsample(upsample, width, scale) if scale > 1 else nn.Identity() for scale in (1, 2, 4)
+        )
         self.fuse = NormedConv(len(channels) * width, width)
 
     def forward(self, feats: Sequence[Tensor]) -> Tensor:
@@ -170,7 +172,7 @@ class VwDecoder(Decoder):
         dropout: share of the channels dropped before the classifier.
         upsample: how maps grow, a kind of `make_upsample`; "bilinear" is the published decoder.
 
-    The defaults are the official code's five branches; `light` makes the paper's four.
+    The defaults are the official code's five branches. The paper's light form has four: no `image_pool`, and a `low_width` of 32.
 
     Returns (forward): logits (B, num_classes, H / 4, W / 4).
     Raises (forward):
@@ -195,18 +197,13 @@ class VwDecoder(Decoder):
         super().__init__()
         if any(width % ratio**2 for ratio in ratios) or width % heads:
             raise ValueError(f"width {width} does not divide into {heads} heads and by the squares of the ratios {tuple(ratios)}")
-        self.num_classes = num_classes
+        self.num_classes, self.upsample_kind = num_classes, upsample
         self.aggregate = Aggregation(channels[1:], width, upsample)
         self.mix = MultiScale(width, heads, ratios, shortcut, image_pool)
         self.refine = Refinement(channels[0], low_width, width, upsample)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(width, num_classes, 1)
         self._init()
-
-    @classmethod
-    def light(cls, channels: Sequence[int], num_classes: int, **options: Any) -> VwDecoder:
-        """The paper's form for light encoders: no image pooling, 32 low-level channels, else as `VwDecoder`."""
-        return cls(channels, num_classes, **{"image_pool": False, "low_width": 32, **options})
 
     def _init(self) -> None:
         """Queries and classifier: normal, std 0.01. The attentions' last norm: 0, so that they begin as the identity.
@@ -217,13 +214,12 @@ class VwDecoder(Decoder):
             if isinstance(module, NormedConv):
                 init_weights(module.conv)
             if isinstance(module, VaryingWindowAttention):
-                init_weights(module.key)
-                init_weights(module.value)
+                for projection in (module.query, module.key, module.value):
+                    init_weights(projection)
                 nn.init.normal_(module.query.weight, std=0.01)
-                nn.init.zeros_(module.query.bias)
                 nn.init.zeros_(module.proj.norm.weight)
+        init_weights(self.classifier)
         nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)
 
     def forward(self, feats: Sequence[Tensor]) -> Tensor:
         x = self.refine(self.mix(self.aggregate(feats[1:])), feats[0])

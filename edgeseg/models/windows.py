@@ -9,8 +9,6 @@ Source: VWFormer (ICLR 2024, arXiv 2404.16573), section 3; yan-hao-tian/VW @ 9bc
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,25 +17,30 @@ Grid = tuple[int, int]
 """Windows along the height and along the width."""
 
 
-def window_count(side: int, target: int = 8) -> int:
-    """Windows along a side: the divisor of `side` with the smallest ratio to `target`, the larger of two.
+def window_count(side: int) -> int:
+    """Windows along a side: of its divisors the one nearest to 8 by ratio, the larger of two.
 
     The published code cuts every side into 8 and fails where 8 does not divide it; there, and only there, this is another number.
     """
     divisors = [d for d in range(1, side + 1) if side % d == 0]
-    return min(divisors, key=lambda d: (abs(math.log(d / target)), -d))
+    return min(divisors, key=lambda d: (max(d / 8, 8 / d), -d))
 
 
 def query_windows(x: Tensor, grid: Grid) -> Tensor:
     """(B, H, W, C) -> (B, windows, tokens, C), both row by row. Each token is in one window."""
-    x = x.unflatten(2, (grid[1], -1)).unflatten(1, (grid[0], -1))  # (B, nh, Ph, nw, Pw, C)
-    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    batch, height, width, channels = map(int, x.shape)
+    rows, columns = grid
+    x = x.reshape(batch, rows, height // rows, columns, width // columns, channels).transpose(2, 3)
+    return x.reshape(batch, rows * columns, -1, channels)
 
 
 def merge_windows(windows: Tensor, grid: Grid, size_hw: tuple[int, int]) -> Tensor:
     """(B, windows, tokens, C) -> (B, H, W, C): the inverse of `query_windows`."""
-    x = windows.unflatten(2, (size_hw[0] // grid[0], size_hw[1] // grid[1])).unflatten(1, grid)  # (B, nh, nw, Ph, Pw, C)
-    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    rows, columns = grid
+    height, width = size_hw
+    batch, channels = int(windows.shape[0]), int(windows.shape[3])
+    x = windows.reshape(batch, rows, columns, height // rows, width // columns, channels).transpose(2, 3)
+    return x.reshape(batch, height, width, channels)
 
 
 def context_windows(x: Tensor, grid: Grid, ratio: int) -> Tensor:
@@ -45,22 +48,23 @@ def context_windows(x: Tensor, grid: Grid, ratio: int) -> Tensor:
 
     A token is a cell of ratio x ratio pixels, its channels ordered (row in the cell, column in the cell, D).
     """
-    for dim, count in ((1, grid[0]), (3, grid[1])):  # the first turn puts one dimension more before the width
-        x = overlapping_windows(copy_shift_pad(x, dim, count, ratio), dim, count, ratio)
-    # (B, nh, R Ph, nw, R Pw, D)
-    x = x.unflatten(4, (-1, ratio)).unflatten(2, (-1, ratio))  # (B, nh, Ph, R, nw, Pw, R, D)
-    x = x.permute(0, 1, 4, 2, 5, 3, 6, 7)  # (B, nh, nw, Ph, Pw, R, R, D)
-    return x.flatten(5).flatten(3, 4).flatten(1, 2)
+    batch, height, width, depth = map(int, x.shape)
+    rows, columns = grid
+    x = overlapping_windows(copy_shift_pad(x, 1, rows, ratio), 1, rows, ratio)  # (B, rows, R Ph, W, D)
+    x = overlapping_windows(copy_shift_pad(x, 3, columns, ratio), 3, columns, ratio)  # (B, rows, R Ph, columns, R Pw, D)
+    x = x.reshape(batch, rows, height // rows, ratio, columns, width // columns, ratio, depth)
+    x = x.permute(0, 1, 4, 2, 5, 3, 6, 7)  # (B, rows, columns, Ph, Pw, R, R, D)
+    return x.reshape(batch, rows * columns, -1, ratio * ratio * depth)
 
 
 def copy_shift_pad(x: Tensor, dim: int, count: int, ratio: int) -> Tensor:
     """Copy-shift padding along `dim`, a side of n = count P: the result has (count + ratio - 1) P pixels.
 
-    The context of window i starts at i P - L, L = R P - floor((R + 1) P / 2): (R - 1) P / 2, and half a pixel more where that is no
-    whole number. A pixel beyond the border is the one R P further inside, so that a context at the border is a block of the map,
-    turned round: all of its tokens are of the map. Where R P > n, the map lies first in the middle of R P zeros, as published.
+    The context of window i starts at i P - L with L = R P - floor((R + 1) P / 2), which is (R - 1) P / 2, and half a pixel more
+    where that is no whole number. A pixel beyond the border is the one R P further inside, so that a context at the border is a
+    block of the map, turned round: no zero enters. Where R P > n, the map first gets zeros on both sides, to R P.
     """
-    side = x.shape[dim]
+    side = int(x.shape[dim])
     window = side // count
     context = ratio * window
     before = context - (ratio + 1) * window // 2
@@ -74,6 +78,6 @@ def copy_shift_pad(x: Tensor, dim: int, count: int, ratio: int) -> Tensor:
 
 def overlapping_windows(x: Tensor, dim: int, count: int, ratio: int) -> Tensor:
     """Windows of ratio P pixels, P apart, along `dim`, a side of (count + ratio - 1) P: it becomes two, (count, ratio P)."""
-    blocks = x.unflatten(dim, (count + ratio - 1, -1))
-    shifted = [blocks.narrow(dim, start, count) for start in range(ratio)]
-    return torch.stack(shifted, dim + 1).flatten(dim + 1, dim + 2)
+    shape = [int(side) for side in x.shape]
+    blocks = x.reshape(*shape[:dim], count + ratio - 1, shape[dim] // (count + ratio - 1), *shape[dim + 1 :])
+    return torch.cat([blocks.narrow(dim, start, count) for start in range(ratio)], dim + 1)
