@@ -6,8 +6,8 @@ While the middle third of the clip is written, processes that only burn CPU time
 from a camera, and wait where the runner is late. Shown for each run: share of the frames over the limit, in all and in the slow
 third, switches, share of the frames by level; and how far the governed masks are from those of the fixed level.
 
-Without a bundle one is exported from the shipped checkpoint at three plans. Without a target the deadline is 1.5 times the latency
-of the most exact level on the machine as it is.
+Without a bundle one is exported from the shipped checkpoint at three plans. Without a target the deadline is 1.5 times the
+latency of the most exact level on the machine as it is.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ class Watch:
             "p50_ms": float(np.median(times_ms)),
             "p90_ms": float(np.quantile(times_ms, 0.9)),
             "age_p90_ms": float(np.quantile([record["age_ms"] for record in self.records], 0.9)),
-            "switches": sum(a != b for a, b in zip(levels, levels[1:], strict=False)),
+            "switches": sum(a != b for a, b in pairwise(levels)),
             "level_share": {level: levels.count(level) / len(levels) for level in sorted(set(levels))},
         }
 
