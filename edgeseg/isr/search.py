@@ -105,7 +105,7 @@ def search(
     require("matplotlib.figure", extra="report", purpose="draw the front")
     trained = load_trained(recipe, checkpoint)
     engines = PlanEngines(trained, recipe.export, options.runtime or recipe.targets[0].runtime, options.threads)
-    seeds = _seeds(engines.space, recipe.isr.plan(), options)
+    seeds = seeds_of(engines.space, recipe.isr.plan(), options)
     dataset = open_dataset(recipe.data, "val", data_root)
     if dataset.labels.names != trained.labels.names:
         raise DataError(
@@ -171,7 +171,7 @@ def search_plans(
         return SearchResult(table, levels, walk.known, out)
 
 
-def _seeds(space: PlanSpace, recipe_plan: IsrPlan, options: SearchOptions) -> Seeds:
+def seeds_of(space: PlanSpace, recipe_plan: IsrPlan, options: SearchOptions) -> Seeds:
     """The plans that are measured in any case, with their origin. Raises RecipeError, Unsupported."""
     if not space.choices:
         raise Unsupported(
