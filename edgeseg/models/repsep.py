@@ -1,6 +1,6 @@
 """Representation separation: a decoder that works against the over-smoothness of transformer features, in three optional parts.
 
-RSSeg (arXiv 2212.13764) names the parts; of its text we had the abstract, and there is no official code. From the abstract:
+RSSeg (arXiv 2212.13764) names the parts. Only its abstract was available to us, and there is no official code. From the abstract:
 
 - a decoupled two-pathway network, whose second pathway enhances the discrepancy of local patches and passes it down, as a
   complement to the transformer's global representation (`LocalPath`);
@@ -69,7 +69,7 @@ class LocalPath(nn.Module):
     start. It reads the encoder's first stage only and nothing flows back into it, so it stays decoupled from the global path.
 
     Args:
-        light: depthwise 3x3 and 1x1 convolutions instead of full 3x3 ones: at width 64, an eighth of the multiply-adds.
+        light: depthwise 3x3 and 1x1 convolutions instead of full 3x3 ones: at width 64, a seventh of the multiply-adds.
     """
 
     def __init__(self, in_channels: int, channels: int, *, light: bool, window: int = 7) -> None:
