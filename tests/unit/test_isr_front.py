@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,9 +26,8 @@ def points(found: list[Candidate]) -> list[tuple[float, float]]:
     return [(c.miou, c.ms) for c in found]
 
 
-measured = st.lists(
-    st.tuples(st.integers(0, 20).map(lambda n: n / 20), st.integers(1, 40).map(float)), min_size=1, max_size=25
-).map(lambda drawn: candidates(*drawn))
+point = st.tuples(st.integers(0, 20).map(lambda n: n / 20), st.integers(1, 40).map(float))
+measured = st.lists(point, min_size=1, max_size=25).map(lambda drawn: candidates(*drawn))
 noises = st.sampled_from([0.0, 0.5, 1.0, 5.0])
 
 
@@ -43,7 +44,7 @@ def test_no_dominated_plan_is_on_the_front(found: list[Candidate], noise_ms: flo
 def test_each_step_along_the_front_is_faster_by_more_than_the_noise(found: list[Candidate], noise_ms: float) -> None:
     front = pareto_front(found, noise_ms)
     assert front[0].miou == max(c.miou for c in found)
-    for exact, fast in zip(front, front[1:], strict=False):
+    for exact, fast in pairwise(front):
         assert fast.miou < exact.miou and fast.ms < exact.ms - noise_ms
 
 

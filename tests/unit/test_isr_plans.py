@@ -19,9 +19,8 @@ FULL = PlanSpace(((1, 2, 4),) * 4, ((1, 2, 4),) * 3, (384, 512))
 ENCODER_ONLY = PlanSpace(((1, 2, 4, 8),) * 4, (), (256, 256))
 NARROW = PlanSpace(((1, 2), (1, 2), (1,), (1,)), ((1, 2),) * 3, (64, 64))
 
-choices = st.lists(st.lists(st.sampled_from([2, 3, 4, 8]), unique=True).map(lambda rest: (1, *sorted(rest))), max_size=4).map(
-    tuple
-)
+stage = st.lists(st.sampled_from([2, 3, 4, 8]), unique=True).map(lambda rest: (1, *sorted(rest)))
+choices = st.lists(stage, max_size=4).map(tuple)
 spaces = st.builds(PlanSpace, choices, choices, st.just((64, 64))).filter(lambda space: bool(space.choices))
 
 
@@ -131,5 +130,5 @@ def test_a_missing_or_foreign_file(tmp_path: Path) -> None:
         load_levels(tmp_path / "none.json")
     assert "edgeseg isr" in caught.value.hint
     (tmp_path / "text.json").write_text("{")
-    with pytest.raises(DataError, match="not the plan.json"):
+    with pytest.raises(DataError, match=r"not the plan\.json"):
         load_levels(tmp_path / "text.json")

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import FakeSession
 
 from edgeseg.contracts import NoProgress, Session
 from edgeseg.data.subset import Subset
@@ -22,6 +21,7 @@ from edgeseg.isr.plans import PlanSpace
 from edgeseg.isr.search import SearchOptions, SearchResult, search_plans, seeds_of
 from edgeseg.recipe.schema import Choose
 from edgeseg.specs import ImageSpec, ImageU8, IsrPlan, LabelSpace, MaskU8, Program
+from fakes import FakeSession
 
 LABELS = LabelSpace(("left", "right"), ((0, 0, 0), (255, 255, 255)))
 SIZE_HW = (32, 64)
