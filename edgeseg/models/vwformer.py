@@ -118,9 +118,7 @@ class Aggregation(nn.Module):
     def __init__(self, channels: Sequence[int], width: int, upsample: str) -> None:
         super().__init__()
         self.branches = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
-        self.upsample = nn.ModuleList(
-            make_upsample(upsample, width, scale) if scale > 1 else nn.Identity() for scale in (1, 2, 4)
-        )
+        self.upsample = nn.ModuleList(make_upsample(upsample, width, scale) for scale in (1, 2, 4))
         self.fuse = NormedConv(len(channels) * width, width)
 
     def forward(self, feats: Sequence[Tensor]) -> Tensor:

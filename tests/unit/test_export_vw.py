@@ -42,6 +42,7 @@ CASES: list[tuple[dict[str, Any], tuple[int, int]]] = [
     ({**SMALL, "shortcut": False}, (8, 40)),  # of 1x5: none
     ({**SMALL, "image_pool": False}, (32, 64)),
     ({"width": 36, "ratios": (2, 3), "heads": 2}, (24, 48)),
+    ({"width": 49, "ratios": (7,)}, (49, 63)),  # of 7x7, 7x9: the context is as large as the map along one side alone
 ]
 
 
@@ -113,6 +114,14 @@ def test_the_whole_decoder_and_what_is_left_of_it() -> None:
     assert difference(plain, simple, feats(24, 40)) < EXACT
     assert {BranchAggregation, MergedMultiScale, BranchRefinement} <= {type(module) for module in simple.modules()}
     assert not any(isinstance(module, BatchNorm2d) for module in simple.modules())
+
+
+def test_learned_upsampling_is_kept() -> None:
+    plain = decoder(**SMALL, upsample="lda_aqu")
+    simple = copy.deepcopy(plain)
+    simplify_vw(simple)
+    assert difference(plain, simple, feats(24, 40)) < EXACT
+    assert isinstance(simple.mix, MergedMultiScale)
 
 
 def test_at_most_half_of_the_multiply_adds_are_left() -> None:
