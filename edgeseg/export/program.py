@@ -130,6 +130,8 @@ def _trace(module: nn.Module, image: ImageSpec, opset: int) -> onnx.ModelProto:
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.")
         warnings.filterwarnings("ignore", "You are using the legacy TorchScript-based ONNX export", DeprecationWarning)
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        # It writes the sizes of a padding as constant arithmetic, which every runtime folds when it loads the file.
+        warnings.filterwarnings("ignore", "Constant folding - Only steps=1", UserWarning)
         try:
             torch.onnx.export(
                 module,
