@@ -54,7 +54,7 @@ class VaryingWindowAttention(nn.Module):
     A side is cut into `windows.window_count` windows, 8 where that divides it, and its context windows reach over the border as
     `windows.copy_shift_pad` says; every size is taken.
 
-    Source: VWFormer section 3.2 and 3.3 (VWA, DOPE, copy-shift padding); projections and norm of the official code (non-local
+    Source: VWFormer (VWA, DOPE, copy-shift padding); projections and norm are those of the official code (non-local
     block, embedded Gaussian).
     """
 

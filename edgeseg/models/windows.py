@@ -4,7 +4,7 @@ Maps run channels-last, (B, H, W, C). A side of n pixels is cut into `count` win
 ratio R, is R P long and has the same centre; read in cells of R pixels a side, it has P tokens a side again, whatever R is.
 Everything here is slices, concatenations and reshapes of sizes known beforehand, so an exported graph holds no index.
 
-Source: VWFormer (ICLR 2024, arXiv 2404.16573), section 3; yan-hao-tian/VW @ 9bc1891, vw_head.py.
+Source: VWFormer (ICLR 2024, arXiv 2404.16573); yan-hao-tian/VW @ 9bc1891, vw_head.py.
 """
 
 from __future__ import annotations
