@@ -376,7 +376,7 @@ def test_a_phase_of_load_moves_the_levels_and_loses_no_frame() -> None:
     def phases(frame: Frame, *_: object) -> None:
         {30: loaded.set, 120: loaded.clear}.get(frame.index, lambda: None)()
 
-    sessions = levels(lambda: 6.0 if loaded.is_set() else 1.0)
+    sessions = levels(lambda: 4.5 if loaded.is_set() else 1.0)
     report = run(sessions, source, [sink], governor=quick_governor(), on_frame=phases)
     assert [frame.index for frame in sink.frames] == list(range(400))
     assert all(np.array_equal(frame.image_rgb, images[frame.index % 6]) for frame in sink.frames)
