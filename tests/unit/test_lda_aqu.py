@@ -90,15 +90,22 @@ def test_every_pixel_is_what_the_definition_says(
         assert np.abs(output[image].numpy() - by_definition(module, x[image], scaled[image], shift[image])).max() < 1e-9
 
 
+def corner_to_corner(small: int, large: int) -> Array:
+    """(large, small): linear interpolation that keeps both ends."""
+    at = np.linspace(0, small - 1, large)
+    return np.stack([np.interp(at, np.arange(small), unit) for unit in np.eye(small)], axis=1)
+
+
 @torch.inference_mode()
-def test_queries_are_resized_corner_to_corner() -> None:
-    module = LdaAqu(16).eval()
+def test_queries_are_normed_projected_scaled_and_resized_corner_to_corner() -> None:
+    module = fill(LdaAqu(16, heads=2)).double().eval()
     queries: list[Tensor] = []
     module.position.register_forward_pre_hook(lambda _module, inputs: queries.append(inputs[0]))
-    x = noise(1, 16, 3, 5)
+    x = noise(1, 16, 3, 5).double()
     module(x)
-    small = module.query(module.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)) / 2
-    assert torch.allclose(queries[0][..., [0, 0, -1, -1], [0, -1, 0, -1]], small[..., [0, 0, -1, -1], [0, -1, 0, -1]], atol=1e-6)
+    small = module.query(module.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)).numpy()
+    expected = np.einsum("yi,xj,bcij->bcyx", corner_to_corner(3, 6), corner_to_corner(5, 10), small) / math.sqrt(2)
+    assert np.abs(queries[0].numpy() - expected).max() < 1e-12
 
 
 @torch.inference_mode()
