@@ -57,9 +57,18 @@ class EngineBackend(Protocol):
     """One inference runtime: makes engine files from a program, and opens them."""
 
     name: str
+    form: str
+    """Which form of a program it runs fastest (`Program.form`); where a bundle lacks it, it gets "onnxruntime"."""
 
     def version(self) -> str:
         """Version of the runtime. Raises MissingDependency where it is not installed."""
+        ...
+
+    def variants(self) -> Sequence[Mapping[str, Any]]:
+        """Options, beside `threads`, that are worth measuring against each other on this device.
+
+        At least one where the runtime can run here, `{}` where there is no choice; none where it cannot. Raises as `version`.
+        """
         ...
 
     def compile(self, program: Program, out_dir: Path, options: Mapping[str, Any]) -> Sequence[Path]:

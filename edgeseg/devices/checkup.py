@@ -22,7 +22,7 @@ from edgeseg.images import opencv
 
 _DISTRIBUTION = "edgeseg"
 # The extras that something here uses.
-_EXTRAS = ("video", "train", "demo")
+_EXTRAS = ("video", "train", "demo", "openvino")
 # Packages whose import name is not their distribution's; the others differ in dashes and case only.
 _IMPORT_NAMES = {
     "opencv-python-headless": "cv2",

@@ -20,17 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
+from edgeseg.engines.session import ProgramSession, misfit
 from edgeseg.errors import BuildError, BundleError, Unsupported
-from edgeseg.images import resize_image, resize_mask
 from edgeseg.specs import ImageU8, MaskU8, Program
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _ERROR = 3  # of ONNX Runtime's log levels; below it, compile warns that the file is for this machine, which is the point
@@ -40,9 +37,14 @@ class OnnxRuntime:
     """The backend. Options: `threads` (int, required) and `spinning` (bool, default False)."""
 
     name = "onnxruntime"
+    form = "onnxruntime"
 
     def version(self) -> str:
         return str(_ort().__version__)
+
+    def variants(self) -> Sequence[Mapping[str, Any]]:
+        """One: spinning would win on an idle machine, and lose in a stream."""
+        return [{}]
 
     def compile(self, program: Program, out_dir: Path, options: Mapping[str, Any]) -> Sequence[Path]:
         """One file, the optimised graph. Raises BuildError where ONNX Runtime refuses the program."""
@@ -77,44 +79,26 @@ class OnnxRuntime:
         return OnnxRuntimeSession(program, session)
 
 
-class OnnxRuntimeSession:
+class OnnxRuntimeSession(ProgramSession):
     """An `edgeseg.contracts.Session`."""
 
     def __init__(self, program: Program, session: Any) -> None:
-        self.program = program
+        super().__init__(program)
         self._session = session
         self._input, self._output = session.get_inputs()[0].name, session.get_outputs()[0].name
 
-    def infer(self, image_rgb: ImageU8) -> MaskU8:
-        wanted = (*self.program.image.size_hw, 3)
-        if image_rgb.shape != wanted or image_rgb.dtype != np.uint8:
-            raise ValueError(f"the image is {image_rgb.dtype} {image_rgb.shape}, the program takes uint8 {wanted}")
-        if self._session is None:
-            raise ValueError("the session is closed")
-        pixels = image_rgb if self.program.image.layout == "HWC" else image_rgb.transpose(2, 0, 1)
+    def _run(self, pixels: ImageU8) -> MaskU8:
+        labels: MaskU8
         try:
-            (labels,) = self._session.run([self._output], {self._input: np.ascontiguousarray(pixels[np.newaxis])})
+            (labels,) = self._session.run([self._output], {self._input: np.ascontiguousarray(pixels)})
         except _failures(_ort()) as error:
             raise BundleError(
                 f"onnxruntime failed on an image: {error}", hint="check free memory; edgeseg bundle verify BUNDLE --run"
             ) from error
-        mask: MaskU8 = labels.reshape(self.program.mask_shape)
-        return mask
+        return labels
 
-    def segment(self, image_rgb: ImageU8) -> MaskU8:
-        if image_rgb.ndim != 3 or image_rgb.shape[2] != 3 or image_rgb.dtype != np.uint8:
-            raise ValueError(f"the image is {image_rgb.dtype} {image_rgb.shape}, not uint8 (H, W, 3)")
-        mask = self.infer(resize_image(image_rgb, self.program.image.size_hw))
-        return resize_mask(mask, image_rgb.shape[:2])
-
-    def close(self) -> None:
+    def _release(self) -> None:
         self._session = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
 
 
 def _ort() -> ModuleType:
@@ -145,12 +129,8 @@ def _failures(ort: ModuleType) -> tuple[type[Exception], ...]:
 
 def _misfit(session: Any, program: Program) -> str | None:
     """How the graph's input and output differ from what the program says; None where they fit."""
-    inputs = [(i.type, tuple(i.shape)) for i in session.get_inputs()]
-    wanted = [("tensor(uint8)", program.image.input_shape)]
-    if inputs != wanted:
-        return f"it takes {inputs}, not {wanted}"
-    outputs = [(o.type, tuple(side for side in o.shape if side != 1)) for o in session.get_outputs()]
-    wanted_out = [("tensor(uint8)", tuple(side for side in program.mask_shape if side != 1))]
-    if outputs != wanted_out:
-        return f"it gives {outputs}, not {wanted_out} (sides of 1 left out)"
-    return None
+    inputs, outputs = (
+        [(port.type.removeprefix("tensor(").removesuffix(")"), tuple(port.shape)) for port in ports]
+        for ports in (session.get_inputs(), session.get_outputs())
+    )
+    return misfit(inputs, outputs, program)

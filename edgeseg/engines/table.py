@@ -12,6 +12,7 @@ from edgeseg.errors import Unsupported
 
 ENGINES: dict[str, str] = {
     "onnxruntime": "edgeseg.engines.onnxruntime:OnnxRuntime",
+    "openvino": "edgeseg.engines.openvino:OpenVino",
 }
 """Name -> "module:class" of an `edgeseg.contracts.EngineBackend`; imported when it is used."""
 

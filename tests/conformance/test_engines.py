@@ -15,7 +15,7 @@ from edgeseg.errors import BuildError, BundleError, Unsupported
 from edgeseg.images import resize_image, resize_mask
 from edgeseg.specs import Program
 from fakes import FakeSession
-from tiny import SIZE_HW, tiny_image, tiny_mask, tiny_program
+from tiny import SIZE_HW, outside_weights, tiny_image, tiny_mask, tiny_program
 
 OPTIONS = {"threads": 1}
 Opener = Callable[[Program], Session]
@@ -51,6 +51,16 @@ def test_name_and_version(runtime: EngineBackend) -> None:
     assert runtime.version()[0].isdigit()
 
 
+def test_each_variant_compiles_and_answers(runtime: EngineBackend, tmp_path: Path) -> None:
+    assert runtime.form
+    for index, variant in enumerate(runtime.variants()):
+        (tmp_path / str(index)).mkdir()
+        options = {**OPTIONS, **variant}
+        program = tiny_program(tmp_path / "tiny.onnx")
+        with runtime.load(program, runtime.compile(program, tmp_path / str(index), options), options) as session:
+            np.testing.assert_array_equal(session.infer(tiny_image()), tiny_mask(tiny_image()))
+
+
 @pytest.mark.parametrize("layout", ["HWC", "NCHW"])
 def test_answers_are_right(layout: str, opened: Opener, tmp_path: Path) -> None:
     with opened(tiny_program(tmp_path / "tiny.onnx", layout)) as session:
@@ -77,6 +87,16 @@ def test_the_engine_does_not_need_the_program_file(runtime: EngineBackend, tmp_p
     program = tiny_program(tmp_path / "tiny.onnx")
     files = runtime.compile(program, tmp_path, OPTIONS)
     program.onnx_path.unlink()
+    with runtime.load(program, files, OPTIONS) as session:
+        np.testing.assert_array_equal(session.infer(tiny_image()), tiny_mask(tiny_image()))
+
+
+def test_weights_may_lie_in_a_file_beside_the_graph(runtime: EngineBackend, tmp_path: Path) -> None:
+    program = outside_weights(tiny_program(tmp_path / "tiny.onnx"))
+    (tmp_path / "engine").mkdir()
+    files = runtime.compile(program, tmp_path / "engine", OPTIONS)
+    program.onnx_path.unlink()
+    program.blobs[0].unlink()
     with runtime.load(program, files, OPTIONS) as session:
         np.testing.assert_array_equal(session.infer(tiny_image()), tiny_mask(tiny_image()))
 

@@ -22,6 +22,7 @@ DEVICE_SIDE = (
     "edgeseg.bundle",
     "edgeseg.engines.table",
     "edgeseg.engines.onnxruntime",
+    "edgeseg.engines.openvino",
     "edgeseg.devices.probe",
     "edgeseg.devices.checkup",
     "edgeseg.engines.build",

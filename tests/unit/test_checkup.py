@@ -38,7 +38,7 @@ def test_what_is_missing_comes_with_what_to_type() -> None:
 
 
 def test_every_declared_extra_that_is_used_is_looked_at() -> None:
-    assert set(checkup._requirements()) == {"", "video", "train", "demo"}
+    assert set(checkup._requirements()) == {"", "video", "train", "demo", "openvino"}
     assert "onnxruntime" in checkup._requirements()[""]
 
 

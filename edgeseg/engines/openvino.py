@@ -1,0 +1,130 @@
+"""OpenVINO on the CPU.
+
+`compile` keeps what OpenVINO compiled (`export_model`); `load` imports it, which takes less than half the time of compiling
+again, and gives the graph that was checked on the golden frames. Such a file belongs to one OpenVINO version and one instruction
+set, which the engine's fingerprint holds. It has all the weights, as float32.
+
+The precision of the arithmetic is always named. Left alone, OpenVINO takes bfloat16 wherever the processor has it, and says
+nothing: `options["precision_hint"]` is "f32" unless another is asked for, and one that the processor lacks is refused.
+
+The image is copied into OpenVINO's own input buffer, the class map out of its output buffer; nothing is allocated for a frame but
+the class map that the caller gets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from edgeseg.engines.session import Port, ProgramSession, misfit
+from edgeseg.errors import BuildError, BundleError, require
+from edgeseg.specs import ImageU8, MaskU8, Program
+
+PRECISION_HINTS = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
+"""Values of `options["precision_hint"]`, and what OpenVINO calls the capability of the processor that each needs."""
+_DEVICE = "CPU"
+
+
+class OpenVino:
+    """The backend. Options: `threads` (int, required) and `precision_hint` ("f32", "bf16" or "f16", default "f32")."""
+
+    name = "openvino"
+    form = "openvino"
+
+    def version(self) -> str:
+        return str(_openvino().__version__)
+
+    def variants(self) -> Sequence[Mapping[str, Any]]:
+        """Each precision that this processor computes in."""
+        capabilities = _core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+        return [{"precision_hint": hint} for hint, needed in PRECISION_HINTS.items() if needed in capabilities]
+
+    def compile(self, program: Program, out_dir: Path, options: Mapping[str, Any]) -> Sequence[Path]:
+        """One file, the compiled graph. Raises BuildError where OpenVINO refuses the program."""
+        core = _core()
+        hint = options.get("precision_hint", "f32")
+        if {"precision_hint": hint} not in self.variants():  # OpenVINO would take another without a word
+            raise BuildError(f"openvino does not compute in {hint!r} on this processor", hint="leave precision_hint out: f32")
+        try:
+            model = core.read_model(program.onnx_path)
+            if problem := misfit(_ports(model.inputs), _ports(model.outputs), program):
+                raise BuildError(
+                    f"{program.onnx_path} is not the program it is said to be: {problem}", hint="edgeseg export RECIPE"
+                )
+            compiled = core.compile_model(model, _DEVICE, _settings(options)).export_model()
+        except RuntimeError as error:
+            raise BuildError(f"openvino refuses {program.onnx_path}: {_gist(error)}", hint="edgeseg export RECIPE") from error
+        engine = out_dir / "engine.blob"
+        engine.write_bytes(compiled.getbuffer())
+        return [engine]
+
+    def load(self, program: Program, files: Sequence[Path], options: Mapping[str, Any]) -> OpenVinoSession:
+        """Open the file that `compile` wrote. Raises BundleError where OpenVINO refuses it."""
+        (engine,) = files
+        rebuild = "edgeseg build BUNDLE --force"
+        try:
+            compiled = _core().import_model(engine.read_bytes(), _DEVICE, _settings(options))
+        except RuntimeError as error:
+            raise BundleError(f"openvino refuses {engine}: {_gist(error)}", hint=rebuild) from error
+        if problem := misfit(_ports(compiled.inputs), _ports(compiled.outputs), program):
+            raise BundleError(f"{engine} is not an engine of its program: {problem}", hint=rebuild)
+        return OpenVinoSession(program, compiled)
+
+
+class OpenVinoSession(ProgramSession):
+    """An `edgeseg.contracts.Session`."""
+
+    def __init__(self, program: Program, compiled: Any) -> None:
+        super().__init__(program)
+        self._request = compiled.create_infer_request()
+
+    def _run(self, pixels: ImageU8) -> MaskU8:
+        np.copyto(self._request.get_input_tensor().data, pixels)
+        try:
+            self._request.infer(share_outputs=True)
+        except RuntimeError as error:
+            raise BundleError(
+                f"openvino failed on an image: {_gist(error)}", hint="check free memory; edgeseg bundle verify BUNDLE --run"
+            ) from error
+        mask: MaskU8 = self._request.get_output_tensor().data.copy()
+        return mask
+
+    def _release(self) -> None:
+        self._request = None
+
+
+def _openvino() -> ModuleType:
+    return require("openvino", extra="openvino", purpose="build and run engines with OpenVINO")
+
+
+def _core() -> Any:
+    return _openvino().Core()
+
+
+def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "INFERENCE_NUM_THREADS": options["threads"],
+        "INFERENCE_PRECISION_HINT": options.get("precision_hint", "f32"),
+        "NUM_STREAMS": 1,
+    }
+
+
+def _ports(ports: Sequence[Any]) -> list[Port]:
+    """A side that is not fixed is -1, which fits no program."""
+    return [
+        (
+            port.get_element_type().to_dtype().name,
+            tuple(side.get_length() if side.is_static else -1 for side in port.get_partial_shape()),
+        )
+        for port in ports
+    ]
+
+
+def _gist(error: RuntimeError) -> str:
+    """OpenVINO's message without the lines that name its own source files."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return " ".join(line for line in lines if line and not line.startswith(("Exception from src", "Check '")))

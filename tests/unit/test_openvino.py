@@ -1,0 +1,51 @@
+"""What is OpenVINO's own: the precision is named, and one that the processor lacks is refused."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgeseg.engines import table
+from edgeseg.engines.openvino import OpenVino
+from edgeseg.errors import BuildError, MissingDependency
+from tiny import tiny_program
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingDependency) as caught:
+        table.fingerprint("openvino")
+    assert caught.value.hint == "pip install 'edgeseg[openvino]'"
+
+
+@pytest.mark.parametrize("options", [{}, {"precision_hint": "f32"}])
+def test_float32_unless_asked(options: dict[str, str], tmp_path: Path) -> None:
+    """Also where the processor has bfloat16, which OpenVINO would take by itself."""
+    pytest.importorskip("openvino")
+    program, chosen = tiny_program(tmp_path / "tiny.onnx"), {"threads": 2, **options}
+    runtime = OpenVino()
+    with runtime.load(program, runtime.compile(program, tmp_path, chosen), chosen) as session:
+        compiled = session._request.get_compiled_model()
+        assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
+        assert compiled.get_property("INFERENCE_NUM_THREADS") == 2
+
+
+def test_an_engine_in_bfloat16_opens_in_bfloat16(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    runtime = OpenVino()
+    if {"precision_hint": "bf16"} not in runtime.variants():
+        pytest.skip("this processor has no bfloat16")
+    program, chosen = tiny_program(tmp_path / "tiny.onnx"), {"threads": 1, "precision_hint": "bf16"}
+    with runtime.load(program, runtime.compile(program, tmp_path, chosen), chosen) as session:
+        assert session._request.get_compiled_model().get_property("INFERENCE_PRECISION_HINT").to_string() == "bf16"
+
+
+@pytest.mark.parametrize("hint", ["bf16", "int4"])
+def test_a_precision_that_is_not_there_is_refused(hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(OpenVino, "variants", lambda self: [{"precision_hint": "f32"}])
+    with pytest.raises(BuildError, match=f"does not compute in '{hint}'"):
+        OpenVino().compile(tiny_program(tmp_path / "tiny.onnx"), tmp_path, {"threads": 1, "precision_hint": hint})
+    assert not (tmp_path / "engine.blob").exists()
