@@ -48,18 +48,19 @@ from edgeseg.manifest import (
     COPY_AGAIN,
     FORMAT,
     MANIFEST,
+    ChoiceEntry,
     EngineEntry,
+    FileEntry,
     GoldenEntry,
     LevelEntry,
     Manifest,
     Precision,
-    ProgramEntry,
     read_manifest,
 )
 from edgeseg.metrics import mask_agreement
 from edgeseg.recipe.load import load_recipe, recipe_digest
 from edgeseg.recipe.schema import Recipe
-from edgeseg.specs import ImageU8, MaskU8, Program
+from edgeseg.specs import DEFAULT_FORM, ImageU8, MaskU8, Program
 
 if TYPE_CHECKING:
     from edgeseg.devices.probe import Fingerprint
@@ -112,20 +113,23 @@ class Bundle:
         document: dict[str, Any] = json.loads(self.file(self.manifest.reports[name]).read_bytes())
         return document
 
-    def program(self, level: int = 0, precision: Precision = "float") -> Program:
+    def program(self, level: int = 0, precision: Precision = "float", form: str = DEFAULT_FORM) -> Program:
         """One program, its files checked, and that its graph makes a runtime read no other file.
 
+        Args:
+            form: the runtime that it should be laid out for; in the default form where the bundle has no such one.
         Raises:
             BundleError: the bundle has no such program.
             IntegrityError: a file is not what was packed, or the graph names a file that the manifest does not list for it.
         """
-        entry = self._level(level).programs.get(precision)
+        entry = self.level(level).programs.get(precision)
         if entry is None:
             raise BundleError(f"{self.path} has no {precision} program at level {level}", hint=f"edgeseg bundle show {self.path}")
-        graph, *blobs = [self.file(path) for path in entry.files]
+        graph, *blobs = [self.file(path) for path in entry.in_form(form)]
         check_reads(graph, blobs)
+        found = form if form in entry.forms else DEFAULT_FORM
         try:
-            return Program.from_json(entry.spec, graph, tuple(blobs))
+            return Program.from_json({**entry.spec, "form": found}, graph, tuple(blobs))
         except (ValueError, KeyError, TypeError) as error:
             raise BundleError(
                 f"{self.path}: the {precision} program of level {level} makes no sense: {error}", hint=COPY_AGAIN
@@ -143,7 +147,7 @@ class Bundle:
         return {frame.name: mask_agreement(session.infer(frame.image_rgb), frame.mask) for frame in self.golden(level)}
 
     def find_engine(self, level: int = 0, runtime: str | None = None) -> EngineEntry:
-        """The engine for this device, the fastest measured where there are several.
+        """The engine for this device: the one that a build chose, else the fastest measured.
 
         Args:
             runtime: only engines of this runtime; None: of any that is installed.
@@ -154,7 +158,7 @@ class Bundle:
         """
         from edgeseg.engines import table
 
-        self._level(level)
+        self.level(level)
         build = f"edgeseg build {self.path}"
         engines = [e for e in self.manifest.engines if e.level == level and runtime in (None, e.runtime)]
         if not engines:
@@ -173,27 +177,31 @@ class Bundle:
         if not fitting:
             nearest = next(e for e in engines if e.runtime in here)
             raise EngineMismatch(nearest.device, str(here[nearest.runtime]), hint=build)
-        return min(fitting, key=lambda e: float(e.measurements.get("median_ms", float("inf"))))
+        chosen = {choice.engine for choice in self.manifest.choices}
+        return min(fitting, key=lambda e: (e.key not in chosen, float(e.measurements.get("median_ms", float("inf")))))
 
     def session(self, level: int = 0, engine: str | None = None, threads: int | None = None) -> Session:
         """Open this device's engine. The caller closes it.
 
         Args:
             level: ISR level, 0 = most exact.
-            engine: name of a runtime; None: the fastest that was measured on this device.
+            engine: name of a runtime; None: of any. Where there are several, see `find_engine`.
             threads: overrides the number that the engine was measured with.
         Raises:
             EngineMismatch: built for another device or runtime version; raised before any byte is handed to a runtime.
             IntegrityError: a file of the engine or its program is not what was packed.
             BundleError: no such level or engine, or the runtime refuses it.
         """
+        return self.open_engine(self.find_engine(level, engine), threads)
+
+    def open_engine(self, engine: EngineEntry, threads: int | None = None) -> Session:
+        """Open one of this device's engines, as `find_engine` gives it. The caller closes it. Raises as `session`."""
         from edgeseg.engines import table
 
-        entry = self.find_engine(level, engine)
-        program = self.program(level, entry.precision)
-        files = [self.file(path) for path in entry.files]
-        options = {**entry.options, **({} if threads is None else {"threads": threads})}
-        return table.backend(entry.runtime).load(program, files, options)
+        program = self.program(engine.level, engine.precision)
+        files = [self.file(path) for path in engine.files]
+        options = {**engine.options, **({} if threads is None else {"threads": threads})}
+        return table.backend(engine.runtime).load(program, files, options)
 
     def verify(self, run: bool = False, threads: int | None = None) -> Verification:
         """Check every file; with `run`, also what this device's engine makes of the golden frames, at every level that has any.
@@ -209,62 +217,66 @@ class Bundle:
         if problems:
             count = f"{len(problems)} of {len(manifest.files)} files are not what the manifest says"
             raise IntegrityError("\n".join([f"{self.path}: {count}", *problems]), hint=COPY_AGAIN)
-        for program in self._programs():
-            graph, *blobs = [self.path / path for path in program.files]
+        for files in manifest.graphs():
+            graph, *blobs = [self.path / path for path in files]
             check_reads(graph, blobs)
         found = {p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if not p.is_dir()}
         minimum = self.recipe().gate.min_mask_agreement
         agreement: dict[str, dict[str, float]] = {}
         for level in sorted({frame.level for frame in manifest.golden}) if run else ():
             entry = self.find_engine(level)
-            with self.session(level, entry.runtime, threads) as session:
-                agreement[f"level {level}, {entry.runtime} {entry.precision}"] = self.golden_agreement(session, level)
+            with self.open_engine(entry, threads) as session:
+                agreement[f"level {level}, {entry.runtime} {entry.kind}"] = self.golden_agreement(session, level)
         for engine, frames in agreement.items():
             check_gate(f"{self.path}: {engine}", frames, minimum, hint=f"edgeseg build {self.path} --force")
         unlisted = tuple(sorted(found - set(manifest.files) - {MANIFEST}))
         return Verification(len(manifest.files), sum(f.bytes for f in manifest.files.values()), unlisted, agreement, minimum)
 
     def add_engine(self, engine: EngineEntry, sources: Sequence[Path]) -> EngineEntry:
-        """Pack an engine; one that was there for the same level, precision, runtime and device goes. Atomic.
+        """Pack one engine; see `add_engines`."""
+        return self.add_engines([(engine, sources)])[0]
+
+    def add_engines(
+        self, engines: Sequence[tuple[EngineEntry, Sequence[Path]]], choice: ChoiceEntry | None = None
+    ) -> list[EngineEntry]:
+        """Pack engines, and which of them is the default; those that were there of the same kind for this device go. Atomic.
 
         Others may add engines at the same time: each waits for its turn and adds to what it finds.
 
         Args:
-            engine: what is known of it; `files` are the names of `sources`, and become their paths in the bundle.
-            sources: the files, with distinct names.
+            engines: what is known of each, and its files, with distinct names; they become `files` of the entries returned.
+            choice: names one of the engines.
         Raises:
-            BundleError: cannot write, or the bundle was made anew since it was opened, so that the engine is of another program.
+            BundleError: cannot write, or the bundle was made anew since it was opened: the engines are of another program.
         """
         with locked(self.path), writing(self.path):
             current = read_manifest(self.path)
-            files = [path for program in self._programs() for path in program.files]
+            files = [path for graph in self.manifest.graphs() for path in graph]
             if current.levels != self.manifest.levels or any(self.manifest.files[p] != current.files[p] for p in files):
                 raise BundleError(
                     f"{self.path} was made anew while this engine was built, which is not packed",
                     hint=f"edgeseg build {self.path}",
                 )
-            engines = self.path / "engines"
-            clear_unnamed(engines, current)
-            folder = f"engines/level{engine.level}-{engine.runtime}-{engine.precision}-{secrets.token_hex(4)}"
+            root = self.path / "engines"
+            clear_unnamed(root, current)
+            added: dict[str, FileEntry] = {}
+            packed = []
             try:
-                added = {f"{folder}/{source.name}": copy_file(source, self.path / folder / source.name) for source in sources}
-                sync_folders(engines)
-                packed = engine.model_copy(update={"files": tuple(added)})
-                kept = tuple(other for other in current.engines if not packed.replaces(other))
-                named = {path for other in kept for path in other.files}
-                gone = {path for other in current.engines for path in other.files} - named
-                listed = {path: file for path, file in current.files.items() if path not in gone} | added
-                changed = Manifest.model_validate({**dict(current), "engines": (*kept, packed), "files": listed})
+                for engine, sources in engines:
+                    folder = f"engines/level{engine.level}-{engine.runtime}-{engine.precision}-{secrets.token_hex(4)}"
+                    copied = {f"{folder}/{s.name}": copy_file(s, self.path / folder / s.name) for s in sources}
+                    packed.append(engine.model_copy(update={"files": tuple(copied)}))
+                    added |= copied
+                sync_folders(root)
+                changed = current.with_engines(packed, added, choice)
                 replace_file(self.path / MANIFEST, changed.to_bytes(), durable=True)
                 self.manifest = changed
             finally:
-                clear_unnamed(engines, read_manifest(self.path))
+                clear_unnamed(root, read_manifest(self.path))
         return packed
 
-    def _programs(self) -> list[ProgramEntry]:
-        return [program for level in self.manifest.levels for program in level.programs.values()]
-
-    def _level(self, level: int) -> LevelEntry:
+    def level(self, level: int) -> LevelEntry:
+        """What the manifest says of a level. Raises BundleError where there is none of that number."""
         if not 0 <= level < len(self.manifest.levels):
             raise BundleError(
                 f"{self.path} has no level {level}; its levels are 0 to {len(self.manifest.levels) - 1}",
@@ -300,8 +312,9 @@ def create_bundle(
     Args:
         path: the folder, NAME.edgeseg by custom.
         recipe_text: the resolved recipe, as YAML.
-        programs: at least one; those of one ISR plan make a level, in the order given, each precision once. All take images of
-            one size and give masks of one size. Blobs that several share are stored once.
+        programs: at least one; those of one ISR plan make a level, in the order given, each precision once in the default form
+            and at most once in any other. All take images of one size and give masks of one size. Blobs that several share are
+            stored once.
         golden: at least one frame for each level; names are plain file stems, distinct within a level.
         reports: name -> JSON document.
     Raises:
@@ -314,7 +327,7 @@ def create_bundle(
     for program in programs:
         check_files(program)
     levels = by_level(programs)
-    check_golden(frames, levels)
+    check_golden(frames, [next(p for forms in level.values() for p in forms.values()) for level in levels])
     with staged(bundle) as root, writing(bundle):
         files = {"recipe.yaml": write_file(root / "recipe.yaml", recipe_text.encode())}
         recipe = load_recipe(root / "recipe.yaml")

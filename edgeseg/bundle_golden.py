@@ -10,7 +10,6 @@ import numpy as np
 
 from edgeseg.errors import GateFailed
 from edgeseg.images import opencv
-from edgeseg.manifest import Precision
 from edgeseg.specs import ImageU8, MaskU8, Program
 
 
@@ -34,8 +33,8 @@ def check_gate(what: str, agreement: Mapping[str, float], minimum: float, *, hin
         )
 
 
-def check_golden(frames: Sequence[GoldenFrame], levels: Sequence[Mapping[Precision, Program]]) -> None:
-    """Raise ValueError where frames do not fit the programs of their levels, or where a level has none."""
+def check_golden(frames: Sequence[GoldenFrame], levels: Sequence[Program]) -> None:
+    """Raise ValueError where frames do not fit their levels, told by a program of each, or where a level has none."""
     seen: set[tuple[int, str]] = set()
     images: dict[str, ImageU8] = {}
     for frame in frames:
@@ -46,7 +45,7 @@ def check_golden(frames: Sequence[GoldenFrame], levels: Sequence[Mapping[Precisi
         seen.add((frame.level, frame.name))
         if not np.array_equal(images.setdefault(frame.name, frame.image_rgb), frame.image_rgb):
             raise ValueError(f"golden frame {frame.name}: levels show different images under one name")
-        program = next(iter(levels[frame.level].values()))
+        program = levels[frame.level]
         for what, array, shape in (
             ("image", frame.image_rgb, (*program.image.size_hw, 3)),
             ("mask", frame.mask, program.mask_shape),

@@ -13,30 +13,36 @@ from edgeseg.bundle_files import copy_file
 from edgeseg.errors import BundleError, IntegrityError
 from edgeseg.graph_files import external_files
 from edgeseg.manifest import COPY_AGAIN, FileEntry, LevelEntry, Precision, ProgramEntry
-from edgeseg.specs import IsrPlan, Program
+from edgeseg.specs import DEFAULT_FORM, IsrPlan, Program
 
-Levels = Sequence[Mapping[Precision, Program]]
+Forms = Mapping[str, Program]
+"""One program in several forms, the default one among them."""
+Levels = Sequence[Mapping[Precision, Forms]]
 
 
-def by_level(programs: Sequence[Program]) -> list[dict[Precision, Program]]:
-    """Programs of one ISR plan together, plans in the order they first come.
+def by_level(programs: Sequence[Program]) -> Levels:
+    """Programs of one ISR plan together, plans in the order they first come; in each plan, forms of one precision together.
 
     Raises:
-        ValueError: no programs; one plan and precision twice; levels that do not take the same images and give the same masks,
-            so that a stream could not move between them; or different blobs of one name.
+        ValueError: no programs; one plan, precision and form twice, or none in the default form; levels that do not take the same
+            images and give the same masks, so that a stream could not move between them; or different blobs of one name.
     """
-    levels: dict[IsrPlan, dict[Precision, Program]] = {}
+    levels: dict[IsrPlan, dict[Precision, dict[str, Program]]] = {}
     blobs: dict[str, Path] = {}
     for program in programs:
-        level = levels.setdefault(program.isr, {})
-        if program.precision in level:
-            raise ValueError(f"two {program.precision} programs at ISR {program.isr}")
-        level[program.precision] = program
+        forms = levels.setdefault(program.isr, {}).setdefault(program.precision, {})
+        if program.form in forms:
+            raise ValueError(f"two {program.precision} programs at ISR {program.isr} in the form for {program.form}")
+        forms[program.form] = program
         for blob in program.blobs:
             if blobs.setdefault(blob.name, blob) != blob or blob.parent != program.onnx_path.parent:
                 raise ValueError(f"{program.onnx_path}: {blob} is not the one file {blob.name} beside it")
     if not levels:
         raise ValueError("a bundle holds at least one program")
+    for plan, level in levels.items():
+        for precision, forms in level.items():
+            if DEFAULT_FORM not in forms:
+                raise ValueError(f"the {precision} program at ISR {plan} is not there in the form for {DEFAULT_FORM}")
     if len({(p.image.size_hw, p.image.layout, p.labels, p.mask_stride) for p in programs}) > 1:
         raise ValueError("the programs of a bundle take images of one size and give masks of one size, of the same classes")
     return list(levels.values())
@@ -78,17 +84,23 @@ def pack(root: Path, levels: Levels) -> tuple[list[LevelEntry], dict[str, FileEn
             files[path] = copy_file(source, root / path)
         return path
 
+    def packed(program: Program, name: str) -> tuple[str, ...]:
+        return copied(program.onnx_path, f"{name}.onnx"), *(copied(blob, blob.name) for blob in program.blobs)
+
     entries = []
     for index, level in enumerate(levels):
-        packed = {
+        programs = {
             precision: ProgramEntry(
-                files=(
-                    copied(program.onnx_path, f"level{index}-{precision}.onnx"),
-                    *(copied(blob, blob.name) for blob in program.blobs),
-                ),
-                spec=program.to_json(),
+                files=packed(forms[DEFAULT_FORM], f"level{index}-{precision}"),
+                spec=forms[DEFAULT_FORM].to_json(),
+                forms={
+                    form: packed(program, f"level{index}-{precision}-{form}")
+                    for form, program in forms.items()
+                    if form != DEFAULT_FORM
+                },
             )
-            for precision, program in level.items()
+            for precision, forms in level.items()
         }
-        entries.append(LevelEntry(isr=str(next(iter(level.values())).isr), programs=packed))
+        plan = next(program.isr for forms in level.values() for program in forms.values())
+        entries.append(LevelEntry(isr=str(plan), programs=programs))
     return entries, files

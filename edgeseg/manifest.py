@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -35,6 +35,8 @@ RelPath = Annotated[str, AfterValidator(_inside)]
 """A path inside the bundle, with forward slashes."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Precision = Literal["float", "int8"]
+Options = dict[str, int | float | bool | str]
+"""What a runtime is opened with."""
 
 
 class Entry(BaseModel):
@@ -50,11 +52,27 @@ class FileEntry(Entry):
     bytes: int = Field(ge=0)
 
 
-class ProgramEntry(Entry):
-    """One ONNX program: its files (the graph first) and what `Program.to_json` says about it."""
+Files = Annotated[tuple[RelPath, ...], Field(min_length=1)]
 
-    files: tuple[RelPath, ...] = Field(min_length=1)
+
+class ProgramEntry(Entry):
+    """One ONNX program: its files (the graph first) and what `Program.to_json` says about it.
+
+    Attributes:
+        forms: the same program laid out for other runtimes: form -> its files, the graph first.
+    """
+
+    files: Files
     spec: dict[str, Any]
+    forms: dict[str, Files] = Field(default_factory=dict)
+
+    def in_form(self, form: str) -> Files:
+        """Its files for a runtime: those of the form where there is one, the program's own otherwise."""
+        return self.forms.get(form, self.files)
+
+    def graphs(self) -> tuple[Files, ...]:
+        """The files of every form."""
+        return self.files, *self.forms.values()
 
 
 class LevelEntry(Entry):
@@ -82,14 +100,74 @@ class EngineEntry(Entry):
     device_key: Sha256
     precision: Precision
     key: Sha256
-    files: tuple[RelPath, ...] = Field(min_length=1)
-    options: dict[str, int | float | bool | str]
+    files: Files
+    options: Options
     measurements: dict[str, Any]
     created: str
 
+    @property
+    def kind(self) -> str:
+        """The program's precision, and that of the arithmetic where it is another: "float", "float bf16", "int8"."""
+        return kind(self.precision, self.options)
+
     def replaces(self, other: EngineEntry) -> bool:
-        """True where a bundle keeps only the newer of the two: same level, runtime, precision and device."""
-        return all(getattr(self, name) == getattr(other, name) for name in ("level", "runtime", "precision", "device_key"))
+        """True where a bundle keeps only the newer of the two: same level, runtime, kind and device."""
+        return all(getattr(self, name) == getattr(other, name) for name in ("level", "runtime", "kind", "device_key"))
+
+
+class CandidateEntry(Entry):
+    """One engine that was considered for a device.
+
+    Attributes:
+        device_key: as in its engine; None where its runtime could not be asked.
+        key: of its engine, built or not; None where it could not be told.
+        verdict: "default" and "passed" engines are in the bundle; a "refused" one was built and failed a gate; "not built" came
+            not so far.
+        reason: why, as a clause; empty for the default.
+        measurements: as in its engine, of one run in which all candidates took turns, with `speedup` over the first candidate.
+    """
+
+    runtime: str
+    precision: Precision
+    options: Options
+    device_key: Sha256 | None = None
+    key: Sha256 | None = None
+    verdict: Literal["default", "passed", "refused", "not built"]
+    reason: str = ""
+    measurements: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """As of an engine."""
+        return kind(self.precision, self.options)
+
+
+class ChoiceEntry(Entry):
+    """Which engine of a level one device uses, and against what it was chosen.
+
+    Attributes:
+        key: hash over all that was compared; an equal key is a cache hit.
+        engine: key of the default engine.
+        candidates: the float engine that speed-ups refer to first.
+        created: UTC, ISO 8601.
+    """
+
+    level: int = Field(ge=0)
+    key: Sha256
+    engine: Sha256
+    candidates: tuple[CandidateEntry, ...] = Field(min_length=1)
+    created: str
+
+    def replaces(self, other: ChoiceEntry) -> bool:
+        """True where a bundle keeps only the newer of the two: same level, and a runtime on the same device."""
+        devices, others = ({c.device_key for c in choice.candidates} - {None} for choice in (self, other))
+        return self.level == other.level and bool(devices & others)
+
+
+def kind(precision: Precision, options: Mapping[str, Any]) -> str:
+    """Precision of a program, and that of the arithmetic where options name another than float32."""
+    hint = options.get("precision_hint", "f32")
+    return precision if hint == "f32" else f"{precision} {hint}"
 
 
 class GoldenEntry(Entry):
@@ -112,23 +190,46 @@ class Manifest(Entry):
     recipe_digest: str
     levels: tuple[LevelEntry, ...] = Field(min_length=1)
     engines: tuple[EngineEntry, ...] = ()
+    choices: tuple[ChoiceEntry, ...] = ()
     golden: tuple[GoldenEntry, ...] = Field(min_length=1)
     reports: dict[str, RelPath]
     files: dict[RelPath, FileEntry]
 
     @model_validator(mode="after")
     def _complete(self) -> Manifest:
-        programs = [program for level in self.levels for program in level.programs.values()]
         named = {self.recipe, *self.reports.values()}
-        named.update(path for program in programs for path in program.files)
+        named.update(path for files in self.graphs() for path in files)
         named.update(path for engine in self.engines for path in engine.files)
         named.update(path for frame in self.golden for path in (frame.image, frame.mask))
         if named != set(self.files):
             raise ValueError(f"`files` and the rest of the manifest differ on {', '.join(sorted(named ^ set(self.files)))}")
-        highest = max(0, *(engine.level for engine in self.engines), *(frame.level for frame in self.golden))
+        parts: tuple[EngineEntry | ChoiceEntry | GoldenEntry, ...] = (*self.engines, *self.choices, *self.golden)
+        highest = max(part.level for part in parts)
         if highest >= len(self.levels):
             raise ValueError(f"level {highest} is named, but there are {len(self.levels)}")
+        if lost := {choice.engine for choice in self.choices} - {engine.key for engine in self.engines}:
+            raise ValueError(f"chosen engines are not there: {', '.join(sorted(lost))}")
         return self
+
+    def graphs(self) -> tuple[Files, ...]:
+        """The files of every program in every form, the graph first."""
+        return tuple(files for level in self.levels for program in level.programs.values() for files in program.graphs())
+
+    def with_engines(
+        self, engines: Sequence[EngineEntry], files: Mapping[RelPath, FileEntry], choice: ChoiceEntry | None = None
+    ) -> Manifest:
+        """The manifest with engines, their files and a choice added; what they replace goes, and choices without their engine."""
+        kept = (*(other for other in self.engines if not any(new.replaces(other) for new in engines)), *engines)
+        named = {path for engine in kept for path in engine.files}
+        gone = {path for engine in self.engines for path in engine.files} - named
+        there = {engine.key for engine in kept}
+        choices = [old for old in self.choices if old.engine in there and not (choice and choice.replaces(old))]
+        changed = {
+            "engines": kept,
+            "choices": (*choices, *([choice] if choice else [])),
+            "files": {path: file for path, file in self.files.items() if path not in gone} | dict(files),
+        }
+        return Manifest.model_validate({**dict(self), **changed})
 
     def to_bytes(self) -> bytes:
         """The JSON file, with its digest."""

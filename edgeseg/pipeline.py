@@ -15,10 +15,11 @@ import numpy as np
 
 from edgeseg import __version__
 from edgeseg.bundle import Bundle, copy_bundle, create_bundle, open_bundle
-from edgeseg.contracts import NoProgress, Progress, SegDataset
+from edgeseg.contracts import NoProgress, Progress, SegDataset, Session
 from edgeseg.data.datasets import open_dataset
 from edgeseg.data.evaluate import evaluate
 from edgeseg.engines.build import EngineBuild, build_engine
+from edgeseg.engines.choose import LevelBuild, build_level
 from edgeseg.errors import BundleError, DataError, GateFailed, RecipeError
 from edgeseg.images import encode_png
 from edgeseg.isr.plans import load_levels
@@ -186,22 +187,15 @@ def evaluate_bundle(
         DataError: data or checkpoint do not fit.
         GateFailed: the engine lost more mIoU than `gate.max_miou_drop`; the report holds the figures.
     """
-    dataset: SegDataset = open_dataset(recipe.data, "val", data_root)
     program = bundle.program(level)
-    if dataset.labels.names != program.labels.names:
-        raise DataError(
-            f"the data has the classes {', '.join(dataset.labels.names)}; the bundle {', '.join(program.labels.names)}",
-            hint="evaluate on data of the bundle's classes",
-        )
-    count = len(dataset) if limit is None else min(limit, len(dataset))
-    indices = [int(i) for i in np.linspace(0, len(dataset) - 1, count)]
+    dataset, indices = _validation(recipe, data_root, program.labels, limit)
     with bundle.session(level, threads=threads) as session:
         engine = evaluate(session.segment, dataset, indices, progress)
     torch_confusion = None
     if checkpoint is not None:
         reference = load_trained(recipe, checkpoint, program.isr).reference(program.mask_stride)
         torch_confusion = evaluate(reference.segment, dataset, indices, progress)
-    evaluation = Evaluation(count, engine, torch_confusion, program.labels)
+    evaluation = Evaluation(len(indices), engine, torch_confusion, program.labels)
     allowed = recipe.gate.max_miou_drop
     if evaluation.drop is not None and evaluation.drop > allowed:
         raise GateFailed(
@@ -210,6 +204,49 @@ def evaluate_bundle(
             report=evaluation.to_json(),
         )
     return evaluation
+
+
+def _validation(recipe: Recipe, data_root: Path, labels: LabelSpace, limit: int | None) -> tuple[SegDataset, list[int]]:
+    """The validation split, and `limit` samples of it, evenly spread. Raises DataError where its classes are not `labels`."""
+    dataset: SegDataset = open_dataset(recipe.data, "val", data_root)
+    if dataset.labels.names != labels.names:
+        raise DataError(
+            f"the data has the classes {', '.join(dataset.labels.names)}; the bundle {', '.join(labels.names)}",
+            hint="evaluate on data of the bundle's classes",
+        )
+    count = len(dataset) if limit is None else min(limit, len(dataset))
+    return dataset, [int(i) for i in np.linspace(0, len(dataset) - 1, count)]
+
+
+def build_bundle(
+    bundle: Bundle,
+    *,
+    runtimes: Sequence[str] = (),
+    threads: int | None = None,
+    data_root: Path | None = None,
+    limit: int | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> list[LevelBuild]:
+    """Find this device's best engine for every level; see `engines.choose.build_level`.
+
+    Args:
+        data_root: measure every engine's mIoU on the recipe's validation split, and hold it to `gate.max_miou_drop`.
+        limit: of that split, use this many images, evenly spread.
+    Raises:
+        DataError: the data do not fit the bundle.
+    """
+    accuracy = None
+    if data_root is not None:
+        dataset, indices = _validation(bundle.recipe(), data_root, bundle.program().labels, limit)
+
+        def accuracy(session: Session) -> float:
+            return evaluate(session.segment, dataset, indices, progress).miou()
+
+    return [
+        build_level(bundle, level, runtimes=runtimes, threads=threads, force=force, accuracy=accuracy, progress=progress)
+        for level in range(len(bundle.manifest.levels))
+    ]
 
 
 def demo_bundle() -> Path:

@@ -16,6 +16,8 @@ MaskU8 = npt.NDArray[np.uint8]
 """Class map, shape (H, W), uint8; values are class indices, or LabelSpace.ignore_index where no label counts."""
 
 Layout = Literal["HWC", "NCHW"]
+DEFAULT_FORM = "onnxruntime"
+"""The form that every program comes in; see `Program.form`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,7 @@ class Program:
         arch: catalogue name of the model.
         blobs: files in the folder of `onnx_path` that hold its large weights, shared with other programs; empty where it holds
             all its weights itself.
+        form: the runtime that the graph is laid out for. Every form computes the same, and runs in every runtime.
     """
 
     onnx_path: Path
@@ -155,6 +158,7 @@ class Program:
     precision: Literal["float", "int8"]
     arch: str
     blobs: tuple[Path, ...] = ()
+    form: str = DEFAULT_FORM
 
     @property
     def mask_shape(self) -> tuple[int, int]:
@@ -185,6 +189,7 @@ class Program:
             precision=data["precision"],
             arch=data["arch"],
             blobs=blobs,
+            form=data.get("form", DEFAULT_FORM),
         )
 
 

@@ -3,65 +3,105 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgeseg.cli import render
 
 if TYPE_CHECKING:
-    from edgeseg.bundle import Bundle
+    from rich.console import RenderableType
 
-_RUNTIMES = {"auto": "onnxruntime", "cpu": "onnxruntime"}
-"""Device option -> the runtime that serves it."""
+    from edgeseg.engines.choose import LevelBuild
+    from edgeseg.manifest import CandidateEntry
+
+_RUNTIMES: dict[str, tuple[str, ...]] = {"auto": (), "cpu": ("onnxruntime",)}
+"""Device option -> the runtimes to consider; none: all that are installed."""
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--device", default="auto", show_default=True, type=click.Choice(list(_RUNTIMES)), help="What to build for.")
+@click.option("--runtime", "runtimes", multiple=True, metavar="NAME", help="Consider this runtime only; repeatable.")
 @click.option("--threads", type=click.IntRange(1), help="Default: all physical cores that this process may use.")
-@click.option("--force", is_flag=True, help="Build even where the engine is there.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Also measure each engine's mIoU on the validation split.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="With --data-root: use N images, evenly spread.")
+@click.option("--force", is_flag=True, help="Build and time anew what is there.")
 @render.json_option
-def build(bundle: Path, device: str, threads: int | None, force: bool, as_json: bool) -> None:
-    """Build the engines of BUNDLE for this device: compile, check on the golden frames, time, pack.
+def build(
+    bundle: Path,
+    device: str,
+    runtimes: tuple[str, ...],
+    threads: int | None,
+    data_root: Path | None,
+    limit: int | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Build the engines of BUNDLE for this device, and make the fastest that is right the default.
 
-    An engine that is there already is kept.
+    Every installed runtime is tried in every precision that this processor has. Each engine is checked on the golden frames, and
+    all take turns at the clock; those that pass are packed. ONNX Runtime in float is always among them. What is there is kept.
     """
-    from edgeseg.engines.build import build_engine
+    from edgeseg.bundle import open_bundle
+    from edgeseg.pipeline import build_bundle
 
-    opened = _bundle(bundle)
+    if limit is not None and data_root is None:
+        raise click.UsageError("--limit is about the images of --data-root")
+    opened = open_bundle(bundle)
     with render.RichProgress() as progress:
-        made = [
-            build_engine(
-                opened, _RUNTIMES[device], level=number, precision=precision, threads=threads, force=force, progress=progress
-            )
-            for number, level in enumerate(opened.manifest.levels)
-            for precision in level.programs
-        ]
-    data = {
-        "bundle": opened.path,
-        "engines": [{"built": one.built, "reason": one.reason, **one.engine.model_dump(mode="json")} for one in made],
-    }
+        made = build_bundle(
+            opened,
+            runtimes=runtimes or _RUNTIMES[device],
+            threads=threads,
+            data_root=data_root,
+            limit=limit,
+            force=force,
+            progress=progress,
+        )
+    data = {"bundle": opened.path, "engines": [_document(one) for one in made]}
 
-    def human() -> str:
-        lines, isr = [], [level.isr for level in opened.manifest.levels]
-        for one in made:
-            engine, figures = one.engine, one.engine.measurements
-            lines.append(
-                f"level {engine.level} ({isr[engine.level]}) {engine.precision}: "
-                f"{'built' if one.built else 'kept'} ({one.reason})\n"
-                f"  {engine.device}\n"
-                f"  {render.duration(figures['median_ms'] / 1000)} median, {render.duration(figures['p90_ms'] / 1000)} p90, "
-                f"spread {render.percent(figures['spread'], 0)}, {figures['threads']} threads; "
-                f"mask agreement {render.percent(min(figures['mask_agreement'].values()), 2)} on the worst golden frame"
-            )
-        return "\n".join([*lines, f"next: edgeseg run {opened.path} --source VIDEO"])
+    def human() -> list[RenderableType]:
+        isr = [level.isr for level in opened.manifest.levels]
+        tables = [part for one in made for part in _shown(one, isr[one.engine.level])]
+        return [*tables, f"next: edgeseg run {opened.path} --source VIDEO"]
 
     render.result(data, as_json, human)
 
 
-def _bundle(path: Path) -> Bundle:
-    """The bundle to build for. A recipe would be trained and exported to one here."""
-    from edgeseg.bundle import open_bundle
+def _document(one: LevelBuild) -> dict[str, Any]:
+    """The default engine of a level, and all that it was chosen from."""
+    candidates = [candidate.model_dump(mode="json") for candidate in one.choice.candidates]
+    return {"built": one.built, "reason": one.reason, **one.engine.model_dump(mode="json"), "candidates": candidates}
 
-    return open_bundle(path)
+
+def _shown(one: LevelBuild, isr: str) -> list[RenderableType]:
+    engine, candidates = one.engine, one.choice.candidates
+    head = (
+        f"level {engine.level} ({isr}): {engine.runtime} {engine.kind}, "
+        f"{'built' if one.built else 'kept'} ({one.reason})\n{engine.device}, {engine.options['threads']} threads"
+    )
+    with_miou = any("miou" in candidate.measurements for candidate in candidates)
+    columns = ["engine", "median ms", "p90 ms", "speed-up", "agreement", *(["mIoU"] if with_miou else []), "size", "build", ""]
+    return [head, render.table("", columns, [_row(candidate, with_miou) for candidate in candidates])]
+
+
+def _row(candidate: CandidateEntry, with_miou: bool) -> list[object]:
+    figures = candidate.measurements
+    agreement = figures.get("mask_agreement")
+
+    def number(name: str, digits: int) -> str | None:
+        return f"{figures[name]:.{digits}f}" if name in figures else None
+
+    verdict = candidate.verdict
+    return [
+        f"{candidate.runtime} {candidate.kind}",
+        number("median_ms", 1),
+        number("p90_ms", 1),
+        number("speedup", 2),
+        render.percent(min(agreement.values()), 2) if agreement else None,
+        *([render.percent(figures.get("miou"), 2)] if with_miou else []),
+        render.size(figures["bytes"]) if "bytes" in figures else None,
+        render.duration(figures["compile_ms"] / 1000) if "compile_ms" in figures else None,
+        candidate.reason if verdict == "passed" else f"{verdict}: {candidate.reason}" if candidate.reason else verdict,
+    ]

@@ -1,6 +1,7 @@
-"""Building an engine: compile on this device, check it on the golden frames, time it, pack it.
+"""Building one engine: compile on this device, check it on the golden frames, time it, pack it.
 
 Engines are caches. Their key covers all that the result depends on; an engine of the same key whose files are intact is kept.
+Which engine of several a device should use, `choose` finds out.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,12 +19,12 @@ from typing import Any
 
 from edgeseg.bundle import Bundle
 from edgeseg.bundle_golden import check_gate
-from edgeseg.contracts import NoProgress, Progress
+from edgeseg.contracts import EngineBackend, NoProgress, Progress, Session
 from edgeseg.devices.probe import Fingerprint, usable_cores
 from edgeseg.engines import table
 from edgeseg.engines.measure import measure_latency
 from edgeseg.errors import BuildError, IntegrityError
-from edgeseg.manifest import EngineEntry, Precision
+from edgeseg.manifest import EngineEntry, Precision, kind
 from edgeseg.specs import Program
 
 RUNS = 30
@@ -60,7 +62,7 @@ def build_engine(
     Args:
         runtime: a row of the engine table.
         threads: default: the physical cores that this process may use. Written into the engine's options.
-        options: further options of the runtime, written into the engine's options too.
+        options: further options of the runtime, over those of its first variant; written into the engine's options too.
         force: build even where the engine is there.
     Raises:
         GateFailed: on a golden frame, the engine agrees with the reference less than `gate.min_mask_agreement`; not packed.
@@ -69,89 +71,132 @@ def build_engine(
         BundleError: the bundle lacks the program, is damaged, or cannot be written.
     """
     progress = progress or NoProgress()
-    backend = table.backend(runtime)
-    device = table.fingerprint(runtime)
-    program = bundle.program(level, precision)
-    if threads is not None and threads < 1:
-        raise BuildError(f"{threads} threads cannot run anything", hint="--threads 1 or more; leave it out for all cores")
-    chosen = {"threads": threads or usable_cores(), **(options or {})}
-    key = _key(bundle, program, level, precision, device, chosen)
-    kept, reason = _cached(bundle, level, precision, device, key, chosen)
+    wanted = plan_engine(bundle, runtime, level, precision, threads, options or {})
+    kept, reason = wanted.built(bundle)
     if kept and not force:
         return EngineBuild(kept, built=False, reason=reason)
     reason = "--force" if kept else reason
-    progress.message(f"level {level} {precision}: building with {runtime} {device.runtime_version} ({reason})")
+    progress.message(f"level {level} {wanted.name}: building with {runtime} {wanted.device.runtime_version} ({reason})")
     with tempfile.TemporaryDirectory(prefix="edgeseg-build-") as folder:
-        started = time.perf_counter()
-        files = tuple(backend.compile(program, Path(folder), chosen))
-        compiled = time.perf_counter()
-        with backend.load(program, files, chosen) as session:
-            loaded = time.perf_counter()
-            agreement = bundle.golden_agreement(session, level)
-            check_gate(
-                f"{runtime} {precision} engine of {bundle.path}",
-                agreement,
-                bundle.recipe().gate.min_mask_agreement,
-                hint="not packed; try another runtime, or export again from the checkpoint",
-            )
+        files, compile_ms = wanted.compile(Path(folder))
+        with wanted.open(files) as (session, load_ms):
+            agreement = check_golden(bundle, level, session, f"{runtime} {wanted.kind}")
             image = next(bundle.golden(level)).image_rgb
             latency = measure_latency(lambda: session.infer(image), RUNS, WARMUP)
-        measurements: dict[str, Any] = {
-            **latency.to_json(),
-            "threads": chosen["threads"],
-            "compile_ms": round(1000 * (compiled - started), 1),
-            "load_ms": round(1000 * (loaded - compiled), 1),
-            "mask_agreement": {name: round(share, 6) for name, share in agreement.items()},
-        }
-        entry = EngineEntry(
-            level=level,
-            runtime=runtime,
-            runtime_version=device.runtime_version,
-            device=str(device),
-            device_key=device.key,
-            precision=precision,
-            key=key,
+        figures = {**latency.to_json(), "compile_ms": compile_ms, "load_ms": load_ms, "mask_agreement": agreement}
+        return EngineBuild(bundle.add_engine(wanted.entry(files, figures), files), built=True, reason=reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An engine that could be built on this device. Make one with `plan_engine`.
+
+    Attributes:
+        program: in the form for the runtime, where the bundle has it.
+        key: sha256 over all that the engine depends on.
+    """
+
+    backend: EngineBackend
+    device: Fingerprint
+    program: Program
+    level: int
+    precision: Precision
+    options: Mapping[str, Any]
+    key: str
+
+    @property
+    def kind(self) -> str:
+        return kind(self.precision, self.options)
+
+    @property
+    def name(self) -> str:
+        return f"{self.backend.name} {self.kind}"
+
+    def built(self, bundle: Bundle) -> tuple[EngineEntry | None, str]:
+        """The engine of this key, if the bundle holds it intact, and why it can be kept or cannot."""
+        own = (self.level, self.backend.name, self.kind)
+        same = [e for e in bundle.manifest.engines if (e.level, e.runtime, e.kind) == own]
+        here = [e for e in same if e.device_key == self.device.key]
+        if not same:
+            return None, "none was built yet"
+        if not here:
+            return None, f"the one that is there was built on {same[-1].device}; this is {self.device}"
+        engine = here[0]
+        if engine.key != self.key:
+            changed = [name for name in {**engine.options, **self.options} if engine.options.get(name) != self.options.get(name)]
+            told = ", ".join(f"{name} {engine.options.get(name)} -> {self.options.get(name)}" for name in changed)
+            return None, told or "the program changed"
+        try:
+            for path in engine.files:
+                bundle.file(path)
+        except IntegrityError as error:
+            return None, f"damaged: {error}"
+        return engine, "same program, runtime, device and options"
+
+    def compile(self, folder: Path) -> tuple[tuple[Path, ...], float]:
+        """Build the engine into a folder; its files, and how long it took in milliseconds."""
+        started = time.perf_counter()
+        files = tuple(self.backend.compile(self.program, folder, self.options))
+        return files, _since_ms(started)
+
+    @contextmanager
+    def open(self, files: Sequence[Path]) -> Iterator[tuple[Session, float]]:
+        """The engine, open, and how long that took in milliseconds."""
+        started = time.perf_counter()
+        with self.backend.load(self.program, files, self.options) as session:
+            yield session, _since_ms(started)
+
+    def entry(self, files: Sequence[Path], figures: Mapping[str, Any]) -> EngineEntry:
+        """The engine as the manifest holds it; `figures` are its measurements, beside threads and size."""
+        size = sum(file.stat().st_size for file in files)
+        return EngineEntry(
+            level=self.level,
+            runtime=self.backend.name,
+            runtime_version=self.device.runtime_version,
+            device=str(self.device),
+            device_key=self.device.key,
+            precision=self.precision,
+            key=self.key,
             files=tuple(file.name for file in files),
-            options=chosen,
-            measurements=measurements,
+            options=dict(self.options),
+            measurements={**figures, "threads": self.options["threads"], "bytes": size},
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
-        return EngineBuild(bundle.add_engine(entry, files), built=True, reason=reason)
 
 
-def _key(
-    bundle: Bundle, program: Program, level: int, precision: Precision, device: Fingerprint, options: Mapping[str, Any]
-) -> str:
-    """sha256 over what an engine depends on. `device.key` covers the runtime and its version."""
-    files = bundle.manifest.levels[level].programs[precision].files
+def plan_engine(
+    bundle: Bundle, runtime: str, level: int, precision: Precision, threads: int | None, options: Mapping[str, Any]
+) -> Plan:
+    """What `build_engine` would build. Raises as it does."""
+    if threads is not None and threads < 1:
+        raise BuildError(f"{threads} threads cannot run anything", hint="--threads 1 or more; leave it out for all cores")
+    backend, device = table.backend(runtime), table.fingerprint(runtime)
+    program = bundle.program(level, precision, backend.form)
+    default = next(iter(backend.variants()), {})
+    chosen = {"threads": threads or usable_cores(), **default, **options}
+    entry = bundle.manifest.levels[level].programs[precision]
     parts = {
-        "program": [bundle.manifest.files[path].sha256 for path in files],
-        "device": device.key,
+        "program": [bundle.manifest.files[path].sha256 for path in entry.in_form(backend.form)],
+        "device": device.key,  # with the runtime and its version
         "precision": precision,
         "shapes": [program.image.input_shape, program.mask_shape],
-        "options": dict(options),
+        "options": chosen,
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return Plan(backend, device, program, level, precision, chosen, key)
 
 
-def _cached(
-    bundle: Bundle, level: int, precision: Precision, device: Fingerprint, key: str, options: Mapping[str, Any]
-) -> tuple[EngineEntry | None, str]:
-    """The engine of this key, if it is there and intact, and why it is kept or is not."""
-    same = [e for e in bundle.manifest.engines if (e.level, e.runtime, e.precision) == (level, device.runtime, precision)]
-    here = [e for e in same if e.device_key == device.key]
-    if not same:
-        return None, "none was built yet"
-    if not here:
-        return None, f"the one that is there was built on {same[-1].device}; this is {device}"
-    engine = here[0]
-    if engine.key != key:
-        changed = [name for name in {**engine.options, **options} if engine.options.get(name) != options.get(name)]
-        told = ", ".join(f"{name} {engine.options.get(name)} -> {options.get(name)}" for name in changed)
-        return None, told or "the program changed"
-    try:
-        for path in engine.files:
-            bundle.file(path)
-    except IntegrityError as error:
-        return None, f"damaged: {error}"
-    return engine, "same program, runtime, device and options"
+def check_golden(bundle: Bundle, level: int, session: Session, what: str) -> dict[str, float]:
+    """Golden frame -> share of mask pixels on which an engine and the reference agree. Raises GateFailed."""
+    agreement = bundle.golden_agreement(session, level)
+    check_gate(
+        f"{what} engine of {bundle.path}",
+        agreement,
+        bundle.recipe().gate.min_mask_agreement,
+        hint="not packed; try another runtime, or export again from the checkpoint",
+    )
+    return {name: round(share, 6) for name, share in agreement.items()}
+
+
+def _since_ms(started: float) -> float:
+    return round(1000 * (time.perf_counter() - started), 1)

@@ -36,7 +36,7 @@ class OpenVino:
     form = "openvino"
 
     def version(self) -> str:
-        return str(_openvino().__version__)
+        return "-".join(_openvino().__version__.split("-")[:2])  # release and build number; the commit and branch follow
 
     def variants(self) -> Sequence[Mapping[str, Any]]:
         """Each precision that this processor computes in."""

@@ -118,7 +118,7 @@ def open_governed(
         )
     measured_ms = [float(entry.measurements["median_ms"]) for entry in entries]
     with ExitStack() as stack:
-        sessions = {entry.level: stack.enter_context(bundle.session(entry.level, entry.runtime, threads)) for entry in entries}
+        sessions = {entry.level: stack.enter_context(bundle.open_engine(entry, threads)) for entry in entries}
         _check_alike(sessions)
         # Levels that may not be used count as slow as the first that may.
         yield sessions, Governor([measured_ms[0]] * first + measured_ms, target, first=first)

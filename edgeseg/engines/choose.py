@@ -1,0 +1,261 @@
+"""Which engine a device uses: every candidate is built, checked, and timed against the others in turns; the fastest stays.
+
+The first candidate is the reference: ONNX Runtime in float, which runs everywhere. Speed-ups refer to it, and no other engine may
+lose more mIoU against it than `gate.max_miou_drop`, where validation data is at hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from edgeseg.bundle import Bundle
+from edgeseg.contracts import NoProgress, Progress, Session
+from edgeseg.engines import table
+from edgeseg.engines.build import RUNS, WARMUP, Plan, check_golden, plan_engine
+from edgeseg.engines.measure import measure_together
+from edgeseg.errors import BuildError, BundleError, EdgesegError, GateFailed, IntegrityError, Unsupported
+from edgeseg.manifest import CandidateEntry, ChoiceEntry, EngineEntry, Precision
+
+REFERENCE = "onnxruntime"
+
+
+@dataclass(frozen=True, slots=True)
+class LevelBuild:
+    """What `build_level` did.
+
+    Attributes:
+        choice: all candidates, and the key of the default engine.
+        engine: the default engine.
+        built: False where nothing had to be built or timed.
+        reason: why it was built, or kept; one clause.
+    """
+
+    choice: ChoiceEntry
+    engine: EngineEntry
+    built: bool
+    reason: str
+
+
+def build_level(
+    bundle: Bundle,
+    level: int = 0,
+    *,
+    runtimes: Sequence[str] = (),
+    threads: int | None = None,
+    force: bool = False,
+    accuracy: Callable[[Session], float] | None = None,
+    progress: Progress | None = None,
+) -> LevelBuild:
+    """Find this device's best engine for a level of a bundle, and pack it with all others that pass.
+
+    Args:
+        runtimes: consider these only, and the reference; default: every runtime that is installed.
+        threads: default: the physical cores that this process may use.
+        force: build and time all anew.
+        accuracy: mIoU of a session, a fraction; where it is given, engines that are there are checked and timed anew.
+    Raises:
+        GateFailed, BuildError: no float engine came through; the reference's error. The bundle is as it was.
+        Unsupported: one of `runtimes` does not exist or is not installed.
+        BundleError: the bundle is damaged, or cannot be written.
+    """
+    progress = progress or NoProgress()
+    trials = [
+        trial
+        for precision in sorted(bundle.level(level).programs)
+        for trial in _trials(bundle, level, precision, runtimes, threads)
+    ]
+    key = hashlib.sha256(json.dumps([(trial.name, trial.plan and trial.plan.key) for trial in trials]).encode()).hexdigest()
+    kept, reason = _kept(bundle, level, key, trials)
+    if kept and not force and accuracy is None:
+        engine = next(engine for engine in bundle.manifest.engines if engine.key == kept.engine)
+        return LevelBuild(kept, engine, built=False, reason=reason)
+    reason = "--force" if kept and force else "to measure mIoU" if kept else reason
+    with tempfile.TemporaryDirectory(prefix="edgeseg-build-") as folder, ExitStack() as stack:
+        for number, trial in enumerate(trials):
+            home = Path(folder) / str(number)
+            home.mkdir()
+            _check(trial, bundle, home, stack, force, accuracy, trials[0], progress)
+        _time(trials, bundle, level, progress)
+        rows = select([trial.row() for trial in trials])
+        chosen = next((row for row in rows if row.verdict == "default"), None)
+        if chosen is None or chosen.key is None:
+            raise next((trial.error for trial in trials if trial.error), None) or BuildError(
+                f"{bundle.path} has no float program at level {level} that an INT8 engine could be compared with",
+                hint="edgeseg export RECIPE",
+            )
+        choice = ChoiceEntry(
+            level=level,
+            key=key,
+            engine=chosen.key,
+            candidates=tuple(rows),
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        )
+        passed = [(trial.plan.entry(trial.files, trial.figures), trial.files) for trial in trials if trial.session and trial.plan]
+        engines = bundle.add_engines(passed, choice)
+    return LevelBuild(choice, next(engine for engine in engines if engine.key == choice.engine), built=True, reason=reason)
+
+
+def select(candidates: Sequence[CandidateEntry]) -> list[CandidateEntry]:
+    """Name the default among candidates that passed: the one with the smallest median. Others keep their verdict.
+
+    An INT8 engine must be faster than every float engine, and there must be one: an engine that nothing was compared with may be
+    the slow one. Where no float engine passed there is no default.
+
+    Args:
+        candidates: "passed" ones have `measurements["median_ms"]`, of one run in turns.
+    """
+    passed = [candidate for candidate in candidates if candidate.verdict == "passed"]
+    floats = [candidate for candidate in passed if candidate.precision == "float"]
+    if not floats:
+        return list(candidates)
+    twin = min(floats, key=_median_ms)
+    best = min([twin, *(c for c in passed if c.precision != "float")], key=_median_ms)  # of equal ones the first
+    judged = []
+    for candidate in candidates:
+        if candidate is best:
+            candidate = candidate.model_copy(update={"verdict": "default", "reason": ""})
+        elif candidate.verdict == "passed":
+            slower = _median_ms(candidate) / _median_ms(best) - 1
+            reason = f"{100 * slower:.0f} % slower than the default"
+            if candidate.precision != "float" and _median_ms(candidate) >= _median_ms(twin):
+                reason = f"INT8, and not faster than {twin.runtime} {twin.kind}"
+            candidate = candidate.model_copy(update={"reason": reason})
+        judged.append(candidate)
+    return judged
+
+
+def _median_ms(candidate: CandidateEntry) -> float:
+    return float(candidate.measurements["median_ms"])
+
+
+@dataclass
+class _Trial:
+    """A candidate on its way: planned, then open (`session`), or stopped by an error."""
+
+    runtime: str
+    precision: Precision
+    options: Mapping[str, Any]
+    plan: Plan | None = None
+    files: Sequence[Path] = ()
+    session: Session | None = None
+    figures: dict[str, Any] = field(default_factory=dict)
+    error: EdgesegError | None = None
+
+    @property
+    def name(self) -> str:
+        return self.plan.name if self.plan else f"{self.runtime} {self.precision}"
+
+    def row(self) -> CandidateEntry:
+        return CandidateEntry(
+            runtime=self.runtime,
+            precision=self.precision,
+            options=dict(self.plan.options if self.plan else self.options),
+            device_key=self.plan.device.key if self.plan else None,
+            key=self.plan.key if self.plan else None,
+            verdict="refused" if isinstance(self.error, GateFailed) else "not built" if self.error else "passed",
+            reason=f"{self.error}: {self.error.hint}" if isinstance(self.error, Unsupported) else str(self.error or ""),
+            measurements=self.figures,
+        )
+
+
+def _trials(bundle: Bundle, level: int, precision: Precision, runtimes: Sequence[str], threads: int | None) -> Iterator[_Trial]:
+    """The candidates of one program, the reference first."""
+    for runtime in dict.fromkeys((REFERENCE, *(runtimes or table.engines()))):
+        try:
+            variants = table.backend(runtime).variants()
+        except Unsupported as error:
+            if runtime in runtimes:
+                raise
+            yield _Trial(runtime, precision, {}, error=error)
+            continue
+        for options in variants:
+            yield _Trial(runtime, precision, options, plan_engine(bundle, runtime, level, precision, threads, options))
+
+
+def _kept(bundle: Bundle, level: int, key: str, trials: Sequence[_Trial]) -> tuple[ChoiceEntry | None, str]:
+    """The choice that was made among just these candidates, if its engines are intact; and why it can be kept or cannot."""
+    found = next((choice for choice in bundle.manifest.choices if (choice.level, choice.key) == (level, key)), None)
+    passed = {c.key for c in found.candidates if c.verdict in ("default", "passed")} if found else None
+    for trial in trials:
+        if trial.plan and (passed is None or trial.plan.key in passed):
+            engine, reason = trial.plan.built(bundle)
+            if engine is None:
+                return None, f"{trial.name}: {reason}"
+    return found, "same program, runtimes, device and options" if found else "never timed against each other"
+
+
+def _check(
+    trial: _Trial,
+    bundle: Bundle,
+    folder: Path,
+    stack: ExitStack,
+    force: bool,
+    accuracy: Callable[[Session], float] | None,
+    reference: _Trial,
+    progress: Progress,
+) -> None:
+    """Build a candidate, or take what the bundle holds; open it, and put it to the gates. What stops it becomes its `error`."""
+    plan = trial.plan
+    if plan is None:
+        progress.message(f"{trial.name}: {trial.error}")
+        return
+    engine, reason = plan.built(bundle)
+    try:
+        if engine and not force:
+            trial.files = [bundle.file(path) for path in engine.files]
+            compile_ms = engine.measurements["compile_ms"]
+        else:
+            told = "--force" if engine else reason
+            progress.message(f"level {plan.level} {plan.name}: building with {plan.device.runtime_version} ({told})")
+            trial.files, compile_ms = plan.compile(folder)
+        session, load_ms = stack.enter_context(plan.open(trial.files))
+        trial.figures |= {"compile_ms": compile_ms, "load_ms": load_ms}
+        trial.figures |= {"bytes": sum(file.stat().st_size for file in trial.files)}
+        trial.figures |= {"mask_agreement": check_golden(bundle, plan.level, session, plan.name)}
+        if accuracy is not None:
+            trial.figures["miou"] = round(accuracy(session), 6)
+            _check_miou(trial, reference, bundle)
+        trial.session = session
+    except IntegrityError:
+        raise
+    except (BuildError, BundleError, Unsupported) as error:
+        if isinstance(error, GateFailed):
+            trial.figures |= error.report
+        trial.error = error
+        progress.message(f"level {plan.level} {plan.name}: {error}")
+
+
+def _check_miou(trial: _Trial, reference: _Trial, bundle: Bundle) -> None:
+    """Raise GateFailed where an engine lost too much against the reference, if that one was measured."""
+    allowed, before = bundle.recipe().gate.max_miou_drop, reference.figures.get("miou")
+    if before is not None and before - trial.figures["miou"] > allowed:
+        raise GateFailed(
+            f"{trial.name} loses {before - trial.figures['miou']:.4f} mIoU against {reference.name}; "
+            f"gate.max_miou_drop is {allowed}",
+            hint="not packed; use another precision, or calibrate again",
+            report={"miou": trial.figures["miou"], "reference_miou": before},
+        )
+
+
+def _time(trials: Sequence[_Trial], bundle: Bundle, level: int, progress: Progress) -> None:
+    """Time all that are open, in turns."""
+    image = next(bundle.golden(level)).image_rgb
+    sessions = {number: trial.session for number, trial in enumerate(trials) if trial.session}
+    if not sessions:
+        return
+    progress.message(f"level {level}: timing {', '.join(trials[number].name for number in sessions)} in turns")
+    calls = {number: partial(session.infer, image) for number, session in sessions.items()}
+    for number, latency in measure_together(calls, RUNS, WARMUP).items():
+        figures = latency.to_json()
+        if 0 not in sessions:
+            del figures["speedup"]  # over the reference, which was not there
+        trials[number].figures |= figures
