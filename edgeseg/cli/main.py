@@ -40,6 +40,7 @@ COMMANDS: dict[str, Row] = {
     "weights": Row("edgeseg.cli.weights", "weights", "Import published checkpoints; halve the size of one"),
     "bundle": Row("edgeseg.cli.bundle", "bundle", "Show a bundle, or verify it on its golden frames"),
     "recipe": Row("edgeseg.cli.recipe", "recipe", "List, show and check recipes; JSON schema for editors"),
+    "devices": Row("edgeseg.cli.devices", "devices", "List devices and what fits each; what this machine is"),
     "doctor": Row("edgeseg.cli.doctor", "doctor", "What this machine can do, and what to type for the rest"),
 }
 

@@ -10,13 +10,16 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgeseg.devices.finding import Finding
+from edgeseg.devices.machine import look
 from edgeseg.devices.probe import fingerprint, usable_cores
+from edgeseg.devices.targets import targets
+from edgeseg.devices.traps import traps
 from edgeseg.errors import MissingDependency, Unsupported
 from edgeseg.images import opencv
 
@@ -32,30 +35,24 @@ _IMPORT_NAMES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report.
-
-    Attributes:
-        area: "python", "machine", "packages", "video" or "storage".
-        name: what was looked for.
-        ok: it is there and works.
-        found: version or fact; what is wrong where `ok` is false.
-        hint: what to type to get it; empty where it is there.
-        required: without it edgeseg does not run at all.
-    """
-
-    area: str
-    name: str
-    ok: bool
-    found: str
-    hint: str = ""
-    required: bool = False
-
-
 def checkup() -> list[Finding]:
     """Look at this machine; a second or so. Raises nothing: what fails is a finding."""
-    return [*_python(), *_machine(), *_packages(), *_video(), *_storage()]
+    machine, packages = look(), installed()
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return [
+        *(*_python(), *_machine(), *_packages(), *targets(machine, packages, python)),
+        *(*_video(), *_storage(), *traps(machine, packages)),
+    ]
+
+
+def installed() -> dict[str, str]:
+    """Python packages that this interpreter sees: normalised name -> version; the first on its path counts."""
+    found: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name:  # a half-removed package has none
+            found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), distribution.version)
+    return found
 
 
 def _python() -> Iterator[Finding]:

@@ -55,6 +55,7 @@ class Fingerprint:
         cpu: processor model.
         isa: those of `ISA_FLAGS` that every core has.
         os: e.g. "Linux".
+        accelerator: of an engine that runs on one: `machine.Machine.accelerator`; "" for the processor.
     """
 
     runtime: str
@@ -63,33 +64,46 @@ class Fingerprint:
     cpu: str
     isa: tuple[str, ...]
     os: str
+    accelerator: str = ""
 
     @property
     def key(self) -> str:
-        """sha256 over everything above, hex."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """sha256 over everything above, hex. An empty accelerator does not count: engines for processors keep their keys."""
+        values = {name: value for name, value in asdict(self).items() if name != "accelerator" or value}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def __str__(self) -> str:
         isa = " ".join(self.isa) or "no known flags"
-        return f"{self.cpu} ({self.machine}, {self.os}; {isa}) with {self.runtime} {self.runtime_version}"
+        on = f"{self.accelerator} beside " if self.accelerator else ""
+        return f"{on}{self.cpu} ({self.machine}, {self.os}; {isa}) with {self.runtime} {self.runtime_version}"
 
 
-def fingerprint(runtime: str, runtime_version: str, cpuinfo: Path = PROC_CPUINFO) -> Fingerprint:
+def fingerprint(runtime: str, runtime_version: str, cpuinfo: Path = PROC_CPUINFO, *, accelerator: str = "") -> Fingerprint:
     """Fingerprint of this device for a runtime.
 
     Args:
         cpuinfo: where Linux describes its processors; elsewhere the file is missing and the system is asked.
+        accelerator: what the engine runs on beside the processor.
     Raises:
         Unsupported: the processor cannot be told.
     """
-    cpu, isa = _describe(_processors(cpuinfo))
+    cpu, isa = processor(cpuinfo)
     cpu = cpu or _model_without_proc()
     if not cpu:
         raise Unsupported(
             "the processor of this machine cannot be told, and engines are bound to one",
             hint=f"edgeseg doctor; on Linux, {cpuinfo} must be readable",
         )
-    return Fingerprint(runtime, runtime_version, platform.machine(), cpu, isa, platform.system())
+    return Fingerprint(runtime, runtime_version, platform.machine(), cpu, isa, platform.system(), accelerator)
+
+
+def processor(cpuinfo: Path = PROC_CPUINFO) -> tuple[str, tuple[str, ...]]:
+    """Model, and those of `ISA_FLAGS` that every core has: boards may mix cores, and code must run on each of them."""
+    processors = _processors(cpuinfo)
+    models = _distinct(_model(block) for block in processors)
+    flags = [set((block.get("flags") or block.get("Features") or "").split()) for block in processors]
+    common = set.intersection(*flags) if flags else set()
+    return " + ".join(models), tuple(flag for flag in ISA_FLAGS if flag in common)
 
 
 def usable_cores(cpuinfo: Path = PROC_CPUINFO, cpu_max: Path = CGROUP_CPU_MAX) -> int:
@@ -130,14 +144,6 @@ def _processors(cpuinfo: Path) -> list[dict[str, str]]:
         if values.get("processor", "").isdigit():
             blocks.append(values)
     return blocks
-
-
-def _describe(processors: list[dict[str, str]]) -> tuple[str, tuple[str, ...]]:
-    """Model and common flags. Boards may mix cores; code must then run on each of them."""
-    models = _distinct(_model(block) for block in processors)
-    flags = [set((block.get("flags") or block.get("Features") or "").split()) for block in processors]
-    common = set.intersection(*flags) if flags else set()
-    return " + ".join(models), tuple(flag for flag in ISA_FLAGS if flag in common)
 
 
 def _model(block: dict[str, str]) -> str:

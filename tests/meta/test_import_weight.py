@@ -25,6 +25,7 @@ DEVICE_SIDE = (
     "edgeseg.engines.openvino",
     "edgeseg.devices.probe",
     "edgeseg.devices.checkup",
+    "edgeseg.devices.catalog",
     "edgeseg.engines.build",
     "edgeseg.stream.sources",
     "edgeseg.stream.sinks",
@@ -36,6 +37,7 @@ DEVICE_SIDE = (
     "edgeseg.cli.bundle",
     "edgeseg.cli.recipe",
     "edgeseg.cli.doctor",
+    "edgeseg.cli.devices",
     "edgeseg.cli.demo",
 )
 

@@ -13,7 +13,7 @@ import pytest
 
 from edgeseg.cli import main
 from edgeseg.devices import checkup
-from edgeseg.devices.checkup import Finding
+from edgeseg.devices.finding import Finding
 
 
 def by_name(findings: list[Finding]) -> dict[str, Finding]:

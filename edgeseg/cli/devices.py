@@ -1,0 +1,154 @@
+"""edgeseg devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgeseg.cli import render
+from edgeseg.errors import Unsupported
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from edgeseg.devices.catalog import Catalog, Device, Stack
+    from edgeseg.devices.machine import Machine
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--here", is_flag=True, help="Show what this machine is instead, and its catalogue entries.")
+@render.json_option
+def devices(name: str | None, here: bool, as_json: bool) -> None:
+    """List the devices that engines can be built for; NAME is a part of a name ("orin nano", "rtx4090", "avx").
+
+    Rates are dense, of the GPU alone; of processors: multiply-adds of one instruction. With NAME, the sources are listed too.
+    """
+    from edgeseg.devices.catalog import load_catalog
+
+    catalog = load_catalog()
+    if here:
+        if name:
+            raise click.UsageError("--here takes no NAME")
+        _show_here(catalog, as_json)
+        return
+    found = catalog.find(name) if name else list(catalog.devices)
+    if not found:
+        raise Unsupported(f"no device in the catalogue is named like {name!r}", hint="edgeseg devices")
+    document = {"devices": _plain(found), "stacks": _plain(catalog.stacks), "sources": catalog.sources}
+    render.result(document, as_json, lambda: [*_tables(catalog, found), *([_sources(catalog, found)] if name else [])])
+
+
+def _show_here(catalog: Catalog, as_json: bool) -> None:
+    from edgeseg.devices.machine import look
+
+    machine = look()
+    found, stack = catalog.recognise(machine), catalog.stack(machine)
+    document = {
+        "machine": asdict(machine),
+        "devices": _plain(found),
+        "jetpack": catalog.jetpack(machine),
+        "stack": stack.model_dump(mode="json") if stack else None,
+    }
+
+    def human() -> list[RenderableType]:
+        facts = render.table("", ("", "this machine"), list(_facts(catalog, machine, stack)))
+        return [facts, *_tables(catalog, found)] if found else [facts, "This device is not in the catalogue."]
+
+    render.result(document, as_json, human)
+
+
+def _facts(catalog: Catalog, machine: Machine, stack: Stack | None) -> Iterator[tuple[str, str]]:
+    yield "system", f"{machine.os} ({machine.arch})"
+    if machine.board:
+        yield "board", machine.board
+    yield "processor", f"{machine.cpu or 'unknown'}: {' '.join(machine.isa) or 'no instruction sets that kernels are chosen by'}"
+    for gpu in machine.gpus:
+        memory = f", {gpu.memory_gb} GB" if gpu.memory_gb else ""
+        yield "GPU", f"{gpu.name}, compute capability {catalog.compute_capability(gpu) or 'unknown'}{memory}"
+    if machine.driver:
+        yield "NVIDIA driver", machine.driver
+    if machine.cuda:
+        yield "CUDA toolkit", machine.cuda
+    if machine.jetson:
+        yield "module", f"{' '.join(machine.jetson.parts)} ({machine.jetson.soc}){', Super' if machine.jetson.super_mode else ''}"
+        release = catalog.jetpack(machine)
+        yield "Jetson Linux", f"{machine.jetson.l4t or 'unknown'}{f' (JetPack {release})' if release else ''}"
+    yield from machine.packages.items()
+    yield "software", stack.name if stack else "no line of the catalogue fits"
+
+
+def _tables(catalog: Catalog, found: list[Device]) -> Iterator[RenderableType]:
+    """One table of each kind that is there: GPUs and modules, JetPack's lines for the modules, processors."""
+    tables: list[tuple[Sequence[str], list[list[object]]]] = [
+        (
+            ("name", "device", "cc", "INT8 TOPS", "FP16 TFLOPS", "GB/s", "GB", "DLA", "encoder", "software"),
+            [_gpu_row(catalog, device) for device in found if device.compute_capability],
+        ),
+        (
+            ("software", "Jetson Linux", "Ubuntu", "Python", "CUDA", "TensorRT", "torch-tensorrt", "remarks"),
+            [_stack_row(stack) for stack in catalog.stacks if {device.soc for device in found} & set(stack.socs)],
+        ),
+        (
+            ("name", "processors", "instructions", "INT8", "FP16", "BF16", "remarks"),
+            [_processor_row(device) for device in found if device.requires],
+        ),
+    ]
+    for columns, rows in tables:
+        if rows:
+            yield render.table("", columns, rows)
+
+
+def _gpu_row(catalog: Catalog, device: Device) -> list[object]:
+    faster = device.super_mode
+    lines = [stack.name for stack in catalog.stacks if device.soc in stack.socs and not stack.unsupported]
+    return [
+        device.name,
+        device.title,
+        _value(device.compute_capability),
+        _rate(_value(device.int8_tops), _value(faster and faster.int8_tops)),
+        _value(device.fp16_tflops),
+        _rate(_value(device.bandwidth_gb_s), _value(faster and faster.bandwidth_gb_s)),
+        _value(device.memory_gb),
+        _value(device.dla),
+        {True: "yes", False: "no", None: None}[_value(device.encoder)],
+        f"unsupported: {device.unsupported}" if device.unsupported else ", ".join(lines) or "PC",
+    ]
+
+
+def _stack_row(stack: Stack) -> list[object]:
+    remarks = f"unsupported: {stack.unsupported}" if stack.unsupported else "; ".join(note.value for note in stack.notes)
+    releases = [*stack.l4t]
+    span = releases[0] if len(releases) == 1 else f"{releases[0]} to {releases[-1]}"
+    return [stack.name, span, stack.ubuntu, *stack.python, stack.cuda, stack.tensorrt, stack.torch_tensorrt, remarks]
+
+
+def _processor_row(device: Device) -> list[object]:
+    rates = (_value(figure) for figure in (device.int8_macs, device.fp16_macs, device.bf16_macs))
+    return [device.name, device.title, " ".join(device.requires), *rates, "; ".join(note.value for note in device.notes)]
+
+
+def _sources(catalog: Catalog, found: list[Device]) -> RenderableType:
+    rows = []
+    for device in found:
+        figures = [(name, getattr(device, name)) for name in type(device).model_fields]
+        cited = [(name, figure.source) for name, figure in figures if hasattr(figure, "source")]
+        for key in dict.fromkeys(source for _, source in cited):
+            rows.append((device.name, ", ".join(name for name, source in cited if source == key), catalog.sources[key]))
+    return render.table("", ("name", "figures", "source"), rows)
+
+
+def _rate(value: float | None, faster: float | None) -> object:
+    """A rate, with that of Super mode in brackets."""
+    return value if faster is None else f"{'-' if value is None else format(value, 'g')} ({faster:g} Super)"
+
+
+def _value(figure: Any) -> Any:
+    return None if figure is None else figure.value
+
+
+def _plain(entries: Any) -> list[Any]:
+    return [entry.model_dump(mode="json", exclude_none=True) for entry in entries]
