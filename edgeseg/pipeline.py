@@ -20,13 +20,14 @@ from edgeseg.data.datasets import open_dataset
 from edgeseg.data.evaluate import evaluate
 from edgeseg.engines.build import EngineBuild, build_engine
 from edgeseg.engines.choose import LevelBuild, build_level
+from edgeseg.engines.table import backend
 from edgeseg.errors import BundleError, DataError, GateFailed, RecipeError
 from edgeseg.images import encode_png
 from edgeseg.isr.plans import load_levels
 from edgeseg.metrics import ConfusionMatrix
 from edgeseg.recipe.load import dump_recipe, recipe_digest
 from edgeseg.recipe.schema import Data, Recipe
-from edgeseg.specs import IsrPlan, LabelSpace
+from edgeseg.specs import DEFAULT_FORM, IsrPlan, LabelSpace
 from edgeseg.stream.files import prepare, write_whole
 from edgeseg.stream.report import RunReport
 from edgeseg.stream.runner import run as run_stream
@@ -36,7 +37,7 @@ from edgeseg.stream.sources import open_source
 from edgeseg.trained import load_trained
 
 if TYPE_CHECKING:
-    from edgeseg.export.program import Weights
+    from edgeseg.export.program import Form, Weights
 
 GOLDEN_FRAMES = 4
 _GENERATED = Data(format="synthetic", classes=None, train=None, val=None)
@@ -57,6 +58,9 @@ def export_bundle(
 ) -> tuple[Bundle, bool]:
     """Turn a checkpoint into a bundle: a program for each level, golden frames, and how closely both agree.
 
+    A program comes in the default form, and in that of every runtime that the recipe's targets name: the same function, laid out
+    as that runtime likes it. All forms read the same weights as far as they are equal.
+
     Args:
         out: the bundle's folder.
         levels: ISR plans, from most exact to fastest, one level each, or the plan.json of a search, which is packed as the report
@@ -69,6 +73,7 @@ def export_bundle(
         The bundle, and whether it was made now: one that came from the same inputs is kept.
     Raises:
         ParityError: a program does not compute what the model does; an earlier bundle is untouched.
+        Unsupported: a target of the recipe is no runtime.
         RecipeError: the image size does not fit a level's plan, or a plan is named twice.
     """
     from edgeseg.export.golden import golden_frames, golden_images
@@ -100,31 +105,38 @@ def export_bundle(
     if not force and (kept := _same_inputs(out, inputs)) is not None:
         return kept, False
     data = recipe.data if data_root else _GENERATED
+    backends = [backend(target.runtime) for target in recipe.targets]
+    forms: list[Form] = list(dict.fromkeys((DEFAULT_FORM, *(runtime.form for runtime in backends))))  # type: ignore[arg-type]
     images = golden_images(open_dataset(data, "val", data_root or Path()), GOLDEN_FRAMES, trained.image.size_hw)
     with TemporaryDirectory(prefix="edgeseg-export-") as folder:
         programs = []
         for level, at_plan in enumerate(models):
             size = "x".join(map(str, at_plan.image.size_hw))
-            progress.message(f"level {level}: exporting {recipe.name} at {size}, ISR {plans[level]}")
-            programs.append(
-                export_program(
-                    at_plan.model,
-                    image=at_plan.image,
-                    labels=trained.labels,
-                    mask_stride=recipe.export.mask_stride,
-                    arch=trained.arch,
-                    opset=recipe.export.opset,
-                    out=Path(folder) / f"{level}.onnx",
-                    weights=weights,
+            for form in forms:
+                progress.message(f"level {level}: exporting {recipe.name} for {form} at {size}, ISR {plans[level]}")
+                programs.append(
+                    export_program(
+                        at_plan.model,
+                        image=at_plan.image,
+                        labels=trained.labels,
+                        mask_stride=recipe.export.mask_stride,
+                        arch=trained.arch,
+                        opset=recipe.export.opset,
+                        out=Path(folder) / f"{level}-{form}.onnx",
+                        weights=weights,
+                        form=form,
+                    )
                 )
-            )
         if len(programs) > 1:
             programs = share_weights(programs, Path(folder) / "shared")
         golden, parity = [], []
-        for level, (at_plan, program) in enumerate(zip(models, programs, strict=True)):
+        for level, at_plan in enumerate(models):
             reference = at_plan.reference(recipe.export.mask_stride)
             progress.message(f"level {level}: comparing with torch")
-            parity.append({"isr": str(plans[level]), **compare(reference, program, [image for _, image in images])})
+            default, *others = programs[level * len(forms) : (level + 1) * len(forms)]
+            climbed = {program.form: compare(reference, program, [image for _, image in images]) for program in others}
+            report = {"isr": str(plans[level]), **compare(reference, default, [image for _, image in images])}
+            parity.append({**report, "forms": climbed} if climbed else report)
             golden += golden_frames(reference, images, level)
         documents: dict[str, Mapping[str, Any]] = {"export": inputs, "parity": {"levels": parity}, **reports}
         bundle = create_bundle(out, recipe_text=dump_recipe(recipe), programs=programs, golden=golden, reports=documents)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from edgeseg.contracts import FrameSink, FrameSource, Session
+from edgeseg.contracts import EngineBackend, FrameSink, FrameSource, Session
 from edgeseg.images import resize_image, resize_mask
-from edgeseg.specs import Frame, ImageU8, LabelSpace, MaskU8, Program
+from edgeseg.specs import DEFAULT_FORM, Frame, ImageU8, LabelSpace, MaskU8, Program
 
 
 class FakeSession:
@@ -47,6 +48,45 @@ class FakeSession:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+class FakeBackend:
+    """An EngineBackend whose engines are FakeSessions; counts what it compiled.
+
+    Args:
+        answer: as of FakeSession, or one for each variant's value of `precision_hint`.
+        error: raised by `compile`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        answer: Callable[[ImageU8], MaskU8] | Mapping[str, Callable[[ImageU8], MaskU8]] | None = None,
+        variants: Sequence[Mapping[str, Any]] = ({},),
+        form: str = DEFAULT_FORM,
+        error: Exception | None = None,
+    ) -> None:
+        self.name, self.form = name, form
+        self.compiled: list[Mapping[str, Any]] = []
+        self._answer, self._variants, self._error = answer, variants, error
+
+    def version(self) -> str:
+        return "1.0"
+
+    def variants(self) -> Sequence[Mapping[str, Any]]:
+        return self._variants
+
+    def compile(self, program: Program, out_dir: Path, options: Mapping[str, Any]) -> Sequence[Path]:
+        self.compiled.append({**options, "precision": program.precision, "form": program.form})
+        if self._error is not None:
+            raise self._error
+        (out_dir / "engine.fake").write_text(f"{self.name} {options}")
+        return [out_dir / "engine.fake"]
+
+    def load(self, program: Program, files: Sequence[Path], options: Mapping[str, Any]) -> FakeSession:
+        if isinstance(self._answer, Mapping):
+            return FakeSession(program, self._answer[options.get("precision_hint", program.precision)])
+        return FakeSession(program, self._answer)
 
 
 class FakeSource:
@@ -99,4 +139,9 @@ class FakeSink:
         self.closed += 1
 
 
-_conforms: tuple[type[Session], type[FrameSource], type[FrameSink]] = (FakeSession, FakeSource, FakeSink)
+_conforms: tuple[type[Session], type[EngineBackend], type[FrameSource], type[FrameSink]] = (
+    FakeSession,
+    FakeBackend,
+    FakeSource,
+    FakeSink,
+)

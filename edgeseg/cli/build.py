@@ -15,13 +15,12 @@ if TYPE_CHECKING:
     from edgeseg.engines.choose import LevelBuild
     from edgeseg.manifest import CandidateEntry
 
-_RUNTIMES: dict[str, tuple[str, ...]] = {"auto": (), "cpu": ("onnxruntime",)}
-"""Device option -> the runtimes to consider; none: all that are installed."""
-
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--device", default="auto", show_default=True, type=click.Choice(list(_RUNTIMES)), help="What to build for.")
+@click.option(
+    "--device", default="auto", show_default=True, type=click.Choice(["auto"]), help="This machine.", expose_value=False
+)
 @click.option("--runtime", "runtimes", multiple=True, metavar="NAME", help="Consider this runtime only; repeatable.")
 @click.option("--threads", type=click.IntRange(1), help="Default: all physical cores that this process may use.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Also measure each engine's mIoU on the validation split.")
@@ -30,7 +29,6 @@ _RUNTIMES: dict[str, tuple[str, ...]] = {"auto": (), "cpu": ("onnxruntime",)}
 @render.json_option
 def build(
     bundle: Path,
-    device: str,
     runtimes: tuple[str, ...],
     threads: int | None,
     data_root: Path | None,
@@ -52,7 +50,7 @@ def build(
     with render.RichProgress() as progress:
         made = build_bundle(
             opened,
-            runtimes=runtimes or _RUNTIMES[device],
+            runtimes=runtimes,
             threads=threads,
             data_root=data_root,
             limit=limit,
@@ -83,7 +81,8 @@ def _shown(one: LevelBuild, isr: str) -> list[RenderableType]:
     )
     with_miou = any("miou" in candidate.measurements for candidate in candidates)
     columns = ["engine", "median ms", "p90 ms", "speed-up", "agreement", *(["mIoU"] if with_miou else []), "size", "build", ""]
-    return [head, render.table("", columns, [_row(candidate, with_miou) for candidate in candidates])]
+    hints = dict.fromkeys(candidate.hint for candidate in candidates if candidate.hint)
+    return [head, render.table("", columns, [_row(candidate, with_miou) for candidate in candidates]), *hints]
 
 
 def _row(candidate: CandidateEntry, with_miou: bool) -> list[object]:

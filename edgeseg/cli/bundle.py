@@ -93,6 +93,8 @@ def _engine_here(bundle: Bundle, level: int) -> EngineEntry | None:
 
 
 def _shown(bundle: Bundle, figures: list[dict[str, Any]]) -> list[RenderableType]:
+    from edgeseg.specs import DEFAULT_FORM
+
     path, manifest = bundle.path, bundle.manifest
     total = sum(file.bytes for file in manifest.files.values())
     parts: list[RenderableType] = [
@@ -115,18 +117,22 @@ def _shown(bundle: Bundle, figures: list[dict[str, Any]]) -> list[RenderableType
     blobs: dict[str, int] = {}
     for number, level in enumerate(manifest.levels):
         for precision, program in level.programs.items():
-            spec, (graph, *shared) = program.spec, program.files
-            blobs |= {name: manifest.files[name].bytes for name in shared}
-            height, width = spec["image"]["size_hw"]
-            size, stride, classes = render.size(manifest.files[graph].bytes), spec["mask_stride"], len(spec["labels"]["names"])
-            programs.append((number, precision, spec["arch"], f"{width}x{height}", f"1/{stride}", classes, size))
-    parts.append(render.table("programs", ("level", "precision", "model", "image", "mask", "classes", "size"), programs))
+            spec = program.spec
+            (height, width), stride, classes = spec["image"]["size_hw"], spec["mask_stride"], len(spec["labels"]["names"])
+            for form, (graph, *shared) in {DEFAULT_FORM: program.files, **program.forms}.items():
+                blobs |= {name: manifest.files[name].bytes for name in shared}
+                size = render.size(manifest.files[graph].bytes)
+                programs.append((number, precision, form, spec["arch"], f"{width}x{height}", f"1/{stride}", classes, size))
+    columns = ("level", "precision", "laid out for", "model", "image", "mask", "classes", "size")
+    parts.append(render.table("programs", columns, programs))
     parts += [f"{name}: {render.size(size)} of weights, shared by the programs" for name, size in blobs.items()]
+    defaults = {choice.engine for choice in manifest.choices}
     engines = [
         (
             engine.level,
             f"{engine.runtime} {engine.runtime_version}",
-            engine.precision,
+            engine.kind,
+            "yes" if engine.key in defaults else "",
             engine.options.get("threads"),
             render.duration(engine.measurements["median_ms"] / 1000) if "median_ms" in engine.measurements else None,
             render.duration(engine.measurements["p90_ms"] / 1000) if "p90_ms" in engine.measurements else None,
@@ -135,7 +141,8 @@ def _shown(bundle: Bundle, figures: list[dict[str, Any]]) -> list[RenderableType
         for engine in manifest.engines
     ]
     if engines:
-        parts.append(render.table("engines", ("level", "runtime", "precision", "threads", "median", "p90", "device"), engines))
+        columns = ("level", "runtime", "precision", "default", "threads", "median", "p90", "device")
+        parts.append(render.table("engines", columns, engines))
     else:
         parts.append(f"no engine yet: edgeseg build {path}")
     return parts

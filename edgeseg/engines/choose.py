@@ -163,8 +163,16 @@ class _Trial:
             key=self.plan.key if self.plan else None,
             verdict="refused" if isinstance(self.error, GateFailed) else "not built" if self.error else "passed",
             reason=f"{self.error}: {self.error.hint}" if isinstance(self.error, Unsupported) else str(self.error or ""),
+            hint=self.hint,
             measurements=self.figures,
         )
+
+    @property
+    def hint(self) -> str:
+        if self.plan is None or self.plan.program.form == self.plan.backend.form:
+            return ""
+        form = self.plan.program.form
+        return f"{self.runtime} got the program laid out for {form}; name it in the recipe's targets and export again"
 
 
 def _trials(bundle: Bundle, level: int, precision: Precision, runtimes: Sequence[str], threads: int | None) -> Iterator[_Trial]:

@@ -96,7 +96,7 @@ def export_program(
     frozen = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
     _check_fit(frozen, image, labels)
     plan = getattr(model, "isr_plan", IsrPlan((), ()))
-    program = Program(out, image, labels, mask_stride, plan, "float", arch)
+    program = Program(out, image, labels, mask_stride, plan, "float", arch, form=form)
     graph = clean(_trace(_ProgramModule(frozen, image, mask_stride, form), image, opset))
     if weights == "fp16":
         store_half(graph)

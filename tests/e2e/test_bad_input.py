@@ -166,7 +166,7 @@ def test_pickled_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path, cap
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
 def test_damaged_bundle(bundle: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
-    path = bundle / "programs" / "level0" / "float.onnx"
+    path = bundle / "programs" / "level0-float.onnx"
     content = bytearray(path.read_bytes())
     if damage == "remove":
         path.unlink()

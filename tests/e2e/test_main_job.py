@@ -45,10 +45,11 @@ def test_recipe_to_video(trained: Path, tmp_path: Path, capsys: pytest.CaptureFi
     parity = json.loads((bundle / "report" / "parity.json").read_text())
     assert all(rung["passed"] for rung in parity["levels"][0]["rungs"].values())
 
-    built = command(capsys, "build", bundle)["engines"][0]
+    exact = ("--runtime", "onnxruntime")  # in float32, so that what follows can be held to torch closely
+    built = command(capsys, "build", bundle, *exact)["engines"][0]
     assert built["built"] is True
     assert min(built["measurements"]["mask_agreement"].values()) >= 0.999
-    assert command(capsys, "build", bundle)["engines"][0]["built"] is False
+    assert command(capsys, "build", bundle, *exact)["engines"][0]["built"] is False
     command(capsys, "bundle", "verify", bundle, "--run")
 
     checkpoint = trained / "best.safetensors"
@@ -93,6 +94,25 @@ def test_a_smaller_file_with_half_weights(trained: Path, tmp_path: Path, capsys:
     assert half["bytes"] < full["bytes"]
     command(capsys, "build", half["bundle"])
     command(capsys, "bundle", "verify", half["bundle"], "--run")
+
+
+def test_a_form_for_each_runtime_that_the_targets_name(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("openvino")
+    targets = "targets=[{runtime: onnxruntime}, {runtime: openvino}]"
+    made = command(capsys, "export", trained, "-o", tmp_path / "both.edgeseg", "--set", targets)
+    bundle = open_bundle(made["bundle"])
+    assert list(bundle.manifest.levels[0].programs["float"].forms) == ["openvino"]
+    (level,) = bundle.report("parity")["levels"]
+    assert all(rung["passed"] for rungs in (level["rungs"], level["forms"]["openvino"]["rungs"]) for rung in rungs.values())
+
+    (built,) = command(capsys, "build", bundle.path, "--data-root", ".", "--limit", 4)["engines"]
+    by_name = {(row["runtime"], row["options"].get("precision_hint", "f32")): row for row in built["candidates"]}
+    for name in (("onnxruntime", "f32"), ("openvino", "f32")):
+        assert by_name[name]["verdict"] in ("default", "passed")
+        assert 0 <= by_name[name]["measurements"]["miou"] <= 1
+        assert by_name[name]["hint"] == ""
+    assert run(["export", str(trained), "-o", str(tmp_path / "x"), "--set", "targets=[{runtime: openvin}]"]) == 4
+    assert "did you mean 'openvino'" in capsys.readouterr().err
 
 
 def test_isr_plan_and_mask_stride_reach_the_program(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -147,11 +147,11 @@ def test_commands_from_build_to_verify(bundle: Bundle, capsys: pytest.CaptureFix
     assert (code, data["error"]["type"]) == (6, "BundleError")
     assert f"hint: edgeseg build {bundle.path}" in err
 
-    code, data, err = command(capsys, "build", bundle.path, "--threads", 1, "--device", "cpu", "--json")
+    code, data, err = command(capsys, "build", bundle.path, "--threads", 1, "--runtime", "onnxruntime", "--json")
     assert (code, data["engines"][0]["built"], data["engines"][0]["options"]) == (0, True, {"threads": 1})
     assert [row["verdict"] for row in data["engines"][0]["candidates"]] == ["default"]
     assert "none was built yet" in err
-    code, out, _ = command(capsys, "build", bundle.path, "--threads", 1, "--device", "cpu")
+    code, out, _ = command(capsys, "build", bundle.path, "--threads", 1, "--runtime", "onnxruntime")
     assert code == 0
     assert "kept (same program, runtimes, device and options)" in out
     assert all(part in out for part in ("100.00 %", "median ms", "default", "1 threads"))

@@ -1,0 +1,345 @@
+"""Which engine becomes the default: the rule by itself, then with runtimes known by heart, a clock of our own, and real ones."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeseg.bundle import Bundle, open_bundle
+from edgeseg.cli.main import run
+from edgeseg.engines import choose, table
+from edgeseg.engines.build import build_engine
+from edgeseg.engines.choose import LevelBuild, build_level, select
+from edgeseg.engines.measure import measure_together
+from edgeseg.errors import BuildError, BundleError, GateFailed, IntegrityError, MissingDependency, Unsupported
+from edgeseg.manifest import CandidateEntry
+from edgeseg.specs import ImageU8, MaskU8
+from fakes import FakeBackend
+from tiny import tiny_bundle, tiny_image, tiny_mask, tiny_program
+
+# The rule
+
+
+def candidate(ms: float, precision: str = "float", verdict: str = "passed") -> CandidateEntry:
+    return CandidateEntry.model_validate(
+        {"runtime": "r", "precision": precision, "options": {}, "verdict": verdict, "measurements": {"median_ms": ms}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("candidates", "default"),
+    [
+        ([candidate(5)], 0),
+        ([candidate(5), candidate(4)], 1),
+        ([candidate(5), candidate(4, verdict="refused")], 0),
+        ([candidate(5), candidate(3), candidate(4, "int8")], 1),
+        ([candidate(5), candidate(3), candidate(3, "int8")], 1),
+        ([candidate(5), candidate(3), candidate(2, "int8")], 2),
+        ([candidate(5, verdict="refused"), candidate(2, "int8")], None),
+        ([candidate(5, verdict="refused")], None),
+    ],
+)
+def test_the_fastest_that_passed(candidates: list[CandidateEntry], default: int | None) -> None:
+    judged = select(candidates)
+    assert [row.verdict == "default" for row in judged] == [index == default for index in range(len(candidates))]
+    assert [row.measurements for row in judged] == [row.measurements for row in candidates]
+
+
+@given(
+    st.lists(st.builds(candidate, st.integers(1, 9), st.sampled_from(["float", "int8"]), st.sampled_from(["passed", "refused"])))
+)
+def test_no_int8_engine_is_default_unless_it_beats_every_float_engine(candidates: list[CandidateEntry]) -> None:
+    judged = select(candidates)
+    floats = [row.measurements["median_ms"] for row in candidates if (row.precision, row.verdict) == ("float", "passed")]
+    defaults = [row for row in judged if row.verdict == "default"]
+    assert len(defaults) == bool(floats)
+    for row in defaults:
+        best = min(floats)
+        assert row.measurements["median_ms"] < best if row.precision == "int8" else row.measurements["median_ms"] == best
+    assert [row.verdict for row in judged if row.verdict == "refused"] == [
+        r.verdict for r in candidates if r.verdict == "refused"
+    ]
+
+
+# Runtimes known by heart
+
+Answer = Callable[[ImageU8], MaskU8]
+
+
+class Clock:
+    """Time passes only while an engine runs."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 0.0
+        monkeypatch.setattr("time.perf_counter", lambda: self.now_s)
+
+    def taking(self, ms: float, answer: Answer = tiny_mask) -> Answer:
+        def timed(image: ImageU8) -> MaskU8:
+            self.now_s += ms / 1000
+            return answer(image)
+
+        return timed
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return tiny_bundle(tmp_path / "tiny.edgeseg")
+
+
+@pytest.fixture
+def with_int8(tmp_path: Path) -> Bundle:
+    programs = [tiny_program(tmp_path / "a.onnx"), replace(tiny_program(tmp_path / "b.onnx"), precision="int8")]
+    return tiny_bundle(tmp_path / "two.edgeseg", programs=programs)
+
+
+def runtimes(monkeypatch: pytest.MonkeyPatch, *backends: FakeBackend) -> None:
+    """These are all the runtimes that there are."""
+    by_name = {backend.name: backend for backend in backends}
+    monkeypatch.setattr(table, "engines", lambda: dict.fromkeys(by_name, ""))
+    monkeypatch.setattr(table, "backend", by_name.__getitem__)
+
+
+def wrong(image: ImageU8) -> MaskU8:
+    mask: MaskU8 = 1 - tiny_mask(image)
+    return mask
+
+
+def verdicts(made: LevelBuild) -> dict[str, str]:
+    return {f"{row.runtime} {row.kind}": row.verdict for row in made.choice.candidates}
+
+
+def test_fastest_is_packed_as_default_with_all_that_pass(bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = FakeBackend("onnxruntime", clock.taking(8))
+    hints = [{"precision_hint": "f32"}, {"precision_hint": "bf16"}]
+    other = FakeBackend("openvino", {"f32": clock.taking(16), "bf16": clock.taking(4)}, hints, form="openvino")
+    runtimes(monkeypatch, reference, other)
+    made = build_level(bundle, threads=1)
+    assert verdicts(made) == {"onnxruntime float": "passed", "openvino float": "passed", "openvino float bf16": "default"}
+    assert (made.built, made.engine.kind, made.engine.measurements["median_ms"]) == (True, "float bf16", 4)
+    assert [row.measurements["speedup"] for row in made.choice.candidates] == [1, 0.5, 2]
+    assert [row.reason for row in made.choice.candidates] == [
+        "100 % slower than the default",
+        "300 % slower than the default",
+        "",
+    ]
+    assert [bool(row.hint) for row in made.choice.candidates] == [False, True, True]
+
+    found = open_bundle(bundle.path)
+    assert [engine.kind for engine in found.manifest.engines] == ["float", "float", "float bf16"]
+    assert found.find_engine() == made.engine
+    assert found.find_engine(runtime="onnxruntime").runtime == "onnxruntime"
+    assert set(found.verify(run=True).agreement) == {"level 0, openvino float bf16"}
+
+
+def test_an_engine_that_misses_the_gate_is_refused_however_fast(
+    bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = FakeBackend("bad", clock.taking(1, wrong))
+    runtimes(monkeypatch, FakeBackend("onnxruntime", clock.taking(8)), bad)
+    made = build_level(bundle, threads=1)
+    assert verdicts(made) == {"onnxruntime float": "default", "bad float": "refused"}
+    row = made.choice.candidates[1]
+    assert "mask agreement below gate.min_mask_agreement 0.99: frame0 0.0000" in row.reason
+    assert (row.measurements["mask_agreement"], "median_ms" in row.measurements) == ({"frame0": 0.0, "frame1": 0.0}, False)
+    assert [engine.runtime for engine in open_bundle(bundle.path).manifest.engines] == ["onnxruntime"]
+    assert build_level(bundle, threads=1).built is False
+    assert len(bad.compiled) == 1
+
+
+@pytest.mark.parametrize(("ms", "default"), [(7.9, "int8"), (8.0, "float"), (9.0, "float")])
+def test_int8_must_beat_its_float_twin(
+    ms: float, default: str, with_int8: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtimes(monkeypatch, FakeBackend("onnxruntime", {"float": clock.taking(8), "int8": clock.taking(ms)}))
+    made = build_level(with_int8, threads=1)
+    assert made.engine.precision == default
+    assert with_int8.find_engine().precision == default
+    if default == "float":
+        assert made.choice.candidates[1].reason == "INT8, and not faster than onnxruntime float"
+
+
+def test_int8_without_a_float_twin_is_no_engine(with_int8: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtimes(monkeypatch, FakeBackend("onnxruntime", {"float": clock.taking(8, wrong), "int8": clock.taking(1)}))
+    with pytest.raises(GateFailed, match="onnxruntime float"):
+        build_level(with_int8, threads=1)
+    assert open_bundle(with_int8.path).manifest.engines == ()
+
+
+def test_what_cannot_be_built_is_told_and_does_not_stop_the_rest(
+    bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Missing(FakeBackend):
+        def variants(self) -> Any:
+            raise MissingDependency("ghost", extra="ghost", purpose="haunt")
+
+    broken = FakeBackend("broken", error=BuildError("no kernel for Conv", hint="none"))
+    elsewhere = FakeBackend("elsewhere", variants=())
+    runtimes(monkeypatch, Missing("ghost"), broken, elsewhere, FakeBackend("onnxruntime", clock.taking(2)))
+    made = build_level(bundle, threads=1)
+    assert verdicts(made) == {"onnxruntime float": "default", "ghost float": "not built", "broken float": "not built"}
+    assert "pip install 'edgeseg[ghost]'" in made.choice.candidates[1].reason
+    assert made.choice.candidates[2].reason == "no kernel for Conv"
+    with pytest.raises(MissingDependency):
+        build_level(bundle, runtimes=["ghost"], threads=1)
+
+
+def test_kept_or_built_and_why(bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, other = FakeBackend("onnxruntime", clock.taking(4)), FakeBackend("other", clock.taking(2))
+    runtimes(monkeypatch, reference, other)
+    build_engine(bundle, "other", threads=1)
+
+    def build(**arguments: Any) -> tuple[bool, str, int]:
+        made = build_level(open_bundle(bundle.path), **{"threads": 1, **arguments})
+        return made.built, made.reason, len(reference.compiled) + len(other.compiled)
+
+    assert build() == (True, "onnxruntime float: none was built yet", 2)
+    assert build() == (False, "same program, runtimes, device and options", 2)
+    assert build(accuracy=lambda session: 0.5) == (True, "to measure mIoU", 2)
+    assert build(force=True) == (True, "--force", 4)
+    assert build(threads=2) == (True, "onnxruntime float: threads 1 -> 2", 6)
+    assert build(threads=2, runtimes=["onnxruntime"]) == (True, "never timed against each other", 6)
+    assert open_bundle(bundle.path).find_engine().runtime == "onnxruntime"
+    engine = open_bundle(bundle.path).find_engine(runtime="other")
+    assert build(threads=2) == (True, "never timed against each other", 6)
+    (bundle.path / open_bundle(bundle.path).find_engine().files[0]).write_text("rot")
+    built, reason, compiled = build(threads=2)
+    assert (built, compiled) == (True, 7)
+    assert reason.startswith("other float: damaged: ")
+    assert engine.runtime == "other"
+    assert len(open_bundle(bundle.path).manifest.choices) == 1
+
+
+def test_accuracy_is_held_against_the_reference(bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtimes(monkeypatch, *(FakeBackend(name, clock.taking(ms)) for name, ms in (("onnxruntime", 8), ("a", 4), ("b", 2))))
+    figures = iter([0.70, 0.695, 0.68])
+    made = build_level(bundle, threads=1, accuracy=lambda session: next(figures))
+    assert verdicts(made) == {"onnxruntime float": "passed", "a float": "default", "b float": "refused"}
+    assert [row.measurements["miou"] for row in made.choice.candidates] == [0.70, 0.695, 0.68]
+    assert "loses 0.0200 mIoU against onnxruntime float" in made.choice.candidates[2].reason
+
+
+def test_a_choice_goes_with_its_engine(bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtimes(monkeypatch, FakeBackend("onnxruntime", clock.taking(4)), FakeBackend("other", clock.taking(2)))
+    build_level(bundle, threads=1)
+    build_engine(bundle, "other", threads=2)
+    assert bundle.manifest.choices == ()
+    assert bundle.find_engine().runtime == "other"
+
+
+def test_an_interrupt_leaves_the_bundle_as_it_was(bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtimes(monkeypatch, FakeBackend("onnxruntime", clock.taking(4)), FakeBackend("other", clock.taking(2)))
+    build_level(bundle, threads=1)
+    before = {path: path.read_bytes() for path in bundle.path.rglob("*") if path.is_file()}
+
+    def interrupted(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(choose, "measure_together", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build_level(bundle, threads=1, force=True)
+    assert {path: path.read_bytes() for path in bundle.path.rglob("*") if path.is_file()} == before
+
+
+def test_turns_are_drawn_anew_and_speedups_compare_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that gets slower from round to round, ratios stay exact."""
+    clock, order, calls = Clock(monkeypatch), list[str](), itertools.count()
+
+    def call(name: str, ms: float) -> Callable[[], object]:
+        def timed() -> None:
+            order.append(name)
+            clock.now_s += ms / 1000 * 1.5 ** (next(calls) // 3)
+
+        return timed
+
+    found = measure_together({"a": call("a", 4), "b": call("b", 4), "c": call("c", 2)}, runs=12, warmup=2)
+    rounds = [tuple(order[i : i + 3]) for i in range(0, len(order), 3)]
+    assert (len(rounds), {tuple(sorted(turn)) for turn in rounds}) == (14, {("a", "b", "c")})
+    assert len(set(rounds)) > 1
+    assert [found[name].speedup for name in "abc"] == pytest.approx([1, 1, 2])
+    assert {latency.runs for latency in found.values()} == {12}
+
+
+# Forms
+
+
+@pytest.fixture
+def in_two_forms(tmp_path: Path) -> Bundle:
+    programs = [tiny_program(tmp_path / "a.onnx"), replace(tiny_program(tmp_path / "b.onnx", threshold=127.6), form="openvino")]
+    return tiny_bundle(tmp_path / "forms.edgeseg", programs=programs)
+
+
+def test_a_runtime_gets_the_form_that_it_likes(in_two_forms: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    backends = [FakeBackend(name, clock.taking(4), form=name) for name in ("onnxruntime", "openvino", "tensorrt")]
+    runtimes(monkeypatch, *backends)
+    made = build_level(in_two_forms, threads=1)
+    assert [backend.compiled[0]["form"] for backend in backends] == ["onnxruntime", "openvino", "onnxruntime"]
+    assert [bool(row.hint) for row in made.choice.candidates] == [False, False, True]
+    assert in_two_forms.program().onnx_path.read_bytes() != in_two_forms.program(form="openvino").onnx_path.read_bytes()
+    assert {in_two_forms.program(form=form).form for form in ("onnxruntime", "tensorrt")} == {"onnxruntime"}
+
+
+def test_a_damaged_form_is_found(in_two_forms: Bundle) -> None:
+    path = in_two_forms.program(form="openvino").onnx_path
+    path.write_bytes(path.read_bytes()[:-1])
+    in_two_forms.program()
+    for use in (in_two_forms.verify, lambda: in_two_forms.program(form="openvino")):
+        with pytest.raises(IntegrityError, match="level0-float-openvino"):
+            use()
+
+
+def test_forms_that_do_not_belong_together(tmp_path: Path) -> None:
+    other = replace(tiny_program(tmp_path / "a.onnx"), form="openvino")
+    with pytest.raises(ValueError, match="is not there in the form for onnxruntime"):
+        tiny_bundle(tmp_path / "t.edgeseg", programs=[other])
+    with pytest.raises(ValueError, match="two float programs at ISR 1,1,1,1-1,1,1 in the form for openvino"):
+        tiny_bundle(tmp_path / "t.edgeseg", programs=[tiny_program(tmp_path / "b.onnx"), other, other])
+
+
+# Real runtimes
+
+
+def test_through_the_command_line(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("openvino")
+    line = ["build", str(bundle.path), "--threads", "1", "--runtime", "openvino"]
+    assert run([*line, "--json"]) == 0
+    (level,) = json.loads(capsys.readouterr().out)["engines"]
+    names = {(row["runtime"], row["options"].get("precision_hint")) for row in level["candidates"]}
+    assert {("onnxruntime", None), ("openvino", "f32")} <= names
+    assert sum(row["verdict"] == "default" for row in level["candidates"]) == 1
+    assert level["key"] == next(row["key"] for row in level["candidates"] if row["verdict"] == "default")
+    assert run(line) == 0
+    shown = capsys.readouterr().out
+    assert all(part in shown for part in ("kept (same program", "openvino float", "speed-up", "laid out for onnxruntime"))
+    for engine in ("onnxruntime", "openvino"):
+        with open_bundle(bundle.path).session(engine=engine) as session:
+            np.testing.assert_array_equal(session.infer(tiny_image(3)), tiny_mask(tiny_image(3)))
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [(["--runtime", "openvin"], 4, "did you mean 'openvino'"), (["--limit", "3"], 2, "--data-root")],
+)
+def test_mistakes(options: list[str], code: int, said: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["build", str(bundle.path), *options]) == code
+    assert said in capsys.readouterr().err
+
+
+def test_levels_that_are_not_there(bundle: Bundle) -> None:
+    with pytest.raises(BundleError, match="has no level 1"):
+        build_level(bundle, 1)
+    with pytest.raises(Unsupported, match="no runtime named"):
+        build_level(bundle, runtimes=["ghost"])
