@@ -13,6 +13,7 @@ from edgeseg.errors import Unsupported
 ENGINES: dict[str, str] = {
     "onnxruntime": "edgeseg.engines.onnxruntime:OnnxRuntime",
     "openvino": "edgeseg.engines.openvino:OpenVino",
+    "tensorrt_rtx": "edgeseg.engines.tensorrt_rtx:TensorRtRtx",
 }
 """Name -> "module:class" of an `edgeseg.contracts.EngineBackend`; imported when it is used."""
 

@@ -28,6 +28,8 @@ def runtime(request: pytest.FixtureRequest) -> EngineBackend:
         found.version()
     except Unsupported as error:
         pytest.skip(str(error))
+    if not found.variants():
+        pytest.skip(f"{request.param} runs nothing on this machine")
     return found
 
 

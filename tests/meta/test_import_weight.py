@@ -23,6 +23,7 @@ DEVICE_SIDE = (
     "edgeseg.engines.table",
     "edgeseg.engines.onnxruntime",
     "edgeseg.engines.openvino",
+    "edgeseg.engines.tensorrt_rtx",
     "edgeseg.devices.probe",
     "edgeseg.devices.checkup",
     "edgeseg.devices.catalog",
