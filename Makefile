@@ -1,6 +1,6 @@
 # make demo    the main job, from nothing: environment, runtime without torch, engine for this CPU, a segmented video
 # make test    everything the tests need, torch included; linters, types, floors; then the tests
-# make bench   measurements, printed; nothing is asserted
+# make bench   measurements, printed; nothing is asserted; bench-build only that of `edgeseg build`
 # make lint | format | clean
 
 PYTHON ?= python3
@@ -11,11 +11,12 @@ TORCH_VERSION ?= 2.13.0
 # Where torch comes from, when not from pip's own configuration, e.g. https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 SOURCES := pyproject.toml README.md LICENSE $(shell find edgeseg recipes -type f -not -name '*.pyc')
 PIP_FLAGS := --disable-pip-version-check --quiet
 
-.PHONY: demo test bench lint format clean
+.PHONY: demo test bench bench-build lint format clean
 
 demo: $(DEMO_VENV)/.installed
 	$(DEMO_VENV)/bin/edgeseg demo -o $(DEMO_OUT)
@@ -25,6 +26,9 @@ test: lint
 
 bench: $(VENV)/.installed
 	@for file in tests/bench/bench_*.py; do echo "== $$file"; $(VENV)/bin/python $$file || exit 1; done
+
+bench-build: $(VENV)/.installed
+	@$(VENV)/bin/python tests/bench/bench_build.py $(BENCH_ARGS)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

@@ -3,6 +3,7 @@
     manifest.json                      what is here, with the hash of every file (edgeseg.manifest)
     recipe.yaml                        the resolved recipe
     programs/level0-float.onnx         one program per ISR level and precision
+    programs/level0-float-FORM.onnx    the same, laid out for another runtime
     programs/weights.bin               what all levels share: each large weight once; absent where programs hold their weights
     golden/NAME.png                    images, at the program's size
     golden/level0/NAME.png             the reference model's class maps for them, at the program's mask size
