@@ -18,7 +18,7 @@ class Jetson:
     Attributes:
         model: the board's name for people.
         soc: chip, e.g. "tegra234".
-        parts: part numbers of module and carrier board, e.g. "p3767-0005".
+        parts: part numbers, carrier board first, module last: "p3768-0000", "p3767-0005".
         super_mode: the board boots with the higher clocks of "Super".
         l4t: Jetson Linux release, e.g. "36.4.3"; None where no file says.
     """

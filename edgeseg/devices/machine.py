@@ -47,8 +47,8 @@ class Machine:
     @property
     def accelerator(self) -> str:
         """What an engine for the GPU is bound to: "NVIDIA GeForce RTX 4090 (8.9)", "p3767-0005 tegra234"; "" without one."""
-        if self.jetson:
-            return " ".join((*self.jetson.parts, self.jetson.soc))
+        if self.jetson:  # the module, on whatever carrier board
+            return " ".join((*self.jetson.parts[-1:], self.jetson.soc))
         return " + ".join(f"{gpu.name} ({gpu.compute_capability or '?'})" for gpu in dict.fromkeys(self.gpus))
 
 

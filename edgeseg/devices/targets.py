@@ -28,7 +28,7 @@ def targets(machine: Machine, packages: Mapping[str, str], python: str) -> Itera
         return
     yield from _fits(catalog, machine, stack, python)
     if stack.notes:
-        yield Finding("device", f"about a {stack.name}", True, "; ".join(note.value for note in stack.notes))
+        yield Finding("device", "notes", True, "; ".join(note.value for note in stack.notes))
     for name, line in stack.install.items():
         yield _runtime(catalog, machine, packages, name, line)
 
@@ -59,7 +59,7 @@ def _fits(catalog: Catalog, machine: Machine, stack: Stack, python: str) -> Iter
     """What a stack asks of Python, driver and GPU; a line for each that falls short."""
     if python not in stack.python:
         hint = _SYSTEM_PYTHON if stack.socs else f"a virtual environment of Python {stack.python[-1]}"
-        found = f"Python {python} runs; the packages for a {stack.name} are for {', '.join(stack.python)}"
+        found = f"Python {python} runs; {stack.name} has packages for {', '.join(stack.python)}"
         yield Finding("device", "Python of the runtimes", False, found, hint)
     if stack.driver_min and machine.driver:
         enough = int(machine.driver.partition(".")[0]) >= stack.driver_min

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgeseg.devices import probe
-from edgeseg.devices.probe import fingerprint, usable_cores
+from edgeseg.devices.probe import Fingerprint, fingerprint, usable_cores
 from edgeseg.errors import Unsupported
 
 DESKTOP = "".join(
@@ -89,6 +89,19 @@ def test_key_changes_with_runtime_version_and_instruction_set(cpuinfo: Path) -> 
     cpuinfo.write_text(DESKTOP.replace(" avx2", " avx2 avx512f"))
     others.append(fingerprint("onnxruntime", "1.31.1", cpuinfo))
     assert len({first.key, *(other.key for other in others)}) == 4
+
+
+def test_the_key_of_an_engine_for_a_processor_is_stable() -> None:
+    """Engines in bundles that were built before accelerators had a place in the fingerprint keep their device."""
+    found = Fingerprint("onnxruntime", "1.31.1", "x86_64", "AMD EPYC", ("avx", "avx2"), "Linux")
+    assert found.key == "ed68a25175e07287065ecad9d0944506c075ef2e2a51b8a70c0984a08f287ab0"
+
+
+def test_an_accelerator_changes_key_and_name(cpuinfo: Path) -> None:
+    cpuinfo.write_text(DESKTOP)
+    keys = {fingerprint("tensorrt", "11.0", cpuinfo, accelerator=card).key for card in ("", "RTX 4090 (8.9)", "RTX 5090 (12.0)")}
+    assert len(keys) == 3
+    assert "RTX 4090 (8.9) beside Intel" in str(fingerprint("tensorrt", "11.0", cpuinfo, accelerator="RTX 4090 (8.9)"))
 
 
 def test_core_count_does_not_change_the_key(cpuinfo: Path) -> None:
