@@ -91,6 +91,7 @@ class EngineEntry(Entry):
         options: what the runtime is opened with, e.g. threads.
         measurements: figures with their unit in the name.
         created: UTC, ISO 8601.
+        checked: it ran on the golden frames and passed. False where it was compiled for another machine.
     """
 
     level: int = Field(ge=0)
@@ -104,6 +105,7 @@ class EngineEntry(Entry):
     options: Options
     measurements: dict[str, Any]
     created: str
+    checked: bool = True
 
     @property
     def kind(self) -> str:

@@ -12,6 +12,7 @@ from edgeseg.cli import render
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from edgeseg.bundle import Bundle
     from edgeseg.engines.choose import LevelBuild
     from edgeseg.manifest import CandidateEntry
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
-    "--device", default="auto", show_default=True, type=click.Choice(["auto"]), help="This machine.", expose_value=False
+    "--device", default="auto", show_default=True, metavar="NAME", help="This machine, or an RTX card to compile for: rtx4090."
 )
 @click.option("--runtime", "runtimes", multiple=True, metavar="NAME", help="Consider this runtime only; repeatable.")
 @click.option("--threads", type=click.IntRange(1), help="Default: all physical cores that this process may use.")
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 @render.json_option
 def build(
     bundle: Path,
+    device: str,
     runtimes: tuple[str, ...],
     threads: int | None,
     data_root: Path | None,
@@ -40,6 +42,9 @@ def build(
 
     Every installed runtime is tried in every precision that this processor has. Each engine is checked on the golden frames, and
     all take turns at the clock; those that pass are packed. ONNX Runtime in float is always among them. What is there is kept.
+
+    With --device rtx4090, or another RTX card, compile with TensorRT-RTX for that card instead; no GPU is needed. Such an engine
+    is not checked, and this machine never uses it.
     """
     from edgeseg.bundle import open_bundle
     from edgeseg.pipeline import build_bundle
@@ -47,6 +52,11 @@ def build(
     if limit is not None and data_root is None:
         raise click.UsageError("--limit is about the images of --data-root")
     opened = open_bundle(bundle)
+    if device != "auto":
+        if runtimes or threads or data_root:
+            raise click.UsageError("--runtime, --threads and --data-root are about this machine; --device names another")
+        _build_for_card(opened, device, force, as_json)
+        return
     with render.RichProgress() as progress:
         made = build_bundle(
             opened,
@@ -65,6 +75,27 @@ def build(
         return [*tables, f"next: edgeseg run {opened.path} --source VIDEO"]
 
     render.result(data, as_json, human)
+
+
+def _build_for_card(bundle: Bundle, card: str, force: bool, as_json: bool) -> None:
+    from edgeseg.engines.cross import build_for_card
+
+    with render.RichProgress() as progress:
+        made = build_for_card(bundle, card, force=force, progress=progress)
+    engines = [{"built": one.built, "reason": one.reason, **one.engine.model_dump(mode="json")} for one in made]
+    warning = f"NOT CHECKED: no golden frame ran on these engines, and nothing was timed: that needs the {card} itself"
+
+    def human() -> str:
+        lines = [
+            f"level {one.engine.level} {one.engine.runtime} {one.engine.kind} for {card}: "
+            f"{'compiled' if one.built else 'kept'} ({one.reason}), {render.size(one.engine.measurements['bytes'])}, "
+            f"{render.duration(one.engine.measurements['compile_ms'] / 1000)}\n  {bundle.path / one.engine.files[0]}"
+            for one in made
+        ]
+        version = made[0].engine.runtime_version
+        return "\n".join([*lines, warning, f"next: on the {card}, open them with NVIDIA's TensorRT-RTX runtime {version}"])
+
+    render.result({"bundle": bundle.path, "checked": False, "engines": engines}, as_json, human)
 
 
 def _document(one: LevelBuild) -> dict[str, Any]:

@@ -146,9 +146,10 @@ class Plan:
         with self.backend.load(self.program, files, self.options) as session:
             yield session, _since_ms(started)
 
-    def entry(self, files: Sequence[Path], figures: Mapping[str, Any]) -> EngineEntry:
+    def entry(self, files: Sequence[Path], figures: Mapping[str, Any], *, checked: bool = True) -> EngineEntry:
         """The engine as the manifest holds it; `figures` are its measurements, beside threads and size."""
         size = sum(file.stat().st_size for file in files)
+        threads = {name: value for name, value in self.options.items() if name == "threads"}
         return EngineEntry(
             level=self.level,
             runtime=self.backend.name,
@@ -159,7 +160,8 @@ class Plan:
             key=self.key,
             files=tuple(file.name for file in files),
             options=dict(self.options),
-            measurements={**figures, "threads": self.options["threads"], "bytes": size},
+            measurements={**figures, **threads, "bytes": size},
+            checked=checked,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
 
@@ -171,19 +173,25 @@ def plan_engine(
     if threads is not None and threads < 1:
         raise BuildError(f"{threads} threads cannot run anything", hint="--threads 1 or more; leave it out for all cores")
     backend, device = table.backend(runtime), table.fingerprint(runtime)
-    program = bundle.program(level, precision, backend.form)
     default = next(iter(backend.variants()), {})
-    chosen = {"threads": threads or usable_cores(), **default, **options}
+    return plan_for(bundle, backend, device, level, precision, {"threads": threads or usable_cores(), **default, **options})
+
+
+def plan_for(
+    bundle: Bundle, backend: EngineBackend, device: Fingerprint, level: int, precision: Precision, options: Mapping[str, Any]
+) -> Plan:
+    """An engine for a device, which need not be this one."""
+    program = bundle.program(level, precision, backend.form)
     entry = bundle.manifest.levels[level].programs[precision]
     parts = {
         "program": [bundle.manifest.files[path].sha256 for path in entry.in_form(backend.form)],
         "device": device.key,  # with the runtime and its version
         "precision": precision,
         "shapes": [program.image.input_shape, program.mask_shape],
-        "options": chosen,
+        "options": dict(options),
     }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return Plan(backend, device, program, level, precision, chosen, key)
+    return Plan(backend, device, program, level, precision, options, key)
 
 
 def check_golden(bundle: Bundle, level: int, session: Session, what: str) -> dict[str, float]:

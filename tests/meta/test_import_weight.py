@@ -24,6 +24,7 @@ DEVICE_SIDE = (
     "edgeseg.engines.onnxruntime",
     "edgeseg.engines.openvino",
     "edgeseg.engines.tensorrt_rtx",
+    "edgeseg.engines.cross",
     "edgeseg.devices.probe",
     "edgeseg.devices.checkup",
     "edgeseg.devices.catalog",

@@ -1,0 +1,104 @@
+"""Engines for another machine: names of cards, what the manifest says of them, and that they are never opened here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import builders
+from edgeseg.bundle import Bundle, open_bundle
+from edgeseg.cli.main import run
+from edgeseg.engines import tensorrt_rtx
+from edgeseg.engines.build import build_engine
+from edgeseg.engines.cross import build_for_card, compute_capability, target
+from edgeseg.errors import BuildError, EngineMismatch, Unsupported
+from tiny import tiny_bundle
+
+
+@pytest.fixture
+def bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bundle:
+    """A bundle, where a TensorRT-RTX stands in that builds at once."""
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", SimpleNamespace(__version__="1.7.1"))  # type: ignore[arg-type]
+    monkeypatch.setattr(tensorrt_rtx, "_build", builders.build)
+    return tiny_bundle(tmp_path / "tiny.edgeseg")
+
+
+@pytest.mark.parametrize(
+    ("card", "capability"),
+    [("rtx3080", "8.6"), ("rtx4090", "8.9"), ("rtx5090", "12.0"), ("sm86", "8.6"), ("sm89", "8.9"), ("sm120", "12.0")],
+)
+def test_names_of_cards(card: str, capability: str) -> None:
+    assert compute_capability(card) == capability
+
+
+def test_what_is_no_card() -> None:
+    with pytest.raises(Unsupported, match="no device named 'rtx409'") as unknown:
+        compute_capability("rtx409")
+    assert unknown.value.hint == "did you mean 'rtx4090'?"
+    with pytest.raises(Unsupported, match=r"does not build for orin-nano-8gb: its compute capability is 8\.7"):
+        compute_capability("orin-nano-8gb")
+
+
+def test_a_target_is_a_compute_capability_and_a_version() -> None:
+    keys = {target(capability, version).key for capability in ("8.6", "8.9") for version in ("1.6.1", "1.7.1")}
+    assert len(keys) == 4
+
+
+def test_the_entry_says_for_what_and_that_nothing_was_checked(bundle: Bundle) -> None:
+    (made,) = build_for_card(bundle, "rtx4090")
+    assert made.built
+    (engine,) = open_bundle(bundle.path).manifest.engines
+    assert engine == made.engine
+    assert not engine.checked
+    assert "compute capability 8.9" in engine.device
+    assert engine.options == {"compute_capability": "8.9"}
+    assert set(engine.measurements) == {"compile_ms", "bytes"}
+    open_bundle(bundle.path).verify()
+
+
+def test_cards_live_side_by_side_and_are_kept(bundle: Bundle) -> None:
+    for card in ("rtx4090", "rtx5090"):
+        build_for_card(bundle, card)
+    assert [engine.options["compute_capability"] for engine in bundle.manifest.engines] == ["8.9", "12.0"]
+    (again,) = build_for_card(bundle, "sm89")
+    assert not again.built
+    assert again.engine == bundle.manifest.engines[0]
+    (forced,) = build_for_card(bundle, "rtx4090", force=True)
+    assert forced.built
+    assert len(bundle.manifest.engines) == 2
+
+
+def test_never_opened_here(bundle: Bundle) -> None:
+    build_for_card(bundle, "rtx4090")
+    with pytest.raises(EngineMismatch, match=r"compute capability 8\.9 .* this is ") as refused:
+        bundle.session()
+    assert refused.value.hint == f"edgeseg build {bundle.path}"
+    build_engine(bundle, threads=1)
+    assert bundle.find_engine().runtime == "onnxruntime"
+    assert bundle.find_engine().checked
+    bundle.verify(run=True)
+
+
+def test_a_builder_in_trouble_leaves_the_bundle_as_it_was(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt_rtx, "_build", builders.run_out_of_memory)
+    before = (bundle.path / "manifest.json").read_bytes()
+    with pytest.raises(BuildError, match="SIGKILL"):
+        build_for_card(bundle, "rtx4090")
+    assert (bundle.path / "manifest.json").read_bytes() == before
+    assert not list(bundle.path.glob("engines/*"))
+
+
+def test_the_command_says_it_loudly(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["build", str(bundle.path), "--device", "rtx4090"]
+    assert run(command) == 0
+    assert "NOT CHECKED" in capsys.readouterr().out
+    assert run([*command, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["checked"] is False
+    assert [(engine["checked"], engine["built"]) for engine in document["engines"]] == [(False, False)]
+    assert run([*command, "--threads", "2"]) == 2
+    assert "--device names another" in capsys.readouterr().err
