@@ -1,5 +1,6 @@
 # make demo    the main job, from nothing: environment, runtime without torch, engine for this CPU, a segmented video
 # make test    everything the tests need, torch included; linters, types, floors; then the tests
+# make test-trt  TensorRT-RTX's builder on every family of models; installs it, needs no GPU
 # make bench   measurements, printed; nothing is asserted; bench-build only that of `edgeseg build`
 # make lint | format | clean
 
@@ -16,13 +17,16 @@ BENCH_ARGS ?=
 SOURCES := pyproject.toml README.md LICENSE $(shell find edgeseg recipes -type f -not -name '*.pyc')
 PIP_FLAGS := --disable-pip-version-check --quiet
 
-.PHONY: demo test bench bench-build lint format clean
+.PHONY: demo test test-trt bench bench-build lint format clean
 
 demo: $(DEMO_VENV)/.installed
 	$(DEMO_VENV)/bin/edgeseg demo -o $(DEMO_OUT)
 
 test: lint
 	@$(VENV)/bin/python -m pytest -q -m "not (gpu or jetson or trt or bench)" $(PYTEST_ARGS)
+
+test-trt: $(VENV)/.installed-trt
+	@$(VENV)/bin/python -m pytest -q -m trt tests/conformance/test_tensorrt_rtx.py $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed
 	@for file in tests/bench/bench_*.py; do echo "== $$file"; $(VENV)/bin/python $$file || exit 1; done
@@ -54,6 +58,10 @@ $(VENV)/.installed: pyproject.toml edgeseg/__init__.py
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install $(PIP_FLAGS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) 'torch==$(TORCH_VERSION)'
 	$(VENV)/bin/python -m pip install $(PIP_FLAGS) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-trt: $(VENV)/.installed
+	$(VENV)/bin/python -m pip install $(PIP_FLAGS) --editable '.[dev,rtx]'
 	@touch $@
 
 clean:
