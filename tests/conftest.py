@@ -11,6 +11,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before numpy, OpenCV and torch start their pools; inherited by the subprocesses that tests start.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
     os.environ.setdefault(_name, "2")
+# Threads that spin while they wait make a busy machine several times slower: tests run beside each other, and beside other work.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 from hypothesis import HealthCheck, settings
