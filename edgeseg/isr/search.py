@@ -145,7 +145,7 @@ def search_plans(
     with Meter(engines, subset, Journal(journal_path), options.rounds, tick=tick, clock=clock) as meter:
         walk = _Search(engines, meter, options.max_plans, progress)
         most = len(seeds) if options.strategy != "greedy" else min(options.max_plans, len(engines.space))
-        progress.start(_TASK, most * meter.inferences)
+        progress.start(_TASK, most * meter.ticks)
         try:
             walk.run(seeds, options.strategy)
         except (KeyboardInterrupt, EdgesegError):
