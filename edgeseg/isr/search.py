@@ -56,7 +56,7 @@ class SearchOptions:
     strategy: Strategy = "greedy"
     plans: tuple[IsrPlan, ...] = ()
     limit: int | None = None
-    rounds: int = 15
+    rounds: int = 30
     levels: int = 1
     max_plans: int = 64
     runtime: str | None = None
