@@ -184,9 +184,7 @@ def _summary(report: RunReport, sinks: tuple[str, ...]) -> list[RenderableType]:
 
 def _governed(governor: Mapping[str, Any]) -> Sequence[RenderableType]:
     """How the frames went over the levels, and the last switches."""
-    levels = [
-        (level["level"], level["isr"], render.percent(level["share"]), *_figures(level)) for level in governor["levels"]
-    ]
+    levels = [(level["level"], level["isr"], render.percent(level["share"]), *_figures(level)) for level in governor["levels"]]
     switches = [
         (
             render.duration(switch["at_s"]),
