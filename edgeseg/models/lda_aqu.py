@@ -37,6 +37,9 @@ class LdaAqu(nn.Module):
 
     A neighbour outside of the map has a key and a value of zero; it is not masked.
 
+    In an ONNX graph each read is one GridSample (opset 16 on), which ONNX Runtime, OpenVINO and TensorRT 10 have. ONNX Runtime is
+    slow at it on CPUs; its form of a program holds matrix products instead (`export.simplify_upsample`).
+
     Raises (init):
         ValueError: the channels do not divide into groups and heads, the window is even, or the scale is below 2.
     """
@@ -97,11 +100,17 @@ class LdaAqu(nn.Module):
         return q, self.key(normed)
 
     def shifts(self, q: Tensor) -> Tensor:
-        """Queries -> (B groups, neighbours, 2, H, W): how far each neighbour moves along x and y, in output pixels."""
+        """Queries -> (B groups, neighbours, 2, H, W): how far each neighbour moves along x and y, in output pixels.
+
+        In float32 at least, whatever autocast says: half-precision positions would be off by pixels.
+        """
         batch, channels, height, width = (int(side) for side in q.shape)
         parts = q.reshape(batch * self.groups, channels // self.groups, height, width)
         parts = F.gelu(to_nchw(self.shift_norm(to_nhwc(self.shift_conv(parts)))))
-        return self.shift(parts).tanh().reshape(batch * self.groups, -1, 2, height, width) * self.max_shift_px
+        shift = self.shift(parts)
+        if shift.dtype.itemsize < 4:
+            shift = shift.float()
+        return shift.tanh().reshape(batch * self.groups, -1, 2, height, width) * self.max_shift_px
 
     def grids(self, q: Tensor) -> tuple[Tensor, ...]:
         """Queries -> where each neighbour is read, (B groups, H, W, 2): x and y, -1 to 1 from the first to the last pixel."""

@@ -130,6 +130,20 @@ def test_it_begins_without_shifts_and_learns_them() -> None:
     assert [name for name, p in module.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
+def test_positions_stay_in_float32_under_autocast() -> None:
+    module = fill(LdaAqu(16))
+    x = noise(1, 16, 24, 40)
+    with torch.autocast("cpu", torch.bfloat16):
+        grids = module.grids(module.project(x)[0])
+        output = module(x)
+    assert all(grid.dtype == torch.float32 for grid in grids)
+    exact = module(x)
+    # What is left is the rounding of features: well below what a pixel to the side would change.
+    assert (output - exact).abs().mean() < 0.1 * exact.abs().mean()
+    output.float().mean().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in module.parameters())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
