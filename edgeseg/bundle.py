@@ -2,7 +2,8 @@
 
     manifest.json                      what is here, with the hash of every file (edgeseg.manifest)
     recipe.yaml                        the resolved recipe
-    programs/level0/float.onnx         one program per ISR level and precision
+    programs/level0-float.onnx         one program per ISR level and precision
+    programs/weights.bin               what all levels share: each large weight once; absent where programs hold their weights
     golden/NAME.png                    images, at the program's size
     golden/level0/NAME.png             the reference model's class maps for them, at the program's mask size
     report/NAME.json                   what was measured
@@ -38,6 +39,7 @@ from edgeseg.bundle_files import (
     writing,
 )
 from edgeseg.bundle_golden import GoldenFrame, check_gate, check_golden, png
+from edgeseg.bundle_programs import by_level, check_files, check_reads, pack
 from edgeseg.contracts import Session
 from edgeseg.errors import BundleError, EngineMismatch, IntegrityError, Unsupported
 from edgeseg.files import replace_file
@@ -57,7 +59,7 @@ from edgeseg.manifest import (
 from edgeseg.metrics import mask_agreement
 from edgeseg.recipe.load import load_recipe, recipe_digest
 from edgeseg.recipe.schema import Recipe
-from edgeseg.specs import ImageU8, IsrPlan, MaskU8, Program
+from edgeseg.specs import ImageU8, MaskU8, Program
 
 if TYPE_CHECKING:
     from edgeseg.devices.probe import Fingerprint
@@ -103,14 +105,27 @@ class Bundle:
         """The resolved recipe that the bundle was made from."""
         return load_recipe(self.file(self.manifest.recipe))
 
+    def report(self, name: str) -> dict[str, Any]:
+        """A JSON document that was packed, its hash checked. Raises BundleError where there is none of that name."""
+        if name not in self.manifest.reports:
+            raise BundleError(f"{self.path} holds no report named {name}", hint=f"edgeseg bundle show {self.path}")
+        document: dict[str, Any] = json.loads(self.file(self.manifest.reports[name]).read_bytes())
+        return document
+
     def program(self, level: int = 0, precision: Precision = "float") -> Program:
-        """One program, its files checked. Raises BundleError where the bundle has no such program."""
+        """One program, its files checked, and that its graph makes a runtime read no other file.
+
+        Raises:
+            BundleError: the bundle has no such program.
+            IntegrityError: a file is not what was packed, or the graph names a file that the manifest does not list for it.
+        """
         entry = self._level(level).programs.get(precision)
         if entry is None:
             raise BundleError(f"{self.path} has no {precision} program at level {level}", hint=f"edgeseg bundle show {self.path}")
-        graph, *_ = [self.file(path) for path in entry.files]
+        graph, *blobs = [self.file(path) for path in entry.files]
+        check_reads(graph, blobs)
         try:
-            return Program.from_json(entry.spec, graph)
+            return Program.from_json(entry.spec, graph, tuple(blobs))
         except (ValueError, KeyError, TypeError) as error:
             raise BundleError(
                 f"{self.path}: the {precision} program of level {level} makes no sense: {error}", hint=COPY_AGAIN
@@ -184,7 +199,8 @@ class Bundle:
         """Check every file; with `run`, also what this device's engine makes of the golden frames, at every level that has any.
 
         Raises:
-            IntegrityError: files are missing or changed; the message names each with what was expected and found.
+            IntegrityError: files are missing or changed; the message names each with what was expected and found. Or a program
+                would make a runtime read a file that the manifest does not list for it.
             GateFailed: an engine agrees less with the reference model than `gate.min_mask_agreement`.
             EngineMismatch, BundleError: with `run`, there is no engine for this device.
         """
@@ -193,6 +209,9 @@ class Bundle:
         if problems:
             count = f"{len(problems)} of {len(manifest.files)} files are not what the manifest says"
             raise IntegrityError("\n".join([f"{self.path}: {count}", *problems]), hint=COPY_AGAIN)
+        for program in self._programs():
+            graph, *blobs = [self.path / path for path in program.files]
+            check_reads(graph, blobs)
         found = {p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if not p.is_dir()}
         minimum = self.recipe().gate.min_mask_agreement
         agreement: dict[str, dict[str, float]] = {}
@@ -218,9 +237,8 @@ class Bundle:
         """
         with locked(self.path), writing(self.path):
             current = read_manifest(self.path)
-            if current.levels != self.manifest.levels or any(
-                self.manifest.files[p] != current.files[p] for p in self._program_files()
-            ):
+            files = [path for program in self._programs() for path in program.files]
+            if current.levels != self.manifest.levels or any(self.manifest.files[p] != current.files[p] for p in files):
                 raise BundleError(
                     f"{self.path} was made anew while this engine was built, which is not packed",
                     hint=f"edgeseg build {self.path}",
@@ -235,16 +253,16 @@ class Bundle:
                 kept = tuple(other for other in current.engines if not packed.replaces(other))
                 named = {path for other in kept for path in other.files}
                 gone = {path for other in current.engines for path in other.files} - named
-                files = {path: file for path, file in current.files.items() if path not in gone} | added
-                changed = Manifest.model_validate({**dict(current), "engines": (*kept, packed), "files": files})
+                listed = {path: file for path, file in current.files.items() if path not in gone} | added
+                changed = Manifest.model_validate({**dict(current), "engines": (*kept, packed), "files": listed})
                 replace_file(self.path / MANIFEST, changed.to_bytes(), durable=True)
                 self.manifest = changed
             finally:
                 clear_unnamed(engines, read_manifest(self.path))
         return packed
 
-    def _program_files(self) -> list[str]:
-        return [path for level in self.manifest.levels for program in level.programs.values() for path in program.files]
+    def _programs(self) -> list[ProgramEntry]:
+        return [program for level in self.manifest.levels for program in level.programs.values()]
 
     def _level(self, level: int) -> LevelEntry:
         if not 0 <= level < len(self.manifest.levels):
@@ -282,32 +300,26 @@ def create_bundle(
     Args:
         path: the folder, NAME.edgeseg by custom.
         recipe_text: the resolved recipe, as YAML.
-        programs: at least one; those of one ISR plan make a level, in the order given, each precision once.
+        programs: at least one; those of one ISR plan make a level, in the order given, each precision once. All take images of
+            one size and give masks of one size. Blobs that several share are stored once.
         golden: at least one frame for each level; names are plain file stems, distinct within a level.
         reports: name -> JSON document.
     Raises:
-        BundleError: cannot write, a program's file is missing, or something else than a bundle lies at `path`.
+        BundleError: cannot write, a program's file is missing or reads another, or something else than a bundle lies at `path`.
         RecipeError: `recipe_text` is no complete recipe.
         ValueError: programs and golden frames do not fit the description above.
     """
     bundle = _real(path)
     frames = [GoldenFrame(*frame) for frame in golden]
     for program in programs:
-        if not program.onnx_path.is_file():
-            raise BundleError(f"there is no program file {program.onnx_path}", hint="edgeseg export RECIPE")
-    levels = _by_level(programs)
+        check_files(program)
+    levels = by_level(programs)
     check_golden(frames, levels)
     with staged(bundle) as root, writing(bundle):
         files = {"recipe.yaml": write_file(root / "recipe.yaml", recipe_text.encode())}
         recipe = load_recipe(root / "recipe.yaml")
-        entries = []
-        for index, level in enumerate(levels):
-            packed = {}
-            for precision, program in level.items():
-                name = f"programs/level{index}/{precision}.onnx"
-                files[name] = copy_file(program.onnx_path, root / name)
-                packed[precision] = ProgramEntry(files=(name,), spec=program.to_json())
-            entries.append(LevelEntry(isr=str(next(iter(level.values())).isr), programs=packed))
+        entries, packed = pack(root, levels)
+        files |= packed
         golden_entries = []
         for frame in frames:
             image, mask = f"golden/{frame.name}.png", f"golden/level{frame.level}/{frame.name}.png"
@@ -346,19 +358,6 @@ def copy_bundle(bundle: Bundle, path: str | os.PathLike[str]) -> Bundle:
             copy_file(bundle.file(name), root / name)
         copy_file(bundle.path / MANIFEST, root / MANIFEST)
     return open_bundle(target)
-
-
-def _by_level(programs: Sequence[Program]) -> list[dict[Precision, Program]]:
-    """Programs of one ISR plan together, plans in the order they first come."""
-    levels: dict[IsrPlan, dict[Precision, Program]] = {}
-    for program in programs:
-        level = levels.setdefault(program.isr, {})
-        if program.precision in level:
-            raise ValueError(f"two {program.precision} programs at ISR {program.isr}")
-        level[program.precision] = program
-    if not levels:
-        raise ValueError("a bundle holds at least one program")
-    return list(levels.values())
 
 
 def _real(path: str | os.PathLike[str]) -> Path:

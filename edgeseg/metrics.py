@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -135,3 +136,64 @@ def boundary_f1(true: MaskU8, predicted: MaskU8, tolerance_px: int = 2, ignore_i
     precision = (p & _dilate(t, tolerance_px)).sum() / p.sum()
     recall = (t & _dilate(p, tolerance_px)).sum() / t.sum()
     return float(2 * precision * recall / (precision + recall)) if precision + recall > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class OverSmoothness:
+    """Mean cosines between the features of one map, each in -1..1, NaN where there is no such pair.
+
+    Features grow alike as a transformer gets deeper. Separation lowers `overall` and `between`, and `within` hardly.
+
+    Attributes:
+        overall: over all pairs of positions.
+        local: over all pairs of positions and one of their (up to eight) neighbours.
+        within, between: over all pairs of labelled positions of one class, and of two classes.
+    """
+
+    overall: float
+    local: float
+    within: float
+    between: float
+
+
+def over_smoothness(features: npt.NDArray[Any], mask: MaskU8 | None = None, ignore_index: int = 255) -> OverSmoothness:
+    """How alike the features of a map are. Linear in the number of positions: sums over pairs are products of sums.
+
+    Args:
+        features: (C, H, W); a zero vector has cosine 0 to all others.
+        mask: (H, W) classes of the positions, for `within` and `between`; None leaves both NaN.
+    Raises:
+        ValueError: mask and map differ in size.
+    """
+    if mask is not None and mask.shape != features.shape[1:]:
+        raise ValueError(f"a mask {mask.shape} does not label a map {features.shape[1:]}")
+    norm = np.linalg.norm(features.astype(np.float64), axis=0)
+    unit = np.divide(features, norm, out=np.zeros(features.shape), where=norm > 0)
+    overall = _pair_sum(unit.reshape(len(unit), -1))
+    within, labelled = np.zeros(2), np.zeros(2)
+    if mask is not None:
+        within = sum((_pair_sum(unit[:, mask == k]) for k in np.unique(mask[mask != ignore_index])), start=within)
+        labelled = _pair_sum(unit[:, mask != ignore_index])
+    return OverSmoothness(_ratio(overall), _ratio(_neighbour_sum(unit)), _ratio(within), _ratio(labelled - within))
+
+
+def _pair_sum(unit: FloatArray) -> FloatArray:
+    """Sum of cosines over all ordered pairs of different columns of (C, N), and the number of such pairs."""
+    total, n = unit.sum(1), unit.shape[1]
+    return np.array([total @ total - np.square(unit).sum(), n * (n - 1)])
+
+
+def _neighbour_sum(unit: FloatArray) -> FloatArray:
+    """Sum of cosines over all pairs of neighbours in (C, H, W), diagonal ones too, and the number of such pairs."""
+    sides = (
+        (unit[:, :, 1:], unit[:, :, :-1]),
+        (unit[:, 1:], unit[:, :-1]),
+        (unit[:, 1:, 1:], unit[:, :-1, :-1]),
+        (unit[:, 1:, :-1], unit[:, :-1, 1:]),
+    )
+    return np.array([sum(float((a * b).sum()) for a, b in sides), sum(a[0].size for a, _ in sides)])
+
+
+def _ratio(sum_and_count: FloatArray) -> float:
+    total, count = sum_and_count
+    return float(total / count) if count else float("nan")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,86 +19,27 @@ from edgeseg.contracts import NoProgress, Progress, SegDataset
 from edgeseg.data.datasets import open_dataset
 from edgeseg.data.evaluate import evaluate
 from edgeseg.engines.build import EngineBuild, build_engine
-from edgeseg.errors import BundleError, DataError, GateFailed
+from edgeseg.errors import BundleError, DataError, GateFailed, RecipeError
 from edgeseg.images import encode_png
+from edgeseg.isr.plans import load_levels
 from edgeseg.metrics import ConfusionMatrix
 from edgeseg.recipe.load import dump_recipe, recipe_digest
 from edgeseg.recipe.schema import Data, Recipe
-from edgeseg.specs import ImageSpec, LabelSpace
+from edgeseg.specs import IsrPlan, LabelSpace
 from edgeseg.stream.files import prepare, write_whole
 from edgeseg.stream.report import RunReport
 from edgeseg.stream.runner import run as run_stream
 from edgeseg.stream.samples import FrameSampler
 from edgeseg.stream.sinks import open_sinks
 from edgeseg.stream.sources import open_source
+from edgeseg.trained import load_trained
 
 if TYPE_CHECKING:
     from edgeseg.export.program import Weights
-    from edgeseg.models.edaformer import EdaFormer
-    from edgeseg.models.reference import TorchReference
 
 GOLDEN_FRAMES = 4
 _GENERATED = Data(format="synthetic", classes=None, train=None, val=None)
 DEMO_SCENE = "synthetic://640x480@25?frames=150"
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained model, ready to run or to export."""
-
-    model: EdaFormer
-    arch: str
-    labels: LabelSpace
-    image: ImageSpec
-    sha256: str
-
-    def reference(self, mask_stride: int) -> TorchReference:
-        """The model as a session-like reference."""
-        from edgeseg.models.reference import TorchReference
-
-        return TorchReference(self.model, self.image, mask_stride)
-
-
-def load_trained(recipe: Recipe, checkpoint: Path) -> Trained:
-    """Build the recipe's model and fill it from a checkpoint; the recipe's ISR plan and image size are put in force.
-
-    Raises:
-        DataError: damaged checkpoint, another architecture, another number of classes.
-        RecipeError: the image size does not fit the model at this ISR plan.
-    """
-    from edgeseg.errors import RecipeError
-    from edgeseg.models import build_model
-    from edgeseg.models.weights import load_strict
-    from edgeseg.train.checkpoint import load_checkpoint
-
-    loaded = load_checkpoint(checkpoint)
-    arch, facts = recipe.model.arch, loaded.meta
-    if facts.get("arch") != arch:
-        raise DataError(
-            f"{checkpoint} holds {facts.get('arch')}, the recipe {recipe.name} names {arch}",
-            hint="give the checkpoint of this recipe with --checkpoint, or the recipe of this checkpoint",
-        )
-    if "labels" in facts:
-        named = facts["labels"]
-        labels = LabelSpace(tuple(named["names"]), tuple(tuple(c) for c in named["palette_rgb"]), named["ignore_index"])
-    elif recipe.data.classes is not None:
-        labels = recipe.data.classes.label_space()
-    else:
-        raise DataError(f"{checkpoint} does not name its classes", hint="write them into the recipe: data.classes")
-    if facts["num_classes"] != labels.num_classes:
-        raise DataError(
-            f"{checkpoint} was trained with {facts['num_classes']} classes, the recipe names {labels.num_classes}",
-            hint="correct data.classes in the recipe",
-        )
-    model = build_model(arch, labels.num_classes, **recipe.model.options)
-    load_strict(model, loaded.tensors)
-    try:
-        model.set_isr(recipe.isr.plan())
-        image = ImageSpec(recipe.export.size_hw, layout=recipe.export.layout, multiple_px=model.size_multiple_px)
-    except ValueError as error:
-        raise RecipeError(f"{recipe.name}: {error}", hint="change export.size_hw or isr in the recipe") from error
-    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    return Trained(model.eval(), arch, labels, image, digest)
 
 
 def export_bundle(
@@ -106,16 +47,19 @@ def export_bundle(
     checkpoint: Path,
     out: Path,
     *,
+    levels: Path | Sequence[IsrPlan] = (),
     data_root: Path | None = None,
     weights: Weights = "fp32",
     reports: Mapping[str, Mapping[str, Any]] | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Bundle, bool]:
-    """Turn a checkpoint into a bundle: the program, golden frames, and how closely both agree.
+    """Turn a checkpoint into a bundle: a program for each level, golden frames, and how closely both agree.
 
     Args:
         out: the bundle's folder.
+        levels: ISR plans, from most exact to fastest, one level each, or the plan.json of a search, which is packed as the report
+            `isr`; none: one level at the recipe's plan. What weights levels share, which is nearly all, is stored once.
         data_root: golden frames are taken from the validation split below it; without it, from generated street scenes.
         weights: "fp32", or "fp16" for half the file: stored as fp16 and widened at load.
         reports: further JSON documents to pack.
@@ -123,52 +67,75 @@ def export_bundle(
     Returns:
         The bundle, and whether it was made now: one that came from the same inputs is kept.
     Raises:
-        ParityError: the program does not compute what the model does; an earlier bundle is untouched.
+        ParityError: a program does not compute what the model does; an earlier bundle is untouched.
+        RecipeError: the image size does not fit a level's plan, or a plan is named twice.
     """
     from edgeseg.export.golden import golden_frames, golden_images
     from edgeseg.export.parity import compare
     from edgeseg.export.program import export_program
+    from edgeseg.export.shared_weights import share_weights
 
     progress = progress or NoProgress()
+    reports = {**(reports or {})}
     trained = load_trained(recipe, checkpoint)
+    if isinstance(levels, Path):
+        found = load_levels(levels, checkpoint_sha256=trained.sha256, size_hw=recipe.export.size_hw)
+        levels = [level.plan for level in found]
+        reports["isr"] = {"levels": [level.to_json() for level in found]}
+    plans = list(levels) or [recipe.isr.plan()]
+    if twice := sorted({str(plan) for plan in plans if plans.count(plan) > 1}):
+        raise RecipeError(f"two levels at one ISR plan: {', '.join(twice)}", hint="name each plan once")
+    models = [trained.at(plan) for plan in plans]
     inputs = {
         "edgeseg": __version__,
         "recipe": recipe_digest(recipe),
         "checkpoint_sha256": trained.sha256,
         "weights": weights,
         "golden_from": "validation split" if data_root else "generated scenes",
+        "levels": [str(plan) for plan in plans],
+        "reports_sha256": hashlib.sha256(json.dumps(reports, sort_keys=True).encode()).hexdigest(),
     }
     if not force and (kept := _same_inputs(out, inputs)) is not None:
         return kept, False
-    progress.message(f"exporting {recipe.name} at {trained.image.size_hw[0]}x{trained.image.size_hw[1]}")
     data = recipe.data if data_root else _GENERATED
     images = golden_images(open_dataset(data, "val", data_root or Path()), GOLDEN_FRAMES, trained.image.size_hw)
-    reference = trained.reference(recipe.export.mask_stride)
     with TemporaryDirectory(prefix="edgeseg-export-") as folder:
-        program = export_program(
-            trained.model,
-            image=trained.image,
-            labels=trained.labels,
-            mask_stride=recipe.export.mask_stride,
-            arch=trained.arch,
-            opset=recipe.export.opset,
-            out=Path(folder) / "float.onnx",
-            weights=weights,
-        )
-        parity = compare(reference, program, [image for _, image in images])
-        golden = golden_frames(reference, images)
-        documents = {"export": inputs, "parity": parity, **(reports or {})}
-        bundle = create_bundle(out, recipe_text=dump_recipe(recipe), programs=[program], golden=golden, reports=documents)
+        programs = []
+        for level, at_plan in enumerate(models):
+            size = "x".join(map(str, at_plan.image.size_hw))
+            progress.message(f"level {level}: exporting {recipe.name} at {size}, ISR {plans[level]}")
+            programs.append(
+                export_program(
+                    at_plan.model,
+                    image=at_plan.image,
+                    labels=trained.labels,
+                    mask_stride=recipe.export.mask_stride,
+                    arch=trained.arch,
+                    opset=recipe.export.opset,
+                    out=Path(folder) / f"{level}.onnx",
+                    weights=weights,
+                )
+            )
+        if len(programs) > 1:
+            programs = share_weights(programs, Path(folder) / "shared")
+        golden, parity = [], []
+        for level, (at_plan, program) in enumerate(zip(models, programs, strict=True)):
+            reference = at_plan.reference(recipe.export.mask_stride)
+            progress.message(f"level {level}: comparing with torch")
+            parity.append({"isr": str(plans[level]), **compare(reference, program, [image for _, image in images])})
+            golden += golden_frames(reference, images, level)
+        documents: dict[str, Mapping[str, Any]] = {"export": inputs, "parity": {"levels": parity}, **reports}
+        bundle = create_bundle(out, recipe_text=dump_recipe(recipe), programs=programs, golden=golden, reports=documents)
     return bundle, True
 
 
-def _same_inputs(out: Path, inputs: Mapping[str, str]) -> Bundle | None:
+def _same_inputs(out: Path, inputs: Mapping[str, Any]) -> Bundle | None:
     """The bundle at `out`, if it was made from exactly these inputs and is intact."""
     try:
         bundle = open_bundle(out)
-        made_from = json.loads(bundle.file(bundle.manifest.reports["export"]).read_text())
+        made_from = bundle.report("export")
         bundle.verify()
-    except (BundleError, KeyError):
+    except BundleError:
         return None
     return bundle if made_from == inputs else None
 
@@ -202,22 +169,24 @@ def evaluate_bundle(
     recipe: Recipe,
     data_root: Path,
     *,
+    level: int = 0,
     checkpoint: Path | None = None,
     limit: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """mIoU of this device's engine on the recipe's validation split, and of the checkpoint it came from.
+    """mIoU of this device's engine on the recipe's validation split, and of the checkpoint it came from at the same ISR plan.
 
     Args:
         recipe: the bundle's own, or with overrides of its data section.
+        level: which of the bundle's ISR levels.
         limit: use this many images, evenly spread.
     Raises:
         DataError: data or checkpoint do not fit.
         GateFailed: the engine lost more mIoU than `gate.max_miou_drop`; the report holds the figures.
     """
     dataset: SegDataset = open_dataset(recipe.data, "val", data_root)
-    program = bundle.program()
+    program = bundle.program(level)
     if dataset.labels.names != program.labels.names:
         raise DataError(
             f"the data has the classes {', '.join(dataset.labels.names)}; the bundle {', '.join(program.labels.names)}",
@@ -225,11 +194,11 @@ def evaluate_bundle(
         )
     count = len(dataset) if limit is None else min(limit, len(dataset))
     indices = [int(i) for i in np.linspace(0, len(dataset) - 1, count)]
-    with bundle.session(threads=threads) as session:
+    with bundle.session(level, threads=threads) as session:
         engine = evaluate(session.segment, dataset, indices, progress)
     torch_confusion = None
     if checkpoint is not None:
-        reference = load_trained(recipe, checkpoint).reference(program.mask_stride)
+        reference = load_trained(recipe, checkpoint, program.isr).reference(program.mask_stride)
         torch_confusion = evaluate(reference.segment, dataset, indices, progress)
     evaluation = Evaluation(count, engine, torch_confusion, program.labels)
     allowed = recipe.gate.max_miou_drop

@@ -120,11 +120,13 @@ class IsrPlan:
         return all(multiplier == 1 for multiplier in (*self.encoder, *self.decoder))
 
     def __str__(self) -> str:
-        return "-".join(",".join(map(str, part)) for part in (self.encoder, self.decoder) if part)
+        encoder, decoder = (",".join(map(str, part)) for part in (self.encoder, self.decoder))
+        return f"{encoder}-{decoder}" if decoder else encoder
 
     @classmethod
     def parse(cls, text: str) -> IsrPlan:
-        """Read the form that `str` writes: "2,2,1,1-2,2,2" (encoder-decoder, both fine to coarse)."""
+        """Read the form that `str` writes: "2,2,1,1-2,2,2" (encoder-decoder, both fine to coarse), "2,2,1,1" or "-2,2,2" where
+        only one part has ISR. Raises ValueError."""
         encoder, _, decoder = text.partition("-")
         return cls(*(tuple(int(m) for m in part.split(",")) if part else () for part in (encoder, decoder)))
 
@@ -134,13 +136,15 @@ class Program:
     """A model as one static ONNX graph: uint8 image in, uint8 class map out, everything in between inside.
 
     Attributes:
-        onnx_path: the file; weights embedded.
+        onnx_path: the file.
         image: what the input must look like.
         labels: what the output values mean.
         mask_stride: the mask is (H / mask_stride, W / mask_stride) of `image.size_hw`.
         isr: the plan the graph was exported at.
         precision: "float" or "int8" (Q/DQ).
         arch: catalogue name of the model.
+        blobs: files in the folder of `onnx_path` that hold its large weights, shared with other programs; empty where it holds
+            all its weights itself.
     """
 
     onnx_path: Path
@@ -150,6 +154,7 @@ class Program:
     isr: IsrPlan
     precision: Literal["float", "int8"]
     arch: str
+    blobs: tuple[Path, ...] = ()
 
     @property
     def mask_shape(self) -> tuple[int, int]:
@@ -157,13 +162,13 @@ class Program:
         return height // self.mask_stride, width // self.mask_stride
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the path, as plain JSON values."""
+        """Everything but the paths, as plain JSON values."""
         data = asdict(self)
-        del data["onnx_path"]
+        del data["onnx_path"], data["blobs"]
         return data
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], onnx_path: Path) -> Program:
+    def from_json(cls, data: Mapping[str, Any], onnx_path: Path, blobs: tuple[Path, ...] = ()) -> Program:
         """Inverse of `to_json`. Raises ValueError, KeyError or TypeError on a malformed document."""
         labels, isr = data["labels"], data["isr"]
         image: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data["image"].items()}
@@ -179,6 +184,7 @@ class Program:
             isr=IsrPlan(tuple(isr["encoder"]), tuple(isr["decoder"])),
             precision=data["precision"],
             arch=data["arch"],
+            blobs=blobs,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,32 @@ def tiny_bundle(path: Path, **changes: Any) -> Bundle:
         "reports": {"accuracy": {"miou": 0.5}},
     }
     return create_bundle(path, **{**arguments, **changes})
+
+
+def tiny_levels(folder: Path) -> dict[str, Any]:
+    """Arguments of `create_bundle` for two ISR levels, thresholds 127.5 and 230.1, that share a file of weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plans, thresholds = (IsrPlan(), IsrPlan((2, 2, 1, 1), (2, 2, 2))), (127.5, 230.1)
+    programs = [
+        outside_weights(tiny_program(folder / f"{n}.onnx", isr=plan, threshold=threshold))
+        for n, (plan, threshold) in enumerate(zip(plans, thresholds, strict=True))
+    ]
+    image = tiny_image()
+    golden = [("x", image, tiny_mask(image, threshold), level) for level, threshold in enumerate(thresholds)]
+    return {"programs": programs, "golden": golden}
+
+
+def outside_weights(program: Program, location: str = "weights.bin") -> Program:
+    """The program rewritten to read its convolution's weight from a file, weights.bin beside it or wherever `location` says."""
+    model = onnx.load(program.onnx_path)
+    (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == "weight")
+    blob = program.onnx_path.parent / "weights.bin"
+    blob.write_bytes(weight.raw_data)
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value=location)
+    program.onnx_path.write_bytes(model.SerializeToString())
+    return replace(program, blobs=(blob,))
 
 
 def tiny_engine(**changes: Any) -> EngineEntry:

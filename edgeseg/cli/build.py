@@ -44,11 +44,12 @@ def build(bundle: Path, device: str, threads: int | None, force: bool, as_json: 
     }
 
     def human() -> str:
-        lines = []
+        lines, isr = [], [level.isr for level in opened.manifest.levels]
         for one in made:
             engine, figures = one.engine, one.engine.measurements
             lines.append(
-                f"level {engine.level} {engine.precision}: {'built' if one.built else 'kept'} ({one.reason})\n"
+                f"level {engine.level} ({isr[engine.level]}) {engine.precision}: "
+                f"{'built' if one.built else 'kept'} ({one.reason})\n"
                 f"  {engine.device}\n"
                 f"  {render.duration(figures['median_ms'] / 1000)} median, {render.duration(figures['p90_ms'] / 1000)} p90, "
                 f"spread {render.percent(figures['spread'], 0)}, {figures['threads']} threads; "

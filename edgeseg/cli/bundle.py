@@ -12,7 +12,8 @@ from edgeseg.cli import render
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from edgeseg.manifest import Manifest
+    from edgeseg.bundle import Bundle
+    from edgeseg.manifest import EngineEntry
 
 
 @click.group()
@@ -24,12 +25,17 @@ def bundle() -> None:
 @click.argument("path", type=click.Path(path_type=Path), metavar="BUNDLE")
 @render.json_option
 def show(path: Path, as_json: bool) -> None:
-    """Show what BUNDLE holds: programs, engines and their figures."""
+    """Show what BUNDLE holds: ISR levels, programs, engines and their figures.
+
+    A level's mIoU and multiply-adds are those of the search that chose it; its time is that of this device's engine.
+    """
     from edgeseg.bundle import open_bundle
 
     opened = open_bundle(path)
-    manifest = opened.manifest
-    render.result({"path": opened.path, **manifest.model_dump(mode="json")}, as_json, lambda: _shown(opened.path, manifest))
+    data = {"path": opened.path, **opened.manifest.model_dump(mode="json")}
+    figures = _level_figures(opened)
+    data["levels"] = [{**level, **more} for level, more in zip(data["levels"], figures, strict=True)]
+    render.result(data, as_json, lambda: _shown(opened, figures))
 
 
 @bundle.command()
@@ -59,24 +65,63 @@ def verify(path: Path, run: bool, threads: int | None, as_json: bool) -> None:
     render.result(data, as_json, human)
 
 
-def _shown(path: Path, manifest: Manifest) -> list[RenderableType]:
+def _level_figures(bundle: Bundle) -> list[dict[str, Any]]:
+    """What is known of each level, None where it is not: from the search that chose it, and from this device's engine."""
+    searched = bundle.report("isr")["levels"] if "isr" in bundle.manifest.reports else []
+    by_plan = {row["plan"]: row for row in searched}
+    figures = []
+    for number, level in enumerate(bundle.manifest.levels):
+        row, engine = by_plan.get(level.isr, {}), _engine_here(bundle, number)
+        figures.append(
+            {
+                "miou": row.get("miou"),
+                "macs": row.get("macs"),
+                "runtime": engine and engine.runtime,
+                "median_ms": engine and engine.measurements.get("median_ms"),
+            }
+        )
+    return figures
+
+
+def _engine_here(bundle: Bundle, level: int) -> EngineEntry | None:
+    from edgeseg.errors import BundleError, Unsupported
+
+    try:
+        return bundle.find_engine(level)
+    except (BundleError, Unsupported):
+        return None
+
+
+def _shown(bundle: Bundle, figures: list[dict[str, Any]]) -> list[RenderableType]:
+    path, manifest = bundle.path, bundle.manifest
     total = sum(file.bytes for file in manifest.files.values())
     parts: list[RenderableType] = [
         f"{path}\n{manifest.name}, made {manifest.created} by edgeseg {manifest.tool_version}, "
         f"{len(manifest.files)} files, {render.size(total)}, {len(manifest.golden)} golden frames"
     ]
+    levels = [
+        (
+            number,
+            level.isr,
+            render.percent(known["miou"], 2),
+            f"{known['macs'] / 1e9:.2f}" if known["macs"] else None,
+            f"{known['median_ms']:.1f}" if known["median_ms"] else None,
+            known["runtime"],
+        )
+        for number, (level, known) in enumerate(zip(manifest.levels, figures, strict=True))
+    ]
+    parts.append(render.table("levels", ("level", "isr", "mIoU", "GMACs", "ms here", "by"), levels))
     programs: list[tuple[Any, ...]] = []
+    blobs: dict[str, int] = {}
     for number, level in enumerate(manifest.levels):
         for precision, program in level.programs.items():
-            spec, size = program.spec, sum(manifest.files[name].bytes for name in program.files)
+            spec, (graph, *shared) = program.spec, program.files
+            blobs |= {name: manifest.files[name].bytes for name in shared}
             height, width = spec["image"]["size_hw"]
-            stride = spec["mask_stride"]
-            classes = len(spec["labels"]["names"])
-            programs.append(
-                (number, level.isr, precision, spec["arch"], f"{width}x{height}", f"1/{stride}", classes, render.size(size))
-            )
-    columns = ("level", "isr", "precision", "model", "image", "mask", "classes", "size")
-    parts.append(render.table("programs", columns, programs))
+            size, stride, classes = render.size(manifest.files[graph].bytes), spec["mask_stride"], len(spec["labels"]["names"])
+            programs.append((number, precision, spec["arch"], f"{width}x{height}", f"1/{stride}", classes, size))
+    parts.append(render.table("programs", ("level", "precision", "model", "image", "mask", "classes", "size"), programs))
+    parts += [f"{name}: {render.size(size)} of weights, shared by the programs" for name, size in blobs.items()]
     engines = [
         (
             engine.level,

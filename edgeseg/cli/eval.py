@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @click.option(
     "--data-root", type=click.Path(path_type=Path), required=True, help="Folder that the recipe's data paths start from."
 )
+@click.option("--level", type=click.IntRange(0), default=0, show_default=True, help="Which ISR level; 0 is the most exact.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Also measure this torch checkpoint, on the same images.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Use N images, evenly spread.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the engine.")
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 def eval_(
     bundle: Path,
     data_root: Path,
+    level: int,
     checkpoint: Path | None,
     limit: int | None,
     threads: int | None,
@@ -47,9 +49,9 @@ def eval_(
         prepare(report)
     with render.RichProgress() as progress:
         measured = evaluate_bundle(
-            opened, recipe, data_root, checkpoint=checkpoint, limit=limit, threads=threads, progress=progress
+            opened, recipe, data_root, level=level, checkpoint=checkpoint, limit=limit, threads=threads, progress=progress
         )
-    data = {"bundle": str(opened.path), **measured.to_json()}
+    data = {"bundle": str(opened.path), "level": level, "isr": opened.manifest.levels[level].isr, **measured.to_json()}
     if report is not None:
         write_whole(report, (json.dumps(render.plain(data), indent=2) + "\n").encode())
 
@@ -68,6 +70,6 @@ def eval_(
         rows.append(["mean", "", render.percent(engine["miou"], 2), *both])
         columns = ["class", "pixels", "IoU engine", *(["IoU torch"] if torch else [])]
         lines = f"pixel accuracy {render.percent(engine['pixel_accuracy'], 2)}"
-        return [render.table(f"{opened.name} on {measured.images} images", columns, rows), lines]
+        return [render.table(f"{opened.name}, level {level} ({data['isr']}), on {measured.images} images", columns, rows), lines]
 
     render.result(data, as_json, human)

@@ -11,6 +11,7 @@ from edgeseg.cli import render
 
 if TYPE_CHECKING:
     from edgeseg.export.program import Weights
+    from edgeseg.specs import IsrPlan
 
 
 @click.command()
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights; default best.safetensors of the run.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Bundle folder; default NAME.edgeseg in the run.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Take golden frames from the validation split below it.")
+@click.option("--levels", type=click.Path(path_type=Path), metavar="PLAN.json", help="One level for each that a search kept.")
+@click.option("--level", "plans", multiple=True, metavar="PLAN", help="A level at this ISR plan, as 2,2,1,1-2,2,2; repeatable.")
 @click.option("--weights", default="fp32", show_default=True, type=click.Choice(["fp32", "fp16"]), help="How weights are stored.")
 @click.option("--force", is_flag=True, help="Export even where nothing changed.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable.")
@@ -27,18 +30,25 @@ def export(
     checkpoint: Path | None,
     out: Path | None,
     data_root: Path | None,
+    levels: Path | None,
+    plans: tuple[str, ...],
     weights: Weights,
     force: bool,
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Turn a checkpoint of RECIPE into a bundle: one static ONNX program, golden frames, and the proof that they agree.
+    """Turn a checkpoint of RECIPE into a bundle: static ONNX programs, golden frames, and the proof that they agree.
 
-    RECIPE is a YAML file, a catalogue name, or a run folder of `edgeseg train`.
+    RECIPE is a YAML file, a catalogue name, or a run folder of `edgeseg train`. The bundle has one program for each ISR level,
+    from most exact to fastest, on weights that are stored once; without --levels and --level, one at the recipe's plan.
     """
+    from edgeseg.isr.plans import parse_plan
     from edgeseg.pipeline import export_bundle
     from edgeseg.recipe.load import find_recipe, load_recipe
 
+    if levels is not None and plans:
+        raise click.UsageError("--levels takes the plans of a search, --level plans by hand: give one of the two")
+    wanted: Path | list[IsrPlan] = levels or [parse_plan(plan) for plan in plans]
     is_run = (Path(recipe) / "recipe.yaml").is_file()
     loaded = load_recipe(Path(recipe) / "recipe.yaml" if is_run else find_recipe(recipe), overrides)
     run_dir = Path(recipe) if is_run else Path("runs") / loaded.name
@@ -46,13 +56,13 @@ def export(
     out = out or run_dir / f"{loaded.name}.edgeseg"
     with render.RichProgress() as progress:
         bundle, made = export_bundle(
-            loaded, checkpoint, out, data_root=data_root, weights=weights, force=force, progress=progress
+            loaded, checkpoint, out, levels=wanted, data_root=data_root, weights=weights, force=force, progress=progress
         )
     size = sum(file.bytes for file in bundle.manifest.files.values())
-    render.result(
-        {"bundle": bundle.path, "made": made, "bytes": size},
-        as_json,
-        lambda: (
-            f"{'made' if made else 'kept (same inputs)'}  {bundle.path}  {render.size(size)}\nnext  edgeseg build {bundle.path}"
-        ),
-    )
+    isr = [level.isr for level in bundle.manifest.levels]
+
+    def human() -> str:
+        head = f"{'made' if made else 'kept (same inputs)'}  {bundle.path}  {render.size(size)}"
+        return "\n".join([head, *(f"level {n}  {plan}" for n, plan in enumerate(isr)), f"next  edgeseg build {bundle.path}"])
+
+    render.result({"bundle": bundle.path, "made": made, "bytes": size, "levels": isr}, as_json, human)

@@ -8,20 +8,37 @@ from edgeseg.cli import render
 
 
 @click.command()
-@click.option("--size-hw", nargs=2, type=int, default=(512, 512), show_default=True, help="Image size for the MAC count.")
-@click.option("--classes", default=19, show_default=True, type=click.IntRange(1, 255), help="Classes of the logits.")
+@click.option("--size-hw", nargs=2, type=int, default=(512, 512), show_default=True, help="Image size for MACs and ISR choices.")
+@click.option("--classes", default=150, show_default=True, type=click.IntRange(1, 255), help="Classes of the logits.")
+@click.option("--markdown", is_flag=True, help="Print the README's table: 512x512, 150 classes, published figures beside ours.")
 @render.json_option
-def models(size_hw: tuple[int, int], classes: int, as_json: bool) -> None:
-    """List the models that a recipe can name, with parameters and multiply-adds."""
-    from edgeseg.models.catalog import CATALOGUE, describe
+def models(size_hw: tuple[int, int], classes: int, markdown: bool, as_json: bool) -> None:
+    """List the models that a recipe can name: cost, ISR choices, licence of published weights."""
+    from edgeseg.models import describe
 
-    rows = [describe(name, classes, size_hw) for name in CATALOGUE]
+    if markdown:
+        click.echo(describe.markdown_table())
+        return
+    rows = describe.describe_all(classes, size_hw)
     render.result(
         {"size_hw": size_hw, "classes": classes, "models": rows},
         as_json,
         lambda: render.table(
-            f"{classes} classes, {size_hw[0]}x{size_hw[1]}, multiply-adds with the attention products counted",
-            ["model", "parameters", "GMAC", "output stride", "what"],
-            [[r["name"], f"{r['parameters']:,}", f"{r['macs'] / 1e9:.2f}", r["output_stride"], r["summary"]] for r in rows],
+            f"{classes} classes, {size_hw[0]}x{size_hw[1]}; one MAC is one multiply-add, attention products counted; "
+            "-: not a size for this model",
+            ["model", "parameters", "GMAC", "stride", "sides", "ISR multipliers", "published weights", "what"],
+            [
+                [
+                    row["name"],
+                    f"{row['parameters']:,}",
+                    None if row["macs"] is None else f"{row['macs'] / 1e9:.2f}",
+                    row["output_stride"],
+                    f"x {row['size_multiple_px']}",
+                    describe.isr_text(row["isr"]),
+                    row["weights"],
+                    row["summary"],
+                ]
+                for row in rows
+            ],
         ),
     )

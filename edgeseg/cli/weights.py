@@ -23,22 +23,34 @@ def weights() -> None:
 @click.option("--allow-missing", multiple=True, metavar="GLOB", help="Parameters of ours that the file may lack; repeatable.")
 @render.json_option
 def import_(file: Path, arch: str, out: Path | None, allow_missing: tuple[str, ...], as_json: bool) -> None:
-    """Convert FILE (mmseg layout; .pth or .safetensors) to an edgeseg checkpoint."""
+    """Convert FILE, a published checkpoint (torch or .safetensors), to an edgeseg checkpoint.
+
+    Its layout is recognised. A file without a decoder, such as an ImageNet classifier, gives the encoder alone, to train from:
+    edgeseg train RECIPE --init OUT, with train.init_skip: ["decoder.*"] in the recipe.
+    """
     from edgeseg.models.weights import import_upstream
     from edgeseg.train.checkpoint import save_checkpoint
 
-    model = import_upstream(file, arch, allow_missing)
+    imported = import_upstream(file, arch, allow_missing)
     out = out or file.with_suffix(".edgeseg.safetensors")
-    classes = model.decoder.classifier.out_channels
-    save_checkpoint(
-        out, model.state_dict(), {"kind": "weights", "arch": arch, "num_classes": classes, "imported_from": file.name}
-    )
-    parameters = sum(p.numel() for p in model.parameters())
-    render.result(
-        {"checkpoint": str(out), "arch": arch, "num_classes": classes, "parameters": parameters},
-        as_json,
-        lambda: f"{arch}, {classes} classes, {parameters:,} parameters\ncheckpoint  {out}",
-    )
+    facts = {
+        "arch": arch,
+        "layout": imported.layout,
+        "num_classes": imported.num_classes,
+        "options": imported.options,
+        "parameters": imported.parameters,
+    }
+    meta = {name: facts[name] for name in ("arch", "num_classes", "options")}
+    save_checkpoint(out, imported.tensors, {"kind": "weights", **meta, "imported_from": file.name})
+
+    def human() -> str:
+        classes = "encoder alone, no classes" if imported.num_classes is None else f"{imported.num_classes} classes"
+        options = ", ".join(f"{name}: {render.plain(value)}" for name, value in imported.options.items())
+        lines = [f"{arch}, {classes}, {imported.parameters:,} parameters", f"looks like  {imported.layout}"]
+        lines += [f"options     {options}   (write them into the recipe: model.options)"] if options else []
+        return "\n".join([*lines, f"checkpoint  {out}"])
+
+    render.result({"checkpoint": str(out), **facts}, as_json, human)
 
 
 @weights.command()

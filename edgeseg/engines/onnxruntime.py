@@ -6,6 +6,9 @@ fast, and is exactly the graph that was checked on the golden frames. The highes
 blocks) by the width of the vector unit, so the file belongs to one instruction set, which the engine's fingerprint holds.
 The file is larger than a program whose weights are stored as fp16: the casts are folded.
 
+It is in ONNX Runtime's own format, which holds every weight and cannot name another file. As ONNX, it would read those weights
+that the optimiser left alone from the file that programs share, which does not lie beside it.
+
 Spinning (`options["spinning"]`) is off unless asked for. Worker threads that spin for their next piece of work gain some
 percent on an idle machine, and more than double the latency where the reader and the writer of a stream share the cores.
 
@@ -46,7 +49,8 @@ class OnnxRuntime:
         ort = _ort()
         settings = _settings(ort, options)
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        engine = out_dir / "engine.onnx"
+        settings.add_session_config_entry("session.save_model_format", "ORT")
+        engine = out_dir / "engine.ort"
         settings.optimized_model_filepath = str(engine)
         try:
             session = ort.InferenceSession(str(program.onnx_path), settings, providers=_PROVIDERS)
@@ -62,6 +66,7 @@ class OnnxRuntime:
         (engine,) = files
         settings = _settings(ort, options)
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        settings.add_session_config_entry("session.load_model_format", "ORT")
         rebuild = "edgeseg build BUNDLE --force"
         try:
             session = ort.InferenceSession(str(engine), settings, providers=_PROVIDERS)

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from edgeseg.errors import BuildError
 from edgeseg.export.graph import clean, store_half
-from edgeseg.export.simplify import first_conv, fold_input_scale, resize_bilinear, simplify
+from edgeseg.export.rewrites import fold_input_scale, resize_bilinear
+from edgeseg.export.simplify import first_conv, simplify
 from edgeseg.files import replace_file
 from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace, Program
 
@@ -46,7 +47,7 @@ class _ProgramModule(nn.Module):
         self.register_buffer("gain", 1.0 / torch.tensor(image.std_rgb)[:, None, None])
         self.has_gain = True
         if form != "plain":
-            simplify(model, map_ffn=form == "onnxruntime")
+            simplify(model, map_ffn=form == "onnxruntime", tile_lda_aqu=form == "onnxruntime")
             conv = first_conv(model)
             if conv is not None:
                 fold_input_scale(conv, image.std_rgb)
@@ -129,6 +130,8 @@ def _trace(module: nn.Module, image: ImageSpec, opset: int) -> onnx.ModelProto:
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.")
         warnings.filterwarnings("ignore", "You are using the legacy TorchScript-based ONNX export", DeprecationWarning)
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        # It writes the sizes of a padding as constant arithmetic, which every runtime folds when it loads the file.
+        warnings.filterwarnings("ignore", "Constant folding - Only steps=1", UserWarning)
         try:
             torch.onnx.export(
                 module,

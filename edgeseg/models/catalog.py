@@ -1,107 +1,132 @@
-"""The models that a recipe can name: plain builder functions in a literal table."""
+"""The models that a recipe can name: rows of an encoder and a decoder."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
 from edgeseg.errors import RecipeError
-from edgeseg.models.edaformer import EdaDecoder, EdaFormer
-from edgeseg.models.eft import Eft
-
-
-def _edaformer(
-    channels: tuple[int, ...],
-    depths: tuple[int, ...],
-    head_dim: int,
-    encoder_ffn: float,
-    decoder_ffn: float,
-    fuse_channels: int,
-) -> Callable[..., EdaFormer]:
-    def build(num_classes: int, drop_path: float = 0.2, decoder_drop_path: float = 0.1, dropout: float = 0.1) -> EdaFormer:
-        encoder = Eft(channels, depths, head_dim, encoder_ffn, drop_path)
-        decoder = EdaDecoder(channels, head_dim, decoder_ffn, fuse_channels, num_classes, decoder_drop_path, dropout)
-        return EdaFormer(encoder, decoder)
-
-    return build
+from edgeseg.models.parts import DECODERS, ENCODERS
+from edgeseg.models.segmentor import Segmentor
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One catalogue row. `build(num_classes, **options)` makes the model with fresh weights."""
+    """One catalogue row: keys of `parts.ENCODERS` and `parts.DECODERS`, what it is in one line, and where it comes from."""
 
-    build: Callable[..., EdaFormer]
+    encoder: str
+    decoder: str
     summary: str
     source: str
 
 
+_EDAFORMER = "arXiv 2407.17261"
+_SEGFORMER = "arXiv 2105.15203"
+_VWFORMER = "arXiv 2404.16573"
+_REPSEP = "arXiv 2212.13764, abstract; equations are this project's"
+_TESTS = "smallest widths that keep every operation; for tests"
+
 CATALOGUE: dict[str, Entry] = {
-    "edaformer_t": Entry(
-        _edaformer((32, 64, 128, 256), (2, 2, 10, 2), 32, 3.8, 2.0, 128),
-        "EDAFormer-T: EFT-T encoder, all-attention decoder, ISR",
-        "arXiv 2407.17261",
+    "edaformer_t": Entry("eft_t", "edaformer_t", "EDAFormer-T: all-attention decoder, ISR in both parts", _EDAFORMER),
+    "edaformer_b": Entry("eft_b", "edaformer_b", "EDAFormer-B: all-attention decoder, ISR in both parts", _EDAFORMER),
+    "edaformer_mit_b0": Entry("mit_b0", "edaformer_t", "EDAFormer's decoder on SegFormer's encoder", _EDAFORMER),
+    "edaformer_mobilenet_v2": Entry("mobilenet_v2", "edaformer_t", "EDAFormer's decoder on convolutions", _EDAFORMER),
+    "edaformer_nano": Entry("eft_nano", "edaformer_nano", _TESTS, _EDAFORMER),
+    "segformer_b0": Entry("mit_b0", "segformer_256", "SegFormer-B0: all-MLP decoder", _SEGFORMER),
+    "segformer_b1": Entry("mit_b1", "segformer_256", "SegFormer-B1", _SEGFORMER),
+    "segformer_b2": Entry("mit_b2", "segformer_768", "SegFormer-B2", _SEGFORMER),
+    "segformer_b3": Entry("mit_b3", "segformer_768", "SegFormer-B3", _SEGFORMER),
+    "segformer_b4": Entry("mit_b4", "segformer_768", "SegFormer-B4", _SEGFORMER),
+    "segformer_b5": Entry("mit_b5", "segformer_768", "SegFormer-B5", _SEGFORMER),
+    "segformer_eft_t": Entry("eft_t", "segformer_256", "SegFormer's decoder on EDAFormer's encoder", _SEGFORMER),
+    "segformer_efficientnet_lite0": Entry(
+        "efficientnet_lite0", "segformer_256", "SegFormer's decoder on convolutions", _SEGFORMER
     ),
-    "edaformer_b": Entry(
-        _edaformer((64, 128, 256, 512), (3, 3, 22, 3), 64, 4.0, 1.0, 768),
-        "EDAFormer-B: EFT-B encoder, all-attention decoder, ISR",
-        "arXiv 2407.17261",
+    "segformer_efficientnet_lite1": Entry(
+        "efficientnet_lite1", "segformer_256", "SegFormer's decoder on convolutions", _SEGFORMER
     ),
-    "edaformer_nano": Entry(
-        _edaformer((8, 16, 24, 32), (1, 1, 1, 1), 8, 2.0, 1.0, 16),
-        "EDAFormer with the smallest widths that keep every part; for tests",
-        "this project",
+    "segformer_efficientnet_lite2": Entry(
+        "efficientnet_lite2", "segformer_256", "SegFormer's decoder on convolutions", _SEGFORMER
     ),
+    "segformer_mobilenet_v2": Entry("mobilenet_v2", "segformer_256", "SegFormer's decoder on convolutions", _SEGFORMER),
+    "segformer_nano": Entry("mit_nano", "segformer_nano", _TESTS, _SEGFORMER),
+    "segformer_mobile_nano": Entry("mobile_nano", "segformer_nano", _TESTS, _SEGFORMER),
+    "vwformer_mit_b0": Entry("mit_b0", "vwformer_128", "VWFormer: the official code's five branches", _VWFORMER),
+    "vwformer_mit_b1": Entry("mit_b1", "vwformer_128", "VWFormer on MiT-B1", _VWFORMER),
+    "vwformer_mit_b2": Entry("mit_b2", "vwformer_512", "VWFormer on MiT-B2", _VWFORMER),
+    "vwformer_light_mit_b0": Entry("mit_b0", "vwformer_light", "VWFormer: the paper's four branches", _VWFORMER),
+    "vwformer_light_mit_b1": Entry("mit_b1", "vwformer_light", "VWFormer: the paper's four branches", _VWFORMER),
+    "vwformer_eft_t": Entry("eft_t", "vwformer_128", "VWFormer's decoder on EDAFormer's encoder", _VWFORMER),
+    "vwformer_efficientnet_lite0": Entry("efficientnet_lite0", "vwformer_128", "VWFormer's decoder on convolutions", _VWFORMER),
+    "vwformer_efficientnet_lite1": Entry("efficientnet_lite1", "vwformer_128", "VWFormer's decoder on convolutions", _VWFORMER),
+    "vwformer_efficientnet_lite2": Entry("efficientnet_lite2", "vwformer_128", "VWFormer's decoder on convolutions", _VWFORMER),
+    "vwformer_mobilenet_v2": Entry("mobilenet_v2", "vwformer_128", "VWFormer's decoder on convolutions", _VWFORMER),
+    "vwformer_nano": Entry("mit_nano", "vwformer_nano", _TESTS, _VWFORMER),
+    "repsep_mit_b0": Entry("mit_b0", "repsep", "representation separation", _REPSEP),
+    "repsep_eft_t": Entry("eft_t", "repsep", "representation separation on EDAFormer's encoder", _REPSEP),
+    "repsep_efficientnet_lite0": Entry("efficientnet_lite0", "repsep", "representation separation on convolutions", _REPSEP),
+    "repsep_nano": Entry("mit_nano", "repsep_nano", _TESTS, _REPSEP),
 }
 
 
-def build_model(name: str, num_classes: int, **options: Any) -> EdaFormer:
+def build_model(name: str, num_classes: int, **options: Any) -> Segmentor:
     """Make a model with fresh weights.
 
     Args:
         name: a catalogue name (`edgeseg models` lists them).
         num_classes: classes of the logits.
-        options: the entry's own options, e.g. `drop_path`.
+        options: the entry's own options, see `model_options`.
     Raises:
-        RecipeError: unknown name (the nearest is offered) or unknown option.
+        RecipeError: unknown name or option (the nearest is offered), or an option's value that its part does not take.
     """
-    if name not in CATALOGUE:
-        near = difflib.get_close_matches(name, CATALOGUE, n=1)
-        known = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(CATALOGUE)}"
-        raise RecipeError(f"there is no model named {name!r}", hint=known)
+    entry = _entry(name)
+    known = model_options(name)
+    for option, value in options.items():
+        if option not in known:
+            raise RecipeError(f"model {name!r} has no option {option!r}", hint=_nearest(option, known, f"options of {name}"))
+        if not _fits(value, known[option]):
+            raise RecipeError(
+                f"model {name!r}: option {option} must be of type {type(known[option]).__name__}, not {value!r}",
+                hint=f"its default is {known[option]!r}",
+            )
+    encoder_options, decoder_options = (
+        {option: value for option, value in options.items() if option in _options(build)}
+        for build in (ENCODERS[entry.encoder], DECODERS[entry.decoder])
+    )
     try:
-        return CATALOGUE[name].build(num_classes, **options)
-    except TypeError as error:
-        raise RecipeError(f"model {name!r}: {error}", hint="remove the option from model.options") from error
+        encoder = ENCODERS[entry.encoder](**encoder_options)
+        return Segmentor(encoder, DECODERS[entry.decoder](encoder.channels, num_classes, **decoder_options))
+    except ValueError as error:
+        raise RecipeError(f"model {name!r}: {error}", hint="change it in model.options") from error
 
 
-def describe(name: str, num_classes: int, size_hw: tuple[int, int]) -> dict[str, Any]:
-    """Parameters, multiply-adds and output stride of a catalogue entry, as JSON values.
+def model_options(name: str) -> dict[str, int | float | bool | str]:
+    """The options that `build_model` takes for an entry, with their defaults. Raises RecipeError for an unknown name."""
+    entry = _entry(name)
+    return {**_options(ENCODERS[entry.encoder]), **_options(DECODERS[entry.decoder])}
 
-    One MAC is one multiply-add; convolutions, linear layers and attention products count, norms, activations and resizing do not.
 
-    Raises:
-        RecipeError: the model does not take this size.
-    """
-    with torch.device("meta"):
-        model = build_model(name, num_classes).eval()
-        image = torch.empty(1, 3, *size_hw)
-    if any(side <= 0 or side % model.size_multiple_px for side in size_hw):
-        raise RecipeError(
-            f"{name} takes sides that are multiples of {model.size_multiple_px} px, not {size_hw[0]}x{size_hw[1]}",
-            hint="round both sides to such a multiple",
-        )
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(image)
-    return {
-        "name": name,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "macs": counter.get_total_flops() // 2,
-        "output_stride": model.output_stride,
-        "summary": CATALOGUE[name].summary,
-        "source": CATALOGUE[name].source,
-    }
+def _entry(name: str) -> Entry:
+    if name not in CATALOGUE:
+        raise RecipeError(f"there is no model named {name!r}", hint=_nearest(name, CATALOGUE, "known"))
+    return CATALOGUE[name]
+
+
+def _options(build: Callable[..., object]) -> dict[str, Any]:
+    defaults = {parameter.name: parameter.default for parameter in inspect.signature(build).parameters.values()}
+    return {option: default for option, default in defaults.items() if isinstance(default, (int, float, str))}
+
+
+def _fits(value: object, default: object) -> bool:
+    """Whether `value` is of the default's type; a float may be written as a whole number, a bool is no number."""
+    if isinstance(value, bool) or isinstance(default, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    return isinstance(value, (int, float) if isinstance(default, float) else type(default))
+
+
+def _nearest(wrong: str, known: Mapping[str, object], title: str) -> str:
+    near = difflib.get_close_matches(wrong, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"{title}: {', '.join(known)}"

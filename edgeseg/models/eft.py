@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeseg.models.layers import ConvFFN, DropPath, PatchEmbed, to_nchw, to_nhwc
+from edgeseg.models.layers import ConvFFN, DropPath, PatchEmbed, init_weights, to_nchw, to_nhwc
+from edgeseg.models.segmentor import Encoder, ReducedAttention
 
 
 class EmbeddingFreeAttention(nn.Module):
@@ -87,7 +88,12 @@ class EfaBlock(nn.Module):
         return x + self.drop_path(self.ffn(self.norm2(x)))
 
 
-class Eft(nn.Module):
+def efa_by_stage(stages: nn.ModuleList) -> list[list[ReducedAttention]]:
+    """The embedding-free attentions of each stage."""
+    return [[module for module in stage.modules() if isinstance(module, EmbeddingFreeAttention)] for stage in stages]
+
+
+class Eft(Encoder):
     """The encoder: image (B, 3, H, W), normalised, H and W multiples of 32 -> four maps (B, C_i, H / s_i, W / s_i).
 
     Args:
@@ -99,7 +105,7 @@ class Eft(nn.Module):
         ratios: training-time pooling ratio of each stage.
     """
 
-    strides = (4, 8, 16, 32)
+    attention_strides = (4, 8, 16, 32)
 
     def __init__(
         self,
@@ -122,10 +128,12 @@ class Eft(nn.Module):
             ]
             stages.append(nn.Sequential(embed, *blocks, nn.LayerNorm(width, eps=1e-6)))
         self.stages = nn.ModuleList(stages)
+        self.apply(init_weights)
+
+    def attention(self) -> list[list[ReducedAttention]]:
+        return efa_by_stage(self.stages)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        if image.shape[2] % self.strides[-1] or image.shape[3] % self.strides[-1]:
-            raise ValueError(f"{image.shape[2]}x{image.shape[3]} px is not a multiple of {self.strides[-1]} px")
         x = to_nhwc(image)
         feats = []
         for stage in self.stages:

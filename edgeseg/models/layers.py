@@ -36,6 +36,11 @@ def init_weights(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
+def is_distributed() -> bool:
+    """Whether other processes train the same model."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 class DropPath(nn.Module):
     """Stochastic depth: in training, drop a whole residual branch per sample with probability `rate`.
 
@@ -44,6 +49,8 @@ class DropPath(nn.Module):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
+        if not 0.0 <= rate < 1.0:
+            raise ValueError(f"a drop path rate lies in [0, 1), not {rate}")
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,7 +72,7 @@ class BatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        if not (self.training and is_distributed()):
             return super().forward(x)
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None

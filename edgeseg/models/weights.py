@@ -1,83 +1,98 @@
-"""Published checkpoints: their names for our parameters, and strict loading."""
+"""Published checkpoints: reading foreign files safely, recognising their layout, and strict loading."""
 
 from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from edgeseg.errors import DataError
-from edgeseg.models.catalog import build_model
-from edgeseg.models.edaformer import EdaFormer
+from edgeseg.models.catalog import CATALOGUE, build_model, model_options
+from edgeseg.models.keymap import KeyMap
+from edgeseg.models.keymaps import DECODERS, ENCODERS
 
 _SHOWN = 10
+_WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model", "ema_state_dict")
+"""Entries that hold the weights, best first: averaged weights are what their authors evaluate. mmengine is last, because it
+swaps the two before it saves: its `state_dict` is the average, its `ema_state_dict` the raw weights."""
+_COUNTERS = ("n_averaged", "steps")
+"""What averaging keeps beside the weights."""
 
-# (pattern on the upstream key, our key; None drops the tensor). First match wins. Source: hyunwoo137/EDAFormer @ 9f98d76.
-_BLOCK = (
-    (r"attn\.sr\.", "attn.key_conv."),
-    (r"attn\.norm\.", "attn.key_norm."),
-    (r"mlp\.dwconv\.dwconv\.", "ffn.dwconv."),
-    (r"mlp\.", "ffn."),
+_UNREADABLE = (
+    *(pickle.UnpicklingError, SafetensorError, OSError, EOFError),
+    *(RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError, ArithmeticError, struct.error),
 )
-_DECODER_BLOCKS = {"attn2": (0, 0), "attn3": (1, 0), "attn33": (1, 1), "attn4": (2, 0), "attn44": (2, 1), "attn444": (2, 2)}
-_ENCODER_DEPTH_KEY = re.compile(r"backbone\.block(\d)\.(\d+)\.")
+"""What the readers raise; the second line is what torch's unpickler lets through on bytes that are no checkpoint."""
 
 
-def _block_key(rest: str) -> str:
-    for pattern, ours in _BLOCK:
-        rest, hits = re.subn(f"^{pattern}", ours, rest)
-        if hits:
-            break
-    return rest
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The layouts of a published file's parts; None for a part that it does not hold, or that is not known."""
+
+    encoder: KeyMap | None
+    decoder: KeyMap | None
+
+    def __str__(self) -> str:
+        found = [part for part in (self.decoder, self.encoder) if part is not None]
+        if not found:
+            return "no layout that is known"
+        models = " on ".join(part.model for part in found) if self.decoder else f"{found[0].model} alone"
+        return f"{models} ({', '.join(dict.fromkeys(part.layout for part in found))} layout)"
 
 
-def _our_key(key: str, depths: Sequence[int]) -> str | None:
-    """Our name for one upstream EDAFormer key; None for tensors that upstream saves and never uses."""
-    part, _, rest = key.partition(".")
-    if part == "backbone":
-        name, _, rest = rest.partition(".")
-        if match := re.fullmatch(r"patch_embed([1-4])", name):
-            rest = rest.replace("proj.", "conv.", 1)
-            return f"encoder.stages.{int(match[1]) - 1}.0.{rest}"
-        if match := re.fullmatch(r"block([1-4])", name):
-            index, _, rest = rest.partition(".")
-            return f"encoder.stages.{int(match[1]) - 1}.{int(index) + 1}.{_block_key(rest)}"
-        if match := re.fullmatch(r"norm([1-4])", name):
-            stage = int(match[1]) - 1
-            return f"encoder.stages.{stage}.{depths[stage] + 1}.{rest}"
-    if part == "decode_head":
-        name, _, rest = rest.partition(".")
-        if name == "conv_seg":
-            return None
-        if name in _DECODER_BLOCKS:
-            branch, place = _DECODER_BLOCKS[name]
-            return f"decoder.branches.{branch}.{place}.{_block_key(rest)}"
-        if name == "linear_fuse":
-            return "decoder." + rest.replace("conv.", "fuse.", 1).replace("bn.", "fuse_norm.", 1)
-        if name == "linear_pred":
-            return f"decoder.classifier.{rest}"
-    return key
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A published checkpoint in our names.
+
+    Attributes:
+        tensors: of the whole model, or of `encoder.*` alone where the file holds no decoder.
+        layout: what the file looked like.
+        num_classes: None without a decoder.
+        options: model options that the file implies; a recipe for it needs the same in `model.options`.
+        parameters: how many the tensors hold, buffers not counted.
+    """
+
+    tensors: dict[str, Tensor]
+    layout: str
+    num_classes: int | None
+    options: dict[str, Any]
+    parameters: int
 
 
-def to_our_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename an EDAFormer checkpoint (mmseg layout, `module.` prefix allowed). Unknown keys keep their name."""
-    plain = {key.removeprefix("module."): value for key, value in state.items()}
-    depths = [0, 0, 0, 0]
-    for key in plain:
-        if match := _ENCODER_DEPTH_KEY.match(key):
-            stage = int(match[1]) - 1
-            if 0 <= stage < 4:
-                depths[stage] = max(depths[stage], int(match[2]) + 1)
-    renamed = ((_our_key(key, depths), value) for key, value in plain.items())
-    return {key: value for key, value in renamed if key is not None}
+def to_our_keys(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Layout]:
+    """Our names and shapes for a published state dict, and the layout it was in. Unknown keys keep their name.
+
+    Raises:
+        DataError: two tensors get one name.
+    """
+    ours = _unique((re.sub(r"^((module|model|_orig_mod)\.)+", "", key), value) for key, value in state.items())
+    layout = Layout(
+        next((keymap for keymap in ENCODERS if keymap.recognises(ours)), None),
+        next((keymap for keymap in DECODERS if keymap.recognises(ours)), None),
+    )
+    for keymap in (layout.encoder, layout.decoder):
+        if keymap is not None:
+            renamed = ((keymap.rename(key), value) for key, value in ours.items())
+            ours = keymap.arrange(_unique((key, value) for key, value in renamed if key is not None))
+    return ours, layout
+
+
+def _unique(pairs: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    for key, value in pairs:
+        if key in state:
+            raise DataError(f"two tensors of the file are {key}", hint="save one model's state dict, without its copies")
+        state[key] = value
+    return state
 
 
 def load_strict(model: nn.Module, state: Mapping[str, Tensor], allow_missing: Sequence[str] = ()) -> None:
@@ -109,52 +124,98 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], allow_missing: Se
 
 def load_upstream(model: nn.Module, state_dict: Mapping[str, Tensor], allow_missing: Sequence[str] = ()) -> None:
     """Load a published checkpoint's state dict into our model. Raises DataError naming the keys that do not fit."""
-    load_strict(model, to_our_keys(state_dict), allow_missing)
+    load_strict(model, to_our_keys(state_dict)[0], allow_missing)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read a checkpoint file that came from elsewhere: safetensors, or a torch file with tensors only.
 
-    `state_dict` and `model` wrappers are opened. Pickled code is refused by the reader and never run.
+    Wrappers such as `state_dict` and `model` are opened; of raw and averaged weights the averaged are taken. Pickled code is
+    refused by the reader and never run.
 
     Raises:
-        DataError: missing, truncated or unreadable file, or one that holds more than tensors and plain values.
+        DataError: missing, truncated or unreadable file, one that holds more than tensors and plain values, or one of ours.
     """
     hint = "re-save it as plain tensors: torch.save(model.state_dict(), FILE), or as safetensors"
     if not path.is_file():
         raise DataError(f"{path}: no such file", hint="check the path of the checkpoint")
     loaded: Any
     try:
-        if path.suffix == ".safetensors":
-            loaded = load_file(path)
-        else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+        loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: not a checkpoint of plain tensors: {reason}", hint=hint) from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-    tensors = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)} if isinstance(loaded, dict) else {}
+    entries = loaded if isinstance(loaded, dict) else {}
+    for _ in _WRAPPERS:  # one may hold another
+        entries = next((entries[name] for name in _WRAPPERS if isinstance(entries.get(name), dict)), entries)
+    tensors = {str(k): v for k, v in entries.items() if isinstance(v, Tensor) and k not in _COUNTERS}
     if not tensors:
         raise DataError(f"{path}: holds no tensors", hint=hint)
     return tensors
 
 
-def import_upstream(path: Path, arch: str, allow_missing: Sequence[str] = ()) -> EdaFormer:
-    """Build a catalogue model and fill it from a published checkpoint; the classes are counted in the file.
+def _read_torch(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
 
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, framework="pt") as file:
+        if "edgeseg" in (file.metadata() or {}):
+            raise DataError(f"{path}: is a checkpoint of edgeseg", hint="use it as it is: --checkpoint or --init takes it")
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+
+
+def import_upstream(path: Path, arch: str, allow_missing: Sequence[str] = ()) -> Imported:
+    """Read a published checkpoint for a catalogue model; its classes are counted in the file.
+
+    Args:
+        allow_missing: glob patterns of our parameters that the file may lack; they keep fresh values.
     Raises:
         RecipeError: unknown architecture.
-        DataError: the file does not fit it.
+        DataError: the file's layout is not known, or is another architecture's, or its tensors do not fit.
     """
-    state = to_our_keys(read_state_dict(path))
+    with torch.device("meta"):
+        parts = build_model(arch, 1)
+    state, layout = to_our_keys(read_state_dict(path))
+    if layout.encoder is None:
+        known = dict.fromkeys(f"{keymap.model} ({keymap.layout})" for keymap in (*ENCODERS, *DECODERS))
+        keys = ", ".join(list(state)[:_SHOWN])
+        raise DataError(f"{path}: its layout is not known; its keys start with {keys}", hint=f"known: {', '.join(known)}")
     classifier = state.get("decoder.classifier.weight")
-    if classifier is None:
-        raise DataError(
-            f"{path}: has no classifier (decode_head.linear_pred), so it is no whole EDAFormer segmentor",
-            hint="check --arch, or ask for the segmentation checkpoint instead of the backbone's",
-        )
-    model = build_model(arch, classifier.shape[0])
-    load_strict(model, state, allow_missing)
-    return model
+    if layout.decoder is not None and classifier is None:
+        raise DataError(f"{path}: {layout} without a classifier", hint="take a file that was saved with it")
+    found = {} if layout.decoder is None else layout.decoder.options(state)
+    num_classes = None if classifier is None else classifier.shape[0]
+    kinds = [(parts.encoder, layout.encoder), (parts.decoder, layout.decoder)]
+    if any(keymap is not None and type(ours) is not keymap.part for ours, keymap in kinds):
+        raise DataError(f"{path}: looks like {layout}, not {arch}", hint=_fitting(state, num_classes))
+    defaults = model_options(arch)
+    options = {name: value for name, value in found.items() if value != defaults[name]}
+    model = build_model(arch, num_classes or 1, **options)
+    try:
+        load_strict(model, state, allow_missing if layout.decoder else ("decoder.*", *allow_missing))
+    except DataError as error:
+        raise DataError(f"{path}, {layout}, is not {arch}: {error}", hint=_fitting(state, num_classes)) from error
+    prefix = "" if layout.decoder else "encoder."
+    return Imported(
+        {name: value for name, value in model.state_dict().items() if name.startswith(prefix)},
+        str(layout),
+        num_classes,
+        options,
+        sum(value.numel() for name, value in model.named_parameters() if name.startswith(prefix)),
+    )
+
+
+def _fitting(state: Mapping[str, Tensor], num_classes: int | None) -> str:
+    """A hint: the architectures whose tensors are exactly these."""
+    shapes = {name: value.shape for name, value in state.items()}
+    fitting = []
+    for name in CATALOGUE:
+        with torch.device("meta"):
+            model = build_model(name, num_classes or 1)
+        whole = model if num_classes else nn.ModuleDict({"encoder": model.encoder})
+        if {key: value.shape for key, value in whole.state_dict().items()} == shapes:
+            fitting.append(name)
+    if fitting:
+        return f"--arch {' or '.join(fitting)} takes this file"
+    return "no model here takes this file whole; --allow-missing GLOB lets parameters of ours keep fresh values"

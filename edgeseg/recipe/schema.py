@@ -145,11 +145,33 @@ class Train(Section):
         return self
 
 
+class Choose(Section):
+    """Which plan of a search's front becomes level 0: exactly one of these rules."""
+
+    max_miou_drop: Fraction | None = Field(
+        default=None, description="the fastest that loses no more mIoU against the training ratios; a fraction"
+    )
+    latency_ms: Annotated[float, Field(gt=0)] | None = Field(default=None, description="the most exact that is as fast")
+    knee: bool = Field(default=False, description="where further speed begins to cost more accuracy")
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Choose:
+        if [self.max_miou_drop is not None, self.latency_ms is not None, self.knee].count(True) != 1:
+            raise ValueError("give exactly one of max_miou_drop, latency_ms, knee: true")
+        return self
+
+
 class Isr(Section):
     """Inference spatial reduction: multipliers on the training-time pooling ratios, fine to coarse."""
 
     encoder: tuple[PositiveInt, ...] = Field(description="strides 4, 8, 16, 32; all 1: the training ratios")
     decoder: tuple[PositiveInt, ...] = Field(description="strides 8, 16, 32; empty for decoders without ISR")
+    choose: Choose = Field(
+        default=Choose(max_miou_drop=0.002),
+        description="edgeseg isr: the rule for level 0; by default what the paper's authors lost",
+    )
+    finetune_steps: int = Field(default=0, ge=0, description="edgeseg isr --finetune: optimiser steps with a plan in force")
+    finetune_lr_factor: float = Field(default=0.1, gt=0, description="peak learning rate of fine-tuning over train.lr")
 
     def plan(self) -> IsrPlan:
         return IsrPlan(self.encoder, self.decoder)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+_POLL_S = 0.1
 
 
 class Closed(Exception):
@@ -92,6 +94,28 @@ class Channel(Generic[T]):
             return False
         self._changed.wait(left_s)
         return True
+
+
+def send(channel: Channel[T], item: T) -> bool:
+    """Put an item, however long that takes. False where nobody will take it."""
+    try:
+        while not channel.put(item, _POLL_S):
+            continue
+    except Closed:
+        return False
+    return True
+
+
+def received(channel: Channel[T], stop: threading.Event | None = None) -> Iterator[T]:
+    """What comes through a channel, until it is closed or `stop` is set."""
+    while stop is None or not stop.is_set():
+        try:
+            item = channel.get(_POLL_S)
+        except TimeoutError:
+            continue
+        except Closed:
+            return
+        yield item
 
 
 class FirstError:

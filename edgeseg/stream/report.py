@@ -17,8 +17,8 @@ class RunReport:
         source: where the frames came from.
         source_fps: its nominal rate; 0 for pictures without one.
         size_hw: height and width of the first frame in pixels.
-        program: arch, precision, ISR plan, input size and mask stride of what was run.
-        level: the bundle's program level.
+        program: arch, precision, ISR plan, input size and mask stride of what was run; with a governor, of the most exact level.
+        level: the bundle's program level; with a governor, the most exact that was allowed.
         frames: frames read, segmented and written.
         frames_expected: what the source had announced, cut to the limit; None where it could not say.
         frames_dropped: frames read and not written; 0 for files unless the run was interrupted.
@@ -26,9 +26,14 @@ class RunReport:
         wall_s, fps: from the first frame to the last write, and frames over that time.
         stages: by name (read, resize, infer, postprocess, write): count, mean, p50, p90, p99 and max in ms, and `busy`,
             the share of the wall time that the stage worked.
-        frame_age: from the hand-over by the source to the finished mask: the same figures in ms.
+        latency: resize, infer and postprocess of a frame, without waiting: the same figures in ms.
+        frame_age: from the hand-over by the source to the finished mask, waiting included: the same figures in ms.
         bottleneck: the stage that holds the others up: the greatest of the busiest thread.
         class_share: mean share of a frame's pixels, 0..1, by class name.
+        governor: None without one. `target` ("deadline" or "fps") and `limit_ms` (see `stream.governor.Target`); `over_limit`,
+            the share of frames that took longer; `levels`: each one's ISR plan, `share` of the frames, and figures of the time
+            that is limited; `switch_count`, and the last 1000 `switches`: `at_s` from the start of the run, `frame` (index of the
+            one whose time decided), `from_level`, `to_level`, `reason`, `p90_ms` before and `expected_ms` after.
         host: machine, system, CPUs that this process may use.
     """
 
@@ -44,9 +49,11 @@ class RunReport:
     wall_s: float
     fps: float
     stages: Mapping[str, Mapping[str, Any]]
+    latency: Mapping[str, Any]
     frame_age: Mapping[str, Any]
     bottleneck: str
     class_share: Mapping[str, float]
+    governor: Mapping[str, Any] | None
     host: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:

@@ -38,12 +38,18 @@ class Timings:
         self.min_ms = min(self.min_ms, duration_ms)
         self.max_ms = max(self.max_ms, duration_ms)
 
+    def add_since(self, start_s: float) -> float:
+        """Count and return the ms since `start_s`, a reading of `time.perf_counter()`."""
+        duration_ms = 1e3 * (time.perf_counter() - start_s)
+        self.add(duration_ms)
+        return duration_ms
+
     @contextmanager
     def measure(self) -> Iterator[None]:
         """Count the time spent inside the `with` block; a block left by an exception is not counted."""
         start_s = time.perf_counter()
         yield
-        self.add(1e3 * (time.perf_counter() - start_s))
+        self.add_since(start_s)
 
     def percentile_ms(self, share: float) -> float:
         """The duration that `share` (0..1) of the frames did not exceed (nearest rank); NaN where nothing was counted."""

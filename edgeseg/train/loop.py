@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-import signal
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -28,9 +26,10 @@ from edgeseg.models.reference import TorchReference, normalise
 from edgeseg.models.weights import load_strict
 from edgeseg.recipe.load import dump_recipe, recipe_digest
 from edgeseg.recipe.schema import Recipe
-from edgeseg.specs import ImageSpec
+from edgeseg.specs import IsrPlan
 from edgeseg.train.checkpoint import load_checkpoint, save_checkpoint
 from edgeseg.train.distributed import Processes, processes
+from edgeseg.train.interrupt import Stop, stop_requests
 from edgeseg.train.journal import Journal, write_samples
 from edgeseg.train.losses import CrossEntropy
 from edgeseg.train.optim import Ema, parameter_groups, set_learning_rate
@@ -56,6 +55,7 @@ def train(
     run_dir: Path,
     *,
     init: Path | None = None,
+    plan: IsrPlan | None = None,
     device: str = "auto",
     workers: int = 2,
     fresh: bool = False,
@@ -67,6 +67,7 @@ def train(
         data_root: folder that the recipe's data section is relative to.
         run_dir: gets recipe.yaml, metrics.jsonl, best.safetensors, state/ and samples/.
         init: checkpoint to start from; `train.init_skip` names what of it is not loaded.
+        plan: ISR plan in force, in training and validation; by default the training ratios, whatever the recipe deploys.
         device: "cpu", "cuda" or "auto".
         workers: loader processes of each training process.
         fresh: set an earlier run in `run_dir` aside and start anew.
@@ -76,11 +77,11 @@ def train(
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the state of the last whole step was saved.
     """
     progress = progress or NoProgress()
-    with processes(device) as here, _stop_requests() as stop:
+    with processes(device) as here, stop_requests() as stop:
         if fresh and here.is_first and run_dir.exists():
             shutil.move(run_dir, _free_name(run_dir))
         here.wait()
-        run = _Run(recipe, data_root, run_dir, here, init)
+        run = _Run(recipe, data_root, run_dir, here, init, plan)
         try:
             run.fit(stop, workers, progress if here.is_first else NoProgress())
         finally:
@@ -92,7 +93,9 @@ def train(
 class _Run:
     """Model, optimiser and counters of one run in one process."""
 
-    def __init__(self, recipe: Recipe, data_root: Path, run_dir: Path, here: Processes, init: Path | None) -> None:
+    def __init__(
+        self, recipe: Recipe, data_root: Path, run_dir: Path, here: Processes, init: Path | None, plan: IsrPlan | None
+    ) -> None:
         if recipe.train.batch_size % (recipe.train.accumulate * here.world_size):
             raise RecipeError(
                 f"train.batch_size {recipe.train.batch_size} is no multiple of accumulate {recipe.train.accumulate} x "
@@ -103,9 +106,17 @@ class _Run:
         self.digest = recipe_digest(recipe)
         self.train_set = open_dataset(recipe.data, "train", data_root)
         self.val_set = open_dataset(recipe.data, "val", data_root)
-        self.image = ImageSpec(recipe.export.size_hw, layout=recipe.export.layout)
         torch.manual_seed(recipe.train.seed)
         self.model = build_model(recipe.model.arch, self.train_set.labels.num_classes, **recipe.model.options).to(here.device)
+        try:
+            if plan is not None:
+                self.model.set_isr(plan)
+            self.image = self.model.image_spec(recipe.export.size_hw, recipe.export.layout)
+            self.model.check_size(recipe.augment.crop_hw)
+        except ValueError as error:
+            raise RecipeError(
+                f"{recipe.name}: {error}", hint="change export.size_hw and augment.crop_hw in the recipe"
+            ) from error
         if init is not None:
             load_initial(self.model, init, recipe.train.init_skip)
         torch.manual_seed(recipe.train.seed + here.rank)
@@ -132,7 +143,7 @@ class _Run:
             raise RecipeError(f"train.class_weights has {len(weights)} values for {classes} classes", hint="one value a class")
         return torch.tensor(weights, device=self.here.device)
 
-    def fit(self, stop: _Stop, workers: int, progress: Progress) -> None:
+    def fit(self, stop: Stop, workers: int, progress: Progress) -> None:
         t, c, here = self.recipe.train, self.counters, self.here
         sampler = StepSampler(
             len(self.train_set), t.batch_size, t.accumulate, t.steps, c.step, t.seed, here.rank, here.world_size
@@ -145,24 +156,26 @@ class _Run:
         amp = _amp(t.amp, here.device)
         progress.start("train", t.steps)
         progress.advance("train", c.step)
-        window_loss, window_steps, window_start = 0.0, 0, time.monotonic()
+        window, window_steps, window_start = dict[str, float](), 0, time.monotonic()
         while c.step < t.steps:
             started = time.monotonic()
             self.model.train()
             set_learning_rate(self.optimizer, c.step, t)
-            window_loss += self._step(network, [next(batches) for _ in range(t.accumulate)], amp)
+            for name, loss in self._step(network, [next(batches) for _ in range(t.accumulate)], amp).items():
+                window[name] = window.get(name, 0.0) + loss
             window_steps += 1
             if self.ema is not None:
                 self.ema.update(self.model, c.step)
             c.step += 1
             c.seconds += time.monotonic() - started
-            progress.advance("train", loss=window_loss / window_steps)
+            progress.advance("train", loss=window["loss"] / window_steps)
             if c.step % _LOG_EVERY == 0 or c.step == t.steps:
                 rate = window_steps * t.batch_size / (time.monotonic() - window_start)
                 lr = self.optimizer.param_groups[0]["lr"]
-                self.journal.write(c.step, loss=window_loss / window_steps, lr=lr, images_per_s=round(rate, 2))
+                means = {name: total / window_steps for name, total in window.items()}
+                self.journal.write(c.step, **means, lr=lr, images_per_s=round(rate, 2))
                 progress.advance("train", 0, images_per_s=rate)
-                window_loss, window_steps, window_start = 0.0, 0, time.monotonic()
+                window, window_steps, window_start = {}, 0, time.monotonic()
             validated = c.step % t.val_every == 0 or c.step == t.steps
             if validated:
                 self._validate(progress)
@@ -178,34 +191,40 @@ class _Run:
                 break
         progress.finish("train")
 
-    def _step(self, network: nn.Module, batches: list[tuple[Tensor, Tensor]], amp: bool) -> float:
-        """One optimiser step; returns the mean loss over all counted pixels of all processes."""
+    def _step(self, network: nn.Module, batches: list[tuple[Tensor, Tensor]], amp: bool) -> dict[str, float]:
+        """One optimiser step. Returns what was added up: the cross-entropy, a mean over the counted pixels of all processes, as
+        `loss`, and the model's own losses, means over images.
+        """
         here = self.here
         counted = sum(self.loss.count(mask) for _, mask in batches)
         total_count = max(1.0, float(here.sum(torch.tensor([float(counted)], dtype=torch.float64))[0]))
-        loss_sum = 0.0
+        sums: dict[str, float] = {}
         for i, (image, mask) in enumerate(batches):
             images = normalise(image.to(here.device, non_blocking=True), self.image)
+            labels = mask.to(here.device, non_blocking=True)
             last = i == len(batches) - 1
             hold = contextlib.nullcontext() if last or here.world_size == 1 else network.no_sync()  # type: ignore[operator]
             with hold:
                 with torch.autocast(here.device.type, torch.bfloat16, enabled=amp):
-                    logits = network(images)
-                loss = self.loss.total(logits, mask.to(here.device, non_blocking=True))
-                # DistributedDataParallel averages gradients over processes; the loss is a sum over all of them.
-                (loss * (here.world_size / total_count)).backward()
-            loss_sum += float(loss.detach())
-        mean = float(here.sum(torch.tensor([loss_sum], dtype=torch.float64))[0]) / total_count
-        if not math.isfinite(mean):
+                    logits, auxiliary = network(images, labels, self.loss.ignore_index)
+                # DistributedDataParallel averages gradients over processes, which hold equally many images, but not pixels.
+                shares = {"loss": self.loss.total(logits, labels) * (here.world_size / total_count)}
+                shares |= {name: value / len(batches) for name, value in auxiliary.items()}
+                torch.stack(list(shares.values())).sum().backward()
+            for name, share in shares.items():
+                sums[name] = sums.get(name, 0.0) + float(share.detach())
+        totals = here.sum(torch.tensor(list(sums.values()), dtype=torch.float64)) / here.world_size
+        means = dict(zip(sums, totals.tolist(), strict=True))
+        if not math.isfinite(total := sum(means.values())):
             raise BuildError(
-                f"the loss is {mean} at step {self.counters.step + 1}; the last saved state is kept in {self.run_dir / 'state'}",
+                f"the loss is {total} at step {self.counters.step + 1}; the last saved state is kept in {self.run_dir / 'state'}",
                 hint="lower train.lr, set train.clip_norm: 1.0, or train.amp: off",
             )
         if self.recipe.train.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.train.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return mean
+        return means
 
     def _validate(self, progress: Progress) -> None:
         """mIoU of the averaged weights (or the plain ones without EMA); the best so far is kept as best.safetensors."""
@@ -273,33 +292,6 @@ class _NoJournal:
     def write(self, step: int, **figures: Any) -> None: ...
 
     def close(self) -> None: ...
-
-
-class _Stop:
-    requested = False
-
-
-@contextlib.contextmanager
-def _stop_requests() -> Iterator[_Stop]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop after the step; the second one acts at once."""
-    stop = _Stop()
-
-    def request(number: int, frame: object) -> None:
-        stop.requested = True
-        for held, handler in earlier.items():
-            signal.signal(held, handler)
-
-    earlier: dict[int, Any] = {}
-    try:
-        for wanted in (signal.SIGINT, signal.SIGTERM):
-            earlier[wanted] = signal.signal(wanted, request)
-    except ValueError:
-        pass  # not the main thread: signals stay with whoever owns them
-    try:
-        yield stop
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
 
 
 def _free_name(path: Path) -> Path:

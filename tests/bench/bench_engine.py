@@ -25,8 +25,8 @@ from interleave import interleave, table
 from edgeseg.engines import table as engines
 from edgeseg.export.program import export_program
 from edgeseg.models import build_model
-from edgeseg.models.edaformer import EdaFormer
 from edgeseg.models.reference import TorchReference, normalise
+from edgeseg.models.segmentor import Segmentor
 from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace
 
 CLASSES = 19
@@ -34,7 +34,7 @@ MASK_STRIDE = 8
 PLANS = ("1,1,1,1-1,1,1", "2,2,1,1-2,2,2")
 
 
-def plain_session(model: EdaFormer, size: int, path: Path, threads: int) -> ort.InferenceSession:
+def plain_session(model: Segmentor, size: int, path: Path, threads: int) -> ort.InferenceSession:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(model, (torch.zeros(1, 3, size, size),), str(path), dynamo=False, opset_version=17)

@@ -19,9 +19,9 @@ from edgeseg.data.evaluate import evaluate
 from edgeseg.engines import table
 from edgeseg.export.program import export_program
 from edgeseg.images import resize_image
-from edgeseg.pipeline import load_trained
 from edgeseg.recipe.load import find_recipe, load_recipe
 from edgeseg.specs import IsrPlan
+from edgeseg.trained import load_trained
 
 
 def main() -> None:

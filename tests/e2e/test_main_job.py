@@ -43,7 +43,7 @@ def test_recipe_to_video(trained: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert made["made"] is True
     assert command(capsys, "export", trained, "-o", bundle)["made"] is False
     parity = json.loads((bundle / "report" / "parity.json").read_text())
-    assert all(rung["passed"] for rung in parity["rungs"].values())
+    assert all(rung["passed"] for rung in parity["levels"][0]["rungs"].values())
 
     built = command(capsys, "build", bundle)["engines"][0]
     assert built["built"] is True

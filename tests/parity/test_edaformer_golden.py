@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from edgeseg.models import build_model, load_upstream
-from edgeseg.models.edaformer import EdaFormer
+from edgeseg.models.segmentor import Segmentor
 from edgeseg.specs import IsrPlan
 from golden_rule import FIXTURES, upstream_state
 
@@ -26,7 +26,7 @@ def golden() -> Mapping[str, npt.NDArray[np.float32]]:
 
 
 @pytest.fixture
-def model() -> EdaFormer:
+def model() -> Segmentor:
     model = build_model("edaformer_t", 150)
     load_upstream(model, upstream_state("edaformer_t"))
     return model.eval()
@@ -38,7 +38,7 @@ def error(ours: Tensor, theirs: npt.NDArray[np.float32]) -> float:
 
 
 @torch.inference_mode()
-def test_base_plan(model: EdaFormer, golden: Mapping[str, npt.NDArray[np.float32]]) -> None:
+def test_base_plan(model: Segmentor, golden: Mapping[str, npt.NDArray[np.float32]]) -> None:
     taps: list[Tensor] = []
     model.decoder.dropout.register_forward_pre_hook(lambda _, inputs: taps.append(inputs[0]))
     image = torch.from_numpy(golden["input"])
@@ -53,7 +53,7 @@ def test_base_plan(model: EdaFormer, golden: Mapping[str, npt.NDArray[np.float32
 
 
 @torch.inference_mode()
-def test_isr_plan(model: EdaFormer, golden: Mapping[str, npt.NDArray[np.float32]]) -> None:
+def test_isr_plan(model: Segmentor, golden: Mapping[str, npt.NDArray[np.float32]]) -> None:
     model.set_isr(ISR)
     image = torch.from_numpy(golden["input"])
     stages = model.encoder(image)

@@ -160,14 +160,14 @@ def test_a_manifest_that_makes_no_sense(change: dict[str, Any], message: str, bu
 
 
 def test_truncated_and_missing_files_are_all_named(bundle: Bundle) -> None:
-    with open(bundle.path / "programs/level0/float.onnx", "r+b") as file:
+    with open(bundle.path / "programs/level0-float.onnx", "r+b") as file:
         file.truncate(100)
     os.unlink(bundle.path / "golden/frame1.png")
     with pytest.raises(IntegrityError) as caught:
         bundle.verify()
     text = str(caught.value)
     assert "2 of 7 files" in text
-    assert "programs/level0/float.onnx was changed or cut short: expected" in text
+    assert "programs/level0-float.onnx was changed or cut short: expected" in text
     assert "found 100" in text
     assert "golden/frame1.png is missing" in text
     with pytest.raises(IntegrityError, match=r"float\.onnx"):

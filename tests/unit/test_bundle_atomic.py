@@ -14,7 +14,7 @@ import pytest
 
 from edgeseg.bundle import Bundle, copy_bundle, create_bundle, open_bundle
 from edgeseg.errors import BundleError, IntegrityError, RecipeError
-from tiny import RECIPE, tiny_bundle, tiny_engine, tiny_image, tiny_mask, tiny_program
+from tiny import RECIPE, tiny_bundle, tiny_engine, tiny_image, tiny_levels, tiny_mask, tiny_program
 
 TESTS = Path(__file__).resolve().parent.parent
 
@@ -60,6 +60,7 @@ def test_every_step_may_fail(
     failure: BaseException, call: str, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {path: path.read_bytes() for path in bundle.path.rglob("*") if path.is_file()}
+    levels = tiny_levels(tmp_path / "made")
     real = getattr(os, call)
     steps = 0
     while True:
@@ -76,7 +77,7 @@ def test_every_step_may_fail(
         with monkeypatch.context() as patch:
             patch.setattr(os, call, failing)
             try:
-                tiny_bundle(bundle.path, reports={})
+                tiny_bundle(bundle.path, reports={}, **levels)
                 break
             except (BundleError, Unplugged) as error:
                 if isinstance(error, BundleError):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edgeseg.errors import DataError, RecipeError
 from edgeseg.models import build_model, load_upstream
-from edgeseg.models.edaformer import EdaFormer
+from edgeseg.models.segmentor import Segmentor
 from edgeseg.specs import IsrPlan
 from golden_rule import fill, upstream_state
 
@@ -18,7 +18,7 @@ NUM_CLASSES = 5
 
 
 @pytest.fixture(scope="module")
-def nano() -> EdaFormer:
+def nano() -> Segmentor:
     return fill(build_model("edaformer_nano", NUM_CLASSES)).eval()
 
 
@@ -27,7 +27,7 @@ def image(height: int, width: int) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def test_base_plan_is_the_model_as_built(nano: EdaFormer) -> None:
+def test_base_plan_is_the_model_as_built(nano: Segmentor) -> None:
     x = image(64, 96)
     expected = fill(build_model("edaformer_nano", NUM_CLASSES)).eval()(x)
     nano.set_isr(BASE)
@@ -38,7 +38,7 @@ def test_base_plan_is_the_model_as_built(nano: EdaFormer) -> None:
 @settings(max_examples=15)
 @given(data=st.data())
 @torch.inference_mode()
-def test_every_legal_plan_keeps_shape_and_weights(nano: EdaFormer, data: st.DataObject) -> None:
+def test_every_legal_plan_keeps_shape_and_weights(nano: Segmentor, data: st.DataObject) -> None:
     size = data.draw(st.sampled_from([(64, 64), (64, 128), (128, 192)]))
     multipliers = [data.draw(st.sampled_from(choice)) for choice in nano.isr_choices(size)]
     before = {key: tensor.clone() for key, tensor in nano.state_dict().items()}
@@ -51,7 +51,7 @@ def test_every_legal_plan_keeps_shape_and_weights(nano: EdaFormer, data: st.Data
 
 
 @torch.inference_mode()
-def test_set_isr_and_back_is_bit_equal(nano: EdaFormer) -> None:
+def test_set_isr_and_back_is_bit_equal(nano: Segmentor) -> None:
     x = image(64, 64)
     expected = nano(x)
     nano.set_isr(IsrPlan((2, 2, 1, 1), (2, 2, 2)))
@@ -60,7 +60,7 @@ def test_set_isr_and_back_is_bit_equal(nano: EdaFormer) -> None:
     assert torch.equal(nano(x), expected)
 
 
-def test_choices_are_exactly_the_multipliers_that_run(nano: EdaFormer) -> None:
+def test_choices_are_exactly_the_multipliers_that_run(nano: Segmentor) -> None:
     size = (64, 96)
     for position, choices in enumerate(nano.isr_choices(size)):
         for multiplier in {1, 2, 3, 4, 5, 8}:
@@ -78,12 +78,12 @@ def test_choices_are_exactly_the_multipliers_that_run(nano: EdaFormer) -> None:
 
 
 @pytest.mark.parametrize("size", [(48, 64), (64, 33), (31, 31), (63, 64)])
-def test_a_size_that_would_lose_rows_is_refused(nano: EdaFormer, size: tuple[int, int]) -> None:
+def test_a_size_that_would_lose_rows_is_refused(nano: Segmentor, size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="not a multiple"):
         nano(image(*size))
 
 
-def test_size_multiple_follows_the_plan(nano: EdaFormer) -> None:
+def test_size_multiple_follows_the_plan(nano: Segmentor) -> None:
     assert nano.size_multiple_px == 32
     nano.set_isr(IsrPlan((2, 2, 1, 1), (2, 2, 2)))
     try:
@@ -95,7 +95,7 @@ def test_size_multiple_follows_the_plan(nano: EdaFormer) -> None:
 
 
 @pytest.mark.parametrize("plan", [IsrPlan((1, 1, 1), (1, 1, 1)), IsrPlan((2, 2, 1, 1), (2,)), IsrPlan((2, 2, 1, 1), ())])
-def test_a_plan_of_another_model_changes_nothing(nano: EdaFormer, plan: IsrPlan) -> None:
+def test_a_plan_of_another_model_changes_nothing(nano: Segmentor, plan: IsrPlan) -> None:
     with pytest.raises(ValueError, match="multipliers"):
         nano.set_isr(plan)
     assert nano.isr_plan == BASE

@@ -21,8 +21,8 @@ from edgeseg.export.parity import FP16_WEIGHTS, FP32, Thresholds, compare
 from edgeseg.export.program import export_program
 from edgeseg.metrics import mask_agreement
 from edgeseg.models import build_model
-from edgeseg.models.edaformer import EdaFormer
 from edgeseg.models.reference import TorchReference
+from edgeseg.models.segmentor import Segmentor
 from edgeseg.specs import ImageSpec, ImageU8, IsrPlan, LabelSpace, Program
 from edgeseg.synthetic import Scene
 from golden_rule import fill
@@ -37,7 +37,7 @@ def labels(count: int) -> LabelSpace:
     return LabelSpace(tuple(f"class{i}" for i in range(count)), tuple((i, i, i) for i in range(count)))
 
 
-def model_of(arch: str, classes: int = 5, plan: IsrPlan | None = None) -> EdaFormer:
+def model_of(arch: str, classes: int = 5, plan: IsrPlan | None = None) -> Segmentor:
     model = fill(build_model(arch, classes)).eval()
     if plan is not None:
         model.set_isr(plan)
@@ -71,12 +71,12 @@ def infer(program: Program, image_rgb: ImageU8) -> np.ndarray[Any, Any]:
 
 
 @pytest.fixture(scope="module")
-def nano() -> EdaFormer:
+def nano() -> Segmentor:
     return model_of("edaformer_nano")
 
 
 @pytest.fixture(scope="module")
-def program(nano: EdaFormer, tmp_path_factory: pytest.TempPathFactory) -> Program:
+def program(nano: Segmentor, tmp_path_factory: pytest.TempPathFactory) -> Program:
     return export(nano, tmp_path_factory.mktemp("program") / "model.onnx")
 
 
@@ -105,7 +105,7 @@ def test_the_record(program: Program) -> None:
     assert Program.from_json(program.to_json(), program.onnx_path) == program
 
 
-def test_the_answer_is_the_torch_models(program: Program, nano: EdaFormer) -> None:
+def test_the_answer_is_the_torch_models(program: Program, nano: Segmentor) -> None:
     reference = TorchReference(nano, program.image, program.mask_stride)
     report = compare(reference, program, images(), FP32)
     assert list(report["rungs"]) == ["graph", "optimised", "mask"]
@@ -122,14 +122,14 @@ def test_the_model_is_not_touched(tmp_path: Path) -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_no_warning_and_the_same_bytes_again(program: Program, nano: EdaFormer, tmp_path: Path) -> None:
+def test_no_warning_and_the_same_bytes_again(program: Program, nano: Segmentor, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         again = export(nano, tmp_path / "model.onnx")
     assert again.onnx_path.read_bytes() == program.onnx_path.read_bytes()
 
 
-def test_layouts_agree(program: Program, nano: EdaFormer, tmp_path: Path) -> None:
+def test_layouts_agree(program: Program, nano: Segmentor, tmp_path: Path) -> None:
     nchw = export(nano, tmp_path / "nchw.onnx", image=ImageSpec(SIZE_HW, layout="NCHW"))
     assert onnx.load(nchw.onnx_path).graph.input[0].type.tensor_type.shape.dim[1].dim_value == 3
     for image in images():
@@ -137,14 +137,14 @@ def test_layouts_agree(program: Program, nano: EdaFormer, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("mask_stride", [1, 2, 4, 16])
-def test_mask_strides(nano: EdaFormer, tmp_path: Path, mask_stride: int) -> None:
+def test_mask_strides(nano: Segmentor, tmp_path: Path, mask_stride: int) -> None:
     program = export(nano, tmp_path / "model.onnx", mask_stride=mask_stride)
     assert infer(program, images()[0]).shape == (1, 64 // mask_stride, 128 // mask_stride)
     compare(TorchReference(nano, program.image, mask_stride), program, images(), FP32)
 
 
 @pytest.mark.parametrize("opset", [18, 19, 20])
-def test_opsets(nano: EdaFormer, tmp_path: Path, opset: int) -> None:
+def test_opsets(nano: Segmentor, tmp_path: Path, opset: int) -> None:
     program = export(nano, tmp_path / "model.onnx", opset=opset)
     graph = onnx.load(program.onnx_path)
     assert graph.opset_import[0].version == opset
@@ -165,7 +165,7 @@ def test_isr_plans(tmp_path: Path, plan: IsrPlan) -> None:
 
 
 @pytest.mark.parametrize(("form", "convolutions"), [("plain", "fewer"), ("openvino", "fewer"), ("onnxruntime", "same")])
-def test_every_form_says_the_same(program: Program, nano: EdaFormer, tmp_path: Path, form: str, convolutions: str) -> None:
+def test_every_form_says_the_same(program: Program, nano: Segmentor, tmp_path: Path, form: str, convolutions: str) -> None:
     other = export(nano, tmp_path / "other.onnx", form=form)
     default, counted = (sum(node.op_type == "Conv" for node in onnx.load(p.onnx_path).graph.node) for p in (program, other))
     assert (counted < default) == (convolutions == "fewer")
@@ -194,7 +194,7 @@ def test_the_reference_model(tmp_path: Path, plan: IsrPlan) -> None:
 class TestHalfWeights:
     """Weights stored as float16: half the file, nearly the same answer."""
 
-    def test_storage(self, program: Program, nano: EdaFormer, tmp_path: Path) -> None:
+    def test_storage(self, program: Program, nano: Segmentor, tmp_path: Path) -> None:
         half = export(nano, tmp_path / "half.onnx", weights="fp16")
         graph = onnx.load(half.onnx_path)
         stored = {t.name: t for t in graph.graph.initializer if t.data_type == onnx.TensorProto.FLOAT16}
@@ -228,7 +228,7 @@ class TestRefusals:
             ({"image": ImageSpec((48, 64), multiple_px=16), "mask_stride": 8}, "cannot run at 48x64"),
         ],
     )
-    def test_arguments(self, nano: EdaFormer, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    def test_arguments(self, nano: Segmentor, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
         with pytest.raises(BuildError, match=message) as caught:
             export(nano, tmp_path / "model.onnx", **changes)
         assert caught.value.hint
@@ -239,12 +239,12 @@ class TestRefusals:
             export(model_of("edaformer_nano", plan=ISR), tmp_path / "model.onnx", image=ImageSpec((96, 96)))
         assert "multiples of 64" in caught.value.hint
 
-    def test_a_target_that_cannot_be_written(self, nano: EdaFormer, tmp_path: Path) -> None:
+    def test_a_target_that_cannot_be_written(self, nano: Segmentor, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("in the way")
         with pytest.raises(BuildError, match="cannot be written"):
             export(nano, tmp_path / "file" / "model.onnx")
 
-    def test_an_earlier_file_survives_a_failure(self, nano: EdaFormer, tmp_path: Path) -> None:
+    def test_an_earlier_file_survives_a_failure(self, nano: Segmentor, tmp_path: Path) -> None:
         (tmp_path / "model.onnx").write_text("earlier")
         with pytest.raises(BuildError):
             export(nano, tmp_path / "model.onnx", labels=labels(4))
@@ -252,7 +252,7 @@ class TestRefusals:
 
 
 class TestParity:
-    def test_a_wrong_model_breaks_at_the_first_rung(self, program: Program, nano: EdaFormer) -> None:
+    def test_a_wrong_model_breaks_at_the_first_rung(self, program: Program, nano: Segmentor) -> None:
         other = copy.deepcopy(nano)
         with torch.no_grad():
             other.decoder.classifier.bias[0] += 1.0
@@ -262,11 +262,11 @@ class TestParity:
         assert not rungs["graph"]["passed"]
         assert rungs["graph"]["value"] == pytest.approx(1.0 / caught.value.report["peak_logit"], rel=0.05)
 
-    def test_thresholds_can_be_given(self, program: Program, nano: EdaFormer) -> None:
+    def test_thresholds_can_be_given(self, program: Program, nano: Segmentor) -> None:
         with pytest.raises(ParityError):
             compare(TorchReference(nano, program.image, 8), program, images(), Thresholds(0.0, 1.0))
 
-    def test_no_image(self, program: Program, nano: EdaFormer) -> None:
+    def test_no_image(self, program: Program, nano: Segmentor) -> None:
         with pytest.raises(ValueError, match="needs an image"):
             compare(TorchReference(nano, program.image, 8), program, [])
 
@@ -315,7 +315,7 @@ class TestGolden:
         with pytest.raises(ValueError, match="0 images"):
             golden_images(_Images(0), 8, SIZE_HW)
 
-    def test_frames_hold_the_torch_models_masks(self, program: Program, nano: EdaFormer) -> None:
+    def test_frames_hold_the_torch_models_masks(self, program: Program, nano: Segmentor) -> None:
         reference = TorchReference(nano, program.image, program.mask_stride)
         named = [(f"image{i}", image) for i, image in enumerate(images())]
         frames = golden_frames(reference, named, level=1)

@@ -8,22 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgeseg.export.simplify import (
-    BranchDecoder,
-    MapFFN,
-    SingleHeadAttention,
-    first_conv,
-    fold_attention_scale,
-    fold_batch_norm,
-    fold_input_scale,
-    fold_key_bias,
-    pad_hidden,
-    simplify,
-)
+from edgeseg.export.rewrites import MapFFN, fold_batch_norm, fold_input_scale, pad_hidden
+from edgeseg.export.simplify import first_conv, simplify
+from edgeseg.export.simplify_edaformer import BranchDecoder, SingleHeadAttention, fold_attention_scale, fold_key_bias
 from edgeseg.models import build_model
-from edgeseg.models.edaformer import EdaDecoder, EdaFormer
+from edgeseg.models.edaformer import EdaDecoder
 from edgeseg.models.eft import EmbeddingFreeAttention
 from edgeseg.models.layers import ConvFFN
+from edgeseg.models.segmentor import Segmentor
 from edgeseg.specs import IsrPlan
 from golden_rule import fill
 
@@ -102,18 +94,18 @@ def decoder() -> EdaDecoder:
     return fill(EdaDecoder((8, 16, 24, 32), 8, 1.0, 12, 5)).double().eval()
 
 
-def test_batch_norm_and_branches() -> None:
+@pytest.mark.parametrize("bias", [False, True])
+def test_batch_norm(bias: bool) -> None:
+    plain = fill(nn.Sequential(nn.Conv2d(3, 8, 3, bias=bias), nn.BatchNorm2d(8))).double().eval()
+    folded = copy.deepcopy(plain[0])
+    fold_batch_norm(folded, plain[1])
+    assert difference(plain, folded, noise(2, 3, 8, 6)) < EXACT
+
+
+def test_branches() -> None:
     plain = decoder()
-    folded = copy.deepcopy(plain)
-    fold_batch_norm(folded)
     feats = [noise(1, c, 64 // s, 96 // s) for c, s in zip((8, 16, 24, 32), (4, 8, 16, 32), strict=True)]
-    assert difference(plain, folded, feats) < EXACT
-    assert difference(plain, BranchDecoder(folded), feats) < EXACT
-
-
-def test_branches_want_the_batch_norm_folded() -> None:
-    with pytest.raises(ValueError, match="BatchNorm"):
-        BranchDecoder(decoder())
+    assert difference(plain, BranchDecoder(copy.deepcopy(plain)), feats) < EXACT
 
 
 def test_input_scale() -> None:
@@ -129,6 +121,8 @@ def test_first_conv() -> None:
     model = build_model("edaformer_nano", 3)
     assert first_conv(model) is model.encoder.stages[0][0].conv
     assert first_conv(nn.Sequential(nn.Conv2d(3, 8, 3))) is None
+    model.encoder.add_module("second", nn.Conv2d(3, 8, 3))
+    assert first_conv(model) is None, "no convolution sees the image alone"
 
 
 @pytest.mark.parametrize("map_ffn", [False, True])
@@ -157,5 +151,5 @@ def test_a_model_without_these_parts_is_left_alone() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)).eval()
     before = copy.deepcopy(model)
     simplify(model, map_ffn=True)
-    assert not isinstance(model, EdaFormer)
+    assert not isinstance(model, Segmentor)
     assert difference(before, model, noise(1, 3, 8, 8).float()) == 0.0

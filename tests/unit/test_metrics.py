@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from edgeseg.metrics import ConfusionMatrix, boundary_f1, mask_agreement, sqnr_db
+from edgeseg.metrics import ConfusionMatrix, boundary_f1, mask_agreement, over_smoothness, sqnr_db
 
 masks = hnp.arrays(np.uint8, (7, 9), elements=st.integers(0, 3))
 
@@ -91,3 +91,37 @@ def test_boundary_f1_tolerates_small_shifts_only() -> None:
     ignored = half(10)
     ignored[:, 14:20] = 255
     assert boundary_f1(ignored, half(10), tolerance_px=1) == 1.0
+
+
+def mean_cosine(pairs: list[tuple[np.ndarray, np.ndarray]]) -> float:
+    cosines = [float(a @ b) / max(1e-300, float(np.linalg.norm(a) * np.linalg.norm(b))) for a, b in pairs]
+    return sum(cosines) / len(cosines) if cosines else math.nan
+
+
+@given(
+    hnp.arrays(np.float32, (3, 4, 5), elements=st.integers(-3, 3)),
+    hnp.arrays(np.uint8, (4, 5), elements=st.sampled_from([0, 1, 2, 255])),
+)
+def test_over_smoothness_is_the_mean_cosine_of_pairs(features: np.ndarray, mask: np.ndarray) -> None:
+    vectors = {(i, j): features[:, i, j].astype(np.float64) for i in range(4) for j in range(5)}
+    pairs = [(p, q) for p in vectors for q in vectors if p < q]
+    labelled = [(p, q) for p, q in pairs if mask[p] != 255 and mask[q] != 255]
+    groups = {
+        "overall": pairs,
+        "local": [(p, q) for p, q in pairs if max(abs(p[0] - q[0]), abs(p[1] - q[1])) == 1],
+        "within": [(p, q) for p, q in labelled if mask[p] == mask[q]],
+        "between": [(p, q) for p, q in labelled if mask[p] != mask[q]],
+    }
+    result = over_smoothness(features, mask)
+    for name, group in groups.items():
+        expected = mean_cosine([(vectors[p], vectors[q]) for p, q in group])
+        assert getattr(result, name) == pytest.approx(expected, abs=1e-9, nan_ok=True), name
+
+
+def test_over_smoothness_without_labels_and_of_a_constant_map() -> None:
+    constant = over_smoothness(np.ones((8, 4, 4)))
+    assert (constant.overall, constant.local) == pytest.approx((1.0, 1.0))
+    assert math.isnan(constant.within) and math.isnan(constant.between)
+    assert math.isnan(over_smoothness(np.ones((8, 1, 1))).overall)
+    with pytest.raises(ValueError, match="does not label"):
+        over_smoothness(np.ones((8, 4, 4)), np.zeros((4, 5), np.uint8))

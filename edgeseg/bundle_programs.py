@@ -1,0 +1,94 @@
+"""Programs in a bundle: their levels, and the files of weights that levels share.
+
+Graphs and the files that they read lie side by side in `programs/`, because a graph names such a file by its place from its own
+folder. What it names is checked against the manifest before a runtime opens it: a bundle from elsewhere reads only itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from edgeseg.bundle_files import copy_file
+from edgeseg.errors import BundleError, IntegrityError
+from edgeseg.graph_files import external_files
+from edgeseg.manifest import COPY_AGAIN, FileEntry, LevelEntry, Precision, ProgramEntry
+from edgeseg.specs import IsrPlan, Program
+
+Levels = Sequence[Mapping[Precision, Program]]
+
+
+def by_level(programs: Sequence[Program]) -> list[dict[Precision, Program]]:
+    """Programs of one ISR plan together, plans in the order they first come.
+
+    Raises:
+        ValueError: no programs; one plan and precision twice; levels that do not take the same images and give the same masks,
+            so that a stream could not move between them; or different blobs of one name.
+    """
+    levels: dict[IsrPlan, dict[Precision, Program]] = {}
+    blobs: dict[str, Path] = {}
+    for program in programs:
+        level = levels.setdefault(program.isr, {})
+        if program.precision in level:
+            raise ValueError(f"two {program.precision} programs at ISR {program.isr}")
+        level[program.precision] = program
+        for blob in program.blobs:
+            if blobs.setdefault(blob.name, blob) != blob or blob.parent != program.onnx_path.parent:
+                raise ValueError(f"{program.onnx_path}: {blob} is not the one file {blob.name} beside it")
+    if not levels:
+        raise ValueError("a bundle holds at least one program")
+    if len({(p.image.size_hw, p.image.layout, p.labels, p.mask_stride) for p in programs}) > 1:
+        raise ValueError("the programs of a bundle take images of one size and give masks of one size, of the same classes")
+    return list(levels.values())
+
+
+def check_files(program: Program) -> None:
+    """Raise BundleError where a program's files are missing, or do not read each other."""
+    for path in (program.onnx_path, *program.blobs):
+        if not path.is_file():
+            raise BundleError(f"there is no program file {path}", hint="edgeseg export RECIPE")
+    try:
+        check_reads(program.onnx_path, program.blobs)
+    except IntegrityError as error:
+        raise BundleError(str(error), hint="edgeseg export RECIPE") from error
+
+
+def check_reads(graph: Path, blobs: Sequence[Path]) -> None:
+    """Raise IntegrityError where a graph would make a runtime open another file than `blobs`, or is no ONNX graph."""
+    try:
+        read = external_files(graph.read_bytes())
+    except ValueError as error:
+        raise IntegrityError(f"{graph} is not an ONNX graph: {error}", hint=COPY_AGAIN) from error
+    except OSError as error:
+        raise IntegrityError(f"{graph} cannot be read: {error.strerror}", hint=COPY_AGAIN) from error
+    beside = {blob.name for blob in blobs if blob.parent == graph.parent}
+    if strangers := sorted(read - beside):
+        raise IntegrityError(
+            f"{graph} wants to read {', '.join(strangers)}, which the manifest does not list for it", hint=COPY_AGAIN
+        )
+
+
+def pack(root: Path, levels: Levels) -> tuple[list[LevelEntry], dict[str, FileEntry]]:
+    """Copy programs into a bundle folder, each blob once; their entries, and what was copied. Raises OSError."""
+    files: dict[str, FileEntry] = {}
+
+    def copied(source: Path, name: str) -> str:
+        path = f"programs/{name}"
+        if path not in files:
+            files[path] = copy_file(source, root / path)
+        return path
+
+    entries = []
+    for index, level in enumerate(levels):
+        packed = {
+            precision: ProgramEntry(
+                files=(
+                    copied(program.onnx_path, f"level{index}-{precision}.onnx"),
+                    *(copied(blob, blob.name) for blob in program.blobs),
+                ),
+                spec=program.to_json(),
+            )
+            for precision, program in level.items()
+        }
+        entries.append(LevelEntry(isr=str(next(iter(level.values())).isr), programs=packed))
+    return entries, files

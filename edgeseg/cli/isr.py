@@ -1,0 +1,165 @@
+"""edgeseg isr."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from edgeseg.cli import render
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from edgeseg.isr.search import SearchResult, Strategy
+
+_SEARCH_ONLY = ("strategy", "plans", "limit", "rounds", "levels", "max_plans", "runtime", "threads", "force")
+
+_NOISY = 0.05
+
+
+@click.command()
+@click.argument("recipe")
+@click.option(
+    "--data-root", type=click.Path(path_type=Path), required=True, help="Folder that the recipe's data paths start from."
+)
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights; default best.safetensors of the run.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for the results; default isr in the run.")
+@click.option(
+    "--search",
+    "strategy",
+    default="greedy",
+    show_default=True,
+    type=click.Choice(["greedy", "grid", "presets"]),
+    help="Which plans to measure: the paper's, then a walk and its surroundings; all; only the paper's.",
+)
+@click.option("--plan", "plans", multiple=True, metavar="PLAN", help="Measure this plan too, e.g. 2,2,1,1-2,2,2; repeatable.")
+@click.option("--max-plans", default=64, show_default=True, type=click.IntRange(2), help="Measure at most so many plans.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Use N validation images, evenly spread.")
+@click.option("--rounds", default=30, show_default=True, type=click.IntRange(2), help="Times each plan is timed.")
+@click.option("--levels", default=1, show_default=True, type=click.IntRange(1), metavar="N", help="Keep N plans of the front.")
+@click.option("--runtime", help="A row of the engine table; default: the recipe's first target.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of the engines; default: all cores.")
+@click.option("--force", is_flag=True, help="Measure anew what an earlier search measured.")
+@click.option("--finetune", metavar="PLAN", help="Instead of searching: train on for isr.finetune_steps at this plan.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable.")
+@render.json_option
+@click.pass_context
+def isr(
+    context: click.Context,
+    recipe: str,
+    data_root: Path,
+    checkpoint: Path | None,
+    out: Path | None,
+    strategy: Strategy,
+    plans: tuple[str, ...],
+    max_plans: int,
+    limit: int | None,
+    rounds: int,
+    levels: int,
+    runtime: str | None,
+    threads: int | None,
+    force: bool,
+    finetune: str | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Choose how far attention is thinned, by accuracy and time measured on this device's engine.
+
+    RECIPE is a YAML file, a catalogue name, or a run folder of `edgeseg train`. No weight changes: one checkpoint serves every
+    plan. A search that was stopped continues with the same command. `isr.choose` in the recipe is the rule for level 0;
+    `edgeseg export --levels OUT/plan.json` packs the levels that were chosen.
+    """
+    from edgeseg.isr.plans import parse_plan
+    from edgeseg.recipe.load import find_recipe, load_recipe
+
+    is_run = (Path(recipe) / "recipe.yaml").is_file()
+    loaded = load_recipe(Path(recipe) / "recipe.yaml" if is_run else find_recipe(recipe), overrides)
+    run_dir = Path(recipe) if is_run else Path("runs") / loaded.name
+    checkpoint = checkpoint or run_dir / "best.safetensors"
+    if finetune is not None:
+        given = [name for name in _SEARCH_ONLY if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
+        if given:
+            raise click.UsageError(f"--finetune trains and does not search: {', '.join(given)} cannot go with it", context)
+        plan = parse_plan(finetune)
+        _finetune(loaded, checkpoint, plan, data_root, out or run_dir / "isr" / f"finetune-{plan}", as_json)
+        return
+    from edgeseg.isr.search import SearchOptions, search
+
+    options = SearchOptions(
+        strategy=strategy,
+        plans=tuple(parse_plan(plan) for plan in plans),
+        limit=limit,
+        rounds=rounds,
+        levels=levels,
+        max_plans=max_plans,
+        runtime=runtime,
+        threads=threads,
+        force=force,
+    )
+    with render.RichProgress() as progress:
+        found = search(loaded, checkpoint, data_root, out or run_dir / "isr", options, progress=progress)
+    data = {"out": found.out, "measured_before": found.known, "levels_wanted": levels, **found.table}
+    render.result(data, as_json, lambda: _shown(found, levels))
+
+
+def _shown(found: SearchResult, wanted: int) -> list[RenderableType]:
+    table = found.table
+    rows: list[dict[str, Any]] = table["candidates"]
+    base_macs = max(row["macs"] for row in rows)
+    height, width = table["size_hw"]
+    title = (
+        f"{table['recipe']} at {width}x{height}: mIoU on {table['images']} images, time on {table['runtime']} with "
+        f"{table['threads']} threads; time and MACs over the base plan's; times closer than {render.percent(table['noise'], 2)} "
+        "are equal"
+    )
+    shown = [
+        (
+            row["plan"],
+            render.percent(row["miou"], 2),
+            f"{0.0 - 100 * row['drop']:+.2f}",
+            f"{row['ms']:.1f}",
+            f"{row['ratio']:.3f}",
+            f"{row['ratio_p10']:.2f}-{row['ratio_p90']:.2f}",
+            f"{row['macs'] / base_macs:.3f}",
+            row["origin"],
+            "" if not row["on_front"] else "front" if row["level"] is None else f"level {row['level']}",
+        )
+        for row in rows
+    ]
+    columns = ("plan", "mIoU", "points", "ms", "time", "10-90 %", "MACs", "from", "")
+    told = f"{len(rows)} of {table['legal_plans']} legal plans"
+    if found.known:
+        told += f", {found.known} of them measured before (--force measures anew)"
+    lines = [told, f"report  {found.out / 'report.html'}", f"levels  {found.out / 'plan.json'}"]
+    if len(found.levels) < wanted:
+        lines.append(f"{wanted} levels were wanted; from level 0 on the front has {len(found.levels)}")
+    if table["noise"] > _NOISY:
+        lines.append(
+            f"the machine was busy: only differences of {render.percent(table['noise'])} count; measure again with --force"
+        )
+    return [render.table(title, columns, shown), "\n".join(lines)]
+
+
+def _finetune(recipe: Any, checkpoint: Path, plan: Any, data_root: Path, out: Path, as_json: bool) -> None:
+    from edgeseg.isr.finetune import finetune
+
+    with render.RichProgress() as progress:
+        tuned = finetune(recipe, checkpoint, plan, data_root, out, progress=progress)
+    render.result(
+        {
+            "plan": str(plan),
+            "miou_before": tuned.before,
+            "miou_after": tuned.after,
+            "steps": tuned.steps,
+            "run_dir": tuned.run_dir,
+            "checkpoint": tuned.checkpoint,
+        },
+        as_json,
+        lambda: (
+            f"mIoU at {plan}: {tuned.before:.4f} before, {tuned.after:.4f} after {tuned.steps} steps\n"
+            f"checkpoint  {tuned.checkpoint}\nnext        edgeseg export {tuned.run_dir}"
+        ),
+    )

@@ -1,0 +1,85 @@
+"""Which other files an ONNX graph reads, told without the onnx package and before any runtime opens it.
+
+A tensor of an ONNX file may name another file that holds its values, by a path that the runtime will open. Only the fields on
+the way from the model to its tensors are followed; whatever they hold is counted, even where a runtime would not use it.
+
+Source: onnx.proto (onnx 1.17) and the protocol buffers' wire format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+_MESSAGES: dict[str, dict[int, str]] = {
+    "Model": {7: "Graph", 20: "Training", 25: "Function"},
+    "Training": {1: "Graph", 2: "Graph"},
+    "Function": {7: "Node", 11: "Attribute"},
+    "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
+    "Node": {5: "Attribute"},
+    "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "SparseTensor", 23: "SparseTensor"},
+    "SparseTensor": {1: "Tensor", 2: "Tensor"},
+    "Tensor": {13: "External"},
+}
+"""Message -> number of each field that leads to tensors -> the message in it."""
+_KEY, _VALUE = 1, 2
+"""Fields of an entry that says where a tensor's values lie: key "location" has the path."""
+_FIXED_BYTES = {1: 8, 5: 4}
+_LAST_TAG = (1 << 32) - 1
+
+
+def external_files(model: bytes) -> set[str]:
+    """The paths, as written, of all files that an ONNX model reads beside its own; empty where it holds all its values.
+
+    Raises:
+        ValueError: the bytes are no ONNX model.
+    """
+    found: set[str] = set()
+    pending = [("Model", memoryview(model))]
+    while pending:
+        kind, message = pending.pop()
+        if kind == "External":
+            fields = [(number, bytes(content)) for number, content in _fields(message)]
+            if (_KEY, b"location") in fields:
+                found.update(content.decode() for number, content in fields if number == _VALUE)
+        else:
+            inside = _MESSAGES[kind]
+            pending.extend((inside[number], content) for number, content in _fields(message) if number in inside)
+    return found
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Number and content of each field that has a length, such as texts and messages; other fields are stepped over."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        kind = tag & 7
+        if tag > _LAST_TAG:
+            raise ValueError("a field's number is too large")
+        if kind == 2:
+            size, at = _varint(message, at)
+            if size > len(message) - at:
+                raise ValueError("a field ends beyond its message")
+            yield tag >> 3, message[at : at + size]
+            at += size
+        elif kind == 0:
+            _, at = _varint(message, at)
+        elif kind in _FIXED_BYTES:
+            at += _FIXED_BYTES[kind]
+        else:
+            raise ValueError(f"there is no field of kind {kind}")
+    if at > len(message):
+        raise ValueError("a field ends beyond its message")
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    """The number at a position, seven bits a byte, and the position behind it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(message):
+            break
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ValueError("a number does not end")

@@ -1,0 +1,140 @@
+"""The levels of one run: a session each, which of them the next frame takes, and what was counted at each."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgeseg.contracts import Session
+from edgeseg.errors import BundleError
+from edgeseg.stream.governor import Decision, Governor, Reason, Target
+from edgeseg.stream.stats import Timings
+
+if TYPE_CHECKING:
+    from edgeseg.bundle import Bundle
+
+_SWITCHES_KEPT = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A level, and why it is in force: "fixed" without a governor, "start" until its first switch, then that switch's reason."""
+
+    level: int
+    reason: Literal["fixed", "start"] | Reason
+
+
+class Levels:
+    """What the engine's thread asks and the writer's thread tells.
+
+    Args:
+        sessions: by level; those that the governor may choose, or a single one without a governor.
+    Attributes:
+        choice: for the next frame. The writer's thread replaces it, the engine's thread reads it.
+        program: of the most exact level.
+    Raises:
+        ValueError: sessions and governor are not about the same levels.
+        BundleError: the levels differ in image or classes.
+    """
+
+    def __init__(self, sessions: Mapping[int, Session], governor: Governor | None = None) -> None:
+        wanted = list(governor.levels) if governor else list(sessions)[:1]
+        if not sessions or sorted(sessions) != wanted:
+            raise ValueError(f"there are sessions for levels {sorted(sessions)}, and the run is about {wanted}")
+        _check_alike(sessions)
+        self.sessions = sessions
+        self.choice = Choice(wanted[0], "start" if governor else "fixed")
+        self.program = sessions[wanted[0]].program
+        self.governor = governor
+        self._timings = {level: Timings() for level in wanted}
+        self._frames_over = self._switch_count = 0
+        self._switches: deque[tuple[int, Decision]] = deque(maxlen=_SWITCHES_KEPT)
+
+    def finished(self, frame_index: int, level: int, infer_ms: float, other_ms: float, now_s: float) -> None:
+        """Count a frame's time and let the governor decide on it. `now_s` counts from the start of the run."""
+        if self.governor is None:
+            return
+        governed_ms = self.governor.governed_ms(infer_ms, other_ms)
+        self._timings[level].add(governed_ms)
+        self._frames_over += governed_ms > self.governor.target.limit_ms
+        decision = self.governor.observe(level, infer_ms, other_ms, now_s)
+        if decision is not None:
+            self.choice = Choice(decision.to_level, decision.reason)
+            self._switch_count += 1
+            self._switches.append((frame_index, decision))
+
+    def report(self) -> dict[str, Any] | None:
+        """The section `governor` of the run's report; None without one."""
+        if self.governor is None:
+            return None
+        frames = sum(timings.count for timings in self._timings.values())
+        return {
+            "target": self.governor.target.kind,
+            "limit_ms": self.governor.target.limit_ms,
+            "over_limit": self._frames_over / max(1, frames),
+            "levels": [
+                {
+                    "level": level,
+                    "isr": str(self.sessions[level].program.isr),
+                    "share": timings.count / max(1, frames),
+                    **timings.to_json(),
+                }
+                for level, timings in self._timings.items()
+            ],
+            "switch_count": self._switch_count,
+            "switches": [{"frame": frame, **asdict(decision)} for frame, decision in self._switches],
+        }
+
+
+@contextmanager
+def open_governed(
+    bundle: Bundle, target: Target, *, first: int = 0, threads: int | None = None
+) -> Iterator[tuple[dict[int, Session], Governor]]:
+    """Open this device's engines of all levels from `first` on, and a governor that knows their measured times.
+
+    Args:
+        first: the most exact level that may be used.
+        threads: overrides the number that each engine was measured with.
+    Raises:
+        BundleError: there is no level but `first` from there on, one has no engine for this device, or they differ in image or
+            classes.
+    """
+    count = len(bundle.manifest.levels)
+    if first == count - 1:
+        told = f"level {first} is the last of {count}" if first else "it has only one"
+        raise BundleError(
+            f"{bundle.path}: to hold a deadline or a rate there must be a faster level to move to, and {told}",
+            hint="edgeseg export RECIPE --levels 3 packs several; edgeseg isr RECIPE shows what each saves and costs",
+        )
+    # Where there is no level `first` either, `find_engine` says so.
+    entries = [bundle.find_engine(level) for level in range(first, max(count, first + 1))]
+    unmeasured = [entry.level for entry in entries if not entry.measurements.get("median_ms")]
+    if unmeasured:
+        raise BundleError(
+            f"{bundle.path}: the engine of level {unmeasured[0]} was never timed", hint=f"edgeseg build {bundle.path} --force"
+        )
+    measured_ms = [float(entry.measurements["median_ms"]) for entry in entries]
+    with ExitStack() as stack:
+        sessions = {entry.level: stack.enter_context(bundle.session(entry.level, entry.runtime, threads)) for entry in entries}
+        _check_alike(sessions)
+        # Levels that may not be used count as slow as the first that may.
+        yield sessions, Governor([measured_ms[0]] * first + measured_ms, target, first=first)
+
+
+def _check_alike(sessions: Mapping[int, Session]) -> None:
+    """A frame is resized before its level is known, and masks of all levels go into one recording."""
+    (level, session), *others = sorted(sessions.items())
+    program = session.program
+    for other_level, other in others:
+        for what, one, two in (
+            ("images of", program.image.size_hw, other.program.image.size_hw),
+            ("the classes", program.labels.names, other.program.labels.names),
+        ):
+            if one != two:
+                raise BundleError(
+                    f"level {level} has {what} {one}, level {other_level} {two}: a stream cannot move between them",
+                    hint="export the levels together: edgeseg export RECIPE --levels 3",
+                )

@@ -1,0 +1,92 @@
+"""A checkpoint as a model that can run, be measured and be exported. torch is imported where it is used, not here."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeseg.errors import DataError, RecipeError
+from edgeseg.recipe.schema import Recipe
+from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace, Layout
+
+if TYPE_CHECKING:
+    from edgeseg.models.reference import TorchReference
+    from edgeseg.models.segmentor import Segmentor
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model, ready to run or to export."""
+
+    model: Segmentor
+    arch: str
+    labels: LabelSpace
+    image: ImageSpec
+    sha256: str
+
+    def reference(self, mask_stride: int) -> TorchReference:
+        """The model as a session-like reference."""
+        from edgeseg.models.reference import TorchReference
+
+        return TorchReference(self.model, self.image, mask_stride)
+
+    def at(self, plan: IsrPlan) -> Trained:
+        """The same weights, shared and not copied, at another ISR plan. Raises RecipeError where the size does not fit it."""
+        model = copy.deepcopy(self.model, {id(parameter): parameter for parameter in self.model.parameters()})
+        return replace(self, model=model, image=_at_plan(model, plan, self.image.size_hw, self.image.layout))
+
+
+def _at_plan(model: Segmentor, plan: IsrPlan, size_hw: tuple[int, int], layout: Layout) -> ImageSpec:
+    """Put an ISR plan in force; the image that the model then takes. Raises RecipeError where the size does not fit."""
+    try:
+        model.set_isr(plan)
+        return model.image_spec(size_hw, layout)
+    except ValueError as error:
+        raise RecipeError(f"ISR {plan}: {error}", hint="change export.size_hw in the recipe, or the ISR plan") from error
+
+
+def load_trained(recipe: Recipe, checkpoint: Path, plan: IsrPlan | None = None) -> Trained:
+    """Build the recipe's model and fill it from a checkpoint; an ISR plan and the recipe's image size are put in force.
+
+    Args:
+        plan: by default, the recipe's.
+    Raises:
+        DataError: damaged checkpoint, another architecture, another number of classes.
+        RecipeError: the image size does not fit the model at this ISR plan.
+    """
+    from edgeseg.models import build_model
+    from edgeseg.models.weights import load_strict
+    from edgeseg.train.checkpoint import load_checkpoint
+
+    loaded = load_checkpoint(checkpoint)
+    arch, facts = recipe.model.arch, loaded.meta
+    if facts.get("arch") != arch:
+        raise DataError(
+            f"{checkpoint} holds {facts.get('arch')}, the recipe {recipe.name} names {arch}",
+            hint="give the checkpoint of this recipe with --checkpoint, or the recipe of this checkpoint",
+        )
+    if facts["num_classes"] is None:
+        raise DataError(
+            f"{checkpoint} holds {arch}'s encoder alone, which cannot segment",
+            hint=f'train from it: edgeseg train {recipe.name} --init {checkpoint}, with train.init_skip: ["decoder.*"]',
+        )
+    if "labels" in facts:
+        named = facts["labels"]
+        labels = LabelSpace(tuple(named["names"]), tuple(tuple(c) for c in named["palette_rgb"]), named["ignore_index"])
+    elif recipe.data.classes is not None:
+        labels = recipe.data.classes.label_space()
+    else:
+        raise DataError(f"{checkpoint} does not name its classes", hint="write them into the recipe: data.classes")
+    if facts["num_classes"] != labels.num_classes:
+        raise DataError(
+            f"{checkpoint} was trained with {facts['num_classes']} classes, the recipe names {labels.num_classes}",
+            hint="correct data.classes in the recipe",
+        )
+    model = build_model(arch, labels.num_classes, **recipe.model.options)
+    load_strict(model, loaded.tensors)
+    image = _at_plan(model, plan or recipe.isr.plan(), recipe.export.size_hw, recipe.export.layout)
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    return Trained(model.eval(), arch, labels, image, digest)

@@ -1,0 +1,153 @@
+"""edgeseg isr on a small model: a search that is stopped and continued, levels, fine-tuning at a plan, what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from edgeseg.cli.main import run
+from edgeseg.isr import measure
+from edgeseg.isr.plans import load_levels
+from edgeseg.models import build_model
+from edgeseg.recipe.load import dump_recipe, load_recipe
+from edgeseg.specs import IsrPlan
+from edgeseg.synthetic import LABELS
+from edgeseg.train.checkpoint import save_checkpoint
+
+SETS = ("export.size_hw=[64, 64]", "export.mask_stride=4", "augment.crop_hw=[64, 64]", "train.batch_size=2")
+PAPER = ["1,1,1,1-2,2,2", "2,1,1,1-1,1,1", "2,1,1,1-2,2,2", "2,2,1,1-2,2,2", "2,2,2,1-2,2,2", "2,2,2,2-2,2,2"]
+
+
+def run_folder(folder: Path, arch: str = "edaformer_nano", *changes: str) -> Path:
+    """What training leaves, with fresh weights."""
+    folder.mkdir()
+    recipe = load_recipe("edaformer_nano_synthetic", (*SETS, f"model.arch={arch}", "model.options={}", *changes))
+    (folder / "recipe.yaml").write_text(dump_recipe(recipe))
+    torch.manual_seed(0)
+    weights = build_model(arch, LABELS.num_classes).state_dict()
+    facts = {"kind": "weights", "arch": arch, "num_classes": LABELS.num_classes, "labels": asdict(LABELS)}
+    save_checkpoint(folder / "best.safetensors", weights, facts)
+    return folder
+
+
+def isr(folder: Path, *args: object) -> int:
+    return run(["isr", str(folder), "--data-root", ".", "--limit", "2", "--rounds", "2", *map(str, args)])
+
+
+def document(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    shown = capsys.readouterr()
+    found: dict[str, Any] = json.loads(shown.out)
+    return found
+
+
+def test_a_search_is_stopped_and_continued(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run_folder(tmp_path / "run")
+    whole, left = measure.evaluate, iter(range(3))
+
+    def stopped(*args: Any, **options: Any) -> Any:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return whole(*args, **options)
+
+    search = ("--search", "presets", "--levels", 2, "--json")
+    with monkeypatch.context() as patch:
+        patch.setattr(measure, "evaluate", stopped)
+        assert isr(folder, *search) == 130
+    assert "the same command continues" in capsys.readouterr().err
+    assert len((folder / "isr" / "search.jsonl").read_text().splitlines()) == 3
+    assert not (folder / "isr" / "table.json").exists()
+
+    assert isr(folder, *search) == 0
+    found = document(capsys)
+    assert sorted(row["plan"] for row in found["candidates"] if row["origin"] == "preset") == PAPER
+    assert len(found["candidates"]) == 7
+    assert all(row["ms"] > 0 and 0 <= row["miou"] <= 1 for row in found["candidates"])
+    macs = {row["plan"]: row["macs"] for row in found["candidates"]}
+    assert macs["1,1,1,1-1,1,1"] > macs["2,2,1,1-2,2,2"] > macs["2,2,2,2-2,2,2"]
+    levels = load_levels(folder / "isr" / "plan.json", checkpoint_sha256=found["checkpoint_sha256"], size_hw=(64, 64))
+    assert [str(level.plan) for level in levels] == [
+        row["plan"] for number in range(2) for row in found["candidates"] if row["level"] == number
+    ]
+
+    assert isr(folder, "--search", "presets", "--levels", 2) == 0
+    shown = capsys.readouterr().out
+    assert "7 of 128 legal plans, 7 of them measured before" in shown
+    assert "2,2,1,1-2,2,2" in shown and "level 0" in shown
+
+
+@pytest.mark.slow
+def test_the_greedy_search_goes_beyond_the_paper(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run_folder(tmp_path / "run", "edaformer_nano", "isr.decoder=[1, 1, 2]")
+    assert isr(folder, "--max-plans", 14, "--plan", "1,1,2,2-1,1,1", "--json", "--set", "isr.choose={knee: true}") == 0
+    found = document(capsys)
+    origins = {row["plan"]: row["origin"] for row in found["candidates"]}
+    assert len(origins) <= 14
+    assert origins["1,1,2,2-1,1,1"] == "given" and origins["1,1,1,1-1,1,2"] == "recipe" and "walk" in origins.values()
+    assert found["rule"] == {"knee": True}
+    assert (folder / "isr" / "pareto.png").exists() and (folder / "isr" / "report.html").exists()
+
+
+def test_fine_tuning_at_a_plan_leaves_a_run_at_that_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run_folder(tmp_path / "run", "edaformer_nano", "isr.finetune_steps=3")
+    command = ["isr", str(folder), "--data-root", ".", "--finetune", "2,2,2,2-2,2,2", "--json"]
+    assert run(command) == 0
+    tuned = document(capsys)
+    assert tuned["run_dir"].endswith("isr/finetune-2,2,2,2-2,2,2") and tuned["steps"] == 3
+    assert tuned["miou_after"] != tuned["miou_before"]
+    recipe = load_recipe(Path(tuned["run_dir"]) / "recipe.yaml")
+    assert recipe.isr.plan() == IsrPlan((2, 2, 2, 2), (2, 2, 2))
+    assert recipe.train.lr == pytest.approx(8e-4) and recipe.train.warmup_steps == 0
+    assert run(command) == 0
+    again = document(capsys)
+    assert (again["miou_after"], again["steps"]) == (tuned["miou_after"], 3)
+
+
+@pytest.mark.parametrize(
+    "args,code,told,hint",
+    [
+        (["--plan", "3,1,1,1-1,1,1"], 2, "encoder stage 1 takes 1, 2, not 3", "without a remainder"),
+        (["--plan", "4,4,4,4-4,4,4"], 2, "does not fit this model at 64x64 px", "export.size_hw"),
+        (["--plan", "two"], 2, "'two' is no ISR plan", "e.g. 2,2,1,1-2,2,2"),
+        (["--search", "grid"], 2, "the grid has 128 plans, more than --max-plans 64", "--max-plans 128"),
+        (["--search", "random"], 2, "'random' is not one of", "--help"),
+        (["--runtime", "onnxruntim"], 4, "no runtime named", "did you mean 'onnxruntime'?"),
+        (["--finetune", "2,2,2,2-2,2,2"], 2, "limit, rounds cannot go with it", "--help"),
+        (["--checkpoint", "none.safetensors"], 3, "no such checkpoint", "edgeseg train"),
+        (["--set", "isr.choose={}"], 2, "give exactly one of max_miou_drop, latency_ms, knee", "recipe schema"),
+        (["--set", "isr.choose={knee: true, latency_ms: 4}"], 2, "give exactly one of", "recipe schema"),
+        (["--set", "model.arch=edaformer_t"], 3, "holds edaformer_nano, the recipe", "--checkpoint"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], args: list[str], code: int, told: str, hint: str
+) -> None:
+    assert isr(run_folder(tmp_path / "run"), *args) == code
+    shown = capsys.readouterr().err
+    assert told in shown.partition("hint: ")[0]
+    assert hint in shown.partition("hint: ")[2]
+
+
+def test_a_model_without_isr_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run_folder(tmp_path / "run", "segformer_mobile_nano", "isr={encoder: [], decoder: []}")
+    assert isr(folder) == 4
+    assert "no inference spatial reduction" in capsys.readouterr().err
+
+
+def test_fine_tuning_needs_steps_and_a_plan_that_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run_folder(tmp_path / "run")
+    command = ["isr", str(folder), "--data-root", ".", "--finetune"]
+    assert run([*command, "2,2,2,2-2,2,2"]) == 2
+    assert "isr.finetune_steps is 0" in capsys.readouterr().err
+    assert run([*command, "4,1,1,1-1,1,1", "--set", "isr.finetune_steps=2"]) == 2
+    assert "encoder stage 1 takes 1, 2, not 4" in capsys.readouterr().err
+    crop = ("--set", "isr.finetune_steps=2", "--set", "augment.crop_hw=[96, 96]")
+    assert run([*command, "2,2,2,2-2,2,2", *crop]) == 2
+    assert "96x96 px is not a multiple of 64 px on both sides, at the ISR plan in force" in capsys.readouterr().err
