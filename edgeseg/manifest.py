@@ -3,7 +3,7 @@
 `manifest.json` lists every other file with its hash, and carries its own: `digest` is the sha256 of all its other values.
 Nothing in a bundle is edited by hand; a changed digit is found as surely as a changed weight.
 
-A program and an engine name *lists* of files, so that later ones can share blobs: two entries may name one path.
+A program and an engine name *lists* of files, and two entries may name one path: levels share their weights so.
 """
 
 from __future__ import annotations

@@ -83,16 +83,15 @@ def export_bundle(
 
     progress = progress or NoProgress()
     reports = {**(reports or {})}
+    trained = load_trained(recipe, checkpoint)
     if isinstance(levels, Path):
-        checkpoint_sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-        found = load_levels(levels, checkpoint_sha256=checkpoint_sha256, size_hw=recipe.export.size_hw)
+        found = load_levels(levels, checkpoint_sha256=trained.sha256, size_hw=recipe.export.size_hw)
         levels = [level.plan for level in found]
         reports["isr"] = {"levels": [level.to_json() for level in found]}
     plans = list(levels) or [recipe.isr.plan()]
     if twice := sorted({str(plan) for plan in plans if plans.count(plan) > 1}):
         raise RecipeError(f"two levels at one ISR plan: {', '.join(twice)}", hint="name each plan once")
-    trained = load_trained(recipe, checkpoint, plans[0])
-    models = [trained, *(trained.at(plan) for plan in plans[1:])]
+    models = [trained.at(plan) for plan in plans]
     inputs = {
         "edgeseg": __version__,
         "recipe": recipe_digest(recipe),

@@ -38,7 +38,7 @@ _NOISY = 0.05
 @click.option("--plan", "plans", multiple=True, metavar="PLAN", help="Measure this plan too, e.g. 2,2,1,1-2,2,2; repeatable.")
 @click.option("--max-plans", default=64, show_default=True, type=click.IntRange(2), help="Measure at most so many plans.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Use N validation images, evenly spread.")
-@click.option("--rounds", default=15, show_default=True, type=click.IntRange(2), help="Times each plan is timed.")
+@click.option("--rounds", default=30, show_default=True, type=click.IntRange(2), help="Times each plan is timed.")
 @click.option("--levels", default=1, show_default=True, type=click.IntRange(1), metavar="N", help="Keep N plans of the front.")
 @click.option("--runtime", help="A row of the engine table; default: the recipe's first target.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the engines; default: all cores.")
@@ -119,7 +119,7 @@ def _shown(found: SearchResult, wanted: int) -> list[RenderableType]:
         (
             row["plan"],
             render.percent(row["miou"], 2),
-            f"{-100 * row['drop']:+.2f}",
+            f"{0.0 - 100 * row['drop']:+.2f}",
             f"{row['ms']:.1f}",
             f"{row['ratio']:.3f}",
             f"{row['ratio_p10']:.2f}-{row['ratio_p90']:.2f}",

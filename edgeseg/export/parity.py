@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+from torch import nn
 
 from edgeseg.errors import ParityError
 from edgeseg.export.graph import with_logits
 from edgeseg.metrics import mask_agreement
+from edgeseg.models.lda_aqu import LdaAqu
 from edgeseg.models.reference import TorchReference
 from edgeseg.specs import ImageU8, Program
 
@@ -44,10 +46,10 @@ FP16_WEIGHTS = Thresholds(logits_error=1e-2, mask_agreement=0.99)
 """Weights rounded to 11 significant bits, arithmetic in float32."""
 
 
-def thresholds_of(graph: onnx.ModelProto) -> Thresholds:
-    """The thresholds for a program, by how its weights are stored and whether it reads maps at computed positions."""
+def thresholds_of(graph: onnx.ModelProto, model: nn.Module) -> Thresholds:
+    """The thresholds for a program of `model`, by how its weights are stored and whether it reads maps at computed positions."""
     half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.graph.initializer)
-    sampled = any(node.op_type == "GridSample" for node in graph.graph.node)
+    sampled = any(isinstance(module, LdaAqu) for module in model.modules())
     return FP16_WEIGHTS if half else FP32_SAMPLED if sampled else FP32
 
 
@@ -68,7 +70,7 @@ def compare(
     if not images:
         raise ValueError("parity needs an image")
     graph = onnx.load(program.onnx_path)
-    limits = thresholds or thresholds_of(graph)
+    limits = thresholds or thresholds_of(graph, reference.model)
     runs = {"graph": _logits_session(graph, optimised=False), "optimised": _logits_session(graph, optimised=True)}
     peak, errors, agreement = 0.0, dict.fromkeys(runs, 0.0), 1.0
     for image_rgb in images:

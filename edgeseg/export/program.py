@@ -47,7 +47,7 @@ class _ProgramModule(nn.Module):
         self.register_buffer("gain", 1.0 / torch.tensor(image.std_rgb)[:, None, None])
         self.has_gain = True
         if form != "plain":
-            simplify(model, map_ffn=form == "onnxruntime")
+            simplify(model, map_ffn=form == "onnxruntime", tile_lda_aqu=form == "onnxruntime")
             conv = first_conv(model)
             if conv is not None:
                 fold_input_scale(conv, image.std_rgb)

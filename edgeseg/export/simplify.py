@@ -13,6 +13,7 @@ from torch import nn
 
 from edgeseg.export.simplify_edaformer import simplify_blocks, simplify_fusion
 from edgeseg.export.simplify_segformer import simplify_decoder, simplify_mit
+from edgeseg.export.simplify_upsample import tile_upsampling
 from edgeseg.export.simplify_vw import simplify_vw
 from edgeseg.models.edaformer import EdaDecoder
 from edgeseg.models.eft import Eft
@@ -23,15 +24,18 @@ from edgeseg.models.vwformer import VwDecoder
 
 
 @torch.no_grad()
-def simplify(model: nn.Module, *, map_ffn: bool) -> None:
+def simplify(model: nn.Module, *, map_ffn: bool, tile_lda_aqu: bool = False) -> None:
     """Apply every rewrite that the model's parts have, in place; it can be exported, but no longer trained or loaded into.
 
     Args:
-        map_ffn: also compute FFNs on maps (`MapFFN`), the one rewrite that is not faster everywhere.
+        map_ffn, tile_lda_aqu: also compute FFNs on maps (`MapFFN`), and LDA-AQU as matrix products (`TiledLdaAqu`). These two
+            are not faster everywhere.
     """
     if not isinstance(model, Segmentor):
         return
     encoder, decoder = model.encoder, model.decoder
+    if tile_lda_aqu:
+        tile_upsampling(decoder)
     if isinstance(encoder, Eft):
         simplify_blocks(encoder, map_ffn=map_ffn)
     if isinstance(encoder, Mit):

@@ -31,7 +31,7 @@ class Journal:
                 content = file.read()
                 whole = content.rfind(b"\n") + 1
                 file.truncate(whole)
-            self.rows: list[dict[str, Any]] = [json.loads(line) for line in content[:whole].splitlines()]
+            self.rows: list[dict[str, Any]] = [_row(line) for line in content[:whole].splitlines()]
         except OSError as error:
             raise self._unwritable(error) from error
         except ValueError as error:
@@ -50,3 +50,10 @@ class Journal:
 
     def _unwritable(self, error: OSError) -> BuildError:
         return BuildError(f"{self.path}: {error.strerror or error}", hint="free disk space, or choose another folder with --out")
+
+
+def _row(line: bytes) -> dict[str, Any]:
+    row = json.loads(line)
+    if not isinstance(row, dict) or "key" not in row:
+        raise ValueError(f"a row without key: {line[:60]!r}")
+    return row

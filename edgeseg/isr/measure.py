@@ -38,6 +38,8 @@ from edgeseg.specs import IsrPlan, Program
 SITTING = 8
 """Plans timed together: their engines, and two of the base plan, are in memory at once."""
 WARMUP = 2
+BUILD_TICKS = 30
+"""For the time left: making an engine takes about as long as so many inferences."""
 _TWIN = "twin"
 
 
@@ -87,7 +89,7 @@ class Meter:
 
     Args:
         rounds: rounds of a sitting.
-        tick: called with the number of inferences done or found in the journal, for progress bars.
+        tick: called with the ticks of work that was done, or found in the journal; a plan has `ticks` of them.
         clock: seconds; monotonic.
     """
 
@@ -129,15 +131,15 @@ class Meter:
             BuildError: an engine could not be made, or failed; what was measured before is in the journal.
         """
         todo = [plan for plan in plans if plan not in self._mious or not self._is_timed(plan)]
-        self._tick((len(plans) - len(todo)) * self.inferences)
+        self._tick((len(plans) - len(todo)) * self.ticks)
         for start in range(0, len(todo), SITTING):
             self._measure_together(todo[start : start + SITTING])
         return len(plans) - len(todo)
 
     @property
-    def inferences(self) -> int:
-        """Ticks of one plan."""
-        return len(self._subset) + self._rounds
+    def ticks(self) -> int:
+        """Work of one plan: about one tick an inference."""
+        return BUILD_TICKS + len(self._subset) + self._rounds
 
     def miou(self, plan: IsrPlan) -> float:
         return self._mious[plan]
@@ -163,8 +165,10 @@ class Meter:
 
     def _measure_together(self, plans: Sequence[IsrPlan]) -> None:
         with TemporaryDirectory(prefix="edgeseg-isr-") as folder:
-            built = {plan: self._build(plan, Path(folder) / str(number)) for number, plan in enumerate(plans)}
-            for plan in plans:
+            built = {}
+            for number, plan in enumerate(plans):
+                built[plan] = self._build(plan, Path(folder) / str(number))
+                self._tick(BUILD_TICKS)
                 if plan in self._mious:
                     self._tick(len(self._subset))
                     continue
@@ -189,17 +193,18 @@ class Meter:
         base = self._engines.space.base
         base_built = self._build(base, Path())
         with ExitStack() as stack:
+            timed = {str(base): base, _TWIN: base, **{str(plan): plan for plan in plans}}
             sessions: dict[str, Session] = {}
-            for name, plan in {str(base): base, _TWIN: base, **{str(plan): plan for plan in plans}}.items():
+            for name, plan in timed.items():
                 with _failing(plan):
                     sessions[name] = stack.enter_context(self._engines.open(base_built if plan == base else built[plan]))
             image = resize_image(self._subset.load(0)[0], base_built.program.image.size_hw)
-            times_ms: dict[str, list[float]] = {name: [] for name in sessions}
+            times_ms: dict[str, list[float]] = {name: [] for name in timed}
             for number in range(-WARMUP, self._rounds):
-                order = list(sessions)
+                order = list(timed)
                 self._random.shuffle(order)
                 for name in order:
-                    with _failing(name):
+                    with _failing(timed[name]):
                         started_s = self._clock()
                         sessions[name].infer(image)
                         elapsed_ms = 1000 * (self._clock() - started_s)
@@ -242,7 +247,7 @@ def _digest(values: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _failing(plan: IsrPlan | str) -> Iterator[None]:
+def _failing(plan: IsrPlan) -> Iterator[None]:
     """A device that vanishes shows as whatever its runtime raises; runtimes raise these where they do not wrap them."""
     try:
         yield

@@ -56,7 +56,7 @@ class SearchOptions:
     strategy: Strategy = "greedy"
     plans: tuple[IsrPlan, ...] = ()
     limit: int | None = None
-    rounds: int = 15
+    rounds: int = 30
     levels: int = 1
     max_plans: int = 64
     runtime: str | None = None
@@ -145,7 +145,7 @@ def search_plans(
     with Meter(engines, subset, Journal(journal_path), options.rounds, tick=tick, clock=clock) as meter:
         walk = _Search(engines, meter, options.max_plans, progress)
         most = len(seeds) if options.strategy != "greedy" else min(options.max_plans, len(engines.space))
-        progress.start(_TASK, most * meter.inferences)
+        progress.start(_TASK, most * meter.ticks)
         try:
             walk.run(seeds, options.strategy)
         except (KeyboardInterrupt, EdgesegError):

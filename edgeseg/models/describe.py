@@ -21,12 +21,13 @@ from edgeseg.models.segmentor import Encoder
 
 
 class Published(NamedTuple):
-    """Published figures for 512x512 and 150 classes: parameters, multiply-adds, who says so, and why ours differ."""
+    """Published figures for 150 classes: parameters, multiply-adds at `size_hw`, who says so, and why ours differ."""
 
     parameters: float
     macs: float
     source: str
     difference: str
+    size_hw: tuple[int, int] = (512, 512)
 
 
 _EDAFORMER_SCRIPT = "hyunwoo137/EDAFormer @ 9f98d76, tools/get_flops.py"
@@ -42,7 +43,7 @@ PUBLISHED: dict[str, Published] = {
     "segformer_b2": Published(27.5e6, 62.4e9, _SEGFORMER_TABLE, _SEGFORMER_DIFFERENCE),
     "segformer_b3": Published(47.3e6, 79.0e9, _SEGFORMER_TABLE, _SEGFORMER_DIFFERENCE),
     "segformer_b4": Published(64.1e6, 95.7e9, _SEGFORMER_TABLE, _SEGFORMER_DIFFERENCE),
-    "segformer_b5": Published(84.7e6, 111.6e9, _SEGFORMER_TABLE, _SEGFORMER_DIFFERENCE),
+    "segformer_b5": Published(84.7e6, 183.3e9, _SEGFORMER_TABLE, _SEGFORMER_DIFFERENCE, (640, 640)),
 }
 
 _NVIDIA = "NVIDIA Source Code License: non-commercial"
@@ -140,7 +141,11 @@ def markdown_table() -> str:
         if published := PUBLISHED.get(row["name"]):
             note = f"{published.source}: {published.difference}."
             notes += [note] if note not in notes else []
-            figures = f"{published.parameters / 1e6:g} M, {published.macs / 1e9:g} G ({notes.index(note) + 1})"
+            figures = f"{published.parameters / 1e6:g} M, {published.macs / 1e9:g} G"
+            if published.size_hw != (512, 512):
+                ours = describe(row["name"], 150, published.size_hw)["macs"]
+                figures += f" at {published.size_hw[0]}x{published.size_hw[1]}, here {ours / 1e9:.2f}"
+            figures += f" ({notes.index(note) + 1})"
         cost = f"{row['parameters'] / 1e6:.2f} M | {row['macs'] / 1e9:.2f}"
         lines.append(f"| `{row['name']}` | {row['encoder']} | {row['output_stride']} | {cost} | {figures} |")
     return "\n".join([*lines, "", *(f"{number}. {note}" for number, note in enumerate(notes, start=1))])

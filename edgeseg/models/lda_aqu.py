@@ -30,11 +30,15 @@ class LdaAqu(nn.Module):
         max_shift_px: how far a neighbour may move along each axis, in output pixels.
 
     Attributes:
-        shift: its output holds two numbers a neighbour, row by row through the window: the shifts along x and y, before tanh.
+        neighbours: x and y of each from the centre of the window, row by row.
+        shift: its output holds two numbers a neighbour: the shifts along x and y, before tanh.
         position: the part of the logits that a neighbour's place in the window gives, heads first. Its weights are the position
             vectors that the paper adds to the keys.
 
     A neighbour outside of the map has a key and a value of zero; it is not masked.
+
+    In an ONNX graph each read is one GridSample (opset 16 on), which ONNX Runtime, OpenVINO and TensorRT 10 have. ONNX Runtime is
+    slow at it on CPUs; its form of a program holds matrix products instead (`export.simplify_upsample`).
 
     Raises (init):
         ValueError: the channels do not divide into groups and heads, the window is even, or the scale is below 2.
@@ -56,15 +60,18 @@ class LdaAqu(nn.Module):
         if window % 2 == 0 or scale < 2:
             raise ValueError(f"a window of {window} must be odd, and a scale of {scale} at least 2")
         self.scale, self.heads, self.groups = scale, heads, groups
-        self.window, self.max_shift_px = window, max_shift_px
-        width, part, neighbours = channels // reduction, channels // reduction // groups, window**2
+        self.max_shift_px = max_shift_px
+        reach = range(-(window // 2), window // 2 + 1)
+        self.neighbours = [(x, y) for y in reach for x in reach]
+        width, part = channels // reduction, channels // reduction // groups
+        self.logit_scale = (width // heads) ** -0.5
         self.norm = nn.LayerNorm(channels)
         self.query = nn.Conv2d(channels, width, 1, bias=False)
         self.key = nn.Conv2d(channels, width, 1, bias=False)
         self.shift_conv = nn.Conv2d(part, part, 3, padding=1, groups=part, bias=False)
         self.shift_norm = nn.LayerNorm(part)
-        self.shift = nn.Conv2d(part, 2 * neighbours, 3, padding=1)
-        self.position = nn.Conv2d(width, heads * neighbours, 1, groups=heads, bias=False)
+        self.shift = nn.Conv2d(part, 2 * len(self.neighbours), 3, padding=1)
+        self.position = nn.Conv2d(width, heads * len(self.neighbours), 1, groups=heads, bias=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -76,10 +83,9 @@ class LdaAqu(nn.Module):
             nn.init.zeros_(tensor)
 
     def forward(self, x: Tensor) -> Tensor:
-        normed = to_nchw(self.norm(to_nhwc(x)))
-        q = F.interpolate(self.query(normed), scale_factor=float(self.scale), mode="bilinear", align_corners=True)
-        grids, k = self.grids(q), self.key(normed)
-        q = q * (int(q.shape[1]) // self.heads) ** -0.5
+        q, k = self.project(x)
+        grids = self.grids(q)
+        q = q * self.logit_scale
         # One neighbour after another: all values at once would be window^2 maps of the output's size.
         scores = [self._heads(q * self._read(k, grid)).sum(2) for grid in grids]  # each (B, heads, H, W)
         logits = torch.stack(scores, dim=2) + self._heads(self.position(q))  # (B, heads, neighbours, H, W)
@@ -87,20 +93,35 @@ class LdaAqu(nn.Module):
         terms = [weight * self._heads(self._read(x, grid)) for weight, grid in zip(weights, grids, strict=True)]
         return sum(terms[1:], terms[0]).reshape(x.shape[0], -1, *grids[0].shape[1:3])
 
-    def grids(self, q: Tensor) -> tuple[Tensor, ...]:
-        """Queries (B, C / reduction, H, W) -> where each neighbour is read, (B groups, H, W, 2): x and y, -1 to 1 in the map."""
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries (B, C / reduction, H, W), of the output's size, and keys (B, C / reduction, h, w)."""
+        normed = to_nchw(self.norm(to_nhwc(x)))
+        q = F.interpolate(self.query(normed), scale_factor=float(self.scale), mode="bilinear", align_corners=True)
+        return q, self.key(normed)
+
+    def shifts(self, q: Tensor) -> Tensor:
+        """Queries -> (B groups, neighbours, 2, H, W): how far each neighbour moves along x and y, in output pixels.
+
+        In float32 at least, whatever autocast says: half-precision positions would be off by pixels.
+        """
         batch, channels, height, width = (int(side) for side in q.shape)
         parts = q.reshape(batch * self.groups, channels // self.groups, height, width)
         parts = F.gelu(to_nchw(self.shift_norm(to_nhwc(self.shift_conv(parts)))))
-        shift = self.shift(parts).tanh().reshape(batch * self.groups, -1, 2, height, width).permute(0, 1, 3, 4, 2)
+        shift = self.shift(parts)
+        if shift.dtype.itemsize < 4:
+            shift = shift.float()
+        return shift.tanh().reshape(batch * self.groups, -1, 2, height, width) * self.max_shift_px
+
+    def grids(self, q: Tensor) -> tuple[Tensor, ...]:
+        """Queries -> where each neighbour is read, (B groups, H, W, 2): x and y, -1 to 1 from the first to the last pixel."""
+        height, width = int(q.shape[2]), int(q.shape[3])
+        shift = self.shifts(q).permute(0, 1, 3, 4, 2)
         # Lists and not ranges: an exported graph holds them as constants, small ones, as they are added one by one.
         step_x, step_y = 2 / (width - 1), 2 / (height - 1)
-        reach = range(-(self.window // 2), self.window // 2 + 1)
-        step = shift.new_tensor([step_x, step_y])
-        neighbour = shift.new_tensor([[dx, dy] for dy in reach for dx in reach])[:, None, None]
+        neighbour = shift.new_tensor(self.neighbours)[:, None, None]
         column = shift.new_tensor([[step_x * x - 1, -1] for x in range(width)])
         row = shift.new_tensor([[0, step_y * y] for y in range(height)])[:, None]
-        return ((shift * self.max_shift_px + neighbour) * step + column + row).unbind(1)
+        return ((shift + neighbour) * shift.new_tensor([step_x, step_y]) + column + row).unbind(1)
 
     def _read(self, x: Tensor, grid: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, H, W), each group of channels at its own grid."""

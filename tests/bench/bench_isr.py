@@ -1,6 +1,6 @@
 """How much accuracy and time each ISR plan of a trained model costs on this machine: the search's table, for at least 24 plans.
 
-python tests/bench/bench_isr.py --data-root DIR [--recipe edaformer_t_camvid] [--checkpoint FILE] [--limit N] [--rounds 15]
+python tests/bench/bench_isr.py --data-root DIR [--recipe edaformer_t_camvid] [--checkpoint FILE] [--limit N] [--rounds 30]
     [--max-plans 24] [--threads 2] [--size 384 512]... [-o DIR]
 
 For each size: the paper's plans, a greedy walk and its surroundings; then the time and the multiply-adds that the paper's optimal
@@ -46,7 +46,7 @@ def lines(table: dict[str, Any]) -> list[str]:
     if optimal:
         saved = f"time -{100 * (1 - optimal['ratio']):.1f} %, MACs -{100 * (1 - optimal['macs'] / base_macs):.1f} %"
         holds = f"less than {100 * CLAIM:.1f} lost: {'yes' if optimal['drop'] < CLAIM else 'no'}"
-        text.append(f"{OPTIMAL}: {saved}, mIoU {-100 * optimal['drop']:+.2f} points; {holds}")
+        text.append(f"{OPTIMAL}: {saved}, mIoU {0.0 - 100 * optimal['drop']:+.2f} points; {holds}")
     return text
 
 
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="edaformer_t_camvid")
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     parser.add_argument("--limit", type=int)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--max-plans", type=int, default=24)
     parser.add_argument("--threads", type=int)
     parser.add_argument(

@@ -166,7 +166,7 @@ def test_pickled_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path, cap
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
 def test_damaged_bundle(bundle: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
-    path = bundle / "programs" / "level0-float.onnx"
+    (path,) = (bundle / "programs").glob("*.onnx")
     content = bytearray(path.read_bytes())
     if damage == "remove":
         path.unlink()
@@ -176,7 +176,7 @@ def test_damaged_bundle(bundle: Path, capsys: pytest.CaptureFixture[str], damage
     for command in (["bundle", "verify", bundle], ["build", bundle]):
         failed = Failed(capsys, *command)
         assert failed.code == 6
-        assert "float.onnx" in failed.err
+        assert path.name in failed.err
 
 
 def test_bundle_from_the_future(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -148,3 +148,6 @@ def test_fine_tuning_needs_steps_and_a_plan_that_fits(tmp_path: Path, capsys: py
     assert "isr.finetune_steps is 0" in capsys.readouterr().err
     assert run([*command, "4,1,1,1-1,1,1", "--set", "isr.finetune_steps=2"]) == 2
     assert "encoder stage 1 takes 1, 2, not 4" in capsys.readouterr().err
+    crop = ("--set", "isr.finetune_steps=2", "--set", "augment.crop_hw=[96, 96]")
+    assert run([*command, "2,2,2,2-2,2,2", *crop]) == 2
+    assert "96x96 px is not a multiple of 64 px on both sides, at the ISR plan in force" in capsys.readouterr().err

@@ -147,6 +147,12 @@ def test_a_search_of_something_else(
     assert not (tmp_path / "t.edgeseg").exists()
 
 
+def test_a_checkpoint_that_is_not_there(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = plan_file(run_dir, tmp_path / "plan.json")
+    assert run(["export", str(run_dir), "--levels", str(plan), "--checkpoint", str(tmp_path / "none.safetensors")]) == 3
+    assert "none.safetensors" in capsys.readouterr().err
+
+
 def test_one_of_the_two_options(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = plan_file(run_dir, tmp_path / "plan.json")
     assert run(["export", str(run_dir), "--levels", str(plan), "--level", BASE]) == 2

@@ -75,7 +75,8 @@ def test_tables_name_what_exists() -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_costs_are_the_published_ones(name: str) -> None:
-    described, published = describe(name, 150, (512, 512)), PUBLISHED[name]
+    published = PUBLISHED[name]
+    described = describe(name, 150, published.size_hw)
     assert described["parameters"] == pytest.approx(published.parameters, rel=0.02)
     assert described["macs"] == pytest.approx(published.macs, rel=0.01)
 

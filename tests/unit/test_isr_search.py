@@ -271,7 +271,7 @@ class Interrupt(NoProgress):
         self.said.append(text)
 
 
-@pytest.mark.parametrize("after", [3, 60, 130, 150])
+@pytest.mark.parametrize("after", [60, 300, 600])
 def test_a_stopped_search_continues_and_ends_as_if_it_had_not_been_stopped(tmp_path: Path, after: int) -> None:
     stopped, progress = FakeEngines(), Interrupt(after)
     with pytest.raises(KeyboardInterrupt):
@@ -281,7 +281,7 @@ def test_a_stopped_search_continues_and_ends_as_if_it_had_not_been_stopped(tmp_p
     again, whole = FakeEngines(), FakeEngines()
     parts = run(tmp_path / "parts", again)
     assert rows(parts).keys() == rows(run(tmp_path / "whole", whole)).keys()
-    assert len(again.calls) < len(whole.calls) or after == 3
+    assert len(again.calls) < len(whole.calls)
     assert [level.plan for level in parts.levels] == [level.plan for level in run(tmp_path / "whole", whole).levels]
 
 
@@ -304,10 +304,11 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes() + b'{"plan": "1,1-1", "mi')
     assert run(tmp_path, FakeEngines(), strategy="grid").table == first.table
     assert path.read_bytes().endswith(b"}\n")
-    path.write_text("no json\n")
-    with pytest.raises(DataError, match="not what a search wrote") as caught:
-        run(tmp_path, FakeEngines(), strategy="grid")
-    assert "--force" in caught.value.hint
+    for foreign in ("no json\n", "5\n", '{"step": 1}\n'):
+        path.write_text(foreign)
+        with pytest.raises(DataError, match="not what a search wrote") as caught:
+            run(tmp_path, FakeEngines(), strategy="grid")
+        assert "--force" in caught.value.hint
 
 
 def test_a_rule_that_nothing_satisfies_leaves_the_table_and_no_plan(tmp_path: Path) -> None:

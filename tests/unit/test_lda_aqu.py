@@ -40,15 +40,15 @@ def read(x: Array, row: float, column: float) -> Array:
 def by_definition(module: LdaAqu, x: Tensor, q: Array, shift: Array) -> Array:
     """(C, h, w) -> (C, H, W) from upsampled queries (d, H, W) and shifts (groups, neighbours, 2, H, W) in output pixels."""
     keys = module.key(module.norm(x.permute(1, 2, 0)).permute(2, 0, 1)).numpy()
-    vectors = module.position.weight.numpy().reshape(module.heads, module.window**2, -1)  # (heads, neighbours, d / heads)
-    values, (height, width), half = x.numpy(), q.shape[1:], module.window // 2
+    vectors = module.position.weight.numpy().reshape(module.heads, len(module.neighbours), -1)  # (heads, neighbours, d / heads)
+    values, (height, width), window = x.numpy(), q.shape[1:], math.isqrt(len(module.neighbours))
     scale_y, scale_x = (x.shape[1] - 1) / (height - 1), (x.shape[2] - 1) / (width - 1)
     out = np.empty((x.shape[0], height, width))
     for row in range(height):
         for column in range(width):
             near_keys, near_values = [], []
-            for n in range(module.window**2):
-                dy, dx = n // module.window - half, n % module.window - half
+            for n in range(window**2):
+                dy, dx = n // window - window // 2, n % window - window // 2
                 parts: tuple[list[Array], list[Array]] = ([], [])
                 for moved, key, part in zip(shift, np.split(keys, module.groups), np.split(values, module.groups), strict=True):
                     at = ((row + dy + moved[n, 1, row, column]) * scale_y, (column + dx + moved[n, 0, row, column]) * scale_x)
@@ -59,7 +59,7 @@ def by_definition(module: LdaAqu, x: Tensor, q: Array, shift: Array) -> Array:
             for head in range(module.heads):
                 of_key, of_value = (slice(head * c // module.heads, (head + 1) * c // module.heads) for c in (len(q), len(x)))
                 query = q[of_key, row, column] / math.sqrt(len(q) / module.heads)
-                logits = np.array([query @ (near_keys[n][of_key] + vectors[head, n]) for n in range(module.window**2)])
+                logits = np.array([query @ (near_keys[n][of_key] + vectors[head, n]) for n in range(window**2)])
                 weights = np.exp(logits - logits.max())
                 out[of_value, row, column] = weights @ np.array([v[of_value] for v in near_values]) / weights.sum()
     return out
@@ -128,6 +128,20 @@ def test_it_begins_without_shifts_and_learns_them() -> None:
     module.zero_grad()
     module(noise(1, 16, 4, 5)).square().mean().backward()
     assert [name for name, p in module.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_positions_stay_in_float32_under_autocast() -> None:
+    module = fill(LdaAqu(16))
+    x = noise(1, 16, 24, 40)
+    with torch.autocast("cpu", torch.bfloat16):
+        grids = module.grids(module.project(x)[0])
+        output = module(x)
+    assert all(grid.dtype == torch.float32 for grid in grids)
+    exact = module(x)
+    # What is left is the rounding of features: well below what a pixel to the side would change.
+    assert (output - exact).abs().mean() < 0.1 * exact.abs().mean()
+    output.float().mean().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in module.parameters())
 
 
 @pytest.mark.parametrize(

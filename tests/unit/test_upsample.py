@@ -109,9 +109,10 @@ def test_the_exported_program_says_what_the_model_says(name: str, form: Form, op
     )
     graph = onnx.load(program.onnx_path)
     operators = {node.op_type for node in graph.graph.node}
-    assert "GridSample" in operators
+    # ONNX Runtime reads single pixels slowly; its form holds matrix products instead.
+    assert ("GridSample" in operators) == (form == "plain")
     assert not operators & {"Loop", "If", "Range", "NonZero", "Shape", "Gather", "GatherND", "ScatterND", "BatchNormalization"}
-    assert thresholds_of(graph) == FP32_SAMPLED
+    assert thresholds_of(graph, model) == FP32_SAMPLED
     image = np.random.default_rng(0).integers(0, 256, (*SIZE_HW, 3), np.uint8)
     compare(TorchReference(model, spec, 4), program, [image])
 
@@ -130,5 +131,5 @@ def test_edaformer_is_fused_before_its_resize_only_where_both_commute() -> None:
     assert isinstance(bilinear.decoder, BranchDecoder)
 
 
-def test_a_program_without_sampling_keeps_the_tighter_threshold() -> None:
-    assert thresholds_of(onnx.ModelProto()) == FP32
+def test_a_model_without_it_keeps_the_tighter_threshold() -> None:
+    assert thresholds_of(onnx.ModelProto(), build_model("edaformer_nano", NUM_CLASSES)) == FP32
