@@ -26,7 +26,7 @@ test: lint
 	@$(VENV)/bin/python -m pytest -q -m "not (gpu or jetson or trt or bench)" $(PYTEST_ARGS)
 
 test-trt: $(VENV)/.installed-trt
-	@$(VENV)/bin/python -m pytest -q -m trt tests/conformance/test_tensorrt_rtx.py $(PYTEST_ARGS)
+	@$(VENV)/bin/python -m pytest -q -m trt tests/conformance/test_rtx_builder.py $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed
 	@for file in tests/bench/bench_*.py; do echo "== $$file"; $(VENV)/bin/python $$file || exit 1; done
