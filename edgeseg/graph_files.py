@@ -38,16 +38,16 @@ def external_files(model: bytes) -> set[str]:
     while pending:
         kind, message = pending.pop()
         if kind == "External":
-            fields = [(number, bytes(content)) for number, content in _fields(message)]
+            fields = [(number, bytes(content)) for number, content in wire_fields(message)]
             if (_KEY, b"location") in fields:
                 found.update(content.decode() for number, content in fields if number == _VALUE)
         else:
             inside = _MESSAGES[kind]
-            pending.extend((inside[number], content) for number, content in _fields(message) if number in inside)
+            pending.extend((inside[number], content) for number, content in wire_fields(message) if number in inside)
     return found
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+def wire_fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Number and content of each field that has a length, such as texts and messages; other fields are stepped over."""
     at = 0
     while at < len(message):

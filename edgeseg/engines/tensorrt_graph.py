@@ -8,7 +8,7 @@ Source: onnx.proto (onnx 1.17) and the protocol buffers' wire format.
 
 from __future__ import annotations
 
-from edgeseg.graph_files import _fields
+from edgeseg.graph_files import wire_fields
 
 _GRAPH = 7  # in a model
 _NODE, _INPUT = 1, 11  # in a graph
@@ -48,7 +48,7 @@ def _in_place_of(place: bytes, worker: bytes) -> bytes:
 
 
 def _split(message: bytes) -> _Fields:
-    return [(number, bytes(content)) for number, content in _fields(memoryview(message))]
+    return [(number, bytes(content)) for number, content in wire_fields(memoryview(message))]
 
 
 def _texts(message: bytes, field: int) -> list[bytes]:

@@ -1,6 +1,6 @@
 """The TensorRT-RTX row without TensorRT-RTX: options, a child process in every kind of trouble, what it does not do.
 
-The real builder is in tests/conformance/test_tensorrt_rtx.py.
+The real builder is in tests/conformance/test_rtx_builder.py.
 """
 
 from __future__ import annotations
