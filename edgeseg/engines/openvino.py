@@ -14,6 +14,7 @@ the class map that the caller gets.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -101,7 +102,13 @@ def _openvino() -> ModuleType:
     return require("openvino", extra="openvino", purpose="build and run engines with OpenVINO")
 
 
+@cache
 def _core() -> Any:
+    """The one core of this process, never let go.
+
+    The CPU plugin that it loads gives the thread it is made on a stack for signal handlers, and unmaps that stack when the last
+    core goes, on whichever thread that happens; the next Ctrl-C, or child that ends, would then kill the process.
+    """
     return _openvino().Core()
 
 
