@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -49,3 +52,27 @@ def test_a_precision_that_is_not_there_is_refused(hint: str, tmp_path: Path, mon
     with pytest.raises(BuildError, match=f"does not compute in '{hint}'"):
         OpenVino().compile(tiny_program(tmp_path / "tiny.onnx"), tmp_path, {"threads": 1, "precision_hint": hint})
     assert not (tmp_path / "engine.blob").exists()
+
+
+def test_a_session_closed_on_another_thread_leaves_signals_alone(tmp_path: Path) -> None:
+    """The runtime's stack for signal handlers must outlive its last session, wherever that ends."""
+    pytest.importorskip("openvino")
+    program = """
+        import signal, sys, threading
+        from pathlib import Path
+        from edgeseg.engines.openvino import OpenVino
+        from tiny import tiny_program
+
+        made, folder = tiny_program(Path(sys.argv[1]) / "p.onnx"), Path(sys.argv[1])
+        sessions = [OpenVino().load(made, OpenVino().compile(made, folder, {"threads": 1}), {"threads": 1})]
+        ending = threading.Thread(target=lambda: sessions.pop().close())
+        ending.start()
+        ending.join()
+        signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+        signal.raise_signal(signal.SIGUSR1)
+    """
+    tests = Path(__file__).resolve().parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)])}
+    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout.strip()) == (0, "handled"), ended.stderr
