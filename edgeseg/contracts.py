@@ -81,9 +81,10 @@ class EngineBackend(Protocol):
 
 
 class FrameSource(Protocol):
-    """Where frames come from. Construct cheap, open late, close always."""
+    """Where frames come from. Construct cheap, open late, close always. One thread opens it, reads it and closes it."""
 
     source_id: str
+    """What reports and results call it: never holds credentials."""
     is_live: bool
     """True where frames that are not read are lost (a camera); False where nothing may be dropped (a file)."""
     fps: float
@@ -100,6 +101,18 @@ class FrameSource(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class LiveSource(FrameSource, Protocol):
+    """A source that may be connected again when it breaks off; `is_live` is True.
+
+    Its `open` and each step of its `frames` end within a few seconds, with a frame or with StreamError. Where a driver hangs all the
+    same, the runner leaves the source and its thread behind, and goes on with a fresh one. AccessDenied is not tried again.
+    """
+
+    def fresh(self) -> LiveSource:
+        """An unopened source of the same address and options, which shares nothing with this one."""
+        ...
 
 
 class FrameSink(Protocol):

@@ -12,6 +12,7 @@
     |  +- IntegrityError                 a file is not what the manifest says
     |  +- EngineMismatch                 built on one device, opened on another
     +- StreamError                7    restart, or check the camera, the clip or the disk
+       +- AccessDenied                   user name or password are refused: trying again does not help
 
 Inner nodes say what a caller can do; leaves say what happened. Each carries a `hint`: the next command or edit.
 Bugs are plain Python exceptions (traceback, exit 1) and are not related to this tree, so that a caller who catches
@@ -137,6 +138,10 @@ class StreamError(EdgesegError):
     """A source or a sink failed: camera, clip, network or disk."""
 
     exit_code = 7
+
+
+class AccessDenied(StreamError):
+    """A camera or a server refuses user name and password; some lock out whoever keeps trying."""
 
 
 def require(package: str, *, extra: str, purpose: str) -> ModuleType:
