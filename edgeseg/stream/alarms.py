@@ -109,7 +109,7 @@ class RegionMonitor:
             mask: (H, W) uint8 class indices; H and W may change between frames.
             at_s: time of the frame in seconds.
         Returns:
-            By region name, the share of its pixels by class name, classes present only; and the alarms that were raised or cleared.
+            By region name, the share of its pixels by class name, classes present only; then the alarms raised or cleared.
         Raises:
             StreamError: a region that holds no pixel of a frame of this size.
         """
