@@ -1,6 +1,6 @@
-"""Where frames come from: one row per URI form, one class per kind of source.
+"""Where frames come from: one row per URI form. Recorded sources are here, live ones in `live` and `gstreamer`.
 
-Nothing is dropped here: these sources wait for their reader. A clip or an image that turns out damaged is an error that says
+Nothing is dropped here: recorded sources wait for their reader. A clip or an image that turns out damaged is an error that says
 where; a plain OpenCV loop would end there as if the clip were over.
 """
 
@@ -10,7 +10,7 @@ import glob
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,9 +18,12 @@ from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
 from edgeseg.contracts import FrameSource
-from edgeseg.errors import DataError, StreamError, Unsupported
+from edgeseg.errors import DataError, StreamError
 from edgeseg.images import opencv, read_image
 from edgeseg.specs import Frame, ImageU8
+from edgeseg.stream.gstreamer import CsiCamera, Pipeline
+from edgeseg.stream.live import Camera, NetworkStream
+from edgeseg.stream.uris import named, redact
 from edgeseg.synthetic import Scene
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -31,8 +34,8 @@ class VideoFile:
 
     is_live = False
 
-    def __init__(self, uri: str) -> None:
-        self.source_id = uri
+    def __init__(self, uri: str, name: str | None = None) -> None:
+        self.source_id = name or uri
         self.fps = 0.0
         self.frame_count: int | None = None
         self._path = Path(uri)
@@ -121,8 +124,8 @@ class ImageFiles:
 
     is_live = False
 
-    def __init__(self, uri: str) -> None:
-        self.source_id = uri
+    def __init__(self, uri: str, name: str | None = None) -> None:
+        self.source_id = name or uri
         pattern, rate = _split_rate(uri)
         self.fps = rate
         self.frame_count: int | None = None
@@ -158,8 +161,8 @@ class SyntheticScene:
 
     is_live = False
 
-    def __init__(self, uri: str) -> None:
-        self.source_id = uri
+    def __init__(self, uri: str, name: str | None = None) -> None:
+        self.source_id = name or uri
         address, _, query = uri.removeprefix("synthetic://").partition("?")
         match = re.fullmatch(r"(\d+)x(\d+)(?:@([\d./]+))?", address)
         options = dict(parse_qsl(query, keep_blank_values=True))
@@ -194,14 +197,12 @@ class SourceForm:
     Attributes:
         example: how users write it.
         matches: whether a URI is of this form; the first row that says so takes it.
-        make: URI -> unopened source. None for forms that this version knows but cannot read.
-        instead: for such forms, what to do meanwhile.
+        make: URI and the name for results (None: the URI itself) -> unopened source.
     """
 
     example: str
     matches: Callable[[str], object]
-    make: Callable[[str], FrameSource] | None
-    instead: str = ""
+    make: Callable[[str, str | None], FrameSource]
 
 
 def _scheme(pattern: str) -> Callable[[str], object]:
@@ -214,53 +215,57 @@ def _names_images(uri: str) -> bool:
     return Path(path).is_dir() or path.endswith("/") or path.lower().endswith(IMAGE_SUFFIXES) or pattern
 
 
-_RECORD = "record it first, then give the file: ffmpeg -i {} -t 60 clip.mp4"
-
 SOURCES: tuple[SourceForm, ...] = (
     SourceForm("synthetic://640x480@30?frames=300&seed=1", _scheme("synthetic://"), SyntheticScene),
-    SourceForm("rtsp://camera/stream", _scheme("rtsps?://"), None, _RECORD.format("rtsp://...")),
-    SourceForm("http://camera/video.mjpg", _scheme("https?://"), None, _RECORD.format("http://...")),
-    SourceForm("udp://0.0.0.0:5000", _scheme("udp://"), None, _RECORD.format("udp://...")),
-    SourceForm("/dev/video0", _scheme(r"/dev/video\d+$"), None, _RECORD.format("/dev/video0")),
-    SourceForm("v4l2://0", _scheme("v4l2://"), None, _RECORD.format("/dev/video0")),
-    SourceForm("csi://0", _scheme("csi://"), None, "record it first with nvgstcapture-1.0, then give the file"),
-    SourceForm("gst:PIPELINE", _scheme("gst:"), None, "end the pipeline in a filesink under gst-launch-1.0, then give the file"),
+    SourceForm("rtsp://user:password@camera/stream", _scheme("rtsps?://"), NetworkStream),
+    SourceForm("http://camera/video.mjpg", _scheme("https?://"), NetworkStream),
+    SourceForm("udp://0.0.0.0:5000", _scheme("udp://"), NetworkStream),
+    SourceForm("/dev/video0", _scheme(r"/dev/video\d+(#|$)"), Camera),
+    SourceForm("v4l2://0", _scheme("v4l2://"), Camera),
+    SourceForm("csi://0", _scheme("csi://"), CsiCamera),
+    SourceForm("gst:PIPELINE", _scheme("gst:"), Pipeline),
     SourceForm("frames/ or frames/*.png", _names_images, ImageFiles),
     SourceForm("clip.mp4", _scheme(r"(?!\w+://)."), VideoFile),
 )
 """Every form that a `--source` may take."""
 
-_ACCEPTED_HINT = "a source is one of: " + "  ".join(form.example for form in SOURCES if form.make)
+_ACCEPTED_HINT = "a source is one of: " + "  ".join(form.example for form in SOURCES)
 _TRIES_AFTER_DAMAGE = 64
 _TOLERANCE_S = 0.5
 _MIN_SIDE_PX, _MAX_SIDE_PX = 32, 8_192
 
 
-def open_source(uri: str) -> FrameSource:
-    """The source that a URI names, not opened yet.
+def open_source(text: str) -> FrameSource:
+    """The source that a URI names, not opened yet. "NAME=URI" gives it a name for results; else it is the URI without credentials.
 
     Raises:
-        Unsupported: a form that this version does not read.
         StreamError: no form that is known, or a malformed URI.
     """
+    name, uri = named(text)
     for form in SOURCES:
         if uri and form.matches(uri):
-            if form.make is None:
-                raise Unsupported(f"{redact(uri)}: sources of the form {form.example} are not read yet", hint=form.instead)
-            return form.make(uri)
+            return form.make(uri, name if name != redact(uri) else None)
     raise StreamError(f"{redact(uri) or 'an empty string'}: not a source", hint=_ACCEPTED_HINT)
 
 
-def files_of(uri: str) -> list[Path]:
+def open_sources(texts: Sequence[str]) -> list[FrameSource]:
+    """The sources that several URIs name, not opened yet. Raises StreamError where two have one name, else as `open_source`."""
+    sources = [open_source(text) for text in texts]
+    names = [source.source_id for source in sources]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise StreamError(
+            f"{twice}: given twice", hint="give each source a name of its own: --source front=URI --source back=URI"
+        )
+    return sources
+
+
+def files_of(text: str) -> list[Path]:
     """The local files that a source reads, for those who must not write over them."""
-    if "://" in uri:
+    uri = named(text).uri
+    if "://" in uri or uri.startswith("gst:"):
         return []
     return _find_images(_split_rate(uri)[0])
-
-
-def redact(uri: str) -> str:
-    """The URI without user name and password, for messages and results."""
-    return re.sub(r"//[^/]*@", "//***@", uri)
 
 
 def _check_file(path: Path) -> None:

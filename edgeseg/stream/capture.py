@@ -1,0 +1,271 @@
+"""One source at work: its supervisor, the thread that reads it, its mailbox and its figures.
+
+    watch thread --tick--> Supervisor --connect, abandon--> capture thread --frames--> mailbox
+
+A capture that hangs is left behind: its thread ends by itself when the driver lets it go, closes what it holds, and is not listened
+to any more. At most three may hang at once, then no further connection is tried until one of them ended.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
+from typing import cast
+
+from edgeseg.contracts import FrameSource, LiveSource
+from edgeseg.errors import AccessDenied, EdgesegError, Unsupported
+from edgeseg.specs import Frame
+from edgeseg.stream.channel import Closed, FirstError
+from edgeseg.stream.events import EventBus
+from edgeseg.stream.policy import Mailbox
+from edgeseg.stream.stats import Timings
+from edgeseg.stream.status import SourceStatus
+from edgeseg.stream.supervisor import Patience, Supervisor
+from edgeseg.stream.timeline import Timeline
+
+_POLL_S = 0.1
+_MOST_HANGING = 3
+_RATE_FRAMES = 64
+
+
+class Capture:
+    """Reads one source into its mailbox until it ends, for as long as that may be.
+
+    Args:
+        source: unopened; a live one is replaced by fresh ones when it is connected again.
+        mailbox: closed when no frame will come any more.
+        limit: frames at most, of a source that is not live.
+        failure: gets errors that are bugs, not failures of a source.
+    Attributes:
+        error: why it FAILED; None where it did not.
+        read: time that each frame took to come.
+        age: frame age, told by `delivered`.
+    """
+
+    def __init__(
+        self,
+        source: FrameSource,
+        mailbox: Mailbox,
+        events: EventBus,
+        failure: FirstError,
+        patience: Patience,
+        limit: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.source_id, self.is_live = source.source_id, source.is_live
+        self.mailbox = mailbox
+        self.error: EdgesegError | None = None
+        self.read, self.age, self._outages = Timings(), Timings(), Timings()
+        self.fps, self.frame_count = source.fps, source.frame_count
+        self._source, self._events, self._failure, self._limit, self._clock = source, events, failure, limit, clock
+        self._supervisor = Supervisor(source.is_live, patience, clock(), random.random)
+        self._timeline = Timeline()
+        self._lock = threading.RLock()
+        self._connection = 0
+        self._threads: list[threading.Thread] = []
+        self._frames = self._delivered = self._damaged = 0
+        self._size_hw: tuple[int, int] | None = None
+        self._arrivals_s: deque[float] = deque(maxlen=_RATE_FRAMES)
+        self._told_hanging = False
+
+    # the watch thread
+
+    def tick(self) -> None:
+        """Do what the supervisor says; tell its transitions. Called every few tens of ms, from one thread."""
+        with self._lock:
+            self._threads = [thread for thread in self._threads if thread.is_alive()]
+            if len(self._threads) < _MOST_HANGING or self._supervisor.is_final:
+                step = self._supervisor.poll(self._clock())
+                if step == "abandon":
+                    self._connection += 1
+                elif step == "connect":
+                    self._connect()
+                self._told_hanging = False
+            elif not self._told_hanging:
+                self._told_hanging = True
+                self._events.emit("state", f"{len(self._threads)} captures hang: waiting for one to end", self.source_id)
+            self._tell()
+            if self._supervisor.is_final:
+                self.mailbox.close()
+
+    def stop(self) -> None:
+        """No further frame: those in the mailbox count as stopped. Does not wait."""
+        with self._lock:
+            self._connection += 1
+            self._supervisor.ended(self._clock(), "stopped")
+            self._tell()
+        self.mailbox.cancel()
+
+    def join(self, patience_s: float) -> bool:
+        """Wait for the threads that read. False where one still hangs; it holds its source, and ends with it."""
+        deadline_s = time.monotonic() + patience_s
+        for thread in list(self._threads):
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    # any thread
+
+    @property
+    def is_final(self) -> bool:
+        with self._lock:
+            return self._supervisor.is_final
+
+    @property
+    def frames(self) -> int:
+        """Frames that came from the source so far."""
+        return self._frames
+
+    @property
+    def delivered(self) -> int:
+        """Frames that were segmented and given to the sinks so far."""
+        return self._delivered
+
+    def count_delivered(self, age_ms: float) -> None:
+        """A frame was segmented and given to the sinks."""
+        with self._lock:
+            self._delivered += 1
+            self.age.add(age_ms)
+
+    def status(self) -> SourceStatus:
+        """How it is doing."""
+        with self._lock:
+            now_s, state = self._clock(), self._supervisor
+            recent_s = [at_s for at_s in self._arrivals_s if now_s - at_s < 10]
+            span_s = now_s - recent_s[0] if len(recent_s) > 1 else 0.0
+            dropped = self.mailbox.counts()
+            if self._damaged:
+                dropped["damaged"] = self._damaged
+            return SourceStatus(
+                source=self.source_id,
+                is_live=self.is_live,
+                state=state.state,
+                since_s=round(now_s - state.since_s, 3),
+                reason=state.reason,
+                frames=self._frames,
+                delivered=self._delivered,
+                dropped=dropped,
+                connects=state.connects,
+                reconnects=max(0, state.connects - 1),
+                reconnect_ms=self._outages.to_json(),
+                age_ms=self.age.to_json(),
+                size_hw=self._size_hw,
+                fps=self.fps,
+                measured_fps=round((len(recent_s) - 1) / span_s, 2) if span_s > 0 else 0.0,
+                last_error=state.last_error,
+                policy=str(self.mailbox.policy),
+            )
+
+    # the capture thread
+
+    def _connect(self) -> None:
+        """Start a thread that reads the source, or a fresh one of the same address."""
+        self._connection += 1
+        source = self._source if self._connection == 1 else cast(LiveSource, self._source).fresh()
+        number = self._connection
+        thread = threading.Thread(
+            target=lambda: self._failure.attempt(lambda: self._capture(source, number)),
+            name=f"edgeseg-capture-{number}",
+            daemon=True,
+        )
+        self._threads.append(thread)
+        thread.start()
+
+    def _capture(self, source: FrameSource, number: int) -> None:
+        """One connection, from open to close. It closes its source itself, also when it was left behind."""
+        error: EdgesegError | None = None
+        try:
+            source.open()
+            self._opened(source, number)
+            for frame in self._timed(islice(source.frames(), self._limit if not self.is_live else None), number):
+                if not self._deliver(source, frame, number):
+                    break
+        except EdgesegError as caught:
+            error = caught
+        except BaseException:
+            self._over(number, None, broken=True)
+            raise
+        finally:
+            source.close()
+        self._over(number, error)
+
+    def _opened(self, source: FrameSource, number: int) -> None:
+        with self._lock:
+            if number == self._connection:
+                self.fps, self.frame_count = source.fps, source.frame_count
+                self._timeline.connected()
+
+    def _timed(self, frames: Iterator[Frame], number: int) -> Iterator[Frame]:
+        """The same frames; counts the time that each took to come."""
+        while True:
+            start_s = time.perf_counter()
+            frame = next(frames, None)
+            if frame is None:
+                return
+            if number == self._connection:
+                self.read.add_since(start_s)
+            yield frame
+
+    def _deliver(self, source: FrameSource, frame: Frame, number: int) -> bool:
+        """Number a frame, give it its times, leave it in the mailbox. False where nobody wants more."""
+        with self._lock:
+            if number != self._connection:
+                return False
+            now_s = self._clock()
+            outage_s = self._supervisor.frame(now_s)
+            if outage_s is not None:
+                self._outages.add(1e3 * outage_s)
+            self._arrivals_s.append(now_s)
+            self._damaged = self._damaged_before + int(getattr(source, "damaged", 0)) if self.is_live else 0
+            self._check_size(frame)
+            if self.is_live:
+                pts_s, arrival_s = self._timeline.stamp(frame.pts_s, frame.arrival_s)
+                frame = replace(frame, index=self._frames, pts_s=pts_s, arrival_s=arrival_s)
+            self._frames += 1
+        try:
+            while not self.mailbox.put(frame, _POLL_S):
+                if number != self._connection:
+                    return False
+                with self._lock:
+                    # It waits for us, not we for it.
+                    self._supervisor.frame(self._clock())
+        except Closed:
+            return False
+        return True
+
+    _damaged_before = 0
+
+    def _check_size(self, frame: Frame) -> None:
+        size_hw = (frame.image_rgb.shape[0], frame.image_rgb.shape[1])
+        before, self._size_hw = self._size_hw, size_hw
+        if self.is_live and before is not None and before != size_hw:
+            reason = f"{before[1]}x{before[0]} -> {size_hw[1]}x{size_hw[0]}"
+            self._events.emit("resized", reason, self.source_id, before_hw=list(before), size_hw=list(size_hw))
+
+    def _over(self, number: int, error: EdgesegError | None, broken: bool = False) -> None:
+        """A connection ended. Tells the supervisor, unless it was left behind long ago."""
+        with self._lock:
+            if number != self._connection:
+                return
+            self._damaged_before = self._damaged
+            now_s = self._clock()
+            if broken:
+                self._supervisor.failed(now_s, "a bug", hopeless=True)
+            elif error is None:
+                self._supervisor.ended(now_s)
+            else:
+                self._supervisor.failed(now_s, str(error), hopeless=isinstance(error, (AccessDenied, Unsupported)))
+            if self._supervisor.is_final:
+                self.error = error
+                self.mailbox.close()
+            self._tell()
+
+    def _tell(self) -> None:
+        """Publish the transitions since the last time."""
+        while self._supervisor.changes:
+            change = self._supervisor.changes.popleft()
+            self._events.emit("state", change.reason, self.source_id, state=change.state, **change.details)

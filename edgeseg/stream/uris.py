@@ -1,0 +1,111 @@
+"""URIs of sources and sinks: names, options, and the one place where credentials are taken out.
+
+What is opened is the URI as the user wrote it; what is shown, logged, written or raised is `redact` of it. Messages of libraries
+quote URIs too, so these go through `scrub`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import parse_qsl
+
+from edgeseg.errors import StreamError
+
+HIDDEN = "***"
+
+_SECRET_KEYS = r"user|username|login|user-id|user-pw|pass|passwd|password|pwd|pw|auth|token|access_token|key|apikey|api_key|secret|sig|signature"
+_SECRET_FIELD = re.compile(rf"(?i)(?<![a-z])((?:{_SECRET_KEYS})\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^&;\s!?#]*)")
+_URI = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)([^\s\"']*)")
+_NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,63})=(.+)", re.S)
+
+
+class Named(NamedTuple):
+    """A URI and the name that the user gave it; without one, the redacted URI."""
+
+    name: str
+    uri: str
+
+
+def named(text: str) -> Named:
+    """Read "NAME=URI" or "URI".
+
+    A name is letters, digits, "_", "." and "-". Where a file is called "a=b.mp4", that is meant.
+    """
+    match = _NAME.fullmatch(text)
+    if match is None or Path(text).exists():
+        return Named(redact(text), text)
+    return Named(match[1], match[2])
+
+
+def redact(uri: str) -> str:
+    """The URI without user name and password, and without values of query fields that hold secrets, for messages and results."""
+    found = re.match(r"(?i)[a-z][a-z0-9+.-]*://|gst:", uri)
+    if found is None:
+        return uri
+    if found[0].lower() == "gst:":
+        return scrub(uri)
+    return _fields_hidden(found[0] + _without_login(uri[found.end() :]))
+
+
+def scrub(text: str) -> str:
+    """A message of a library, or a pipeline, with every URI and every field in it redacted."""
+    return _fields_hidden(_URI.sub(lambda match: match[1] + _without_login(match[2]), text))
+
+
+def split_options(uri: str, allowed: Collection[str]) -> tuple[str, dict[str, str]]:
+    """Take our options from behind the "#": "rtsp://camera/1?channel=2#transport=udp" -> (".../1?channel=2", {"transport": "udp"}).
+
+    They follow a "#" because what follows a "?" is the camera's own.
+
+    Raises:
+        StreamError: an option that is not in `allowed`, or is given twice.
+    """
+    address, mark, text = uri.partition("#")
+    pairs = parse_qsl(text, keep_blank_values=True)
+    options = dict(pairs)
+    unknown = sorted(set(options) - set(allowed))
+    if unknown or len(options) != len(pairs) or (mark and text and not pairs):
+        named_keys = ", ".join(unknown) or text
+        raise StreamError(
+            f"{redact(address)}: {named_keys}: not an option here",
+            hint=f"options follow a #, as in {redact(address)}#{'&'.join(f'{key}=...' for key in sorted(allowed))}",
+        )
+    return address, options
+
+
+def number(uri: str, options: dict[str, str], key: str, default: float, least: float, most: float) -> float:
+    """An option that is a number. Raises StreamError where it is none, or out of its range."""
+    text = options.get(key)
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not least <= value <= most:
+        raise StreamError(
+            f"{redact(uri)}: {key}={text} is not a number from {least:g} to {most:g}", hint=f"write #{key}={default:g}"
+        )
+    return value
+
+
+def _without_login(rest: str) -> str:
+    """What follows "://", without user and password.
+
+    An unescaped "/" in a password ends the authority for every parser, so that the URI is wrong; its secret is hidden all the same.
+    """
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    if "@" in authority:
+        end = authority.rindex("@")
+    elif "@" in rest and ":" in authority and not re.fullmatch(r"(?:[^:]*|\[[^\]]*\]):\d{0,5}", authority):
+        end = rest.rindex("@")
+    else:
+        return rest
+    return f"{HIDDEN}@{rest[end + 1 :]}"
+
+
+def _fields_hidden(text: str) -> str:
+    return _SECRET_FIELD.sub(lambda match: match[1] + HIDDEN, text)
