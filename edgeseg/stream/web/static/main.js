@@ -64,10 +64,10 @@ function update({ status, health, power_w: power, events }) {
   say($("uptime"), duration(status.at_s));
   document.title = `${health === "ok" ? "" : `${health}: `}${state.shown ?? "live"} · edgeseg`;
   drawSources(status.sources, state.shown, choose);
-  drawTiles(status, shownSource(), power);
+  const points = state.points[state.shown] ?? [];
+  drawTiles(status, shownSource(), points, power);
   drawStages(status.stages);
   drawSinks(status.sinks);
-  const points = state.points[state.shown] ?? [];
   curves.fps.draw(points.map(([, fps]) => fps));
   curves.latency.draw(points.map((point) => point[4]));
   curves.age.draw(points.map((point) => point[2]), points.map((point) => point[3]));
@@ -84,6 +84,8 @@ function notice(text) {
 function choose(source) {
   if (source === state.shown) return;
   Object.assign(state, { shown: source, sequence: 0, drawnAt: 0 });
+  stage.clear();
+  drawShares({}, false);
   abort.abort();
   abort = new AbortController();
   say($("shown-source"), source ?? "");

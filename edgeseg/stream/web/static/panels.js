@@ -27,13 +27,13 @@ export function drawSources(sources, shown, choose) {
   }, (row, one) => {
     const [dot, name, word, more] = row.children;
     row.setAttribute("aria-pressed", String(one.source === shown));
-    row.title = one.reason || "";
+    row.title = [one.policy, one.reason].filter(Boolean).join("; ");
     say(name, one.source);
     say(word, one.state.toLowerCase());
     dot.dataset.tone = word.dataset.tone = tone(one.state);
     const size = one.size_hw ? `${one.size_hw[1]}×${one.size_hw[0]}` : "";
     const parts = one.state === "RUNNING" || one.state === "ENDED"
-      ? [size, `${number(one.measured_fps, 1)} fps`, one.reconnects ? `${one.reconnects} reconnects` : "", one.policy]
+      ? [size, `${number(one.measured_fps, 1)} fps`, one.reconnects ? `${one.reconnects} reconnect${one.reconnects > 1 ? "s" : ""}` : ""]
       : [`for ${duration(one.since_s)}`, one.last_error ?? one.reason];
     say(more, parts.filter(Boolean).join(" · "));
   });
@@ -79,10 +79,14 @@ export function drawShares(shares, sort) {
   if (order.some((row, place) => list.children[place] !== row)) list.append(...order);
 }
 
-export function drawTiles(status, source, power) {
+const RATE_POINTS = 4;
+
+export function drawTiles(status, source, points, power) {
   const age = source?.age_ms ?? {};
-  say($("fps"), figure(status.fps));
-  say($("fps-more"), source?.fps ? `camera ${figure(source.fps)} fps, ${number(status.frames)} frames` : `${number(status.frames)} frames`);
+  const last = points.slice(-RATE_POINTS).map(([, fps]) => fps);
+  say($("fps"), figure(last.reduce((sum, fps) => sum + fps, 0) / last.length));
+  const others = status.sources.length > 1 ? `total ${figure(status.fps)}` : `${number(source?.delivered)} frames`;
+  say($("fps-more"), source?.fps ? `${source.is_live ? "camera" : "clip"} ${figure(source.fps)}, ${others}` : others);
   say($("latency"), figure(status.latency.p50_ms));
   say($("latency-more"), `p90 ${figure(status.latency.p90_ms)}, p99 ${figure(status.latency.p99_ms)}`);
   say($("age"), figure(age.p50_ms));
@@ -90,7 +94,7 @@ export function drawTiles(status, source, power) {
   const dropped = source?.dropped ?? {};
   say($("dropped"), number(total(dropped)));
   const reasons = Object.entries(dropped).filter(([, count]) => count).map(([why, count]) => `${why} ${number(count)}`);
-  say($("dropped-more"), reasons.length ? `${percent(total(dropped) / source.frames)} of frames: ${reasons.join(", ")}` : "every frame was used");
+  say($("dropped-more"), reasons.length ? `${percent(total(dropped) / source.frames)}: ${reasons.join(", ")}` : "every frame was used");
   say($("level"), String(status.level));
   say($("level-more"), status.level_reason || "0 is the most exact");
   const watts = Object.entries(power ?? {});

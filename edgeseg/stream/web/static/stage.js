@@ -48,6 +48,13 @@ export class Stage {
     this.colour();
   }
 
+  /** Forget the picture: another source's must not stand for one that has none. */
+  clear() {
+    this.picture?.close();
+    this.picture = this.indices = this.header = null;
+    this.context.clearRect(0, 0, this.canvas.width, this.canvas.height);
+  }
+
   /** Colour the classes that are on, then draw. */
   colour() {
     if (!this.indices) return;
@@ -85,9 +92,9 @@ export class Stage {
     }
     const share = Object.entries(this.header.regions?.[name] ?? {}).sort((a, b) => b[1] - a[1])[0];
     const text = share ? `${name}: ${share[0]} ${Math.round(100 * share[1])} %` : name;
-    const left = Math.min(...points.map(([x]) => x)) * width;
-    const top = Math.min(...points.map(([, y]) => y)) * height;
     const size = Math.max(11, width / 60);
+    const [x, y] = [...points].sort((a, b) => a[1] - b[1] || a[0] - b[0])[0];
+    const [left, top] = [x * width, Math.max(y * height, 2 * size)];
     context.font = `600 ${size}px system-ui, sans-serif`;
     context.fillStyle = "rgb(10 14 20 / 75%)";
     context.fillRect(left, top - 1.7 * size, context.measureText(text).width + size, 1.6 * size);
