@@ -1,4 +1,7 @@
-"""Says what is wrong with a recipe in the recipe's own words: pydantic's errors, unknown keys and the nearest valid ones."""
+"""Says what is wrong with a recipe in the recipe's own words: pydantic's errors, unknown keys and the nearest valid ones.
+
+`root` is the section that a whole document is: a `Recipe`, unless another kind of document is read in the same way.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def nearest(word: str, known: Collection[str]) -> str | None:
     return found[0] if found else None
 
 
-def key_names() -> Iterator[str]:
+def key_names(root: type[Section] = Recipe) -> Iterator[str]:
     """Every key of a recipe as a dotted path, sections included; list items have none."""
 
     def below(section: type[Section], path: KeyPath) -> Iterator[str]:
@@ -44,12 +47,12 @@ def key_names() -> Iterator[str]:
             if inner is not None:
                 yield from below(inner, (*path, name))
 
-    return below(Recipe, ())
+    return below(root, ())
 
 
-def type_at(path: KeyPath) -> Any:
+def type_at(path: KeyPath, root: type[Section] = Recipe) -> Any:
     """Type of the values that a recipe can hold at `path`, None where it can hold none; free-form sections hold any key."""
-    here: Any = Recipe
+    here: Any = root
     for key in path:
         section = _section(here)
         if section is None:
@@ -65,15 +68,15 @@ def is_free_form(annotation: Any) -> bool:
     return get_origin(annotation) is dict
 
 
-def nearest_key(path: KeyPath) -> str:
+def nearest_key(path: KeyPath, root: type[Section] = Recipe) -> str:
     """How to go on after a key that does not exist: the nearest one, or those that stand beside it."""
     *parents, last = path
-    section = _section_at(tuple(parents))
+    section = _section_at(tuple(parents), root)
     siblings = list(section.model_fields) if section else []
     near = nearest(str(last), siblings)
     if near:
         return f"did you mean {near}?" if parents else f"did you mean {near}, a top-level key?"
-    everywhere = list(key_names())
+    everywhere = list(key_names(root))
     same_name = [name for name in everywhere if name.split(".")[-1] == last]
     near = same_name[0] if same_name else nearest(dotted(path), everywhere)
     if near is None:
@@ -84,7 +87,7 @@ def nearest_key(path: KeyPath) -> str:
     return f"known here: {', '.join(siblings)}" if siblings else f"{dotted(tuple(parents))} holds no keys"
 
 
-def explain(error: ValidationError, data: Any) -> list[tuple[KeyPath, str]]:
+def explain(error: ValidationError, data: Any, root: type[Section] = Recipe) -> list[tuple[KeyPath, str]]:
     """What to tell the user about each value that the schema refuses.
 
     Args:
@@ -101,7 +104,7 @@ def explain(error: ValidationError, data: Any) -> list[tuple[KeyPath, str]]:
     misspelt: set[KeyPath] = set()
     for path, group in grouped.items():
         if group[0]["type"] == "extra_forbidden":
-            section = _section_at(path[:-1])
+            section = _section_at(path[:-1], root)
             near = nearest(str(path[-1]), section.model_fields) if section else None
             misspelt.add((*path[:-1], near or ""))
     for path, group in grouped.items():
@@ -109,7 +112,7 @@ def explain(error: ValidationError, data: Any) -> list[tuple[KeyPath, str]]:
         below_is_wrong = any(other[: len(path)] == path and other != path for other in grouped)
         if (kind == "missing" and path in misspelt) or (kind == "too_short" and below_is_wrong):
             continue
-        told.append((path, _message(path, group)))
+        told.append((path, _message(path, group, root)))
     return told
 
 
@@ -125,18 +128,18 @@ def _path(details: ErrorDetails, data: Any) -> KeyPath:
     return tuple(path)
 
 
-def _message(path: KeyPath, group: list[ErrorDetails]) -> str:
+def _message(path: KeyPath, group: list[ErrorDetails], root: type[Section]) -> str:
     details = group[-1]
     kind, value, context = details["type"], details["input"], details.get("ctx", {})
     if kind == "extra_forbidden":
-        return f"unknown key; {nearest_key(path)}"
+        return f"unknown key; {nearest_key(path, root)}"
     if kind == "missing":
         if isinstance(details["loc"][-1], int):
             return f"needs {details['loc'][-1] + 1} values, not {len(value)}"
-        return f"missing{_described(path)}"
+        return f"missing{_described(path, root)}"
     if kind in _WANTED:
         wanted = " or ".join(", ".join(dict.fromkeys(_WANTED.get(one["type"], one["msg"]) for one in group)).rsplit(", ", 1))
-        return f"must be {wanted}, not {_shown(value)}{_quotes(kind, value)}{_described(path) if value is None else ''}"
+        return f"must be {wanted}, not {_shown(value)}{_quotes(kind, value)}{_described(path, root) if value is None else ''}"
     if kind in ("too_short", "too_long"):
         bound = f"at least {context['min_length']}" if kind == "too_short" else f"at most {context['max_length']}"
         return f"takes {bound} values, not {context['actual_length']}"
@@ -165,8 +168,8 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def _described(path: KeyPath) -> str:
-    section = _section_at(path[:-1])
+def _described(path: KeyPath, root: type[Section]) -> str:
+    section = _section_at(path[:-1], root)
     info = section.model_fields.get(str(path[-1])) if section and path else None
     if info is None:
         return ""
@@ -175,8 +178,8 @@ def _described(path: KeyPath) -> str:
     return f": {text.splitlines()[0].rstrip('.')}" if text else ""
 
 
-def _section_at(path: KeyPath) -> type[Section] | None:
-    here: type[Section] | None = Recipe
+def _section_at(path: KeyPath, root: type[Section]) -> type[Section] | None:
+    here: type[Section] | None = root
     for key in path:
         if here is None:
             return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     """
     file = find_recipe(path)
     where = os.fspath(file)
-    reading = read_yaml(_text(file), where)
+    reading = read_yaml(read_text(file), where)
     told = list(reading.mistakes)
     if () not in reading.unread and not isinstance(reading.data, dict):
         told.append(Mistake(where, 1, "", "empty" if reading.data is None else "a recipe is made of `key: value` sections"))
@@ -93,30 +93,33 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
             recipe = Recipe.model_validate_json(json.dumps(reading.data), strict=True)
         except ValidationError as error:
             found = explain(error, reading.data) + found
-        told += [_locate(key, message, where, reading, origins) for key, message in found if not _unread(key, reading)]
+        told += [locate(key, message, where, reading, origins) for key, message in found if not is_unread(key, reading)]
     if told or recipe is None:
-        told.sort(key=lambda mistake: (mistake.where != where, mistake.line))
-        count = f"{len(told)} mistakes" if len(told) > 1 else "1 mistake"
-        raise RecipeError(
-            "\n".join([f"{count} in {where}", *map(str, told)]),
-            hint="correct these lines; `edgeseg recipe schema` describes every key",
-        )
+        raise refusal(told, where, "correct these lines; `edgeseg recipe schema` describes every key")
     return recipe
 
 
-def _text(file: Path) -> str:
+def refusal(told: list[Mistake], where: str, hint: str) -> RecipeError:
+    """The error that names every mistake, those of the file `where` first, in its order."""
+    told = sorted(told, key=lambda mistake: (mistake.where != where, mistake.line))
+    count = f"{len(told)} mistakes" if len(told) > 1 else "1 mistake"
+    return RecipeError("\n".join([f"{count} in {where}", *map(str, told)]), hint=hint)
+
+
+def read_text(file: Path, kind: str = "recipe") -> str:
+    """Text of a file that people write; `kind` is what it should be. Raises RecipeError."""
     try:
         with file.open("rb") as stream:
             content = stream.read(_MAX_BYTES + 1)
     except OSError as error:
         raise RecipeError(f"{file}: {error.strerror or error}", hint="check the path and its permissions") from error
     if len(content) > _MAX_BYTES:
-        raise RecipeError(f"{file} is larger than {_MAX_BYTES} bytes: no recipe", hint="name the YAML file of a recipe")
+        raise RecipeError(f"{file} is larger than {_MAX_BYTES} bytes: no {kind}", hint=f"name the YAML file of a {kind}")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise RecipeError(f"{file}:{line}: not UTF-8 text", hint="name the YAML file of a recipe, saved as UTF-8") from error
+        raise RecipeError(f"{file}:{line}: not UTF-8 text", hint=f"name the YAML file of a {kind}, saved as UTF-8") from error
 
 
 def _override(override: str, reading: Reading, origins: dict[KeyPath, str]) -> Iterator[Mistake]:
@@ -134,7 +137,7 @@ def _override(override: str, reading: Reading, origins: dict[KeyPath, str]) -> I
     if value.mistakes:
         yield from (Mistake(where, 0, dotted(path), mistake.message) for mistake in value.mistakes)
         return
-    if _unread(path[:-1], reading):
+    if is_unread(path[:-1], reading):
         return
     parent = reading.data
     for depth, key in enumerate(path[:-1], start=1):
@@ -170,11 +173,12 @@ def _get(data: Any, path: KeyPath) -> Any:
     return data
 
 
-def _unread(path: KeyPath, reading: Reading) -> bool:
+def is_unread(path: KeyPath, reading: Reading) -> bool:
+    """Whether nothing can be said about the value at `path`, because it or what holds it could not be read."""
     return any(path[:depth] in reading.unread for depth in range(len(path) + 1))
 
 
-def _locate(path: KeyPath, message: str, where: str, reading: Reading, origins: dict[KeyPath, str]) -> Mistake:
+def locate(path: KeyPath, message: str, where: str, reading: Reading, origins: Mapping[KeyPath, str]) -> Mistake:
     """A mistake with its place: the innermost override or line that `path` comes from; the first line for the root."""
     for depth in range(len(path), 0, -1):
         if path[:depth] in origins:
@@ -184,7 +188,7 @@ def _locate(path: KeyPath, message: str, where: str, reading: Reading, origins: 
     return Mistake(where, 1, dotted(path), message)
 
 
-def _overridden_above(path: KeyPath, origins: dict[KeyPath, str]) -> bool:
+def _overridden_above(path: KeyPath, origins: Mapping[KeyPath, str]) -> bool:
     return any(path[:depth] in origins for depth in range(len(path)))
 
 
