@@ -23,12 +23,15 @@ def opencv() -> Any:
     return require("cv2", extra="video", purpose="read, resize and write images")
 
 
-def resize_image(image_rgb: ImageU8, size_hw: tuple[int, int]) -> ImageU8:
-    """Bilinear resize to (height, width); the same object where the size is right already. uint8 in, uint8 out."""
+def resize_image(image_rgb: ImageU8, size_hw: tuple[int, int], out: ImageU8 | None = None) -> ImageU8:
+    """Bilinear resize to (height, width); the same object where the size is right already. uint8 in, uint8 out.
+
+    `out`, of the new size, is written to and returned where there is something to resize.
+    """
     if image_rgb.shape[:2] == tuple(size_hw):
         return image_rgb
     cv2 = opencv()
-    resized: ImageU8 = cv2.resize(image_rgb, (size_hw[1], size_hw[0]), interpolation=cv2.INTER_LINEAR)
+    resized: ImageU8 = cv2.resize(image_rgb, (size_hw[1], size_hw[0]), dst=out, interpolation=cv2.INTER_LINEAR)
     return resized
 
 

@@ -72,6 +72,7 @@ class Capture:
         self._size_hw: tuple[int, int] | None = None
         self._arrivals_s: deque[float] = deque(maxlen=_RATE_FRAMES)
         self._told_hanging = False
+        self._damaged_before = 0
 
     # the watch thread
 
@@ -93,11 +94,11 @@ class Capture:
             if self._supervisor.is_final:
                 self.mailbox.close()
 
-    def stop(self) -> None:
+    def stop(self, reason: str) -> None:
         """No further frame: those in the mailbox count as stopped. Does not wait."""
         with self._lock:
             self._connection += 1
-            self._supervisor.ended(self._clock(), "stopped")
+            self._supervisor.ended(self._clock(), reason)
             self._tell()
         self.mailbox.cancel()
 
@@ -125,11 +126,15 @@ class Capture:
         """Frames that were segmented and given to the sinks so far."""
         return self._delivered
 
-    def count_delivered(self, age_ms: float) -> None:
-        """A frame was segmented and given to the sinks."""
+    def count_segmented(self, age_ms: float) -> None:
+        """A frame was segmented, at that age."""
+        with self._lock:
+            self.age.add(age_ms)
+
+    def count_delivered(self) -> None:
+        """A frame was given to the sinks."""
         with self._lock:
             self._delivered += 1
-            self.age.add(age_ms)
 
     def status(self) -> SourceStatus:
         """How it is doing."""
@@ -236,8 +241,6 @@ class Capture:
         except Closed:
             return False
         return True
-
-    _damaged_before = 0
 
     def _check_size(self, frame: Frame) -> None:
         size_hw = (frame.image_rgb.shape[0], frame.image_rgb.shape[1])

@@ -67,7 +67,7 @@ class EventBus:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def emit(self, kind: str, reason: str, source: str = "", **details: Any) -> None:
+    def emit(self, kind: str, reason: str, source: str = "", /, **details: Any) -> None:
         """Publish an event that happens now."""
         self.publish(Event(round(time.monotonic() - self.start_s, 3), source, kind, reason, details))
 

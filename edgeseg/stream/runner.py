@@ -1,304 +1,296 @@
-"""The main job: frames through a session into sinks, with reading, inference and writing overlapped.
+"""The main job: frames of one or more sources through a session into sinks, with all stages overlapped.
 
-    reader thread            engine thread      writer thread
-    source -> resize  ====>  infer       ====>  mask to frame size, shares -> sinks
-                               ^-------- level -------- governor
+    source -> capture thread -> mailbox =+                                     watch thread: states, time-outs, reconnects
+    source -> capture thread -> mailbox =+==> prepare -> engine -> finish -> writer -> sinks
+    source -> capture thread -> mailbox =+
 
-Decoders, encoders and runtimes leave Python's lock while they work, so threads are enough. Two bounded channels join the lanes.
-Whoever ends, in whatever way, closes the channel ahead (what is in it is still written) and cancels the one behind (the lanes
-before it end). The caller's thread only waits, so Ctrl-C never lands inside a stage.
+Each source has its own thread, its own state and its own queue; one lane takes a frame from each in turn. The caller's thread only
+waits, so Ctrl-C never lands inside a stage. Nothing waits without a time-out. Programs have batch 1, so frames of several sources go
+through the engine one after the other.
 
-With a governor, the writer's thread tells it each frame's times, and the engine's thread takes every frame through the session of
-the level that is in force at that moment. A switch of levels touches neither channel: no frame is lost or overtaken.
+With a governor, the finishing thread tells it each frame's times, and the engine's thread takes every frame through the session of
+the level that is in force at that moment. A switch of levels touches no queue: no frame is lost or overtaken.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from itertools import chain, islice
-from typing import Any, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Mapping, Sequence
 
 from edgeseg.contracts import FrameSink, FrameSource, NoProgress, Progress, Session
 from edgeseg.errors import StreamError
-from edgeseg.images import opencv, resize_image, resize_mask
-from edgeseg.specs import Frame, ImageU8, MaskU8
-from edgeseg.stream.channel import Channel, FirstError, received, send
+from edgeseg.images import resize_image
+from edgeseg.specs import Frame
+from edgeseg.stream.alarms import RegionMonitor
+from edgeseg.stream.capture import Capture
+from edgeseg.stream.channel import Closed
 from edgeseg.stream.governor import Governor
-from edgeseg.stream.levels import Choice, Levels
-from edgeseg.stream.report import Interrupted, RunReport, describe_host
-from edgeseg.stream.stats import Timings
+from edgeseg.stream.lanes import TASK, Lanes, OnFrame
+from edgeseg.stream.levels import Levels
+from edgeseg.stream.outputs import Outputs
+from edgeseg.stream.policy import LIVE, RECORDED, Mailroom, Policy
+from edgeseg.stream.report import Interrupted, RunReport, make_report, make_status
+from edgeseg.stream.status import Monitor, RunStatus
+from edgeseg.stream.supervisor import Patience
 
-OnFrame = Callable[[Frame, MaskU8, Mapping[str, Any]], None]
-
-_TASK = "segment"
-_QUEUE_FRAMES = 2
+_LIVE_QUEUE, _RECORDED_QUEUE = 1, 2
 _POLL_S = 0.1
-_DRAIN_S = 2.0
+_TICK_S = 0.05
+_DRAIN_S = 1.0
+_WRITE_S = 1.7
 _PATIENCE_S = 10.0
-
-LANES: dict[str, tuple[str, ...]] = {"reader": ("read", "resize"), "engine": ("infer",), "writer": ("postprocess", "write")}
-"""Which stages share a thread."""
 
 
 def run(
     session: Session | Mapping[int, Session],
-    source: FrameSource,
-    sinks: Sequence[FrameSink],
+    source: FrameSource | Sequence[FrameSource],
+    sinks: Sequence[FrameSink] | Mapping[str, Sequence[FrameSink]],
     *,
     limit: int | None = None,
     warmup: int = 1,
     level: int = 0,
     governor: Governor | None = None,
+    policy: Policy | Mapping[str, Policy] | None = None,
+    patience: Patience | None = None,
+    regions: Mapping[str, RegionMonitor] | None = None,
     on_frame: OnFrame | None = None,
     progress: Progress | None = None,
     stop: threading.Event | None = None,
+    monitor: Monitor | None = None,
 ) -> RunReport:
-    """Segment every frame of a source, in order, into every sink. Opens and closes source and sinks; sessions stay open.
+    """Segment the frames of sources, in order, into sinks. Opens and closes sources and sinks; sessions stay open.
+
+    Every frame of a file is segmented. Of live sources the newest frame is kept, and a connection that is lost is made again, see
+    `stream.supervisor`. A source that fails stops no other.
 
     Each sink gets the frame, its mask at the frame's size, exactly as `segment` of the frame's session gives it, and a record:
-    `index`, `pts_s` (None for pictures without a rate), `source`, `name`, `class_share` (class name -> share of the frame's
-    pixels, classes present), `infer_ms`, `latency_ms` (resize, infer and postprocess, without waiting), `age_ms` (from the
-    source's hand-over to the finished mask, waiting included), `level` and `level_reason` (see `stream.levels.Choice`).
+    `index` (of the frames that came from the source: gaps are dropped frames), `pts_s` (None for pictures without a rate), `source`,
+    `name`, `class_share` (class name -> share of the frame's pixels, classes present), `regions` (where there are any: region ->
+    class -> share), `infer_ms`, `latency_ms` (resize, infer and postprocess, without waiting), `age_ms` (from the frame's arrival to
+    the finished mask, waiting included), `level` and `level_reason` (see `stream.levels.Choice`).
 
     Args:
         session: an open session; with a governor one for each of its levels, by level.
-        limit: frames at most.
+        source: one or more, each with a `source_id` of its own.
+        sinks: of all sources; or by source id, with those of all sources under "".
+        limit: frames at most, of each source.
         warmup: inferences on the first frame, with every session, before the clock starts.
         level: the bundle's program level that the session runs, for the records; not used with a governor.
         governor: chooses the level of each frame.
+        policy: which frames are dropped, for all sources or by source id; else `policy.LIVE` and `policy.RECORDED`.
+        patience: time-outs and waits of live sources.
+        regions: what is watched in the masks, by source id; what crosses a threshold is an event.
         on_frame: called with what the sinks got, after them, on the writer's thread.
-        stop: ends the run in good order when set: what was inferred is written.
+        stop: ends the run in good order within two seconds when set: what was inferred is written.
+        monitor: shows the run while it goes on.
     Raises:
-        StreamError: source or sink failed; what was finished before is written. The first error of any thread is raised.
+        StreamError: no source had a frame, all sources failed, or a sink could not be opened, or failed where it was all that the
+            run was for; what was finished before is written. The first error of any thread is raised.
         BundleError: the levels differ in image or classes.
         Interrupted: Ctrl-C; sinks are closed, and the exception carries the report. A second Ctrl-C does not wait for them.
+        ValueError: two sources with one id, or sinks, policies or regions of a source that is not there.
     """
     levels = Levels(session if isinstance(session, Mapping) else {level: session}, governor)
-    pipeline = _Pipeline(levels, source, sinks, on_frame, progress or NoProgress(), stop or threading.Event())
-    with ExitStack() as closing:
-        closing.callback(pipeline.close_idle, "reader", source)
-        source.open()
-        frames = _timed(islice(source.frames(), limit), pipeline.stages["read"])
-        first = next(frames, None)
-        if first is None:
-            raise StreamError(f"{source.source_id}: no frames", hint="check the source, and that the limit is at least 1")
-        size_hw = (first.image_rgb.shape[0], first.image_rgb.shape[1])
-        for sink in sinks:
-            closing.callback(pipeline.close_idle, "writer", sink)
-            sink.open(size_hw, source.fps, levels.program.labels)
-        for one in levels.sessions.values():
-            for _ in range(warmup):
-                one.infer(resize_image(first.image_rgb, levels.program.image.size_hw))
-        total = source.frame_count if limit is None or source.frame_count is None else min(limit, source.frame_count)
-        interrupted = pipeline.execute(chain([first], frames), total)
-    pipeline.failure.reraise()
-    report = pipeline.report(size_hw, total)
-    if interrupted:
-        raise Interrupted(report)
-    return report
+    sources = list(source) if isinstance(source, Sequence) else [source]
+    running = _Run(
+        levels,
+        sources,
+        sinks,
+        limit=limit,
+        policies=_policies(sources, policy),
+        patience=patience or Patience(),
+        regions=regions or {},
+        on_frame=on_frame,
+        progress=progress or NoProgress(),
+        stop=stop or threading.Event(),
+        monitor=monitor or Monitor(),
+    )
+    return running.execute(warmup)
 
 
-class _Segmented(NamedTuple):
-    """What the engine's thread hands on; the mask has the program's size."""
-
-    frame: Frame
-    mask: MaskU8
-    choice: Choice
-    resize_ms: float
-    infer_ms: float
-
-
-class _Pipeline:
-    """The three lanes of one run and what they share."""
+class _Run:
+    """One run: its sources, its lanes, the thread that watches over the sources, and the caller's thread, which waits."""
 
     def __init__(
         self,
         levels: Levels,
-        source: FrameSource,
-        sinks: Sequence[FrameSink],
+        sources: Sequence[FrameSource],
+        sinks: Sequence[FrameSink] | Mapping[str, Sequence[FrameSink]],
+        *,
+        limit: int | None,
+        policies: Sequence[Policy],
+        patience: Patience,
+        regions: Mapping[str, RegionMonitor],
         on_frame: OnFrame | None,
         progress: Progress,
         stop: threading.Event,
+        monitor: Monitor,
     ) -> None:
-        self.failure = FirstError()
-        self.stages = {stage: Timings() for stages in LANES.values() for stage in stages}
-        self._levels, self._source, self._sinks = levels, source, sinks
-        self._on_frame, self._progress, self._stop = on_frame, progress, stop
-        self._to_infer: Channel[tuple[Frame, ImageU8, float]] = Channel(_QUEUE_FRAMES)
-        self._to_write: Channel[_Segmented] = Channel(_QUEUE_FRAMES)
-        self._threads: dict[str, threading.Thread] = {}
-        self._written = threading.Event()
-        self._frames_read = self._frames_written = 0
-        self._age, self._latency = Timings(), Timings()
-        self._share_sum: npt.NDArray[np.float64] = np.zeros(256)
-        self._start_s = self._wall_s = 0.0
+        self._levels, self._limit, self._patience = levels, limit, patience
+        self._progress, self._stop, self._monitor = progress, stop, monitor
+        self._live = any(source.is_live for source in sources)
+        events = monitor.events
+        self._mailroom = Mailroom()
+        self._captures: list[Capture] = []
+        self._outputs = Outputs(sinks, sources, levels.program.labels, events, expendable=on_frame is not None)
+        self._lanes = Lanes(
+            levels,
+            self._captures,
+            self._mailroom,
+            self._outputs,
+            events,
+            progress,
+            stop,
+            queue=_LIVE_QUEUE if self._live else _RECORDED_QUEUE,
+            limit=limit,
+            on_frame=on_frame,
+            regions=regions,
+        )
+        events.start_s = time.monotonic()
+        for source, policy in zip(sources, policies, strict=True):
+            box = self._mailroom.add(policy)
+            self._captures.append(Capture(source, box, events, self._lanes.failure, patience, limit))
+        self._over = threading.Event()
+        self._watcher = threading.Thread(
+            target=lambda: self._lanes.failure.attempt(self._watch), name="edgeseg-watch", daemon=True
+        )
+        self._size_hw: tuple[int, int] | None = None
+        self._wall_s = 0.0
 
-    def execute(self, frames: Iterator[Frame], total: int | None) -> bool:
-        """Run all lanes to their end. True where Ctrl-C ended them; raises the first error of any lane."""
-        lanes: dict[str, Callable[[], None]] = {
-            "reader": lambda: self._lane(lambda: self._read(frames), None, self._to_infer),
-            "engine": lambda: self._lane(self._infer, self._to_infer, self._to_write),
-            "writer": lambda: self._lane(self._write, self._to_write, None),
-        }
-        self._threads = {name: threading.Thread(target=work, name=f"edgeseg-{name}", daemon=True) for name, work in lanes.items()}
-        interrupted = False
-        self._progress.start(_TASK, total)
-        self._start_s = time.monotonic()
+    def execute(self, warmup: int) -> RunReport:
+        """The whole run; raises as `run`."""
+        interrupted = started = False
+        self._monitor.attach(self._status)
         try:
-            for thread in self._threads.values():
-                thread.start()
-            self._wait()
+            self._watcher.start()
+            first = self._first_frame()
+            if first is not None:
+                self._begin(*first, warmup)
+                started = True
+                self._wait()
         except KeyboardInterrupt:
-            interrupted = True
             self._stop.set()
+            if not started:
+                raise
+            interrupted = True
             self._wait()
         finally:
-            self._wall_s = time.monotonic() - self._start_s
-            self._to_infer.cancel()
-            self._to_write.cancel()
-            for thread in self._threads.values():
-                if thread.ident is not None:
-                    thread.join(_PATIENCE_S)
-        self.failure.reraise()
-        self._progress.finish(_TASK)
-        return interrupted
+            self._end()
+        self._lanes.failure.reraise()
+        self._raise_if_all_failed()
+        self._progress.finish(TASK)
+        report = self._report()
+        if interrupted:
+            raise Interrupted(report)
+        return report
 
-    def close_idle(self, lane: str, end: FrameSource | FrameSink) -> None:
-        """Close a source or sink, unless its lane is stuck in it: closing it then would crash the process."""
-        thread = self._threads.get(lane)
-        if thread is None or not thread.is_alive():
-            self.failure.attempt(end.close)
+    def _first_frame(self) -> tuple[Capture, Frame] | None:
+        """Wait for the first frame of any source; it stays where it is. None where the run was stopped before there was one."""
+        give_up_s = None if self._patience.start_s is None else time.monotonic() + self._patience.start_s
+        while not self._stop.is_set():
+            self._lanes.failure.reraise()
+            try:
+                number, frame = self._mailroom.peek(_POLL_S)
+            except TimeoutError:
+                if self._live and give_up_s is not None and time.monotonic() > give_up_s:
+                    raise self._no_frames() from None
+                continue
+            except Closed:
+                self._lanes.failure.reraise()
+                self._raise_if_all_failed()
+                raise self._no_frames() from None
+            return self._captures[number], frame
+        return None
 
-    def report(self, size_hw: tuple[int, int], total: int | None) -> RunReport:
-        program, wall_ms = self._levels.program, 1e3 * self._wall_s
-        busiest = max(LANES.values(), key=lambda lane: sum(self.stages[stage].total_ms for stage in lane))
-        share = self._share_sum / max(1, self._frames_written)
-        return RunReport(
-            source=self._source.source_id,
-            source_fps=self._source.fps,
-            size_hw=size_hw,
-            program={
-                "arch": program.arch,
-                "precision": program.precision,
-                "isr": str(program.isr),
-                "size_hw": program.image.size_hw,
-                "mask_stride": program.mask_stride,
-            },
-            level=min(self._levels.sessions),
-            frames=self._frames_written,
-            frames_expected=total,
-            frames_dropped=self._frames_read - self._frames_written,
-            interrupted=self._stop.is_set(),
-            wall_s=self._wall_s,
-            fps=self._frames_written / self._wall_s,
-            stages={name: {**timings.to_json(), "busy": timings.total_ms / wall_ms} for name, timings in self.stages.items()},
-            latency=self._latency.to_json(),
-            frame_age=self._age.to_json(),
-            governor=self._levels.report(),
-            bottleneck=max(busiest, key=lambda stage: self.stages[stage].total_ms),
-            class_share={name: float(share[index]) for index, name in enumerate(program.labels.names)},
-            host=describe_host(),
-        )
+    def _begin(self, origin: Capture, frame: Frame, warmup: int) -> None:
+        """Open the sinks, warm the engine up, start the clock."""
+        self._size_hw = (frame.image_rgb.shape[0], frame.image_rgb.shape[1])
+        self._lanes.open_sinks(origin, frame)
+        image_rgb = resize_image(frame.image_rgb, self._levels.program.image.size_hw)
+        for session in self._levels.sessions.values():
+            for _ in range(warmup):
+                session.infer(image_rgb)
+        self._progress.start(TASK, self._total())
+        self._lanes.start()
 
     def _wait(self) -> None:
-        """Until the writer is done. After a stop an engine that hangs is given up, and what it had finished is written."""
-        give_up_s = None
-        while not self._written.wait(_POLL_S):
+        """Until the writer is done. After a stop an engine that hangs is given up, and so is a sink, in the end."""
+        stopped_s = None
+        while not self._lanes.written.wait(_POLL_S):
             if self._stop.is_set():
-                give_up_s = give_up_s or time.monotonic() + _DRAIN_S
-                if time.monotonic() > give_up_s:
-                    self._to_write.close()
+                now_s = time.monotonic()
+                stopped_s = stopped_s or now_s
+                if now_s > stopped_s + _DRAIN_S:
+                    self._lanes.give_up_engine()
+                if now_s > stopped_s + _WRITE_S:
+                    return
 
-    def _lane(self, work: Callable[[], None], inbox: Channel[Any] | None, outbox: Channel[Any] | None) -> None:
-        """One thread's life: it leaves its error, lets the lanes before it end, and the lanes after it finish."""
-        self.failure.attempt(work)
-        if inbox is not None:
-            inbox.cancel()
-        if outbox is not None:
-            outbox.close()
-        else:
-            self._written.set()
+    def _end(self) -> None:
+        """End every thread, as far as it can be ended."""
+        self._wall_s = time.monotonic() - self._lanes.start_s
+        self._over.set()
+        for capture in self._captures:
+            capture.stop("the run ended")
+        hurry = self._stop.is_set()
+        self._lanes.cancel(_DRAIN_S / 10 if hurry else _PATIENCE_S)
+        for capture in self._captures:
+            capture.join(_DRAIN_S / 10 if hurry else _DRAIN_S)
+        if self._watcher.ident is not None:
+            self._watcher.join(_DRAIN_S)
+        self._monitor.detach()
+        self._monitor.events.close()
 
-    def _read(self, frames: Iterator[Frame]) -> None:
-        for frame in frames:
-            if self._stop.is_set():
-                return
-            self._frames_read += 1
-            start_s = time.perf_counter()
-            resized = resize_image(frame.image_rgb, self._levels.program.image.size_hw)
-            resize_ms = self.stages["resize"].add_since(start_s)
-            if not send(self._to_infer, (frame, resized, resize_ms)):
-                return
+    def _watch(self) -> None:
+        while not self._over.wait(_TICK_S):
+            for capture in self._captures:
+                capture.tick()
 
-    def _infer(self) -> None:
-        for frame, resized, resize_ms in received(self._to_infer, self._stop):
-            choice = self._levels.choice
-            start_s = time.perf_counter()
-            mask = self._levels.sessions[choice.level].infer(resized)
-            infer_ms = self.stages["infer"].add_since(start_s)
-            if not send(self._to_write, _Segmented(frame, mask, choice, resize_ms, infer_ms)):
-                return
+    def _no_frames(self) -> StreamError:
+        states = [capture.status() for capture in self._captures]
+        told = [
+            f"{state.source}: {state.last_error}" for state in states if state.last_error and state.source not in state.last_error
+        ]
+        told += [state.last_error for state in states if state.last_error and state.source in state.last_error]
+        names = ", ".join(capture.source_id for capture in self._captures)
+        return StreamError("; ".join(told) or f"{names}: no frames", hint="check the source, and that the limit is at least 1")
 
-    def _write(self) -> None:
-        names = self._levels.program.labels.names
-        for frame, small_mask, choice, resize_ms, infer_ms in received(self._to_write):
-            start_s = time.perf_counter()
-            mask = resize_mask(small_mask, (frame.image_rgb.shape[0], frame.image_rgb.shape[1]))
-            share = _class_share(mask)
-            other_ms = resize_ms + self.stages["postprocess"].add_since(start_s)
-            now_s = time.monotonic()
-            self._levels.finished(frame.index, choice.level, infer_ms, other_ms, now_s - self._start_s)
-            age_ms = 1e3 * (now_s - frame.arrival_s)
-            self._latency.add(infer_ms + other_ms)
-            self._age.add(age_ms)
-            record = {
-                "index": frame.index,
-                "pts_s": round(frame.pts_s, 6) if self._source.fps else None,
-                "source": frame.source_id,
-                "name": frame.name,
-                "class_share": {name: round(float(value), 6) for name, value in zip(names, share, strict=False) if value},
-                "infer_ms": round(infer_ms, 3),
-                "latency_ms": round(infer_ms + other_ms, 3),
-                "age_ms": round(age_ms, 3),
-                "level": choice.level,
-                "level_reason": choice.reason,
-            }
-            with self.stages["write"].measure():
-                for sink in self._sinks:
-                    sink.write(frame, mask, record)
-            self._share_sum += share
-            self._frames_written += 1
-            if self._levels.governor:
-                self._progress.advance(_TASK, level=str(choice.level))
-            else:
-                self._progress.advance(_TASK)
-            if self._on_frame is not None:
-                self._on_frame(frame, mask, record)
+    def _raise_if_all_failed(self) -> None:
+        errors = [capture.error for capture in self._captures if capture.error]
+        if len(errors) == len(self._captures):
+            raise errors[0]
+
+    def _total(self) -> int | None:
+        """Frames that will come, where all sources know."""
+        counts = [capture.frame_count for capture in self._captures]
+        if any(count is None for count in counts):
+            return None
+        return sum(count if self._limit is None else min(count, self._limit) for count in counts if count is not None)
+
+    def _status(self) -> RunStatus:
+        return make_status(self._lanes, self._levels, self._captures, self._outputs, self._monitor.events)
+
+    def _report(self) -> RunReport:
+        return make_report(
+            self._lanes,
+            self._levels,
+            self._captures,
+            self._outputs,
+            self._monitor.events,
+            size_hw=self._size_hw,
+            expected=self._total(),
+            interrupted=self._stop.is_set(),
+            wall_s=self._wall_s,
+        )
 
 
-def _timed(frames: Iterator[Frame], timings: Timings) -> Iterator[Frame]:
-    """The same frames, with the time that each took to come."""
-    while True:
-        start_s = time.perf_counter()
-        frame = next(frames, None)
-        if frame is None:
-            return
-        timings.add_since(start_s)
-        yield frame
-
-
-def _class_share(mask: MaskU8) -> npt.NDArray[np.float64]:
-    """Share of the pixels of each value, shape (256,)."""
-    cv2 = opencv()
-    # OpenCV's histogram is fast, but counts in float32: exact up to 2**24 pixels.
-    counts = np.zeros(256)
-    for part in np.array_split(mask, -(-mask.size // 2**24)):
-        counts += cv2.calcHist([part], [0], None, [256], [0, 256]).ravel()
-    shares: npt.NDArray[np.float64] = counts / mask.size
-    return shares
+def _policies(sources: Sequence[FrameSource], policy: Policy | Mapping[str, Policy] | None) -> list[Policy]:
+    """One for each source."""
+    ids = [source.source_id for source in sources]
+    if not ids or len(set(ids)) != len(ids):
+        raise ValueError(f"a run needs one or more sources, each with an id of its own, not {ids}")
+    by_id = policy if isinstance(policy, Mapping) else dict.fromkeys(ids, policy) if policy else {}
+    unknown = sorted(set(by_id) - set(ids))
+    if unknown:
+        raise ValueError(f"there are policies for {unknown}, and the sources are {ids}")
+    return [by_id.get(source.source_id) or (LIVE if source.is_live else RECORDED) for source in sources]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -72,3 +72,15 @@ class Timings:
             "p99_ms": self.percentile_ms(0.99),
             "max_ms": self.max_ms,
         }
+
+
+def merged(parts: Iterable[Timings]) -> Timings:
+    """The durations of several as if one had counted them all. From any thread."""
+    total = Timings()
+    for part in parts:
+        total.count += part.count
+        total.total_ms += part.total_ms
+        total.min_ms = min(total.min_ms, part.min_ms)
+        total.max_ms = max(total.max_ms, part.max_ms)
+        total._bins += part._bins
+    return total

@@ -1,0 +1,168 @@
+"""The sinks of a run: opened, fed, told of events, replaced when the frame size changes, taken out when they fail.
+
+Every call of a sink comes from one thread, the writer's. A sink that fails takes no other down: it is closed, an event says so, and
+with live sources it is opened again after a while. A run that only reads files has its results as its purpose: when its last sink has
+failed it ends with that error, and nothing is written behind a gap.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from edgeseg.contracts import FrameSink, FrameSource
+from edgeseg.errors import EdgesegError
+from edgeseg.specs import Frame, LabelSpace, MaskU8
+from edgeseg.stream.capture import Capture
+from edgeseg.stream.channel import FirstError
+from edgeseg.stream.events import Event, EventBus
+from edgeseg.stream.status import SinkState, SinkStatus
+
+_RETRY_S, _RETRY_CAP_S = 5.0, 60.0
+_EVENTS_WAITING = 1_000
+# What a sink is told of a camera that names no rate; the frames' own times are what counts.
+_NOMINAL_FPS = 25.0
+
+
+class _Output:
+    """One sink and what became of it. `origin` is the id of the source that it belongs to; empty: all."""
+
+    def __init__(self, sink: FrameSink, origin: str) -> None:
+        self.sink, self.origin = sink, origin
+        self.name = str(getattr(sink, "name", type(sink).__name__))
+        self.state: SinkState = "WAITING"
+        self.size_hw: tuple[int, int] | None = None
+        self.written = self.missed = 0
+        self.error: EdgesegError | None = None
+        self.retry_at_s, self.wait_s = float("inf"), _RETRY_S
+
+    def status(self) -> SinkStatus:
+        return SinkStatus(self.name, self.origin, self.state, self.written, self.missed, str(self.error) if self.error else None)
+
+
+class Outputs:
+    """All sinks of a run.
+
+    Args:
+        sinks: of every source; or by source id, with those of every source under "".
+        origins: the sources.
+        expendable: True where the run goes on without any sink.
+    Raises:
+        ValueError: sinks of a source that is none of the run's.
+    """
+
+    def __init__(
+        self,
+        sinks: Sequence[FrameSink] | Mapping[str, Sequence[FrameSink]],
+        origins: Sequence[FrameSource],
+        labels: LabelSpace,
+        events: EventBus,
+        expendable: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        by_origin = sinks if isinstance(sinks, Mapping) else {"": sinks}
+        ids = [origin.source_id for origin in origins]
+        unknown = sorted(set(by_origin) - {"", *ids})
+        if unknown:
+            raise ValueError(f"there are sinks for {unknown}, and the sources are {ids}")
+        # With one source, "all" is that one: its frame size is the sinks'.
+        only = ids[0] if len(ids) == 1 else ""
+        self._outputs = [_Output(sink, origin or only) for origin, group in by_origin.items() for sink in group]
+        self._labels, self._events, self._clock = labels, events, clock
+        self._live = any(origin.is_live for origin in origins)
+        self._expendable = expendable or self._live
+        self._waiting: deque[Event] = deque(maxlen=_EVENTS_WAITING)
+        if any(hasattr(output.sink, "event") for output in self._outputs):
+            events.subscribe(self._waiting.append)
+
+    def open_first(self, origin: Capture, frame: Frame) -> None:
+        """Open the sinks of the first source that has a frame, and those of all. Raises StreamError where one cannot be."""
+        for output in self._of(origin.source_id):
+            self._open(output, origin, frame)
+
+    def write(self, origin: Capture, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
+        """Give a result to every sink that is for it.
+
+        Raises:
+            EdgesegError: the last sink of a run that is not expendable failed.
+            Exception: whatever else a sink raises is a bug, or a reader of stdout that is gone.
+        """
+        for output in self._of(origin.source_id):
+            self._attempt(output, lambda output=output: self._write_to(output, origin, frame, mask, record))  # type: ignore[misc]
+
+    def idle(self) -> None:
+        """Tell the sinks the events that came meanwhile."""
+        while self._waiting:
+            event = self._waiting.popleft()
+            for output in self._outputs:
+                tell = getattr(output.sink, "event", None)
+                if tell and output.state == "OPEN" and (not output.origin or event.source in ("", output.origin)):
+                    self._attempt(output, lambda tell=tell, event=event: tell(event))  # type: ignore[misc]
+
+    def close(self, failure: FirstError) -> None:
+        """Close them all; what one of them raises is left in `failure`."""
+        failure.attempt(self.idle)
+        for output in self._outputs:
+            if output.state == "OPEN":
+                failure.attempt(output.sink.close)
+                output.state = "CLOSED"
+
+    def status(self) -> tuple[SinkStatus, ...]:
+        """How they are doing. From any thread."""
+        return tuple(output.status() for output in self._outputs)
+
+    def failures(self) -> list[tuple[str, EdgesegError]]:
+        """Sinks that do not hold all that they should: name and error."""
+        return [
+            (output.name, output.error)
+            for output in self._outputs
+            if output.error and (output.state == "FAILED" or not self._live)
+        ]
+
+    def _of(self, source_id: str) -> list[_Output]:
+        return [output for output in self._outputs if output.origin in ("", source_id)]
+
+    def _write_to(self, output: _Output, origin: Capture, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
+        if output.state == "FAILED" and self._clock() >= output.retry_at_s:
+            self._open(output, origin, frame)
+            self._events.emit("sink_recovered", f"open again, {output.missed} frames were missed", output.name)
+        elif output.state == "WAITING":
+            self._open(output, origin, frame)
+        elif output.state == "OPEN" and origin.is_live and output.origin and output.size_hw != mask.shape:
+            output.sink.close()
+            self._open(output, origin, frame)
+        if output.state != "OPEN":
+            output.missed += 1
+            return
+        output.sink.write(frame, mask, record)
+        output.written += 1
+        output.wait_s = _RETRY_S
+
+    def _open(self, output: _Output, origin: Capture, frame: Frame) -> None:
+        size_hw = (frame.image_rgb.shape[0], frame.image_rgb.shape[1])
+        # Marked as open before it is: a sink that fails half-way has something to close.
+        output.state, output.size_hw = "OPEN", size_hw
+        output.sink.open(size_hw, origin.fps or (_NOMINAL_FPS if origin.is_live else 0.0), self._labels)
+
+    def _attempt(self, output: _Output, work: Callable[[], None]) -> None:
+        """Do something with a sink; where it fails, take it out."""
+        try:
+            work()
+        except EdgesegError as error:
+            self._fail(output, error)
+            if not self._expendable and all(other.state == "FAILED" for other in self._outputs):
+                raise
+
+    def _fail(self, output: _Output, error: EdgesegError) -> None:
+        output.error, output.state = error, "FAILED"
+        output.missed += 1
+        retry_s = None
+        with suppress(EdgesegError):  # a consequence of the first
+            output.sink.close()
+        if self._live:
+            retry_s, output.wait_s = output.wait_s, min(_RETRY_CAP_S, 2 * output.wait_s)
+            output.retry_at_s = self._clock() + retry_s
+        self._events.emit("sink_failed", str(error), output.name, hint=error.hint, retry_in_s=retry_s)
