@@ -1,207 +1,209 @@
-"""`edgeseg run`: frames of a source through a bundle's engine into sinks."""
+"""`edgeseg run`: frames of sources through a bundle's engine into sinks, once or as a service."""
 
 from __future__ import annotations
 
 import json
-import math
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeseg.cli import render
+from edgeseg.cli import render, run_report
+from edgeseg.cli.run_options import run_options
+from edgeseg.cli.run_settings import read_settings
+from edgeseg.errors import EdgesegError, StreamError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rich.console import RenderableType
-
-    from edgeseg.contracts import Session
+    from edgeseg.contracts import FrameSource, Session
+    from edgeseg.specs import LabelSpace
+    from edgeseg.stream.alarms import RegionMonitor
+    from edgeseg.stream.config import Streams
     from edgeseg.stream.report import RunReport
+    from edgeseg.stream.service import JsonLog
+    from edgeseg.stream.status import Monitor, RunStatus
 
-
-_SWITCHES_SHOWN = 12
-_POSITIVE = click.FloatRange(min=0, min_open=True)
-
-
-def _finite(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
-    """click's range lets nan pass."""
-    if value is not None and not math.isfinite(value):
-        raise click.BadParameter(f"{value} is not a finite number", context, parameter)
-    return value
+_TERMINATED, _INTERRUPTED = 143, 130
 
 
 @click.command("run")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--source", required=True, metavar="URI", help="clip.mp4, frames/, frames/*.png or synthetic://640x480@30?frames=300."
-)
-@click.option(
-    "--sink", "sinks", multiple=True, metavar="URI", help="out.mp4, masks/, results.ndjson, - (stdout) or null:. Repeatable."
-)
-@click.option(
-    "--level",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Program level of the bundle; 0 is the most exact. With a deadline or a rate: the most exact that may be used.",
-)
-@click.option(
-    "--deadline-ms",
-    type=_POSITIVE,
-    callback=_finite,
-    metavar="MS",
-    help="Move between the bundle's levels so that a frame's latency, from the frame in hand to its mask "
-    "(resize + infer + postprocess, waiting in queues left out), stays within MS.",
-)
-@click.option(
-    "--target-fps",
-    type=_POSITIVE,
-    callback=_finite,
-    metavar="FPS",
-    help="Move between the bundle's levels so that the engine keeps up with FPS frames/s: its time per frame stays within "
-    "1000/FPS ms. Stages overlap; where reading or writing is slower, no level can help.",
-)
-@click.option(
-    "--threads", type=click.IntRange(min=1), help="Threads of the engine; those that it was measured with unless given."
-)
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Stop after N frames.")
-@click.option(
-    "--opacity", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Share of the class colour in overlays."
-)
-@click.option(
-    "--report", "report_path", type=click.Path(path_type=Path), metavar="FILE", help="Write the end report here as JSON."
-)
-@click.option(
-    "--contact-sheet",
-    "sheet_path",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write overlays of 12 frames here as PNG.",
-)
+@run_options
 @render.json_option
-def run(
-    bundle: Path,
-    source: str,
-    sinks: tuple[str, ...],
-    level: int,
-    deadline_ms: float | None,
-    target_fps: float | None,
-    threads: int | None,
-    limit: int | None,
-    opacity: float,
-    report_path: Path | None,
-    sheet_path: Path | None,
-    as_json: bool,
-) -> None:
-    """Segment every frame of a source, and say where the time went.
+@click.pass_context
+def run(context: click.Context, /, sheet_path: Path | None, as_json: bool, **_: object) -> None:
+    """Segment the frames of sources, and say where the time went.
 
-    Ctrl-C ends a run in good order: recordings are finished and the report is written.
+    Ctrl-C ends a run in good order: recordings are finished and the report is written. So does SIGTERM, with exit code 143.
     """
+    from edgeseg.stream.service import JsonLog, Termination
+
+    settings = read_settings(context)
+    if as_json and "-" in settings.sinks:
+        raise click.UsageError("--json and --sink - both write to stdout; use --report FILE for the report")
+    log = JsonLog() if settings.log == "json" else None
+    with Termination() as termination:
+        try:
+            failures = _run(settings, sheet_path, as_json, log)
+        except KeyboardInterrupt:
+            if termination.asked or log:
+                (log.line("interrupted") if log else click.echo("terminated", err=True))
+                context.exit(_TERMINATED if termination.asked else _INTERRUPTED)
+            raise
+        except EdgesegError as error:
+            if log is None or as_json:
+                raise
+            log.line("error", "error", kind=type(error).__name__, message=str(error), hint=error.hint)
+            context.exit(error.exit_code)
+    for failure in failures:
+        told = StreamError(f"{failure['what']}: {failure['error']}", hint=failure["hint"])
+        if log:
+            log.line("error", "error", message=str(told), hint=told.hint)
+        else:
+            render.error(told, as_json=False)
+    if failures:
+        context.exit(StreamError.exit_code)
+
+
+def _run(settings: Streams, sheet_path: Path | None, as_json: bool, log: JsonLog | None) -> Sequence[Mapping[str, str]]:
+    """Everything between the settings and the report; returns what of the run failed, for the exit code."""
     from edgeseg.bundle import open_bundle
     from edgeseg.images import encode_png
     from edgeseg.stream.files import prepare, write_whole
-    from edgeseg.stream.governor import Governor, Target
-    from edgeseg.stream.levels import open_governed
     from edgeseg.stream.report import Interrupted
     from edgeseg.stream.runner import run as run_stream
     from edgeseg.stream.samples import FrameSampler
-    from edgeseg.stream.sinks import open_sinks
-    from edgeseg.stream.sources import open_source
+    from edgeseg.stream.sinks import route_sinks
+    from edgeseg.stream.sources import open_sources
+    from edgeseg.stream.status import Monitor
+    from edgeseg.stream.uris import redact
 
-    on_stdout = "-" in sinks
-    if as_json and on_stdout:
-        raise click.UsageError("--json and --sink - both write to stdout; use --report FILE for the report")
-    if deadline_ms and target_fps:
-        raise click.UsageError("--deadline-ms and --target-fps are two targets; give one of them")
-    target = Target("deadline", deadline_ms) if deadline_ms else Target.fps(target_fps) if target_fps else None
-    frames, outputs = open_source(source), open_sinks(sinks, source_uri=source, opacity=opacity)
+    sources = open_sources([f"{one.name}={one.uri}" if one.name else one.uri for one in settings.sources])
+    by_id = dict(zip((source.source_id for source in sources), settings.sources, strict=True))
+    outputs = route_sinks(settings.sinks, {source: one.uri for source, one in by_id.items()}, opacity=settings.opacity)
+    report_path = Path(settings.report) if settings.report else None
     for path in (report_path, sheet_path):
         if path is not None:
             prepare(path)
     sampler = FrameSampler() if sheet_path else None
+    sinks = [redact(uri) for uri in settings.sinks]
 
     def finish(report: RunReport) -> None:
-        data = {"bundle": bundle, "threads": threads, "sinks": sinks, **report.to_json()}
-        if sheet_path and sampler:
-            write_whole(sheet_path, encode_png(sampler.sheet(labels, opacity)))
+        data = {"bundle": settings.bundle, "threads": settings.threads, "sinks": sinks, **report.to_json()}
+        if sheet_path and sampler and report.frames:
+            write_whole(sheet_path, encode_png(sampler.sheet(labels, settings.opacity)))
         if report_path:
             write_whole(report_path, (json.dumps(render.plain(data), indent=2) + "\n").encode())
-        if not on_stdout:
-            render.result(data, as_json, lambda: _summary(report, sinks))
+        if log:
+            log.line("report", report=render.plain(data))
+        if "-" not in settings.sinks and (as_json or not log):
+            render.result(data, as_json, lambda: run_report.summary(report, sinks))
 
-    opened = open_bundle(bundle)
+    opened = open_bundle(Path(settings.bundle))
     with ExitStack() as stack:
-        sessions: dict[int, Session]
-        governor: Governor | None = None
-        if target:
-            sessions, governor = stack.enter_context(open_governed(opened, target, first=level, threads=threads))
-        else:
-            sessions = {level: stack.enter_context(opened.session(level=level, threads=threads))}
-        labels = sessions[level].program.labels
-        progress = stack.enter_context(render.RichProgress())
+        sessions, governor = _sessions(settings, opened, stack)
+        program = sessions[min(sessions)].program
+        labels = program.labels
+        progress = log or stack.enter_context(render.RichProgress())
+        monitor = Monitor()
+        monitor.events.subscribe(log.event if log else run_report.teller(progress, any(one.is_live for one in sources)))
+        if settings.web:
+            height, width = program.image.size_hw
+            about = {"bundle": Path(settings.bundle).name, "model": program.arch, "size": f"{width}x{height}"}
+            page, url = _serve(settings, labels, monitor, about, sources, stack)
+            outputs = {**outputs, "": [*outputs.get("", []), page]}
+            progress.message(f"live page: {url}")
+        stack.enter_context(_heartbeat(monitor))
         try:
-            report = run_stream(sessions, frames, outputs, limit=limit, governor=governor, on_frame=sampler, progress=progress)
+            report = run_stream(
+                sessions,
+                sources,
+                outputs,
+                limit=settings.limit,
+                governor=governor,
+                level=settings.level,
+                policy={source.source_id: by_id[source.source_id].mailbox(source.is_live) for source in sources},
+                patience=settings.patience.build(),
+                regions=_regions(by_id, labels),
+                on_frame=sampler,
+                progress=progress,
+                monitor=monitor,
+            )
         except Interrupted as interruption:
             finish(interruption.report)
             raise
     finish(report)
+    return report.failures
 
 
-def _summary(report: RunReport, sinks: tuple[str, ...]) -> list[RenderableType]:
-    """The end report for people."""
-    height, width = report.size_hw
-    frames = f"{report.frames} frames" + (
-        f" of {report.frames_expected}" if report.interrupted and report.frames_expected else ""
-    )
-    lines = [
-        f"{report.source}: {frames} of {width}x{height} in {render.duration(report.wall_s)}, {report.fps:.1f} fps",
-        f"bottleneck: {report.bottleneck}",
-    ]
-    if report.governor:
-        limit = f"{report.governor['limit_ms']:.4g} ms"
-        time = {"deadline": "latency", "fps": "inference"}[report.governor["target"]]
-        missed = render.percent(report.governor["over_limit"])
-        lines.append(f"{time} over {limit}: {missed} of the frames; {report.governor['switch_count']} switches of level")
-    if sinks:
-        lines.append(f"written: {', '.join(sinks)}")
-    stages: list[tuple[Any, ...]] = [
-        (name, *_figures(stage), render.percent(stage["busy"], 0)) for name, stage in report.stages.items()
-    ]
-    classes = sorted(report.class_share.items(), key=lambda item: -item[1])
-    return [
-        "\n".join(lines),
-        render.table(
-            "Time per frame",
-            ("stage", "mean ms", "p50 ms", "p90 ms", "p99 ms", "busy"),
-            [*stages, ("latency", *_figures(report.latency), ""), ("frame age", *_figures(report.frame_age), "")],
-        ),
-        *(_governed(report.governor) if report.governor else ()),
-        render.table("Classes", ("class", "share"), [(name, render.percent(share)) for name, share in classes if share]),
-    ]
+def _sessions(settings: Streams, opened: Any, stack: ExitStack) -> tuple[dict[int, Session], Any]:
+    """The sessions that the run may use, by level, and who chooses among them."""
+    from edgeseg.stream.governor import Target
+    from edgeseg.stream.levels import open_governed
+
+    if not (settings.deadline_ms or settings.target_fps):
+        session = stack.enter_context(opened.session(level=settings.level, threads=settings.threads))
+        return {settings.level: session}, None
+    target = Target("deadline", settings.deadline_ms) if settings.deadline_ms else Target.fps(settings.target_fps or 0.0)
+    sessions, governor = stack.enter_context(open_governed(opened, target, first=settings.level, threads=settings.threads))
+    return dict(sessions), governor
 
 
-def _governed(governor: Mapping[str, Any]) -> Sequence[RenderableType]:
-    """How the frames went over the levels, and the last switches."""
-    levels = [(level["level"], level["isr"], render.percent(level["share"]), *_figures(level)) for level in governor["levels"]]
-    switches = [
-        (
-            render.duration(switch["at_s"]),
-            switch["frame"],
-            f"{switch['from_level']} -> {switch['to_level']}",
-            switch["reason"],
-            switch["p90_ms"],
-            switch["expected_ms"],
+def _regions(by_id: Mapping[str, Any], labels: LabelSpace) -> dict[str, RegionMonitor]:
+    from edgeseg.stream.alarms import RegionMonitor
+
+    return {
+        source: RegionMonitor(
+            [region.build() for region in one.regions],
+            [threshold.build(region.name) for region in one.regions for threshold in region.thresholds],
+            labels,
         )
-        for switch in governor["switches"][-_SWITCHES_SHOWN:]
-    ]
-    parts = [render.table("Levels", ("level", "isr", "frames", "mean ms", "p50 ms", "p90 ms", "p99 ms"), levels)]
-    if switches:
-        shown = f", the last {len(switches)}" if len(switches) < governor["switch_count"] else ""
-        parts.append(render.table(f"Switches{shown}", ("at", "frame", "levels", "reason", "p90 ms", "expected ms"), switches))
-    return parts
+        for source, one in by_id.items()
+        if one.regions
+    }
 
 
-def _figures(timings: Any) -> tuple[Any, ...]:
-    return tuple(timings[key] for key in ("mean_ms", "p50_ms", "p90_ms", "p99_ms"))
+def _serve(
+    settings: Streams,
+    labels: LabelSpace,
+    monitor: Monitor,
+    about: dict[str, Any],
+    sources: Sequence[FrameSource],
+    stack: ExitStack,
+) -> tuple[Any, str]:
+    """Start the live page; returns its sink and its address."""
+    from edgeseg.stream.web.page import LivePage
+    from edgeseg.stream.web.server import LiveServer, parse_address
+
+    web = settings.web
+    if web is None:
+        raise ValueError("no live page is wanted")
+    about["regions"] = {
+        source.source_id: [{"name": region.name, "points": region.polygon} for region in one.regions]
+        for source, one in zip(sources, settings.sources, strict=True)
+        if one.regions
+    }
+    page = LivePage(labels)
+    server = stack.enter_context(LiveServer(parse_address(web.listen), page, monitor, token=web.token, about=about))
+    return page, server.url
+
+
+def _heartbeat(monitor: Monitor) -> Any:
+    """Ready, status and watchdog messages for systemd; nothing happens where it did not start us."""
+    from edgeseg.stream.service import Heartbeat, is_progressing
+
+    seen: list[RunStatus | None] = [None]
+
+    def alive() -> bool:
+        before, seen[0] = seen[0], monitor.snapshot()
+        return is_progressing(before, seen[0])
+
+    def line() -> str:
+        status = seen[0]
+        if status is None:
+            return "waiting for the first frame"
+        running = sum(source.state == "RUNNING" for source in status.sources)
+        return f"{status.fps:.1f} frames/s, {running} of {len(status.sources)} sources run, level {status.level}"
+
+    return Heartbeat(alive, line)

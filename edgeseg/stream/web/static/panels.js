@@ -129,7 +129,9 @@ export function addEvents(events) {
   for (const event of events) {
     list.querySelector(".empty")?.remove();
     const colour = EVENT_TONES[event.kind] ?? tone(event.details?.state);
-    const text = [event.source, event.reason || event.kind].filter(Boolean).join(": ");
+    const state = event.details?.state ? ` ${event.details.state.toLowerCase()}` : "";
+    const reason = (event.reason || event.kind).replace(`${event.source}: `, "");
+    const text = event.source ? `${event.source}${state}: ${reason}` : reason;
     list.prepend(make("li", {}, make("i", { className: "dot", dataset: { tone: colour } }),
       make("time", { textContent: duration(event.at_s) }), make("span", { textContent: text })));
   }

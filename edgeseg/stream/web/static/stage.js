@@ -83,6 +83,8 @@ export class Stage {
 
   outline({ name, points }) {
     const { context, canvas: { width, height } } = this;
+    const [full_h, full_w] = this.header.size_hw;
+    if (points.flat().some((value) => value > 1)) points = points.map(([x, y]) => [x / full_w, y / full_h]); // pixels
     context.beginPath();
     for (const [x, y] of points) context.lineTo(x * width, y * height);
     context.closePath();

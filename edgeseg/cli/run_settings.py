@@ -1,0 +1,136 @@
+"""The options of `edgeseg run` as the settings that a configuration file would hold, so that there is one way from there on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from edgeseg.errors import StreamError
+
+if TYPE_CHECKING:
+    from edgeseg.stream import config, regions
+
+BESIDE_A_FILE = frozenset({"config_path", "limit", "report_path", "sheet_path", "web_token", "log_json", "as_json"})
+"""Options that may stand beside --config; what runs is what the file says."""
+
+_TRANSPORT_SCHEMES = ("rtsp:", "rtsps:")
+_TIMEOUT_SCHEMES = (*_TRANSPORT_SCHEMES, "http:", "https:", "udp:")
+
+
+def read_settings(context: click.Context) -> config.Streams:
+    """What a command line asks for.
+
+    Raises:
+        UsageError: options that exclude each other, or no source or bundle.
+        RecipeError: the configuration is wrong.
+        StreamError: a malformed region or threshold.
+    """
+    from edgeseg.stream.config import load_streams
+
+    given = context.params
+    if given["config_path"] is None:
+        return _from_options(given)
+    stated = [name for name in given if context.get_parameter_source(name) == ParameterSource.COMMANDLINE]
+    also = [param for param in context.command.params if param.name in stated and param.name not in BESIDE_A_FILE]
+    if also:
+        names = ", ".join(param.opts[-1] if isinstance(param, click.Option) else "BUNDLE" for param in also)
+        raise click.UsageError(f"--config says what runs; write {names} into {given['config_path']}")
+    settings = load_streams(Path(given["config_path"]))
+    web = settings.web
+    changes: dict[str, Any] = {}
+    if web and given["web_token"]:
+        changes["web"] = web.model_copy(update={"token": given["web_token"]})
+    if given["limit"]:
+        changes["limit"] = given["limit"]
+    if given["report_path"]:
+        changes["report"] = str(given["report_path"])
+    if given["log_json"]:
+        changes["log"] = "json"
+    return settings.model_copy(update=changes)
+
+
+def _from_options(given: Mapping[str, Any]) -> config.Streams:
+    from edgeseg.stream import config
+    from edgeseg.stream.uris import named, redact
+
+    if given["bundle"] is None:
+        raise click.UsageError("Missing argument 'BUNDLE' (or --config FILE).")
+    if not given["sources"]:
+        raise click.UsageError("Missing option '--source' (or --config FILE).")
+    if given["deadline_ms"] and given["target_fps"]:
+        raise click.UsageError("--deadline-ms and --target-fps are two targets; give one of them")
+    areas = _regions(given["regions"], given["thresholds"])
+    sources = []
+    for text in given["sources"]:
+        name, uri = named(text)
+        source = config.Source(
+            uri=_with_options(uri, given["tcp"], given["read_timeout_s"]),
+            name=name if name != redact(uri) else None,
+            drop=given["drop"],
+            queue=given["queue"],
+            max_age_ms=given["max_age_ms"],
+            regions=areas,
+        )
+        sources.append(source)
+    names = [source.name for source in sources if source.name]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise click.UsageError(f"two sources are called {twice}")
+    times = {"connect_s": given["open_timeout_s"], "watchdog_s": given["read_timeout_s"]}
+    return config.Streams(
+        bundle=str(given["bundle"]),
+        sources=tuple(sources),
+        sinks=given["sinks"],
+        level=given["level"],
+        threads=given["threads"],
+        deadline_ms=given["deadline_ms"],
+        target_fps=given["target_fps"],
+        opacity=given["opacity"],
+        limit=given["limit"],
+        report=str(given["report_path"]) if given["report_path"] else None,
+        patience=config.Patience(**{key: value for key, value in times.items() if value}),
+        web=config.Web(listen=given["web"], token=given["web_token"]) if given["web"] else None,
+        log="json" if given["log_json"] else "text",
+    )
+
+
+def _with_options(uri: str, tcp: bool | None, timeout_s: float | None) -> str:
+    """A network source with the line's options, where it has none of its own."""
+    scheme, own = uri.partition("//")[0].lower(), uri.partition("#")[2]
+    wanted = [
+        f"transport={'tcp' if tcp else 'udp'}"
+        if tcp is not None and scheme in _TRANSPORT_SCHEMES and "transport=" not in own
+        else "",
+        f"timeout={timeout_s:g}" if timeout_s and scheme in _TIMEOUT_SCHEMES and "timeout=" not in own else "",
+    ]
+    return "&".join(part for part in (uri if own else f"{uri}#", *wanted) if part).replace("#&", "#").rstrip("#")
+
+
+def _regions(region_texts: Sequence[str], threshold_texts: Sequence[str]) -> tuple[config.Region, ...]:
+    from edgeseg.stream import config
+    from edgeseg.stream.regions import THRESHOLD_HINT, parse_region, parse_threshold
+
+    thresholds = [parse_threshold(text) for text in threshold_texts]
+    areas = [parse_region(text) for text in region_texts]
+    for threshold in thresholds:
+        if threshold.region not in [region.name for region in areas]:
+            raise StreamError(f"threshold {threshold.name}: there is no --region {threshold.region}", hint=THRESHOLD_HINT)
+    return tuple(
+        config.Region(
+            name=region.name,
+            polygon=region.points,
+            thresholds=tuple(_threshold(one) for one in thresholds if one.region == region.name),
+        )
+        for region in areas
+    )
+
+
+def _threshold(one: regions.Threshold) -> config.Threshold:
+    from edgeseg.stream import config
+
+    side = {"above" if one.above else "below": one.raise_at}
+    return config.Threshold(name=one.name, classes=one.classes, others=one.others, clear=one.clear_at, for_s=one.for_s, **side)
