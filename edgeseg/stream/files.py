@@ -7,12 +7,20 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from edgeseg.errors import StreamError
 from edgeseg.files import replace_file
 
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked there
+    fcntl = None  # type: ignore[assignment]
+
 RESERVE_BYTES = 1 << 20
-"""Left free by `check_space`: room for the index that makes a recording playable."""
+"""Left free by `check_space`: room for the index that ends a recording."""
+_RESUME_BYTES = 64 << 20
+_RESUME_SHARE = 0.1
 
 
 @contextmanager
@@ -51,10 +59,44 @@ def prepare_folder(folder: Path) -> None:
 
 def check_space(path: Path) -> None:
     """Raises StreamError where less than RESERVE_BYTES are free on the disk of a folder, or of a file to be in it."""
-    folder = path if path.is_dir() else path.parent
+    _require_free(path, RESERVE_BYTES, _usage(path).free)
+
+
+def check_space_to_resume(path: Path) -> None:
+    """Raises StreamError until a disk that was full has room worth going on for: the lesser of 64 MiB and a tenth of it.
+
+    Without this, every freed megabyte would become a recording of its own.
+    """
+    usage = _usage(path)
+    _require_free(path, max(2 * RESERVE_BYTES, min(_RESUME_BYTES, int(_RESUME_SHARE * usage.total))), usage.free)
+
+
+def lock_file(path: Path) -> BinaryIO:
+    """Open a file to be written, made where it is missing, and hold it until it is closed, against other processes that do so.
+
+    The lock ends with the process, however that ends. Contents stay.
+
+    Raises:
+        OSError: it cannot be written, or another process holds it.
+    """
+    file = path.open("ab")
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            raise OSError(error.errno, "another run is writing it") from error
+    return file
+
+
+def _usage(path: Path) -> shutil._ntuple_diskusage:
     with writing(path):
-        free_bytes = shutil.disk_usage(folder).free
-    if free_bytes < RESERVE_BYTES:
+        return shutil.disk_usage(path if path.is_dir() else path.parent)
+
+
+def _require_free(path: Path, wanted_bytes: int, free_bytes: int) -> None:
+    if free_bytes < wanted_bytes:
+        folder = path if path.is_dir() else path.parent
         raise StreamError(
             f"{path}: the disk is full, {free_bytes} bytes are left", hint=f"free some space (df -h {folder}), or write elsewhere"
         )

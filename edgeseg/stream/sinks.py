@@ -1,176 +1,42 @@
-"""Where results go: one row per URI form, one class per kind of sink.
+"""Where results go: one row per URI form.
 
-A sink that cannot be written says so when it is opened, before any inference. What was written before a run
-broke off stays readable.
+A sink that cannot be written says so when it is opened, before any inference. What was written before a run broke off stays
+readable. A sink that failed may be opened again: it goes on without touching what it wrote before.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import struct
-import sys
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
 from edgeseg.contracts import FrameSink
-from edgeseg.errors import StreamError, Unsupported
-from edgeseg.images import opencv, overlay
+from edgeseg.errors import StreamError
 from edgeseg.specs import Frame, LabelSpace, MaskU8
-from edgeseg.stream.files import check_space, prepare, prepare_folder, write_whole, writing
-from edgeseg.stream.mp4 import exact_rate, has_header, set_rate
-from edgeseg.stream.sources import IMAGE_SUFFIXES, files_of, redact
+from edgeseg.stream.display import Display
+from edgeseg.stream.masks import MaskFiles
+from edgeseg.stream.mjpeg_out import MjpegOut
+from edgeseg.stream.mqtt import MqttOut
+from edgeseg.stream.muxer import CODECS
+from edgeseg.stream.recording import Recording, Rotation
+from edgeseg.stream.results import ResultLines
+from edgeseg.stream.rtsp_out import RtspOut
+from edgeseg.stream.sink_options import choice, flag, number, read_options, whole
+from edgeseg.stream.sources import IMAGE_SUFFIXES, files_of
+from edgeseg.stream.uris import redact
+from edgeseg.stream.views import VIEWS, View
 
-
-class OverlayVideo:
-    """An mp4 of the frames with the class colours blended over them, MPEG-4 part 2 (`mp4v`), at the source's exact rate.
-
-    mp4v is the codec that OpenCV's wheels can encode: they carry no H.264 encoder, and their VP9 takes a hundred times as long.
-    The recording grows under a hidden name; closing it, also after an error or Ctrl-C, gives it its own.
-    """
-
-    def __init__(self, path: Path, opacity: float) -> None:
-        self._path = path
-        self._partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-        self._opacity = opacity
-        self._writer: Any = None
-        self._frames = 0
-
-    def open(self, size_hw: tuple[int, int], fps: float, labels: LabelSpace) -> None:
-        if fps <= 0:
-            raise StreamError(
-                f"{self._path}: a video needs a frame rate, and pictures have none",
-                hint="give them one: --source 'FOLDER/?fps=10'",
-            )
-        prepare(self._path)
-        self._size_hw, self._rate, self._labels = size_hw, exact_rate(fps), labels
-        cv2 = opencv()
-        height, width = size_hw
-        # The encoder takes even sides only, and OpenCV would cut odd ones off.
-        self._pad_hw = (height % 2, width % 2)
-        encoded_size = (width + width % 2, height + height % 2)
-        self._writer = cv2.VideoWriter(
-            str(self._partial.resolve()), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"mp4v"), fps, encoded_size
-        )
-        if not self._writer.isOpened():
-            self.close()
-            raise StreamError(
-                f"{self._path}: OpenCV cannot encode {width}x{height} at {fps:g} fps as mp4v",
-                hint="write masks instead: --sink masks/ (mp4v ends at 8190 px a side)",
-            )
-
-    def write(self, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
-        if mask.shape != self._size_hw:
-            height, width = mask.shape
-            raise StreamError(
-                f"{self._path}: frame {frame.index} {frame.name} is {width}x{height}, and the video is "
-                f"{self._size_hw[1]}x{self._size_hw[0]}",
-                hint="a video has one size: write masks instead (--sink masks/), or resize the pictures",
-            )
-        check_space(self._path)
-        cv2 = opencv()
-        image_bgr = cv2.cvtColor(overlay(frame.image_rgb, mask, self._labels, self._opacity), cv2.COLOR_RGB2BGR)
-        if any(self._pad_hw):
-            image_bgr = cv2.copyMakeBorder(image_bgr, 0, self._pad_hw[0], 0, self._pad_hw[1], cv2.BORDER_REPLICATE)
-        # OpenCV 4 returns None and keeps a failure for itself; `close` finds it out.
-        if self._writer.write(image_bgr) is False:
-            raise StreamError(f"{self._path}: frame {frame.index} could not be written", hint=f"check df -h {self._path.parent}")
-        self._frames += 1
-
-    def close(self) -> None:
-        if self._writer is None:
-            return
-        self._writer.release()
-        self._writer = None
-        if not self._frames:
-            self._partial.unlink(missing_ok=True)
-            return
-        if not has_header(self._partial):
-            raise StreamError(
-                f"{self._path}: the recording could not be finished, and does not play; it lies in {self._partial}",
-                hint=f"free some space (df -h {self._path.parent}) and run again",
-            )
-        with writing(self._path):
-            set_rate(self._partial, self._rate)
-            os.replace(self._partial, self._path)
-
-
-class MaskFiles:
-    """A folder of PNG class maps of the frame's size: pixel value = class index, coloured by the label palette.
-
-    A picture's mask takes the picture's name, a video's frame its number. Existing files are replaced.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._written: set[str] = set()
-
-    def open(self, size_hw: tuple[int, int], fps: float, labels: LabelSpace) -> None:
-        prepare_folder(self._folder)
-        self._palette_rgb = labels.palette()
-
-    def write(self, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
-        name = f"{Path(frame.name).stem if frame.name else f'{frame.index:06d}'}.png"
-        if frame.name and name in self._written:
-            raise StreamError(
-                f"{self._folder / name}: two pictures of this name, the second is {frame.name} (frame {frame.index})",
-                hint="rename one of them, or run each folder by itself",
-            )
-        if frame.name:
-            self._written.add(name)
-        write_whole(self._folder / name, encode_mask_png(mask, self._palette_rgb))
-
-    def close(self) -> None:
-        """Every file is complete when it is written."""
-
-
-class ResultLines:
-    """One JSON object a frame, one a line (NDJSON), in a file that can be followed while it grows, or on stdout for `-`.
-
-    The keys are those of the record that `stream.runner` makes.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._file: TextIO | None = None
-
-    def open(self, size_hw: tuple[int, int], fps: float, labels: LabelSpace) -> None:
-        if self._path is None:
-            self._file = sys.stdout
-            return
-        prepare(self._path)
-        with writing(self._path):
-            self._file = self._path.open("w", encoding="utf-8")
-
-    def write(self, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
-        line = json.dumps(record, allow_nan=False) + "\n"
-        if self._file is None:
-            raise RuntimeError("the sink is not open")
-        if self._path is None:
-            # Not wrapped: a closed pipe is for the command line to end on quietly.
-            self._file.write(line)
-            self._file.flush()
-            return
-        with writing(self._path):
-            self._file.write(line)
-            self._file.flush()
-
-    def close(self) -> None:
-        file, self._file = self._file, None
-        if file is not None and self._path is not None:
-            with writing(self._path):
-                file.close()
+SOURCE_FIELD = "{source}"
+"""In a sink's URI: the name of a source. Such a sink is made once for each source."""
 
 
 class Nothing:
     """Takes results and keeps none, for timing."""
+
+    takes_all_sources = True
+    name = "null:"
 
     def open(self, size_hw: tuple[int, int], fps: float, labels: LabelSpace) -> None: ...
 
@@ -186,14 +52,69 @@ class SinkForm:
     Attributes:
         example: how users write it.
         matches: whether a URI is of this form; the first row that says so takes it.
-        make: (URI, overlay opacity) -> unopened sink. None for forms that this version knows but cannot write.
+        make: (URI, overlay opacity) -> unopened sink.
         target: the file or folder that is written, so that no two sinks and no source share it.
+        options: those that may follow a "#", as users write them.
     """
 
     example: str
     matches: Callable[[str], object]
-    make: Callable[[str, float], FrameSink] | None
+    make: Callable[[str, float], FrameSink]
     target: Callable[[str], Path | None] = lambda uri: None
+    options: str = ""
+
+
+_VIEW = {"view": choice(*VIEWS)}
+_SEGMENTS = {"segment_s": number(1, 86_400), "segment_mb": number(0.1, 1e6), "keep": whole(1, 9_999)}
+_MP4 = {**_VIEW, "codec": choice(*CODECS), **_SEGMENTS}
+_NDJSON = {"events": flag}
+_JPEG = {**_VIEW, "quality": whole(1, 100)}
+_RTSP = {**_VIEW, "serve": flag}
+_MQTT = {"qos": whole(0, 2), "retain": flag, "every_s": number(0, 86_400)}
+
+
+def _view(options: Mapping[str, Any], opacity: float) -> View:
+    return View(options.get("view", "overlay"), opacity)
+
+
+def _recording(uri: str, opacity: float) -> FrameSink:
+    path, options = read_options(uri, _MP4, suffix=".mp4")
+    megabytes = options.get("segment_mb")
+    rotation = Rotation(options.get("segment_s"), megabytes and 1e6 * megabytes, options.get("keep"))
+    return Recording(Path(path), _view(options, opacity), codec=options.get("codec", "h264"), rotation=rotation)
+
+
+def _result_lines(uri: str, opacity: float) -> FrameSink:
+    path, options = read_options(uri, _NDJSON, suffix=".ndjson")
+    return ResultLines(None if path == "-" else Path(path), with_events=options.get("events", False))
+
+
+def _mjpeg(uri: str, opacity: float) -> FrameSink:
+    address, options = read_options(uri, _JPEG)
+    return MjpegOut(address, _view(options, opacity), quality=options.get("quality", 80))
+
+
+def _rtsp(uri: str, opacity: float) -> FrameSink:
+    address, options = read_options(uri, _RTSP)
+    return RtspOut(address, _view(options, opacity), serve=options.get("serve"))
+
+
+def _display(uri: str, opacity: float) -> FrameSink:
+    address, options = read_options(uri, _VIEW)
+    return Display(address, _view(options, opacity))
+
+
+def _mqtt(uri: str, opacity: float) -> FrameSink:
+    address, options = read_options(uri, _MQTT)
+    return MqttOut(address, **options)
+
+
+def _file(suffix: str) -> Callable[[str], object]:
+    return re.compile(rf"(?!\w+://).*\.{suffix}(#.*)?$", re.IGNORECASE | re.DOTALL).match
+
+
+def _file_target(suffix: str, readers: Mapping[str, Any]) -> Callable[[str], Path]:
+    return lambda uri: Path(read_options(uri, readers, suffix=suffix)[0])
 
 
 def _mask_folder(uri: str) -> Path:
@@ -204,48 +125,80 @@ def _names_folder(uri: str) -> bool:
     return "://" not in uri and (uri.startswith("png:") or uri.endswith("/") or Path(uri).is_dir())
 
 
+def _options(readers: Mapping[str, Any]) -> str:
+    return "#" + "&".join(f"{key}=" for key in readers)
+
+
 SINKS: tuple[SinkForm, ...] = (
     SinkForm("null:", re.compile("null:$").match, lambda uri, opacity: Nothing()),
-    SinkForm("results.ndjson", re.compile(r"(?!\w+://).*\.ndjson$", re.I).match, lambda uri, _: ResultLines(Path(uri)), Path),
-    SinkForm("- (stdout)", re.compile("-$").match, lambda uri, opacity: ResultLines(None), Path),
+    SinkForm("results.ndjson", _file("ndjson"), _result_lines, _file_target(".ndjson", _NDJSON), _options(_NDJSON)),
+    SinkForm("- (stdout)", re.compile("-(#.*)?$").match, _result_lines, lambda uri: Path("-"), _options(_NDJSON)),
     SinkForm("masks/ or png:DIR", _names_folder, lambda uri, opacity: MaskFiles(_mask_folder(uri)), _mask_folder),
-    SinkForm(
-        "out.mp4", re.compile(r"(?!\w+://).*\.mp4$", re.I).match, lambda uri, opacity: OverlayVideo(Path(uri), opacity), Path
-    ),
-    SinkForm("rtsp://0.0.0.0:8554/out", re.compile("rtsps?://").match, None),
-    SinkForm("http://127.0.0.1:8080", re.compile("https?://").match, None),
-    SinkForm("display://", re.compile("display://").match, None),
-    SinkForm("mqtt://broker/topic", re.compile("mqtts?://").match, None),
+    SinkForm("out.mp4", _file("mp4"), _recording, _file_target(".mp4", _MP4), _options(_MP4)),
+    SinkForm("rtsp://0.0.0.0:8554/out", re.compile("rtsps?://").match, _rtsp, options=_options(_RTSP)),
+    SinkForm("http://127.0.0.1:8090/out", re.compile("http://").match, _mjpeg, options=_options(_JPEG)),
+    SinkForm("display://", re.compile("display://").match, _display, options=_options(_VIEW)),
+    SinkForm("mqtt://broker/topic", re.compile("mqtts?://").match, _mqtt, options=_options(_MQTT)),
 )
 """Every form that a `--sink` may take."""
 
-_ACCEPTED_HINT = "a sink is one of: " + "  ".join(form.example for form in SINKS if form.make)
+_ACCEPTED_HINT = "a sink is one of: " + "  ".join(form.example for form in SINKS)
 
 
 def open_sinks(uris: Sequence[str], *, source_uri: str = "", opacity: float = 0.5) -> list[FrameSink]:
-    """The sinks that URIs name, not opened yet.
+    """The sinks that URIs name for the frames of one source, not opened yet.
 
     Args:
         source_uri: where the frames come from; no sink may write over it.
         opacity: share of the class colour in overlays, 0..1.
     Raises:
-        Unsupported: a form that this version does not write.
-        StreamError: no form that is known, two sinks with one target, or the source as target.
+        Unsupported: a form that this machine cannot write.
+        StreamError: no form that is known, a malformed option, two sinks with one target, or the source as target.
     """
-    sources = {path.resolve() for path in files_of(source_uri)}
-    taken = sources | {path.parent for path in sources if path.suffix.lower() in IMAGE_SUFFIXES}
-    sinks = []
+    routed = route_sinks(uris, {_plain(source_uri) or "source": source_uri}, opacity=opacity)
+    return [sink for sinks in routed.values() for sink in sinks]
+
+
+def route_sinks(uris: Sequence[str], sources: Mapping[str, str], *, opacity: float = 0.5) -> dict[str, list[FrameSink]]:
+    """The sinks for the frames of several sources, by the id of the source that each belongs to; those of all under "".
+
+    A URI that holds `{source}` makes a sink for each source, with its name in that place.
+
+    Args:
+        sources: URI by source id.
+    Raises:
+        as `open_sinks`, and StreamError for a sink that shows one source only where there are several, or two names of sources
+        that cannot be told apart in a file name.
+    """
+    files = {path.resolve() for uri in sources.values() for path in files_of(uri)}
+    taken = files | {path.parent for path in files if path.suffix.lower() in IMAGE_SUFFIXES}
+    routed: dict[str, list[FrameSink]] = {"": []}
+    names = _file_names(sources)
     for uri in uris:
-        form = _form_of(uri)
-        if form.make is None:
-            raise Unsupported(f"{redact(uri)}: sinks of the form {form.example} are not written yet", hint=_ACCEPTED_HINT)
-        target = form.target(uri)
-        if target is not None:
-            if target.resolve() in taken:
-                raise StreamError(f"{uri}: would write over the source or another sink", hint="give this sink another name")
-            taken.add(target.resolve())
-        sinks.append(form.make(uri, opacity))
-    return sinks
+        if SOURCE_FIELD in uri:
+            for source_id, name in names.items():
+                routed.setdefault(source_id, []).append(_make(uri.replace(SOURCE_FIELD, name), opacity, files, taken))
+            continue
+        sink = _make(uri, opacity, files, taken)
+        if len(sources) > 1 and not getattr(sink, "takes_all_sources", False):
+            raise StreamError(
+                f"{redact(uri)}: shows one source, and there are {len(sources)}",
+                hint="put {source} into it, for a sink of each source: --sink 'out-{source}.mp4'",
+            )
+        routed[""].append(sink)
+    return routed
+
+
+def _make(uri: str, opacity: float, files: set[Path], taken: set[Path]) -> FrameSink:
+    """The sink of one URI; adds its target to `taken`."""
+    form = _form_of(uri)
+    sink, target = form.make(uri, opacity), form.target(uri)
+    if target is not None:
+        deletes = isinstance(sink, Recording) and any(sink.would_replace(path) for path in files)
+        if target.resolve() in taken or deletes:
+            raise StreamError(f"{redact(uri)}: would write over the source or another sink", hint="give this sink another name")
+        taken.add(target.resolve())
+    return sink
 
 
 def _form_of(uri: str) -> SinkForm:
@@ -255,21 +208,16 @@ def _form_of(uri: str) -> SinkForm:
     raise StreamError(f"{redact(uri) or 'an empty string'}: not a sink", hint=_ACCEPTED_HINT)
 
 
-def encode_mask_png(mask: MaskU8, palette_rgb: npt.NDArray[np.uint8]) -> bytes:
-    """A class map as an 8-bit palette PNG, pixel value = class index.
+def _file_names(sources: Mapping[str, str]) -> dict[str, str]:
+    names = {source_id: _plain(source_id) or "source" for source_id in sources}
+    for source_id, name in names.items():
+        if list(names.values()).count(name) > 1:
+            raise StreamError(
+                f"{source_id}: its name in files, {name}, is that of another source", hint="name the sources: --source NAME=URI"
+            )
+    return names
 
-    Written by hand because OpenCV writes no palettes, and so that a device needs no second image library.
 
-    Args:
-        mask: (H, W) uint8.
-        palette_rgb: (256, 3) uint8.
-    Source: PNG specification (ISO/IEC 15948), colour type 3, filter 0.
-    """
-    height, width = mask.shape
-    rows = np.zeros((height, width + 1), np.uint8)
-    rows[:, 1:] = mask
-    header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"PLTE", palette_rgb.tobytes()), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )
+def _plain(source_id: str) -> str:
+    """The id in characters that are safe in file names, URLs and MQTT topics; never holds credentials."""
+    return re.sub(r"[^\w.-]+", "_", redact(source_id)).strip("._")

@@ -7,12 +7,8 @@ import io
 import json
 import os
 import shutil
-import subprocess
 import sys
-import time
 from collections import namedtuple
-from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -23,183 +19,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from edgeseg.contracts import FrameSink
 from edgeseg.errors import EdgesegError, StreamError
-from edgeseg.images import overlay
-from edgeseg.specs import Frame, ImageU8, MaskU8
 from edgeseg.stream import files
-from edgeseg.stream.mp4 import exact_rate, has_header, set_rate
-from edgeseg.stream.sinks import encode_mask_png, open_sinks
-from streams import LABELS, by_brightness, random_images, time_limit, write_video
+from edgeseg.stream.events import Event
+from edgeseg.stream.masks import encode_mask_png
+from edgeseg.stream.sinks import open_sinks, route_sinks
+from sinking import frame, mask_of, sink, write_all
+from streams import LABELS, by_brightness, random_images, time_limit
 
 pytestmark = pytest.mark.usefixtures(time_limit.__name__)
-
-RATES = [30000 / 1001, 29.97, 24000 / 1001, 25.0, 12.5, 7.4925, 1 / 3]
-
-
-def sink(uri: str | Path, **options: Any) -> FrameSink:
-    (made,) = open_sinks([str(uri)], **options)
-    return made
-
-
-def frame(image_rgb: ImageU8, index: int = 0, name: str = "") -> Frame:
-    return Frame(image_rgb, index, index / 25, time.monotonic(), "test", name)
-
-
-def mask_of(image_rgb: ImageU8) -> MaskU8:
-    return (image_rgb[:, :, 1] // 64).astype(np.uint8)
-
-
-def write_all(target: FrameSink, images: list[ImageU8], fps: float = 25.0) -> None:
-    target.open(images[0].shape[:2], fps, LABELS)
-    try:
-        for index, image_rgb in enumerate(images):
-            target.write(frame(image_rgb, index), mask_of(image_rgb), {"index": index})
-    finally:
-        target.close()
-
-
-def read_video(path: Path) -> tuple[float, list[ImageU8]]:
-    capture = cv2.VideoCapture(str(path))
-    fps, images = capture.get(cv2.CAP_PROP_FPS), []
-    while True:
-        good, image_bgr = capture.read()
-        if not good:
-            capture.release()
-            return fps, images
-        images.append(image_bgr[:, :, ::-1])
-
-
-# overlay video
-
-
-@pytest.mark.parametrize("fps", RATES)
-def test_video_keeps_the_rate_exactly(tmp_path: Path, fps: float) -> None:
-    path = tmp_path / "out.mp4"
-    write_all(sink(path), random_images(40), fps)
-    capture = cv2.VideoCapture(str(path))
-    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(fps, rel=1e-12)
-    times_ms = []
-    while capture.grab():
-        times_ms.append(capture.get(cv2.CAP_PROP_POS_MSEC))
-    capture.release()
-    assert times_ms == pytest.approx([1e3 * index / fps for index in range(40)], abs=1e-6)
-    assert os.listdir(tmp_path) == ["out.mp4"]
-
-
-@pytest.mark.parametrize("opacity", [0.0, 0.3, 1.0])
-def test_video_shows_the_overlay(tmp_path: Path, opacity: float) -> None:
-    (image_rgb,) = random_images(1, (96, 128))
-    write_all(sink(tmp_path / "new/folder/out.mp4", opacity=opacity), [image_rgb])
-    _, (shown,) = read_video(tmp_path / "new/folder/out.mp4")
-    expected = overlay(image_rgb, mask_of(image_rgb), LABELS, opacity)
-    assert np.abs(shown.astype(float) - expected).mean() < 6.0
-
-
-@pytest.mark.parametrize("size_hw", [(1, 1), (3, 5), (31, 64), (2, 2)])
-def test_odd_sizes_lose_no_pixel(tmp_path: Path, size_hw: tuple[int, int]) -> None:
-    write_all(sink(tmp_path / "out.mp4"), random_images(3, size_hw))
-    _, images = read_video(tmp_path / "out.mp4")
-    assert len(images) == 3
-    assert images[0].shape[:2] == tuple(side + side % 2 for side in size_hw)
-
-
-def test_video_of_pictures_needs_a_rate(tmp_path: Path) -> None:
-    with pytest.raises(StreamError) as caught:
-        write_all(sink(tmp_path / "out.mp4"), random_images(1), fps=0.0)
-    assert "?fps=" in caught.value.hint
-    assert not list(tmp_path.iterdir())
-
-
-def test_video_refuses_another_size_and_keeps_what_it_has(tmp_path: Path) -> None:
-    target = sink(tmp_path / "out.mp4")
-    with pytest.raises(StreamError, match=r"frame 2 .* is 16x8, and the video is 64x48"):
-        write_all(target, [*random_images(2), *random_images(1, (8, 16))])
-    assert len(read_video(tmp_path / "out.mp4")[1]) == 2
-
-
-def test_video_too_large_for_the_codec(tmp_path: Path) -> None:
-    with pytest.raises(StreamError, match="cannot encode 9000x32"):
-        sink(tmp_path / "out.mp4").open((32, 9000), 25.0, LABELS)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_recording_gets_its_name_when_it_is_closed(tmp_path: Path) -> None:
-    path = tmp_path / "out.mp4"
-    path.write_bytes(b"the recording of yesterday")
-    target = sink(path)
-    target.open((48, 64), 25.0, LABELS)
-    (image_rgb,) = random_images(1)
-    target.write(frame(image_rgb), mask_of(image_rgb), {})
-    assert path.read_bytes() == b"the recording of yesterday"
-    target.close()
-    target.close()
-    assert len(read_video(path)[1]) == 1
-
-
-def test_a_recording_without_frames_leaves_nothing(tmp_path: Path) -> None:
-    target = sink(tmp_path / "out.mp4")
-    target.open((48, 64), 25.0, LABELS)
-    target.close()
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_full_disk_ends_the_recording_while_it_can_still_be_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage, free_bytes = namedtuple("usage", "total used free"), [10 * files.RESERVE_BYTES]
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: usage(0, 0, free_bytes[0]))
-    target = sink(tmp_path / "out.mp4")
-    target.open((48, 64), 25.0, LABELS)
-    first, second = random_images(2)
-    target.write(frame(first), mask_of(first), {})
-    free_bytes[0] = files.RESERVE_BYTES - 1
-    with pytest.raises(StreamError, match="the disk is full") as caught:
-        target.write(frame(second, 1), mask_of(second), {})
-    assert "df -h" in caught.value.hint
-    target.close()
-    assert len(read_video(tmp_path / "out.mp4")[1]) == 1
-
-
-def test_a_recording_that_was_cut_off_is_never_called_finished(tmp_path: Path) -> None:
-    target = sink(tmp_path / "out.mp4")
-    target.open((48, 64), 25.0, LABELS)
-    (image_rgb,) = random_images(1)
-    target.write(frame(image_rgb), mask_of(image_rgb), {})
-    (partial,) = tmp_path.iterdir()
-    partial.unlink()
-    partial.mkdir()
-    with pytest.raises(StreamError, match="could not be finished"):
-        target.close()
-    assert not (tmp_path / "out.mp4").exists()
-
-
-# mp4 headers
-
-
-def test_header_of_what_is_no_mp4(tmp_path: Path) -> None:
-    path = tmp_path / "clip.mp4"
-    assert not has_header(path)
-    write_video(path, random_images(10), 25)
-    assert has_header(path)
-    data = path.read_bytes()
-    for content in (b"", b"short", data[: len(data) // 2], data[:-3], bytes(5000)):
-        path.write_bytes(content)
-        assert not has_header(path)
-        with pytest.raises(OSError, match="no header"):
-            set_rate(path, Fraction(25))
-
-
-@pytest.mark.parametrize("fps", [25.0, 12.5])
-def test_a_rate_that_is_right_is_not_written(tmp_path: Path, fps: float) -> None:
-    path = write_video(tmp_path / "clip.mp4", random_images(3), fps)
-    before = path.read_bytes()
-    set_rate(path, exact_rate(fps))
-    assert path.read_bytes() == before
-
-
-@given(st.integers(1, 120_000), st.sampled_from([1, 1000, 1001]))
-def test_rates_come_back_from_their_floats(numerator: int, denominator: int) -> None:
-    assert exact_rate(numerator / denominator) == Fraction(numerator, denominator)
-
 
 # masks
 
@@ -254,6 +82,29 @@ def test_result_lines_can_be_read_while_they_grow(tmp_path: Path) -> None:
     target.close()
 
 
+def test_events_stand_between_result_lines_where_that_is_asked_for(tmp_path: Path) -> None:
+    event = Event(1.5, "cam", "region", "lane: road blocked 40 %", {"share": 0.4})
+    (image_rgb,) = random_images(1)
+    for uri, count in ((f"{tmp_path}/plain.ndjson", 1), (f"{tmp_path}/all.ndjson#events=1", 2)):
+        target: Any = sink(uri)
+        target.event(event)
+        target.open((48, 64), 25.0, LABELS)
+        target.write(frame(image_rgb), mask_of(image_rgb), {"index": 0})
+        target.event(event)
+        target.close()
+        lines = [json.loads(line) for line in Path(target.name).read_text().splitlines()]
+        assert len(lines) == count and lines[0] == {"index": 0}
+    assert lines[1]["event"]["reason"] == "lane: road blocked 40 %" and lines[1]["event"]["details"] == {"share": 0.4}
+
+
+def test_result_lines_begin_anew_with_a_run_and_go_on_within_it(tmp_path: Path) -> None:
+    for _ in range(2):
+        target = sink(tmp_path / "r.ndjson")
+        for count in (2, 1):
+            write_all(target, random_images(count))
+    assert [json.loads(line)["index"] for line in (tmp_path / "r.ndjson").read_text().splitlines()] == [0, 1, 0]
+
+
 def test_result_lines_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     write_all(sink("-"), random_images(2))
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [{"index": 0}, {"index": 1}]
@@ -303,33 +154,47 @@ def test_a_disk_that_is_full_is_refused_when_opened(tmp_path: Path, monkeypatch:
         sink(f"{tmp_path}/{name}").open((48, 64), 25.0, LABELS)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], capture_output=True).returncode:
-        pytest.skip("mounting needs root")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-def test_a_disk_that_fills_up(small_disk: Path) -> None:
-    """What fits is kept, and plays; no half mask is left."""
-    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
-    target, masks = sink(small_disk / "out.mp4"), sink(f"{small_disk}/masks/")
+def test_a_disk_that_fills_up_under_masks(small_disk: Path) -> None:
+    """No half mask is left; masks go on when there is room worth it."""
+    masks, mask = sink(f"{small_disk}/masks/"), np.random.default_rng(0).integers(0, 256, (240, 320), np.uint8)
     masks.open((240, 320), 25.0, LABELS)
-    with pytest.raises(StreamError, match="the disk is full"):
-        write_all(target, [noise] * 200)
-    fps, images = read_video(small_disk / "out.mp4")
-    assert fps == 25
-    assert 5 < len(images) < 200
-    (small_disk / "other").write_bytes(bytes(shutil.disk_usage(small_disk).free - 100_000))
-    mask = noise[:, :, 0]
-    masks.write(frame(noise), mask, {})
+    ballast = small_disk / "other"
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 100_000))
+    masks.write(frame(mask), mask, {})
     with pytest.raises(StreamError, match=os.strerror(errno.ENOSPC)):
-        masks.write(frame(noise, 1), np.tile(mask, (2, 2)), {})
+        masks.write(frame(mask, 1), np.tile(mask, (2, 2)), {})
     assert os.listdir(small_disk / "masks") == ["000000.png"]
+    with pytest.raises(StreamError, match="the disk is full"):
+        masks.open((240, 320), 25.0, LABELS)
+    ballast.unlink()
+    masks.open((240, 320), 25.0, LABELS)
+    masks.write(frame(mask, 1), np.tile(mask, (2, 2)), {})
+    assert sorted(os.listdir(small_disk / "masks")) == ["000000.png", "000001.png"]
+
+
+def test_a_disk_that_fills_up_under_result_lines(small_disk: Path) -> None:
+    """No half line is left; lines go on when there is room worth it, after those that are there."""
+    target, path = sink(small_disk / "r.ndjson"), small_disk / "r.ndjson"
+    (image_rgb,) = random_images(1)
+    target.open((48, 64), 25.0, LABELS)
+    ballast = small_disk / "other"
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 10_000))
+    wanted = [{"index": index, "text": "x" * 1000} for index in range(20)]
+    for record in wanted[:2]:
+        target.write(frame(image_rgb), mask_of(image_rgb), record)
+    with pytest.raises(StreamError, match=os.strerror(errno.ENOSPC)):
+        target.write(frame(image_rgb), mask_of(image_rgb), {"text": "x" * 50_000})
+    before = path.read_text().splitlines()
+    assert [json.loads(line) for line in before] == wanted[:2]
+    target.close()
+    with pytest.raises(StreamError, match="the disk is full"):
+        target.open((48, 64), 25.0, LABELS)
+    ballast.unlink()
+    target.open((48, 64), 25.0, LABELS)
+    target.write(frame(image_rgb), mask_of(image_rgb), wanted[2])
+    target.close()
+    assert path.read_text().splitlines()[:-1] == before
+    assert json.loads(path.read_text().splitlines()[-1]) == wanted[2]
 
 
 @pytest.mark.parametrize("uri", ["", "out.avi", "out", "foo://bar.mp4", "result.json"])
@@ -337,7 +202,6 @@ def test_unknown_forms_name_what_is_accepted(uri: str) -> None:
     with pytest.raises(StreamError, match="not a sink") as caught:
         open_sinks([uri])
     assert "out.mp4" in caught.value.hint
-    assert "rtsp" not in caught.value.hint
 
 
 def test_no_sink_writes_over_the_source_or_another_sink(tmp_path: Path) -> None:
@@ -363,3 +227,60 @@ def test_any_text_is_a_sink_or_a_clear_error(text: str) -> None:
         open_sinks([text])
     except EdgesegError as error:
         assert error.hint
+
+
+# options and routes
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "out.mp4#codec=vp9", "out.mp4#view=both", "out.mp4#segment_s=0", "out.mp4#segment_mb=nan", "out.mp4#keep=0",
+        "out.mp4#keep=x", "out.mp4#rate=3", "out.mp4#codec=h264&codec=h264", "r.ndjson#events=2", "-#view=side", "http://127.0.0.1:8090/x#quality=101",
+        "http://127.0.0.1/x", "http://:8090/x", "http://127.0.0.1:99999/x", "rtsp://127.0.0.1:8554/", "rtsp://127.0.0.1:x/cam",
+        "rtsp://user:secret@0.0.0.0:8554/cam", "mqtt://broker", "mqtt://broker/a/+/b", "mqtt:///topic", "mqtt://broker/t#qos=3",
+        "display://#view=x",
+    ],
+)  # fmt: skip
+def test_malformed_uris(uri: str) -> None:
+    with pytest.raises(StreamError) as caught:
+        open_sinks([uri])
+    assert caught.value.hint and "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["http://user:secret@127.0.0.1:8090/x", "rtsp://user:secret@host:8554/cam", "mqtts://user:secret@broker/t", "out#1.mp4"],
+)
+def test_names_hold_no_credentials(uri: str) -> None:
+    name = sink(uri).name  # type: ignore[attr-defined]
+    assert "secret" not in name and "user" not in name
+    assert "1.mp4" in name or "***" in name
+
+
+def test_file_names_may_hold_any_character(tmp_path: Path) -> None:
+    target = sink(tmp_path / "take #1 view=x:1.mp4")
+    write_all(target, random_images(1))
+    assert os.listdir(tmp_path) == ["take #1 view=x:1.mp4"]
+
+
+def test_sinks_are_routed_to_their_sources(tmp_path: Path) -> None:
+    sources = {"gate": "rtsp://u:p@host/1", "rtsp://***@host/2": "rtsp://u:p@host/2"}
+    routed = route_sinks(["null:", f"{tmp_path}/{{source}}.mp4", "-", "mqtt://b/{source}/x"], sources)
+    assert {source: [sink.name.replace(str(tmp_path), "") for sink in sinks] for source, sinks in routed.items()} == {  # type: ignore[attr-defined]
+        "": ["null:", "-"],
+        "gate": ["/gate.mp4", "mqtt://b/gate/x"],
+        "rtsp://***@host/2": ["/rtsp_host_2.mp4", "mqtt://b/rtsp_host_2/x"],
+    }
+
+
+@pytest.mark.parametrize("uri", ["out.mp4", "masks/", "http://127.0.0.1:8090/x", "rtsp://0.0.0.0:8554/x", "display://"])
+def test_sinks_that_show_one_source_are_refused_for_two(uri: str) -> None:
+    with pytest.raises(StreamError, match="shows one source, and there are 2") as caught:
+        route_sinks([uri], {"a": "synthetic://64x48", "b": "synthetic://64x48"})
+    assert "{source}" in caught.value.hint
+
+
+def test_names_of_sources_that_files_cannot_tell_apart() -> None:
+    with pytest.raises(StreamError, match="another source"):
+        route_sinks(["{source}.mp4"], {"a/b": "synthetic://64x48", "a:b": "synthetic://64x48"})

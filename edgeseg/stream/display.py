@@ -1,0 +1,75 @@
+"""A window on this machine's screen: `display://`, or `display://TITLE`.
+
+The key q, or closing it, ends the showing and not the run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote
+
+from edgeseg.errors import Unsupported
+from edgeseg.images import opencv
+from edgeseg.specs import Frame, LabelSpace, MaskU8
+from edgeseg.stream.views import View
+
+_QUIT_KEYS = (ord("q"), 27)
+
+
+class Display:
+    """A window of OpenCV's. Its calls come from one thread, as window systems want them."""
+
+    takes_all_sources = False
+
+    def __init__(self, address: str, view: View) -> None:
+        self.name = address
+        self._title = unquote(address.removeprefix("display://")) or "edgeseg"
+        self._view = view
+        self._shown = False
+
+    def open(self, size_hw: tuple[int, int], fps: float, labels: LabelSpace) -> None:
+        cv2 = opencv()
+        if not _has_windows(cv2):
+            raise Unsupported(
+                f"{self.name}: this OpenCV opens no windows (it is the headless one)",
+                hint="pip uninstall opencv-python-headless && pip install opencv-python, or watch --sink http://127.0.0.1:8090/",
+            )
+        if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            raise Unsupported(f"{self.name}: no screen here", hint="watch it from elsewhere: --sink http://127.0.0.1:8090/")
+        self._labels = labels
+        cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+        height, width = self._view.size_hw(size_hw)
+        cv2.resizeWindow(self._title, width, height)
+        self._shown, self._frames = True, 0
+
+    def write(self, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
+        if not self._shown:
+            return
+        cv2 = opencv()
+        # A window that was closed would be opened again by the next picture.
+        if self._frames and cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1:
+            self.close()
+            return
+        image_rgb = self._view.draw(frame.image_rgb, mask, self._labels)
+        cv2.imshow(self._title, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
+        self._frames += 1
+        if cv2.pollKey() & 0xFF in _QUIT_KEYS:
+            self.close()
+
+    def close(self) -> None:
+        if self._shown:
+            self._shown = False
+            cv2 = opencv()
+            if cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 0:
+                cv2.destroyWindow(self._title)
+            cv2.pollKey()
+
+
+def _has_windows(cv2: Any) -> bool:
+    try:
+        return bool(cv2.currentUIFramework())
+    except (AttributeError, cv2.error):
+        return False
