@@ -6,6 +6,7 @@ systemd's protocol is a datagram to the socket that it names in the environment;
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import socket
@@ -155,7 +156,7 @@ class JsonLog:
     def line(self, event: str, level: str = "info", **details: Any) -> None:
         """Write one line. Values that JSON has no form for are written as text; a stream that is gone is not an error."""
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        text = json.dumps({"time": now, "level": level, "event": event, **details}, default=str)
+        text = json.dumps({"time": now, "level": level, "event": event, **_strict(details)}, default=str)
         with self._lock:
             try:
                 print(text, file=self._stream, flush=True)
@@ -190,3 +191,12 @@ class JsonLog:
 
     def message(self, text: str) -> None:
         self.line("message", message=text)
+
+
+def _strict(value: Any) -> Any:
+    """The same with null for numbers that JSON has no form for."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _strict(item) for key, item in value.items()}
+    return [_strict(item) for item in value] if isinstance(value, list | tuple) else value
