@@ -25,6 +25,7 @@ _CONNECT_S = 5.0
 _RECONNECT_S = 2.0
 _IN_FLIGHT = 200
 _SILENT_S = 10.0
+_FLUSH_S = 1.0
 _KEEPALIVE_S = 10
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 
@@ -87,7 +88,7 @@ class MqttOut:
             self._stop()
             raise self._failed(f"refused: {refusals[0]}")
         self._opened = True
-        client.publish(f"{self._topic}/status", "online", qos=1, retain=True)
+        self._publish("status", "online", 1, True)
 
     def write(self, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
         self._check()
@@ -99,25 +100,25 @@ class MqttOut:
         if len(self._sent) >= _IN_FLIGHT:
             self.skipped += 1
             return
-        self._publish("result", record, self._qos, self._retain)
+        self._publish("result", json.dumps(record, allow_nan=False), self._qos, self._retain)
 
     def event(self, event: Event) -> None:
         """Publish an event; it is lost where the broker is gone."""
         if self._client is not None and self._lost is None:
-            self._publish("event", event.to_json(), max(1, self._qos), False)
+            self._publish("event", json.dumps(event.to_json(), allow_nan=False), max(1, self._qos), False)
 
     def close(self) -> None:
         client = self._client
         if client is None:
             return
         if self._lost is None:
-            client.publish(f"{self._topic}/status", "offline", qos=1, retain=True)
-            until_s = time.monotonic() + 1.0
-            while time.monotonic() < until_s and client.want_write():
-                time.sleep(0.01)
-            for _, sent in self._sent:
-                if time.monotonic() < until_s and sent.rc == 0:
-                    sent.wait_for_publish(until_s - time.monotonic())
+            self._publish("status", "offline", 1, True)
+            until_s = time.monotonic() + _FLUSH_S
+            while self._sent and time.monotonic() < until_s:
+                if self._sent[0][1].is_published():
+                    self._sent.popleft()
+                else:
+                    time.sleep(0.005)
         self._stop()
 
     def _make_client(self) -> Any:
@@ -142,9 +143,10 @@ class MqttOut:
         if self._sent and now_s - self._sent[0][0] > _SILENT_S:
             raise self._failed(f"the broker took nothing for {_SILENT_S:g} s")
 
-    def _publish(self, kind: str, data: Mapping[str, Any], qos: int, retain: bool) -> None:
-        sent = self._client.publish(f"{self._topic}/{kind}", json.dumps(data, allow_nan=False), qos=qos, retain=retain)
-        self._sent.append((time.monotonic(), sent))
+    def _publish(self, kind: str, payload: str, qos: int, retain: bool) -> None:
+        sent = self._client.publish(f"{self._topic}/{kind}", payload, qos=qos, retain=retain)
+        if sent.rc == 0:
+            self._sent.append((time.monotonic(), sent))
 
     def _stop(self) -> None:
         client, self._client = self._client, None
