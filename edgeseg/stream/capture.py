@@ -102,12 +102,10 @@ class Capture:
             self._tell()
         self.mailbox.cancel()
 
-    def join(self, patience_s: float) -> bool:
-        """Wait for the threads that read. False where one still hangs; it holds its source, and ends with it."""
-        deadline_s = time.monotonic() + patience_s
-        for thread in list(self._threads):
-            thread.join(max(0.0, deadline_s - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+    @property
+    def threads(self) -> list[threading.Thread]:
+        """Those that read: one, and those left behind. Each holds its source, and closes it when it ends."""
+        return list(self._threads)
 
     # any thread
 
@@ -203,6 +201,7 @@ class Capture:
             if number == self._connection:
                 self.fps, self.frame_count = source.fps, source.frame_count
                 self._timeline.connected()
+                self._supervisor.opened(source.fps)
 
     def _timed(self, frames: Iterator[Frame], number: int) -> Iterator[Frame]:
         """The same frames; counts the time that each took to come."""

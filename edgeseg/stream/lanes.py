@@ -138,11 +138,10 @@ class Lanes:
         """The engine hangs: what it had finished is written."""
         self._to_finish.close()
 
-    def cancel(self, patience_s: float) -> None:
-        """End all lanes; those that hang are left behind after `patience_s`."""
+    def cancel(self, deadline_s: float) -> None:
+        """End all lanes; those that hang at `deadline_s`, a reading of the monotonic clock, are left behind."""
         for channel in (self._to_infer, self._to_finish, self._to_write):
             channel.cancel()
-        deadline_s = time.monotonic() + patience_s
         for thread in self._threads:
             thread.join(max(0.0, deadline_s - time.monotonic()))
 

@@ -39,7 +39,6 @@ class NetworkStream:
     is_live = True
 
     def __init__(self, uri: str, name: str | None = None) -> None:
-        self.source_id = name or redact(uri)
         self.fps = 0.0
         self.frame_count: int | None = None
         self.damaged = 0
@@ -47,6 +46,7 @@ class NetworkStream:
         self._scheme = uri.partition(":")[0].lower()
         allowed = {"timeout", "fps", "threads"} | ({"transport"} if self._scheme.startswith("rtsp") else set())
         self._address, options = split_options(uri, allowed)
+        self.source_id = name or redact(self._address)
         self._timeout_s = number(uri, options, "timeout", _TIMEOUT_S, 0.1, 3600)
         self._stated_fps = number(uri, options, "fps", 0.0, 0.001, _MOST_FPS)
         self._threads = int(number(uri, options, "threads", 0, 1, 64))
@@ -78,13 +78,11 @@ class NetworkStream:
         av = _pyav()
         reformatter = av.video.reformatter.VideoReformatter()
         pts_s, step_s = 0.0, 1 / self.fps if self.fps else 0.0
-        index = 0
-        for picture in self._pictures():
+        for index, picture in enumerate(self._pictures()):
             image_rgb: ImageU8 = reformatter.reformat(picture, format="rgb24").to_ndarray()
             # The first picture after a connection often has no time yet.
             pts_s = float(picture.time) if picture.time is not None else pts_s + (step_s if index else 0.0)
             yield Frame(image_rgb, index, pts_s, time.monotonic(), self.source_id)
-            index += 1
         if self._container is not None and not (self._scheme.startswith("http") and self._container.duration):
             raise StreamError(f"{self._shown}: the stream was ended by the other side", hint="check the camera or the server")
 
@@ -145,11 +143,11 @@ class Camera:
     is_live = True
 
     def __init__(self, uri: str, name: str | None = None) -> None:
-        self.source_id = name or redact(uri)
         self.fps = 0.0
         self.frame_count: int | None = None
         self._uri, self._name = uri, name
         address, options = split_options(uri, {"size", "fps"})
+        self.source_id = name or address
         device = address.removeprefix("v4l2://")
         self._device = Path(f"/dev/video{device}" if device.isdecimal() else device)
         self._wanted_fps = number(uri, options, "fps", 0.0, 0.001, _MOST_FPS)

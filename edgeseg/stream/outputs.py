@@ -74,6 +74,7 @@ class Outputs:
         self._labels, self._events, self._clock = labels, events, clock
         self._live = any(origin.is_live for origin in origins)
         self._expendable = expendable or self._live
+        self._first_error: EdgesegError | None = None
         self._waiting: deque[Event] = deque(maxlen=_EVENTS_WAITING)
         if any(hasattr(output.sink, "event") for output in self._outputs):
             events.subscribe(self._waiting.append)
@@ -87,7 +88,7 @@ class Outputs:
         """Give a result to every sink that is for it.
 
         Raises:
-            EdgesegError: the last sink of a run that is not expendable failed.
+            EdgesegError: the last sink failed, and the run is nothing without one: the first failure of all.
             Exception: whatever else a sink raises is a bug, or a reader of stdout that is gone.
         """
         for output in self._of(origin.source_id):
@@ -103,12 +104,16 @@ class Outputs:
                     self._attempt(output, lambda tell=tell, event=event: tell(event))  # type: ignore[misc]
 
     def close(self, failure: FirstError) -> None:
-        """Close them all; what one of them raises is left in `failure`."""
+        """Close them all. What they cannot finish counts as their failure; bugs are left in `failure`."""
         failure.attempt(self.idle)
         for output in self._outputs:
             if output.state == "OPEN":
-                failure.attempt(output.sink.close)
-                output.state = "CLOSED"
+                failure.attempt(lambda output=output: self._close(output))  # type: ignore[misc]
+
+    def raise_if_all_failed(self) -> None:
+        """Raise the first failure where the run has nothing to show for it."""
+        if self._first_error and not self._expendable and all(output.state == "FAILED" for output in self._outputs):
+            raise self._first_error
 
     def status(self) -> tuple[SinkStatus, ...]:
         """How they are doing. From any thread."""
@@ -147,21 +152,30 @@ class Outputs:
         output.state, output.size_hw = "OPEN", size_hw
         output.sink.open(size_hw, origin.fps or (_NOMINAL_FPS if origin.is_live else 0.0), self._labels)
 
+    def _close(self, output: _Output) -> None:
+        output.state = "CLOSED"
+        try:
+            output.sink.close()
+        except EdgesegError as error:
+            self._fail(output, error)
+
     def _attempt(self, output: _Output, work: Callable[[], None]) -> None:
         """Do something with a sink; where it fails, take it out."""
         try:
             work()
         except EdgesegError as error:
             self._fail(output, error)
-            if not self._expendable and all(other.state == "FAILED" for other in self._outputs):
-                raise
+            self.raise_if_all_failed()
 
     def _fail(self, output: _Output, error: EdgesegError) -> None:
+        self._first_error = self._first_error or error
+        was_open = output.state == "OPEN"
         output.error, output.state = error, "FAILED"
-        output.missed += 1
         retry_s = None
-        with suppress(EdgesegError):  # a consequence of the first
-            output.sink.close()
+        if was_open:
+            output.missed += 1
+            with suppress(EdgesegError):  # a consequence of the first
+                output.sink.close()
         if self._live:
             retry_s, output.wait_s = output.wait_s, min(_RETRY_CAP_S, 2 * output.wait_s)
             output.retry_at_s = self._clock() + retry_s

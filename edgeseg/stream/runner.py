@@ -37,8 +37,8 @@ from edgeseg.stream.supervisor import Patience
 _LIVE_QUEUE, _RECORDED_QUEUE = 1, 2
 _POLL_S = 0.1
 _TICK_S = 0.05
-_DRAIN_S = 1.0
-_WRITE_S = 1.7
+# After a stop: the engine may finish its frame, then the sinks theirs, then all threads end. Together less than two seconds.
+_DRAIN_S, _WRITE_S, _HURRY_S = 1.0, 1.4, 0.4
 _PATIENCE_S = 10.0
 
 
@@ -98,7 +98,7 @@ def run(
         sources,
         sinks,
         limit=limit,
-        policies=_policies(sources, policy),
+        policies=_policies(sources, policy, regions or {}),
         patience=patience or Patience(),
         regions=regions or {},
         on_frame=on_frame,
@@ -179,6 +179,7 @@ class _Run:
             self._end()
         self._lanes.failure.reraise()
         self._raise_if_all_failed()
+        self._outputs.raise_if_all_failed()
         self._progress.finish(TASK)
         report = self._report()
         if interrupted:
@@ -232,19 +233,20 @@ class _Run:
         self._over.set()
         for capture in self._captures:
             capture.stop("the run ended")
-        hurry = self._stop.is_set()
-        self._lanes.cancel(_DRAIN_S / 10 if hurry else _PATIENCE_S)
-        for capture in self._captures:
-            capture.join(_DRAIN_S / 10 if hurry else _DRAIN_S)
-        if self._watcher.ident is not None:
-            self._watcher.join(_DRAIN_S)
+        deadline_s = time.monotonic() + (_HURRY_S if self._stop.is_set() else _PATIENCE_S)
+        self._lanes.cancel(deadline_s)
+        for thread in [*(thread for capture in self._captures for thread in capture.threads), self._watcher]:
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline_s - time.monotonic()))
         self._monitor.detach()
         self._monitor.events.close()
 
     def _watch(self) -> None:
-        while not self._over.wait(_TICK_S):
+        while True:
             for capture in self._captures:
                 capture.tick()
+            if self._over.wait(_TICK_S):
+                return
 
     def _no_frames(self) -> StreamError:
         states = [capture.status() for capture in self._captures]
@@ -284,13 +286,15 @@ class _Run:
         )
 
 
-def _policies(sources: Sequence[FrameSource], policy: Policy | Mapping[str, Policy] | None) -> list[Policy]:
-    """One for each source."""
+def _policies(
+    sources: Sequence[FrameSource], policy: Policy | Mapping[str, Policy] | None, regions: Mapping[str, RegionMonitor]
+) -> list[Policy]:
+    """One for each source. Raises ValueError where sources share an id, or something is for none of them."""
     ids = [source.source_id for source in sources]
     if not ids or len(set(ids)) != len(ids):
         raise ValueError(f"a run needs one or more sources, each with an id of its own, not {ids}")
     by_id = policy if isinstance(policy, Mapping) else dict.fromkeys(ids, policy) if policy else {}
-    unknown = sorted(set(by_id) - set(ids))
+    unknown = sorted({*by_id, *regions} - set(ids))
     if unknown:
-        raise ValueError(f"there are policies for {unknown}, and the sources are {ids}")
+        raise ValueError(f"there are policies or regions for {unknown}, and the sources are {ids}")
     return [by_id.get(source.source_id) or (LIVE if source.is_live else RECORDED) for source in sources]

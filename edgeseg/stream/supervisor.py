@@ -98,6 +98,7 @@ class Supervisor:
         self._due_s = self._last_s = self._connected_s = now_s
         self._lost_s: float | None = None
         self._attempt = 0
+        self._stated_s = 0.0
         self._intervals_s: deque[float] = deque(maxlen=8)
 
     @property
@@ -113,20 +114,25 @@ class Supervisor:
             if now_s < self._due_s:
                 return "wait"
             self._capturing, self._delivering = True, False
-            self._last_s = now_s
+            self._last_s, self._stated_s = now_s, 0.0
+            self._intervals_s.clear()
             return "connect"
         silence_s = now_s - self._last_s
         if not self._delivering:
-            if self._is_live and silence_s >= self._patience.connect_s:
-                self._lose(now_s, f"no frame within {self._patience.connect_s:g} s of connecting")
+            if self._is_live and silence_s >= self._allowed_s(self._patience.connect_s, 6):
+                self._lose(now_s, f"no frame within {silence_s:.0f} s of connecting")
                 return "abandon"
             return "wait"
-        if self._is_live and silence_s >= self._allowed_s(self._patience.watchdog_s):
+        if self._is_live and silence_s >= self._allowed_s(self._patience.watchdog_s, 6):
             self._lose(now_s, f"no frame for {silence_s:.1f} s: the connection is given up")
             return "abandon"
-        if self.state == "RUNNING" and silence_s >= self._allowed_s(self._patience.stall_s):
+        if self.state == "RUNNING" and silence_s >= self._allowed_s(self._patience.stall_s, 3):
             self._enter(now_s, "STALLED", f"no frame for {silence_s:.1f} s")
         return "wait"
+
+    def opened(self, fps: float) -> None:
+        """The capture is connected, and its source says how many frames a second it gives; 0 where it does not say."""
+        self._stated_s = 1 / fps if fps > 0 else 0.0
 
     def frame(self, now_s: float) -> float | None:
         """A frame came. The seconds since the connection was lost where it is the first of a new one, else None."""
@@ -140,7 +146,6 @@ class Supervisor:
         else:
             self._delivering = True
             self._connected_s = now_s
-            self._intervals_s.clear()
             self.connects += 1
             if self.connects > 1 and self._lost_s is not None:
                 outage_s = now_s - self._lost_s
@@ -182,9 +187,10 @@ class Supervisor:
         state: SourceState = "RECONNECTING" if self.connects else "CONNECTING"
         self._enter(now_s, state, reason, attempt=self._attempt, retry_in_s=round(wait_s, 3))
 
-    def _allowed_s(self, patience_s: float) -> float:
-        """Patience with a source whose frames are far apart: at least three of its usual intervals."""
-        return max(patience_s, 3 * statistics.median(self._intervals_s)) if self._intervals_s else patience_s
+    def _allowed_s(self, patience_s: float, intervals: int) -> float:
+        """Patience with a source whose frames are far apart: at least that many of its intervals, as stated or as seen."""
+        seen_s = statistics.median(self._intervals_s) if self._intervals_s else 0.0
+        return max(patience_s, intervals * self._stated_s, intervals * seen_s)
 
     def _enter(self, now_s: float, state: SourceState, reason: str, **details: Any) -> None:
         if state != self.state:

@@ -16,9 +16,12 @@ from edgeseg.errors import StreamError
 
 HIDDEN = "***"
 
-_SECRET_KEYS = r"user|username|login|user-id|user-pw|pass|passwd|password|pwd|pw|auth|token|access_token|key|apikey|api_key|secret|sig|signature"
-_SECRET_FIELD = re.compile(rf"(?i)(?<![a-z])((?:{_SECRET_KEYS})\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^&;\s!?#]*)")
+_SECRET_KEYS = (
+    "user username login user-id user-pw pass passwd password pwd pw auth token access_token key apikey api_key secret sig"
+)
+_SECRET_FIELD = re.compile(rf"(?i)(?<![a-z])((?:{'|'.join(_SECRET_KEYS.split())})\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^&;\s!?#]*)")
 _URI = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)([^\s\"']*)")
+_PORT = re.compile(r"^(?:\[[^\]]*\]|[^:/?#]*)(?::\d{0,5})?(?=[/?#])")
 _NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,63})=(.+)", re.S)
 
 
@@ -95,14 +98,11 @@ def number(uri: str, options: dict[str, str], key: str, default: float, least: f
 def _without_login(rest: str) -> str:
     """What follows "://", without user and password.
 
-    An unescaped "/" in a password ends the authority for every parser, so that the URI is wrong; its secret is hidden all the same.
+    An unescaped "/" in either of them ends the authority for every parser, so the URI is wrong; they are hidden all the same.
     """
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    if "@" in authority:
-        end = authority.rindex("@")
-    elif "@" in rest and ":" in authority and not re.fullmatch(r"(?:[^:]*|\[[^\]]*\]):\d{0,5}", authority):
-        end = rest.rindex("@")
-    else:
+    end = (authority if "@" in authority else rest).rfind("@")
+    if end < 0 or ("@" not in authority and ":" not in _PORT.sub("", rest[:end], count=1)):
         return rest
     return f"{HIDDEN}@{rest[end + 1 :]}"
 

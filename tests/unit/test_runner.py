@@ -198,15 +198,33 @@ def test_a_source_that_breaks_off_is_written_up_to_there() -> None:
     assert (sink.closed, source.closed, lanes_running()) == (1, 1, [])
 
 
-def test_a_sink_that_fails_stops_all_and_the_others_are_closed() -> None:
+def test_a_sink_that_fails_is_taken_out_and_the_others_get_all() -> None:
     broken = StreamError("disk gone", hint="mount it")
     good, bad = FakeSink(), FakeSink(at(3, fail(broken)))
+    report = run(session(), FakeSource(random_images(9)), [good, bad])
+    assert [frame.index for frame in good.frames] == list(range(9))
+    assert [frame.index for frame in bad.frames] == [0, 1, 2]
+    assert (good.closed, bad.closed, lanes_running()) == (1, 1, [])
+    assert report.failures == ({"what": "FakeSink", "error": "disk gone", "hint": "mount it"},)
+    assert [(sink["state"], sink["written"], sink["missed"]) for sink in report.sinks] == [("CLOSED", 9, 0), ("FAILED", 3, 6)]
+    assert [event["reason"] for event in report.events["recent"] if event["kind"] == "sink_failed"] == ["disk gone"]
+
+
+def test_a_run_for_files_ends_when_its_last_sink_has_failed() -> None:
+    broken = StreamError("disk gone", hint="mount it")
+    first, last = FakeSink(at(3, fail(broken))), FakeSink(at(5, fail(StreamError("gone too", hint="-"))))
     source = FakeSource(endless_images())
     with pytest.raises(StreamError) as caught:
-        run(session(), source, [good, bad])
+        run(session(), source, [first, last])
     assert caught.value is broken
-    assert (good.closed, bad.closed, source.closed, lanes_running()) == (1, 1, 1, [])
-    assert len(good.frames) == 4
+    assert (first.closed, last.closed, source.closed, lanes_running()) == (1, 1, 1, [])
+    assert len(last.frames) == 5
+
+
+def test_a_bug_in_a_sink_ends_the_run() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(session(), FakeSource(endless_images()), [FakeSink(), FakeSink(at(2, fail(ZeroDivisionError())))])
+    assert lanes_running() == []
 
 
 def test_an_engine_that_fails_stops_all_and_what_it_had_done_is_written() -> None:
@@ -310,7 +328,6 @@ def test_the_stop_event_ends_a_run_in_good_order() -> None:
 def test_an_engine_that_hangs_does_not_hold_up_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was done before is written; the lane that hangs is left behind."""
     monkeypatch.setattr(runner, "_DRAIN_S", 0.3)
-    monkeypatch.setattr(runner, "_PATIENCE_S", 0.3)
     release = threading.Event()
 
     def hang() -> None:
@@ -327,8 +344,7 @@ def test_an_engine_that_hangs_does_not_hold_up_ctrl_c(monkeypatch: pytest.Monkey
     release.set()
 
 
-def test_a_source_that_hangs_is_not_closed_under_its_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "_PATIENCE_S", 0.3)
+def test_a_source_that_hangs_is_not_closed_under_its_reader() -> None:
     release = threading.Event()
 
     def stalls() -> Iterator[ImageU8]:
@@ -341,7 +357,7 @@ def test_a_source_that_hangs_is_not_closed_under_its_reader(monkeypatch: pytest.
     assert (sink.closed, source.closed, len(sink.frames)) == (1, 0, 3)
     release.set()
     with suppress(StopIteration):
-        next(thread for thread in threading.enumerate() if thread.name == "edgeseg-reader").join(5)
+        next(thread for thread in threading.enumerate() if thread.name == "edgeseg-capture-1").join(5)
 
 
 # levels
