@@ -15,6 +15,7 @@ from typing import Any
 from edgeseg.errors import StreamError, Unsupported, require
 from edgeseg.images import opencv
 from edgeseg.specs import ImageU8
+from edgeseg.stream.uris import scrub
 
 _TICKS_PER_S = 90_000
 _LONGEST_GAP_S = 3600
@@ -123,6 +124,12 @@ class Encoder:
 class Muxer:
     """A container with one video in it, opened for writing. One thread uses it.
 
+    Args:
+        url: of FFmpeg's.
+        what: how messages call it; without credentials.
+        codec: a key of CODECS.
+        container, options: FFmpeg's name of the format, and its options.
+        hint: what to do where it cannot be written.
     Attributes:
         codec: name of the codec.
         frames: pictures taken.
@@ -143,9 +150,10 @@ class Muxer:
         codec: str,
         container: str,
         options: Mapping[str, str],
+        hint: str,
     ) -> None:
         self.codec, self.frames, self.size_bytes, self.length_s = codec, 0, 0, 0.0
-        self._what = what
+        self._what, self._hint = what, hint
         av, row = pyav(), CODECS[codec]
         check_encoder(codec, what)
         try:
@@ -206,8 +214,9 @@ class Muxer:
             return  # the first error is the one that counts
 
     def _failed(self, what: str, error: Exception) -> StreamError:
-        reason = getattr(error, "strerror", None) or error
-        return StreamError(f"{self._what}: {what}: {reason}", hint="check free space and permissions, or write elsewhere")
+        # Its text may quote the URL, and that a password.
+        reason = getattr(error, "strerror", None) or scrub(str(error))
+        return StreamError(f"{self._what}: {what}: {reason}", hint=self._hint)
 
 
 def check_encoder(codec: str, what: str) -> None:

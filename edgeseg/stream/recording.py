@@ -130,6 +130,7 @@ class Recording:
                 codec=self.codec,
                 container="mp4",
                 options=_FRAGMENTED,
+                hint=f"check permissions and free space (df -h {self._path.parent}), take another codec, or write masks/",
             )
         except BaseException:
             self._release()

@@ -66,9 +66,15 @@ class RtspOut:
         if self._serve:
             self._out = ServedStream(self._host, self._port, self._path, shown_hw, fps, what=self.name)
         else:
-            options = {"rtsp_transport": "tcp", "timeout": str(int(1e6 * _TIMEOUT_S))}
             self._out = muxer = Muxer(
-                self._address, shown_hw, fps, what=self.name, codec="h264", container="rtsp", options=options
+                self._address,
+                shown_hw,
+                fps,
+                what=self.name,
+                codec="h264",
+                container="rtsp",
+                options={"rtsp_transport": "tcp", "timeout": str(int(1e6 * _TIMEOUT_S))},
+                hint="check that a server which takes streams (such as MediaMTX) runs there, and user and password",
             )
             muxer.start()
         self._worker = LatestWorker("edgeseg-rtsp", self._show)
