@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import re
-import struct
 import threading
 import time
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeseg.specs import Frame, ImageU8, MaskU8
 from edgeseg.stream.events import Event
 from edgeseg.stream.web.history import STEP_S, STEPS, History
 from edgeseg.stream.web.metrics import exposition, health
 from edgeseg.stream.web.page import LivePage
 from edgeseg.stream.web.pictures import WIDTH_PX, encode
 from statuses import run_status, sink_status, source_status
-from streams import LABELS, random_images
-
-RECORD: dict[str, Any] = {"pts_s": 0.5, "age_ms": 20.0, "latency_ms": 15.0, "level": 0, "class_share": {"road": 1.0}}
-
-
-def decode(packet: bytes) -> tuple[dict[str, Any], ImageU8, MaskU8]:
-    """What a browser makes of a packet."""
-    (length,) = struct.unpack_from("<I", packet)
-    header = json.loads(packet[4 : 4 + length])
-    jpeg = packet[4 + length :][: header["jpeg_bytes"]]
-    png = packet[4 + length + header["jpeg_bytes"] :]
-    assert len(png) == header["png_bytes"]
-    picture = cv2.cvtColor(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-    mask = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
-    return header, picture, mask
-
-
-def frame(index: int = 0, size_hw: tuple[int, int] = (48, 64), source: str = "gate") -> tuple[Frame, MaskU8]:
-    image_rgb = random_images(1, size_hw, seed=index)[0]
-    mask = (image_rgb[..., 1] // 64).astype(np.uint8)
-    return Frame(image_rgb, index, index / 30, time.monotonic(), source), mask
+from streams import LABELS
+from visitors import RECORD, decode, frame, parse
 
 
 @pytest.mark.parametrize("size_hw", [(48, 64), (1, 1), (37, 53), (720, 1280), (33, 4001)])
@@ -138,29 +114,6 @@ def test_health(states: list[Any], sinks: list[Any], word: str) -> None:
     assert health(None) == "starting"
     status = run_status(*(source_status(state=state) for state in states), sinks=tuple(sink_status(state=one) for one in sinks))
     assert health(status) == word
-
-
-SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\.)*",?)*)\})? (-?[\d.e+-]+)')
-
-
-def parse(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """The samples of an exposition; fails where a line is none."""
-    samples: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
-    declared: set[str] = set()
-    for line in text.split("\n")[:-1]:
-        if line.startswith("# TYPE "):
-            name = line.split()[2]
-            assert name not in declared, "a family must come in one piece"
-            declared.add(name)
-        elif not line.startswith("# HELP "):
-            match = SAMPLE.fullmatch(line)
-            assert match, line
-            assert re.sub("_(sum|count)$", "", match[1]) in declared or match[1] in declared, line
-            labels = re.findall(r'([a-z_]+)="((?:[^"\\]|\\.)*)"', match[2] or "")
-            plain = tuple((name, re.sub(r"\\(.)", lambda m: {"n": "\n"}.get(m[1], m[1]), value)) for name, value in labels)
-            assert (match[1], plain) not in samples
-            samples[match[1], plain] = float(match[3])
-    return samples
 
 
 def test_metrics() -> None:

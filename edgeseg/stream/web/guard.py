@@ -10,7 +10,7 @@ import hmac
 import html
 import ipaddress
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import parse_qs, quote, unquote
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
@@ -84,7 +84,7 @@ class Guard:
         if path == "/login" and request.method == "POST":
             return await self._login(request)
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if self._known(given if scheme.lower() == "bearer" else request.cookies.get(COOKIE, "")):
+        if self._known(given if scheme.lower() == "bearer" else unquote(request.cookies.get(COOKIE, ""))):
             return None
         if path != "/":
             return PlainTextResponse("a token is needed\n", 401, {"WWW-Authenticate": "Bearer"})
@@ -105,7 +105,7 @@ class Guard:
         if not self._known(token):
             return HTMLResponse(_LOGIN.format(said=html.escape("This is not the token of the run.")), 401)
         answer = RedirectResponse("/", 303)
-        answer.set_cookie(COOKIE, urlencode({"": token})[1:], httponly=True, samesite="strict", path="/")
+        answer.set_cookie(COOKIE, quote(token, safe=""), httponly=True, samesite="strict", path="/")
         return answer
 
     def _known(self, given: str) -> bool:
