@@ -50,8 +50,8 @@ class Display:
             return
         cv2 = opencv()
         # A window that was closed would be opened again by the next picture.
-        if self._frames and cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1:
-            self.close()
+        if self._frames and not self._is_there():
+            self._shown = False
             return
         image_rgb = self._view.draw(frame.image_rgb, mask, self._labels)
         cv2.imshow(self._title, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
@@ -62,10 +62,16 @@ class Display:
     def close(self) -> None:
         if self._shown:
             self._shown = False
-            cv2 = opencv()
-            if cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 0:
-                cv2.destroyWindow(self._title)
-            cv2.pollKey()
+            if self._is_there():
+                opencv().destroyWindow(self._title)
+            opencv().pollKey()
+
+    def _is_there(self) -> bool:
+        cv2 = opencv()
+        try:
+            return bool(cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1)
+        except cv2.error:
+            return False  # Qt raises where no window is left
 
 
 def _has_windows(cv2: Any) -> bool:
