@@ -116,7 +116,13 @@ class LiveSource(FrameSource, Protocol):
 
 
 class FrameSink(Protocol):
-    """Where results go. `write` is called in frame order from one thread."""
+    """Where results go. One thread makes all calls, `write` in the order of each source's frames.
+
+    After `close` a sink may be opened again, with another frame size or because it failed: it goes on without touching what it
+    wrote before. It may keep a frame's image and mask after `write`. Beside these methods it may have `event(event)`, which gets
+    what happens during a run (see stream.events); `name`, for messages, without credentials; and `takes_all_sources`, True where
+    it takes frames of several sources.
+    """
 
     def open(self, size_hw: tuple[int, int], fps: float, labels: LabelSpace) -> None:
         """Raises StreamError where the target cannot be written."""

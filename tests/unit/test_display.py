@@ -11,46 +11,12 @@ import pytest
 
 from edgeseg.errors import Unsupported
 from edgeseg.images import overlay
-from edgeseg.specs import ImageU8
 from edgeseg.stream import display
+from outside import Windows
 from sinking import frame, mask_of, sink
 from streams import LABELS, random_images
 
 IMAGES = random_images(3)
-
-
-class Windows:
-    """cv2 with windows that live in memory; `key` is pressed at the next picture."""
-
-    def __init__(self) -> None:
-        self.shown: dict[str, list[ImageU8]] = {}
-        self.key = -1
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(cv2, name)
-
-    def currentUIFramework(self) -> str:
-        return "DOUBLE"
-
-    def namedWindow(self, title: str, flags: int) -> None:
-        self.shown.setdefault(title, [])
-
-    def resizeWindow(self, title: str, width: int, height: int) -> None:
-        assert title in self.shown and (width, height) == (64, 48)
-
-    def imshow(self, title: str, image_bgr: ImageU8) -> None:
-        self.shown.setdefault(title, []).append(image_bgr[:, :, ::-1])
-
-    def getWindowProperty(self, title: str, which: int) -> float:
-        if title not in self.shown:
-            raise cv2.error("NULL guiReceiver (please create a window)")  # as Qt does
-        return 1.0
-
-    def destroyWindow(self, title: str) -> None:
-        del self.shown[title]
-
-    def pollKey(self) -> int:
-        return self.key
 
 
 @pytest.fixture

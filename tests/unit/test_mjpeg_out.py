@@ -19,6 +19,7 @@ import pytest
 from edgeseg.errors import StreamError
 from edgeseg.images import overlay
 from edgeseg.stream import mjpeg_out
+from outside import free_port
 from sinking import frame, mask_of, sink
 from streams import LABELS, random_images, time_limit
 
@@ -99,6 +100,7 @@ def test_nothing_is_compressed_while_nobody_looks(shown: Any, monkeypatch: pytes
     assert calls and set(calls) == {80}
 
 
+@pytest.mark.slow
 def test_slow_viewers_hold_nothing_up() -> None:
     """Viewers that read nothing, beside one that reads all: the run does not feel them, and he sees what is new."""
     noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
@@ -144,9 +146,7 @@ def test_slow_viewers_hold_nothing_up() -> None:
 
 
 def test_sinks_of_one_address_share_a_server() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     first, second = (sink(f"http://127.0.0.1:{port}/{name}") for name in "ab")
     first.open((96, 128), 25.0, LABELS)
     second.open((96, 128), 25.0, LABELS)

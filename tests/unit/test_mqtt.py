@@ -18,48 +18,13 @@ import pytest
 from edgeseg.errors import MissingDependency, StreamError
 from edgeseg.stream import mqtt
 from edgeseg.stream.events import Event
+from outside import Broker, free_port
 from sinking import frame, mask_of, sink
 from streams import LABELS, random_images, time_limit
 
 pytestmark = pytest.mark.usefixtures(time_limit.__name__)
 
-BROKER = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 (IMAGE,) = random_images(1)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Broker:
-    """mosquitto on a port of this machine; it can be killed and started again."""
-
-    def __init__(self, folder: Path, *lines: str) -> None:
-        if BROKER is None:
-            pytest.skip("mosquitto is not installed: apt install mosquitto")
-        self.port = free_port()
-        self._config = folder / "mosquitto.conf"
-        self._config.write_text("\n".join([f"listener {self.port} 127.0.0.1", "persistence false", *lines]) + "\n")
-        self.start()
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            [str(BROKER), "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        until_s = time.monotonic() + 10
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return
-            except OSError:
-                assert time.monotonic() < until_s and self.process.poll() is None
-                time.sleep(0.02)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
 
 
 @pytest.fixture
@@ -174,6 +139,7 @@ def test_a_broker_that_dies_is_told_at_once_and_found_again(broker: Broker) -> N
     listener.close()
 
 
+@pytest.mark.slow
 def test_a_broker_that_hangs_holds_nothing_up(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mqtt, "_SILENT_S", 0.5)
     target: Any = sink(f"mqtt://127.0.0.1:{broker.port}/cam#qos=1")

@@ -18,6 +18,7 @@ import pytest
 from edgeseg.errors import StreamError, Unsupported
 from edgeseg.images import overlay
 from edgeseg.stream import rtsp_server
+from outside import free_port
 from sinking import frame, mask_of, sink
 from streams import LABELS, random_images, time_limit
 
@@ -28,12 +29,6 @@ PLAYER = {"rtsp_transport": "tcp", "analyzeduration": "200000"}
 needs_gstreamer = pytest.mark.skipif(
     rtsp_server.find_gstreamer_python() is None, reason="needs apt install python3-gi gir1.2-gst-rtsp-server-1.0"
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Feed:
@@ -72,7 +67,7 @@ class Feed:
             index += 1
 
 
-def watch(port: int, name: str, count: int = 10) -> list[np.ndarray]:
+def watch(port: int, name: str, count: int = 3) -> list[np.ndarray]:
     """The first pictures of a stream, as a player sees them."""
     with av.open(f"rtsp://127.0.0.1:{port}/{name}", options=PLAYER, timeout=10) as container:
         pictures = zip(range(count), container.decode(video=0), strict=False)
@@ -119,7 +114,7 @@ def test_a_server_that_dies_is_told_and_started_again() -> None:
     target.close()
     target.open((96, 128), 25.0, LABELS)
     with Feed(target):
-        assert_shows(watch(port, "cam", 3)[-1], 0)
+        assert_shows(watch(port, "cam")[-1], 0)
     target.close()
     assert not rtsp_server._servers
 
@@ -171,6 +166,7 @@ def test_pushed_streams_arrive_and_a_lost_server_is_told(recorder: tuple[int, su
 
 
 @needs_gstreamer
+@pytest.mark.slow
 def test_a_frozen_server_holds_nothing_up(recorder: tuple[int, subprocess.Popen[str]]) -> None:
     port, child = recorder
     target = sink(f"rtsp://127.0.0.1:{port}/in")

@@ -1,9 +1,8 @@
-"""What every source and every sink must do, over all rows of their tables."""
+"""What every source must do, over all rows of the table."""
 
 from __future__ import annotations
 
 import inspect
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeseg.contracts import FrameSink, FrameSource
-from edgeseg.errors import StreamError, Unsupported
-from edgeseg.specs import Frame
-from edgeseg.stream.sinks import SINKS, SinkForm, open_sinks
+from edgeseg.contracts import FrameSource
+from edgeseg.errors import Unsupported
 from edgeseg.stream.sources import SOURCES, SourceForm, open_source
-from streams import LABELS, by_brightness, random_images, time_limit, write_video
+from streams import random_images, time_limit, write_video
 
 pytestmark = pytest.mark.usefixtures(time_limit.__name__)
 
@@ -36,25 +33,16 @@ SOURCE_EXAMPLES: dict[str, Callable[[Path], str]] = {
     "frames/ or frames/*.png": _folder,
     "clip.mp4": lambda tmp_path: str(write_video(tmp_path / "clip.mp4", random_images(COUNT), 10)),
 }
-SINK_EXAMPLES: dict[str, str] = {
-    "null:": "null:",
-    "results.ndjson": "{}/r.ndjson",
-    "- (stdout)": "-",
-    "masks/ or png:DIR": "{}/m/",
-    "out.mp4": "{}/o.mp4",
-}
 
 readable = [form for form in SOURCES if form.make]
-writable = [form for form in SINKS if form.make]
 
 
-def by_example(form: SourceForm | SinkForm) -> str:
+def by_example(form: SourceForm) -> str:
     return form.example
 
 
 def test_every_row_has_an_example() -> None:
     assert set(SOURCE_EXAMPLES) == {form.example for form in readable}
-    assert set(SINK_EXAMPLES) == {form.example for form in writable}
 
 
 @pytest.mark.parametrize("form", [form for form in SOURCES if not form.make], ids=by_example)
@@ -62,13 +50,6 @@ def test_known_sources_that_are_not_read_say_what_to_do(form: SourceForm) -> Non
     with pytest.raises(Unsupported, match="not read yet") as caught:
         open_source(form.example)
     assert caught.value.hint == form.instead != ""
-
-
-@pytest.mark.parametrize("form", [form for form in SINKS if not form.make], ids=by_example)
-def test_known_sinks_that_are_not_written_say_what_to_do(form: SinkForm) -> None:
-    with pytest.raises(Unsupported, match="not written yet") as caught:
-        open_sinks([form.example])
-    assert "out.mp4" in caught.value.hint
 
 
 @pytest.mark.parametrize("form", SOURCES, ids=by_example)
@@ -123,48 +104,6 @@ class TestSource:
     def test_it_keeps_the_contract(self, source: FrameSource) -> None:
         assert source.is_live is False
         assert_methods(source, FrameSource, ("open", "frames", "close"))
-
-
-@pytest.mark.parametrize("form", writable, ids=by_example)
-class TestSink:
-    @pytest.fixture
-    def sink(self, form: SinkForm, tmp_path: Path) -> FrameSink:
-        (sink,) = open_sinks([SINK_EXAMPLES[form.example].format(tmp_path)])
-        return sink
-
-    def test_it_takes_frames_and_closes_twice(self, sink: FrameSink) -> None:
-        sink.open((48, 64), 25.0, LABELS)
-        for index, image_rgb in enumerate(random_images(COUNT)):
-            mask = cv2.resize(by_brightness(image_rgb), (64, 48), interpolation=cv2.INTER_NEAREST)
-            sink.write(Frame(image_rgb, index, index / 25, time.monotonic(), "test"), mask, {"index": index})
-        sink.close()
-        sink.close()
-
-    def test_it_changes_neither_frame_nor_mask(self, sink: FrameSink) -> None:
-        sink.open((48, 64), 25.0, LABELS)
-        image_rgb, mask = random_images(1)[0], np.full((48, 64), 2, np.uint8)
-        image_rgb.flags.writeable = mask.flags.writeable = False
-        record = {"index": 0}
-        sink.write(Frame(image_rgb, 0, 0.0, time.monotonic(), "test"), mask, record)
-        sink.close()
-        assert json.dumps(record) == '{"index": 0}'
-
-    def test_it_can_be_closed_unopened_and_without_frames(self, sink: FrameSink) -> None:
-        sink.close()
-        sink.open((48, 64), 25.0, LABELS)
-        sink.close()
-
-    def test_an_unwritable_place_is_a_stream_error(self, form: SinkForm, tmp_path: Path) -> None:
-        (tmp_path / "file").write_text("no folder")
-        uri = SINK_EXAMPLES[form.example].format(tmp_path / "file")
-        (sink,) = open_sinks([uri])
-        if uri in ("null:", "-"):
-            pytest.skip("has no place")
-        with pytest.raises(StreamError):
-            sink.open((48, 64), 25.0, LABELS)
-
-    def test_it_keeps_the_contract(self, sink: FrameSink) -> None:
-        assert_methods(sink, FrameSink, ("open", "write", "close"))
 
 
 def assert_methods(thing: object, contract: type, names: tuple[str, ...]) -> None:
