@@ -1,4 +1,4 @@
-"""What sinks write to, for tests: free ports, an MQTT broker, windows."""
+"""What sinks write to, for tests: an MQTT broker, windows."""
 
 from __future__ import annotations
 
@@ -12,16 +12,10 @@ from typing import Any
 import cv2
 import pytest
 
+from cameras import free_port
 from edgeseg.specs import ImageU8
 
 BROKER = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
-
-
-def free_port() -> int:
-    """A TCP port of this machine that nobody has just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Broker:

@@ -57,9 +57,9 @@ def prepare_folder(folder: Path) -> None:
     check_space(folder)
 
 
-def check_space(path: Path) -> None:
-    """Raises StreamError where less than RESERVE_BYTES are free on the disk of a folder, or of a file to be in it."""
-    _require_free(path, RESERVE_BYTES, _usage(path).free)
+def check_space(path: Path, beside_bytes: int = 0) -> None:
+    """Raises StreamError where less than RESERVE_BYTES and `beside_bytes` are free on the disk of a folder, or of a file in it."""
+    _require_free(path, RESERVE_BYTES + beside_bytes, _usage(path).free)
 
 
 def check_space_to_resume(path: Path) -> None:

@@ -31,7 +31,8 @@ class Codec:
 
 CODECS: Mapping[str, Codec] = {
     "h264": Codec("libx264", {"preset": "ultrafast", "tune": "zerolatency", "crf": "23"}),
-    "mpeg4": Codec("mpeg4", {}),
+    # Quantiser 6, in FFmpeg's units of 1/118.
+    "mpeg4": Codec("mpeg4", {"flags": "+qscale", "global_quality": "708"}),
 }
 """By the name that users give: H.264, which plays everywhere, and MPEG-4 part 2, which the oldest players take."""
 
@@ -134,6 +135,7 @@ class Muxer:
         codec: name of the codec.
         frames: pictures taken.
         size_bytes: of the packets so far.
+        waiting_bytes: what a fragmented container may hold back: the packets since the last keyframe, and another keyframe.
         length_s: presentation time of the last picture, from that of the first.
     Raises:
         StreamError: the target cannot be opened, or the codec cannot hold this size.
@@ -153,6 +155,7 @@ class Muxer:
         hint: str,
     ) -> None:
         self.codec, self.frames, self.size_bytes, self.length_s = codec, 0, 0, 0.0
+        self._keyframe_bytes = self._since_bytes = 0
         self._what, self._hint = what, hint
         av, row = pyav(), CODECS[codec]
         check_encoder(codec, what)
@@ -170,6 +173,10 @@ class Muxer:
             self._abandon()
             height, width = size_hw
             raise self._failed(f"cannot be written as {codec} of {width}x{height} at {fps:g} fps", error) from error
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self._since_bytes + self._keyframe_bytes
 
     def start(self) -> None:
         """Write the container's head now, which is where a network is connected; without this, the first picture does it."""
@@ -203,6 +210,9 @@ class Muxer:
         for packet in packets:
             packet.stream = self._stream
             self.size_bytes += packet.size
+            if packet.is_keyframe:
+                self._keyframe_bytes, self._since_bytes = packet.size, 0
+            self._since_bytes += packet.size
             self.length_s = float(packet.pts * self._encoder.clock.time_base)
             self._container.mux(packet)
 

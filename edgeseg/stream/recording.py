@@ -109,7 +109,7 @@ class Recording:
         if self._muxer.frames and self._rotation.is_due(frame.pts_s - self._begin_s, self._muxer.size_bytes):
             self._end()
             self._begin()
-        check_space(self._path)
+        check_space(self._path, self._muxer.waiting_bytes)
         if not self._muxer.frames:
             self._begin_s = frame.pts_s
         self._muxer.write(self._view.draw(frame.image_rgb, mask, self._labels), frame.pts_s)

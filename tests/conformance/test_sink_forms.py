@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cameras import free_port
 from edgeseg.contracts import FrameSink
 from edgeseg.errors import StreamError
 from edgeseg.stream import display
 from edgeseg.stream.rtsp_server import find_gstreamer_python
 from edgeseg.stream.sinks import SINKS, SinkForm
-from outside import Broker, Windows, free_port
+from outside import Broker, Windows
 from sinking import frame, mask_of, sink
 from streams import LABELS, random_images, time_limit
 

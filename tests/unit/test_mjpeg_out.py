@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 import pytest
 
+from cameras import free_port
 from edgeseg.errors import StreamError
 from edgeseg.images import overlay
 from edgeseg.stream import mjpeg_out
-from outside import free_port
 from sinking import frame, mask_of, sink
 from streams import LABELS, random_images, time_limit
 

@@ -15,10 +15,10 @@ import av
 import numpy as np
 import pytest
 
+from cameras import free_port
 from edgeseg.errors import StreamError, Unsupported
 from edgeseg.images import overlay
 from edgeseg.stream import rtsp_server
-from outside import free_port
 from sinking import frame, mask_of, sink
 from streams import LABELS, random_images, time_limit
 
