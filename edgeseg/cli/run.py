@@ -173,6 +173,7 @@ def _serve(
     stack: ExitStack,
 ) -> tuple[Any, str]:
     """Start the live page; returns its sink and its address."""
+    from edgeseg.devices.power import PowerMeter
     from edgeseg.stream.web.page import LivePage
     from edgeseg.stream.web.server import LiveServer, parse_address
 
@@ -185,7 +186,8 @@ def _serve(
         if one.regions
     }
     page = LivePage(labels)
-    server = stack.enter_context(LiveServer(parse_address(web.listen), page, monitor, token=web.token, about=about))
+    server = LiveServer(parse_address(web.listen), page, monitor, token=web.token, about=about, power=PowerMeter().read)
+    stack.enter_context(server)
     return page, server.url
 
 
