@@ -58,7 +58,7 @@ def prepare_folder(folder: Path) -> None:
 
 
 def check_space(path: Path, beside_bytes: int = 0) -> None:
-    """Raises StreamError where less than RESERVE_BYTES and `beside_bytes` are free on the disk of a folder, or of a file in it."""
+    """Raises StreamError where the disk of a folder, or of a file in it, has less than RESERVE_BYTES and `beside_bytes` free."""
     _require_free(path, RESERVE_BYTES + beside_bytes, _usage(path).free)
 
 
