@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -85,6 +87,32 @@ def test_who_asks_twice_at_once_gets_one_reading(tmp_path: Path) -> None:
     assert meter.read() == {"VDD_IN": 5.0}
     now_s[0] = 0.3
     assert meter.read() == {"VDD_IN": 10.0}
+
+
+def test_gpus_by_nvml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class NVMLError(Exception):
+        pass
+
+    def power_usage(handle: str) -> int:
+        if handle == "lost":
+            raise NVMLError("GPU is lost")
+        return 71_500
+
+    handles = ["fine", "fine"]
+    library = SimpleNamespace(
+        NVMLError=NVMLError,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetCount=lambda: 2,
+        nvmlDeviceGetHandleByIndex=lambda index: handles[index],
+        nvmlDeviceGetPowerUsage=power_usage,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    now_s = [0.0]
+    meter = PowerMeter(clock=lambda: now_s[0])
+    assert {"GPU 0": 71.5, "GPU 1": 71.5}.items() <= meter.read().items()
+    handles[1] = "lost"
+    fresh = PowerMeter().read()
+    assert fresh["GPU 0"] == 71.5 and "GPU 1" not in fresh
 
 
 def test_this_machine_is_read_without_a_word() -> None:
