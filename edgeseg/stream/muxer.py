@@ -19,6 +19,7 @@ from edgeseg.stream.uris import scrub
 
 _TICKS_PER_S = 90_000
 _LONGEST_GAP_S = 3600
+_INDEX_BYTES = 16  # of an mp4, for a frame at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ class Muxer:
         codec: name of the codec.
         frames: pictures taken.
         size_bytes: of the packets so far.
-        waiting_bytes: what a fragmented container may hold back: the packets since the last keyframe, and another keyframe.
+        waiting_bytes: what a fragmented mp4 may still add to the disk: packets since the last keyframe, one more, and its index.
         length_s: presentation time of the last picture, from that of the first.
     Raises:
         StreamError: the target cannot be opened, or the codec cannot hold this size.
@@ -176,7 +177,7 @@ class Muxer:
 
     @property
     def waiting_bytes(self) -> int:
-        return self._since_bytes + self._keyframe_bytes
+        return self._since_bytes + self._keyframe_bytes + _INDEX_BYTES * self.frames
 
     def start(self) -> None:
         """Write the container's head now, which is where a network is connected; without this, the first picture does it."""

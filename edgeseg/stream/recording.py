@@ -50,6 +50,9 @@ class Recording:
 
     Without rotation it is the file `path`; where it has to go on in another one (another frame size, a disk that was full) and
     always with rotation, files are numbered: `cam-0001.mp4` beside `cam.mp4`, never over one that is there.
+
+    The index of a file is held in memory while it grows, about 70 bytes a frame (8 MB an hour at 30 fps): what records for days
+    wants segments.
     """
 
     takes_all_sources = False

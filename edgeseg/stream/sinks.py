@@ -54,14 +54,12 @@ class SinkForm:
         matches: whether a URI is of this form; the first row that says so takes it.
         make: (URI, overlay opacity) -> unopened sink.
         target: the file or folder that is written, so that no two sinks and no source share it.
-        options: those that may follow a "#", as users write them.
     """
 
     example: str
     matches: Callable[[str], object]
     make: Callable[[str, float], FrameSink]
     target: Callable[[str], Path | None] = lambda uri: None
-    options: str = ""
 
 
 _VIEW = {"view": choice(*VIEWS)}
@@ -125,20 +123,16 @@ def _names_folder(uri: str) -> bool:
     return "://" not in uri and (uri.startswith("png:") or uri.endswith("/") or Path(uri).is_dir())
 
 
-def _options(readers: Mapping[str, Any]) -> str:
-    return "#" + "&".join(f"{key}=" for key in readers)
-
-
 SINKS: tuple[SinkForm, ...] = (
     SinkForm("null:", re.compile("null:$").match, lambda uri, opacity: Nothing()),
-    SinkForm("results.ndjson", _file("ndjson"), _result_lines, _file_target(".ndjson", _NDJSON), _options(_NDJSON)),
-    SinkForm("- (stdout)", re.compile("-(#.*)?$").match, _result_lines, lambda uri: Path("-"), _options(_NDJSON)),
+    SinkForm("results.ndjson", _file("ndjson"), _result_lines, _file_target(".ndjson", _NDJSON)),
+    SinkForm("- (stdout)", re.compile("-(#.*)?$").match, _result_lines, lambda uri: Path("-")),
     SinkForm("masks/ or png:DIR", _names_folder, lambda uri, opacity: MaskFiles(_mask_folder(uri)), _mask_folder),
-    SinkForm("out.mp4", _file("mp4"), _recording, _file_target(".mp4", _MP4), _options(_MP4)),
-    SinkForm("rtsp://0.0.0.0:8554/out", re.compile("rtsps?://").match, _rtsp, options=_options(_RTSP)),
-    SinkForm("http://127.0.0.1:8090/out", re.compile("http://").match, _mjpeg, options=_options(_JPEG)),
-    SinkForm("display://", re.compile("display://").match, _display, options=_options(_VIEW)),
-    SinkForm("mqtt://broker/topic", re.compile("mqtts?://").match, _mqtt, options=_options(_MQTT)),
+    SinkForm("out.mp4", _file("mp4"), _recording, _file_target(".mp4", _MP4)),
+    SinkForm("rtsp://0.0.0.0:8554/out", re.compile("rtsps?://").match, _rtsp),
+    SinkForm("http://127.0.0.1:8090/out", re.compile("http://").match, _mjpeg),
+    SinkForm("display://", re.compile("display://").match, _display),
+    SinkForm("mqtt://broker/topic", re.compile("mqtts?://").match, _mqtt),
 )
 """Every form that a `--sink` may take."""
 

@@ -8,9 +8,11 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -21,11 +23,12 @@ from edgeseg.stream.alarms import RegionMonitor
 from edgeseg.stream.regions import parse_region, parse_threshold
 from edgeseg.stream.runner import run
 from edgeseg.stream.sinks import route_sinks
+from edgeseg.stream.sources import open_source
 from edgeseg.stream.status import Monitor
 from fakes import FakeSource
 from outside import Broker
-from sinking import read_video
-from streams import LABELS, session, time_limit
+from sinking import read_video, sink, write_all
+from streams import LABELS, random_images, session, time_limit
 
 pytestmark = pytest.mark.usefixtures(time_limit.__name__)
 
@@ -145,3 +148,20 @@ def test_alarms_of_a_run_are_in_its_results_and_events(tmp_path: Path) -> None:
     assert (event.source, event.reason) == ("fake", "lane: road blocked 100 %")
     assert event.details["raised"] and event.details["share"] == 1.0
     assert [line["event"]["reason"] for line in lines if "event" in line and line["event"]["kind"] == "region"] == [event.reason]
+
+
+@pytest.mark.parametrize("rate", ["variable", "30000/1001"])
+def test_a_recording_shows_each_frame_when_the_clip_did(tmp_path: Path, rate: str) -> None:
+    images = random_images(40)
+    steps_s = np.random.default_rng(0).uniform(0.005, 0.3, 40) if rate == "variable" else np.full(40, 1001 / 30000)
+    times_s = [float(time_s) for time_s in np.cumsum(steps_s) - steps_s[0]]
+    write_all(sink(f"{tmp_path}/clip.mp4#view=frame"), images, 30000 / 1001, times_s)
+    source = open_source(f"{tmp_path}/clip.mp4")
+    run(session(), source, route_sinks([f"{tmp_path}/out.mp4"], {source.source_id: f"{tmp_path}/clip.mp4"}))
+    shown_s, ticks = [], []
+    for name, into in (("clip.mp4", shown_s), ("out.mp4", ticks)):
+        with av.open(str(tmp_path / name)) as container:
+            into += [picture.pts * picture.time_base for picture in container.decode(video=0)]
+    assert [float(time_s) for time_s in ticks] == pytest.approx(times_s, abs=2e-5)
+    if rate != "variable":
+        assert ticks == shown_s == [index * Fraction(1001, 30000) for index in range(40)]
