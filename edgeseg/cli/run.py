@@ -105,6 +105,7 @@ def _run(settings: Streams, sheet_path: Path | None, as_json: bool, log: JsonLog
         sessions, governor = _sessions(settings, opened, stack)
         program = sessions[min(sessions)].program
         labels = program.labels
+        regions = _regions(by_id, labels)
         progress = log or stack.enter_context(render.RichProgress())
         monitor = Monitor()
         monitor.events.subscribe(log.event if log else run_report.teller(progress, any(one.is_live for one in sources)))
@@ -125,7 +126,7 @@ def _run(settings: Streams, sheet_path: Path | None, as_json: bool, log: JsonLog
                 level=settings.level,
                 policy={source.source_id: by_id[source.source_id].mailbox(source.is_live) for source in sources},
                 patience=settings.patience.build(),
-                regions=_regions(by_id, labels),
+                regions=regions,
                 on_frame=sampler,
                 progress=progress,
                 monitor=monitor,

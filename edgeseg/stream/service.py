@@ -115,9 +115,9 @@ def _waiting(status: RunStatus) -> int:
 
 
 class Termination:
-    """SIGTERM as Ctrl-C: inside the `with` block it raises KeyboardInterrupt in the main thread, and `asked` remembers it.
+    """SIGTERM as Ctrl-C: inside the `with` block the first one raises KeyboardInterrupt in the main thread, and `asked` remembers it.
 
-    Off the main thread, where Python takes no signals, it does nothing.
+    Further ones change nothing: the end is on its way. Off the main thread, where Python takes no signals, it does nothing.
     """
 
     def __init__(self) -> None:
@@ -134,8 +134,9 @@ class Termination:
             signal.signal(signal.SIGTERM, self._before)
 
     def _raise(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        raise KeyboardInterrupt
+        if not self.asked:
+            self.asked = True
+            raise KeyboardInterrupt
 
 
 class JsonLog:

@@ -116,8 +116,8 @@ export function drawStages(stages) {
     bar.firstChild.value = Math.min(1, stage.busy ?? 0);
     bar.firstChild.title = `busy ${percent(stage.busy, 0)} of the time`;
     row.classList.toggle("most", stage.busy === most);
-    say(mean, `${figure(stage.mean_ms)} ms`);
-    say(worst, `p99 ${figure(stage.p99_ms)}`);
+    say(mean, stage.count ? `${figure(stage.mean_ms)} ms` : "–");
+    say(worst, stage.count ? `p99 ${figure(stage.p99_ms)}` : "");
   });
 }
 
