@@ -115,7 +115,7 @@ def _waiting(status: RunStatus) -> int:
 
 
 class Termination:
-    """SIGTERM as Ctrl-C: inside the `with` block the first one raises KeyboardInterrupt in the main thread, and `asked` remembers it.
+    """SIGTERM as Ctrl-C: the first one inside the `with` block raises KeyboardInterrupt in the main thread; `asked` remembers it.
 
     Further ones change nothing: the end is on its way. Off the main thread, where Python takes no signals, it does nothing.
     """
