@@ -37,6 +37,11 @@ class Display:
                 f"{self.name}: this OpenCV opens no windows (it is the headless one)",
                 hint="pip uninstall opencv-python-headless && pip install opencv-python, or watch --sink http://127.0.0.1:8090/",
             )
+        if sys.platform == "darwin":
+            raise Unsupported(
+                f"{self.name}: macOS opens windows for a program's first thread only, and sinks have another",
+                hint="watch --sink http://127.0.0.1:8090/",
+            )
         if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise Unsupported(f"{self.name}: no screen here", hint="watch it from elsewhere: --sink http://127.0.0.1:8090/")
         self._labels = labels

@@ -32,8 +32,7 @@ class Codec:
 
 CODECS: Mapping[str, Codec] = {
     "h264": Codec("libx264", {"preset": "ultrafast", "tune": "zerolatency", "crf": "23"}),
-    # Quantiser 6, in FFmpeg's units of 1/118.
-    "mpeg4": Codec("mpeg4", {"flags": "+qscale", "global_quality": "708"}),
+    "mpeg4": Codec("mpeg4", {"qmin": "4", "qmax": "4"}),
 }
 """By the name that users give: H.264, which plays everywhere, and MPEG-4 part 2, which the oldest players take."""
 

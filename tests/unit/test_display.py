@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 import cv2
@@ -71,6 +72,13 @@ def test_no_screen(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(Unsupported, match="no screen") as caught:
+        sink("display://").open((48, 64), 25.0, LABELS)
+    assert "http://" in caught.value.hint
+
+
+def test_macos(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(Unsupported, match="macOS") as caught:
         sink("display://").open((48, 64), 25.0, LABELS)
     assert "http://" in caught.value.hint
 
