@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeseg.contracts import EngineBackend, FrameSink, FrameSource, Session
+from edgeseg.contracts import EngineBackend, FrameSink, FrameSource, LiveSource, Session
 from edgeseg.images import resize_image, resize_mask
 from edgeseg.specs import DEFAULT_FORM, Frame, ImageU8, LabelSpace, MaskU8, Program
 
@@ -92,10 +92,12 @@ class FakeBackend:
 class FakeSource:
     """A FrameSource over images in memory; raises `error` after the last, where one is given."""
 
-    source_id = "fake"
     is_live = False
 
-    def __init__(self, images: Iterable[ImageU8], fps: float = 25.0, error: BaseException | None = None) -> None:
+    def __init__(
+        self, images: Iterable[ImageU8], fps: float = 25.0, error: BaseException | None = None, name: str = "fake"
+    ) -> None:
+        self.source_id = name
         self.fps = fps
         self.frame_count: int | None = None
         self.opened = self.closed = 0
@@ -114,6 +116,61 @@ class FakeSource:
         self.closed += 1
 
 
+class FakeLiveSource:
+    """A LiveSource that plays one script a connection, over all its fresh twins; the last one is played again and again.
+
+    Args:
+        connections: for each, what happens in turn: an int is a frame, an exception is raised, a function is called (to hang, for
+            example).
+        size_hw: of its pictures.
+    Attributes:
+        opened: connections so far.
+        step_s: seconds between two frames.
+        sizes: pictures of another size, by the number of the connection from 1.
+    """
+
+    is_live = True
+
+    def __init__(self, name: str, connections: Sequence[Sequence[Any]], size_hw: tuple[int, int] = (12, 16)) -> None:
+        self.source_id = name
+        self.fps = 0.0
+        self.frame_count: int | None = None
+        self.opened = self.closed = 0
+        self.step_s = 0.002
+        self.sizes: dict[int, tuple[int, int]] = {}
+        self._connections, self._size_hw, self._first = connections, size_hw, self
+
+    def open_now(self) -> int:
+        """Connections that are not closed yet."""
+        return self.opened - self.closed
+
+    def fresh(self) -> FakeLiveSource:
+        twin = FakeLiveSource(self.source_id, self._connections, self._size_hw)
+        twin._first = self._first
+        return twin
+
+    def open(self) -> None:
+        self._first.opened += 1
+        self._number = self._first.opened
+
+    def frames(self) -> Iterator[Frame]:
+        size_hw = self._first.sizes.get(self._number, self._size_hw)
+        start_s = time.monotonic()
+        for index, step in enumerate(self._connections[min(self._number, len(self._connections)) - 1]):
+            if isinstance(step, BaseException):
+                raise step
+            if callable(step):
+                step()
+                continue
+            time.sleep(self._first.step_s)
+            image_rgb = np.full((*size_hw, 3), index % 256, np.uint8)
+            now_s = time.monotonic()
+            yield Frame(image_rgb, index, now_s - start_s, now_s, self.source_id)
+
+    def close(self) -> None:
+        self._first.closed += 1
+
+
 class FakeSink:
     """A FrameSink that keeps what it gets; `before` gets the index of each frame first."""
 
@@ -123,10 +180,11 @@ class FakeSink:
         self.frames: list[Frame] = []
         self.masks: list[MaskU8] = []
         self.records: list[Mapping[str, Any]] = []
-        self.closed = 0
+        self.opened = self.closed = 0
         self._before = before
 
     def open(self, size_hw: tuple[int, int], fps: float, labels: LabelSpace) -> None:
+        self.opened += 1
         self.size_hw, self.fps = size_hw, fps
 
     def write(self, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
@@ -139,9 +197,10 @@ class FakeSink:
         self.closed += 1
 
 
-_conforms: tuple[type[Session], type[EngineBackend], type[FrameSource], type[FrameSink]] = (
+_conforms: tuple[type[Session], type[EngineBackend], type[FrameSource], type[LiveSource], type[FrameSink]] = (
     FakeSession,
     FakeBackend,
     FakeSource,
+    FakeLiveSource,
     FakeSink,
 )

@@ -6,6 +6,7 @@ It serves /cam0, /cam1, ... as H.264, prints "ready" and runs until it is killed
 from __future__ import annotations
 
 import argparse
+import os
 
 import gi
 
@@ -57,7 +58,10 @@ def main() -> None:
     if not server.attach(None):
         raise SystemExit(f"port {options.port} cannot be had")
     print("ready", flush=True)
-    GLib.MainLoop().run()
+    loop, parent = GLib.MainLoop(), os.getppid()
+    # A test that was killed leaves no server behind.
+    GLib.timeout_add_seconds(1, lambda: os.getppid() == parent or loop.quit())
+    loop.run()
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ _MOST_FPS = 1_000.0
 # How long FFmpeg looks at a stream before it hands over the first frame; its own 5 s make every reconnect take seconds.
 _ANALYZE_US = 200_000
 _TRANSPORTS = ("tcp", "udp")
+# Formats without a clock: FFmpeg makes their times up from a rate that it guesses.
+_CLOCKLESS = {"mpjpeg", "mjpeg", "h264", "hevc", "m4v", "jpeg_pipe", "image2pipe"}
 
 
 class NetworkStream:
@@ -55,6 +57,7 @@ class NetworkStream:
             raise StreamError(
                 f"{redact(uri)}: transport={self._transport} is not known", hint=f"write #transport={' or '.join(_TRANSPORTS)}"
             )
+        self._clockless = False
         self._container: Any = None
 
     def fresh(self) -> NetworkStream:
@@ -72,17 +75,23 @@ class NetworkStream:
         except (av.FFmpegError, OSError, ValueError) as error:
             raise self._failure(error) from None
         rate = stream.average_rate or stream.guessed_rate or Fraction(0)
-        self.fps = self._stated_fps or (float(rate) if 0 < rate <= _MOST_FPS else 0.0)
+        self._clockless = bool(_CLOCKLESS & set(self._container.format.name.split(",")))
+        self.fps = self._stated_fps or (float(rate) if 0 < rate <= _MOST_FPS and not self._clockless else 0.0)
 
     def frames(self) -> Iterator[Frame]:
         av = _pyav()
         reformatter = av.video.reformatter.VideoReformatter()
-        pts_s, step_s = 0.0, 1 / self.fps if self.fps else 0.0
+        start_s, pts_s, step_s = time.monotonic(), 0.0, 1 / self.fps if self.fps else 0.0
         for index, picture in enumerate(self._pictures()):
             image_rgb: ImageU8 = reformatter.reformat(picture, format="rgb24").to_ndarray()
-            # The first picture after a connection often has no time yet.
-            pts_s = float(picture.time) if picture.time is not None else pts_s + (step_s if index else 0.0)
-            yield Frame(image_rgb, index, pts_s, time.monotonic(), self.source_id)
+            now_s = time.monotonic()
+            if self._clockless:
+                pts_s = now_s - start_s
+            elif picture.time is not None:
+                pts_s = float(picture.time)
+            elif index:  # the first pictures of a connection often have no time yet
+                pts_s += step_s
+            yield Frame(image_rgb, index, pts_s, now_s, self.source_id)
         if self._container is not None and not (self._scheme.startswith("http") and self._container.duration):
             raise StreamError(f"{self._shown}: the stream was ended by the other side", hint="check the camera or the server")
 

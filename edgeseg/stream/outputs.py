@@ -28,10 +28,13 @@ _NOMINAL_FPS = 25.0
 
 
 class _Output:
-    """One sink and what became of it. `origin` is the id of the source that it belongs to; empty: all."""
+    """One sink and what became of it. `origin` is the id of the source that it belongs to; empty: all.
 
-    def __init__(self, sink: FrameSink, origin: str) -> None:
-        self.sink, self.origin = sink, origin
+    `for_all`: it is told the events of all sources.
+    """
+
+    def __init__(self, sink: FrameSink, origin: str, for_all: bool) -> None:
+        self.sink, self.origin, self.for_all = sink, origin, for_all
         self.name = str(getattr(sink, "name", type(sink).__name__))
         self.state: SinkState = "WAITING"
         self.size_hw: tuple[int, int] | None = None
@@ -70,7 +73,7 @@ class Outputs:
             raise ValueError(f"there are sinks for {unknown}, and the sources are {ids}")
         # With one source, "all" is that one: its frame size is the sinks'.
         only = ids[0] if len(ids) == 1 else ""
-        self._outputs = [_Output(sink, origin or only) for origin, group in by_origin.items() for sink in group]
+        self._outputs = [_Output(sink, origin or only, not origin) for origin, group in by_origin.items() for sink in group]
         self._labels, self._events, self._clock = labels, events, clock
         self._live = any(origin.is_live for origin in origins)
         self._expendable = expendable or self._live
@@ -100,7 +103,7 @@ class Outputs:
             event = self._waiting.popleft()
             for output in self._outputs:
                 tell = getattr(output.sink, "event", None)
-                if tell and output.state == "OPEN" and (not output.origin or event.source in ("", output.origin)):
+                if tell and output.state == "OPEN" and (output.for_all or event.source in ("", output.origin, output.name)):
                     self._attempt(output, lambda tell=tell, event=event: tell(event))  # type: ignore[misc]
 
     def close(self, failure: FirstError) -> None:

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 from collections import deque
 
-_BUCKET_S = 5.0
-_BUCKETS = 12
+_BUCKET_S = 1.0
+_BUCKETS = 10
+_STEP_S = 1e-3
 
 
 class Timeline:
     """Times of one source's frames. One thread at a time.
 
-    The least delay is that of the last minute, so that a clock that runs a little slow is not taken for a source that falls behind.
+    The least delay is that of the last ten seconds: a clock that runs a little slow is then not taken for a source that falls behind.
     """
 
     def __init__(self) -> None:
         self._origin_s: float | None = None
         self._shift_s = 0.0
-        self._last_s = 0.0
+        self._last_s = -_STEP_S
         self._last_pts_s: float | None = None
         self._floors: deque[tuple[float, float]] = deque(maxlen=_BUCKETS)
 
@@ -37,7 +38,7 @@ class Timeline:
             pts_s: presentation time by the source's clock.
             arrival_s: when it came, by the monotonic clock.
         Returns:
-            Its presentation time from the source's first frame on, never going back; and the time at which it would have come, had
+            Its presentation time from the source's first frame on, always later than the last one; and the time at which it would have come, had
             nothing held it up.
         """
         if self._origin_s is None:
@@ -47,7 +48,7 @@ class Timeline:
             self._shift_s = arrival_s - self._origin_s - pts_s
             self._floors.clear()
         self._last_pts_s = pts_s
-        time_s = max(pts_s + self._shift_s, self._last_s)
+        time_s = max(pts_s + self._shift_s, self._last_s + _STEP_S)
         self._last_s = time_s
         delay_s = arrival_s - self._origin_s - (pts_s + self._shift_s)
         if not self._floors or arrival_s - self._floors[-1][0] >= _BUCKET_S:

@@ -26,6 +26,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from stream_bench import Held, RealTime, commit, held, held_at_rest, in_background, nano_session, slope_mb_per_h
+
 from cameras import RtspServer, missing, wait_for
 from edgeseg.bundle import open_bundle
 from edgeseg.contracts import Session
@@ -38,7 +40,6 @@ from edgeseg.stream.stats import Timings
 from edgeseg.stream.status import Monitor
 from edgeseg.stream.supervisor import Patience
 from edgeseg.synthetic import Scene
-from stream_bench import Held, RealTime, commit, held, held_at_rest, in_background, nano_session, slope_mb_per_h
 from streams import write_video
 
 CLIP_FPS, CAMERA_FPS = 12.0, 8
@@ -141,7 +142,7 @@ def soak(engine: Session, clip: Path, servers: list[RtspServer], folder: Path, o
     def work() -> None:
         patience = Patience(retry_s=0.5, retry_cap_s=4, start_s=60)
         policy = {source.source_id: live for source in sources if source.is_live}
-        sinks = {"": [checks], **recorded}
+        sinks = {**recorded, "": [checks, *recorded.get("", [])]}
         reports.append(run(engine, sources, sinks, policy=policy, patience=patience, monitor=monitor, stop=stop))
         over.set()
 

@@ -135,7 +135,7 @@ def test_a_frozen_server_stalls_is_left_and_comes_back() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
 def test_a_slow_source_is_no_dead_one(transport: str) -> None:
-    with rtsp_server(fps=1) as server:
+    with rtsp_server(fps=2) as server:
         with running([open_source(f"cam={server.uri()}#transport={transport}")], []) as going:
             going.wait_for_frames(6)
         report = going.finish()

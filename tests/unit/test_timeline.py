@@ -51,18 +51,19 @@ def test_a_clock_that_runs_slow_is_not_a_source_that_falls_behind() -> None:
 def test_latency_that_grows_is_seen() -> None:
     """A second a second, as users tell of players that queue."""
     line = Timeline()
-    lag_s = [at_s - line.stamp(at_s / 2, float(at_s))[1] for at_s in range(40)]
-    assert lag_s[-1] == pytest.approx(39 / 2)
+    lag_s = [at_s / 10 - line.stamp(at_s / 20, at_s / 10)[1] for at_s in range(400)]
+    assert lag_s[50] == pytest.approx(5 / 2)
+    assert 4 < lag_s[-1] < 6  # half of what came in the ten seconds that are looked back on
 
 
 @given(st.lists(st.tuples(st.floats(-5, 1e4), st.floats(0, 10), st.booleans()), max_size=50))
-def test_time_never_goes_back_and_nothing_comes_from_the_future(frames: list[tuple[float, float, bool]]) -> None:
-    line, now_s, last_s = Timeline(), 0.0, 0.0
+def test_time_goes_on_and_nothing_comes_from_the_future(frames: list[tuple[float, float, bool]]) -> None:
+    line, now_s, last_s = Timeline(), 0.0, -1.0
     for pts_s, step_s, connected in frames:
         now_s += step_s
         if connected:
             line.connected()
         time_s, due_s = line.stamp(pts_s, now_s)
-        assert time_s >= last_s
+        assert time_s > last_s
         assert due_s <= now_s + 1e-6
         last_s = time_s
