@@ -136,7 +136,6 @@ class Muxer:
         frames: pictures taken.
         size_bytes: of the packets so far.
         waiting_bytes: what a fragmented mp4 may still add to the disk: packets since the last keyframe, one more, and its index.
-        length_s: presentation time of the last picture, from that of the first.
     Raises:
         StreamError: the target cannot be opened, or the codec cannot hold this size.
         Unsupported: this FFmpeg lacks the encoder.
@@ -154,7 +153,7 @@ class Muxer:
         options: Mapping[str, str],
         hint: str,
     ) -> None:
-        self.codec, self.frames, self.size_bytes, self.length_s = codec, 0, 0, 0.0
+        self.codec, self.frames, self.size_bytes = codec, 0, 0
         self._keyframe_bytes = self._since_bytes = 0
         self._what, self._hint = what, hint
         av, row = pyav(), CODECS[codec]
@@ -213,7 +212,6 @@ class Muxer:
             if packet.is_keyframe:
                 self._keyframe_bytes, self._since_bytes = packet.size, 0
             self._since_bytes += packet.size
-            self.length_s = float(packet.pts * self._encoder.clock.time_base)
             self._container.mux(packet)
 
     def _abandon(self) -> None:

@@ -141,19 +141,21 @@ class Recording:
             raise
 
     def _end(self) -> None:
-        """Finish the file, and give it its name even where that fails: it plays as far as it was written."""
+        """Finish the file and give it its name, where that fails too, if it plays: it does so as far as it was written."""
         muxer, self._muxer = self._muxer, None
         if muxer is None:
             return
+        whole = muxer.frames > 0
         try:
             muxer.close()
         except StreamError:
             self._failed = True
+            whole = _plays(self._partial)
             raise
         finally:
             self._release()
             with writing(self._path):
-                if muxer.frames:
+                if whole:
                     os.replace(self._partial, self._target)
                     self._finished += 1
                 else:

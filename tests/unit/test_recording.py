@@ -307,6 +307,20 @@ def test_a_disk_that_is_full_to_the_last_byte(small_disk: Path, monkeypatch: pyt
         target.open((240, 320), 25.0, LABELS)
 
 
+def test_a_recording_that_never_plays_takes_no_place(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "check_space", lambda path, beside_bytes: None)
+    target, pictures = sink(small_disk / "out.mp4"), noise(4)
+    (small_disk / "out.mp4").write_bytes(b"the recording of yesterday")
+    target.open((240, 320), 25.0, LABELS)
+    (small_disk / "others").write_bytes(bytes(shutil.disk_usage(small_disk).free - 8192))
+    with pytest.raises(StreamError, match="No space left"):
+        fill(target, pictures, 400)
+    with pytest.raises(StreamError, match="could not be finished"):
+        target.close()
+    assert sorted(os.listdir(small_disk)) == ["others", "out.mp4"]
+    assert (small_disk / "out.mp4").read_bytes() == b"the recording of yesterday"
+
+
 def test_a_disk_that_becomes_read_only(small_disk: Path) -> None:
     target = sink(small_disk / "out.mp4")
     write_all(target, random_images(3))

@@ -26,9 +26,13 @@ pytestmark = pytest.mark.usefixtures(time_limit.__name__)
 
 IMAGES = random_images(2, (96, 128))
 PLAYER = {"rtsp_transport": "tcp", "analyzeduration": "200000"}
-needs_gstreamer = pytest.mark.skipif(
-    rtsp_server.find_gstreamer_python() is None, reason="needs apt install python3-gi gir1.2-gst-rtsp-server-1.0"
-)
+needs_gstreamer = pytest.mark.usefixtures("gstreamer")
+
+
+@pytest.fixture
+def gstreamer() -> None:
+    if rtsp_server.find_gstreamer_python() is None:
+        pytest.skip("needs apt install python3-gi gir1.2-gst-rtsp-server-1.0")
 
 
 class Feed:
@@ -137,7 +141,7 @@ def test_without_gstreamer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def recorder() -> Iterator[tuple[int, subprocess.Popen[str]]]:
+def recorder(gstreamer: None) -> Iterator[tuple[int, subprocess.Popen[str]]]:
     """A server that takes what is pushed to /in."""
     script, port = Path(__file__).parents[1] / "rtsp_recorder.py", free_port()
     child = subprocess.Popen(["/usr/bin/python3", str(script), str(port)], stdout=subprocess.PIPE, text=True)
@@ -148,7 +152,6 @@ def recorder() -> Iterator[tuple[int, subprocess.Popen[str]]]:
     child.stdout.close()
 
 
-@needs_gstreamer
 def test_pushed_streams_arrive_and_a_lost_server_is_told(recorder: tuple[int, subprocess.Popen[str]]) -> None:
     port, child = recorder
     target = sink(f"rtsp://127.0.0.1:{port}/in")
@@ -165,7 +168,6 @@ def test_pushed_streams_arrive_and_a_lost_server_is_told(recorder: tuple[int, su
     assert "MediaMTX" in caught.value.hint
 
 
-@needs_gstreamer
 @pytest.mark.slow
 def test_a_frozen_server_holds_nothing_up(recorder: tuple[int, subprocess.Popen[str]]) -> None:
     port, child = recorder
