@@ -40,7 +40,7 @@ def run(context: click.Context, /, sheet_path: Path | None, as_json: bool, **_: 
     from edgeseg.stream.service import JsonLog, Termination
 
     settings = read_settings(context)
-    if as_json and "-" in settings.sinks:
+    if as_json and _writes_stdout(settings):
         raise click.UsageError("--json and --sink - both write to stdout; use --report FILE for the report")
     log = JsonLog() if settings.log == "json" else None
     with Termination() as termination:
@@ -97,7 +97,7 @@ def _run(settings: Streams, sheet_path: Path | None, as_json: bool, log: JsonLog
             write_whole(report_path, (json.dumps(render.plain(data), indent=2) + "\n").encode())
         if log:
             log.line("report", report=render.plain(data))
-        if "-" not in settings.sinks and (as_json or not log):
+        if not _writes_stdout(settings) and (as_json or not log):
             render.result(data, as_json, lambda: run_report.summary(report, sinks))
 
     opened = open_bundle(Path(settings.bundle))
@@ -136,6 +136,10 @@ def _run(settings: Streams, sheet_path: Path | None, as_json: bool, log: JsonLog
             raise
     finish(report)
     return report.failures
+
+
+def _writes_stdout(settings: Streams) -> bool:
+    return any(uri.partition("#")[0] == "-" for uri in settings.sinks)
 
 
 def _sessions(settings: Streams, opened: Any, stack: ExitStack) -> tuple[dict[int, Session], Any]:

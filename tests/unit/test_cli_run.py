@@ -77,7 +77,8 @@ def test_json_is_one_document(bundle: Path, capfd: pytest.CaptureFixture[str]) -
 def test_results_on_stdout_stand_alone(bundle: Path, clip: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["run", str(bundle), "--source", str(clip), "--sink", "-"]) == 0
     assert [json.loads(line)["index"] for line in capfd.readouterr().out.splitlines()] == list(range(20))
-    assert run(["run", str(bundle), "--source", str(clip), "--sink", "-", "--json"]) == 2
+    for sink in ("-", "-#events=1"):
+        assert run(["run", str(bundle), "--source", str(clip), "--sink", sink, "--json"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ const state = { shown: null, status: null, points: {}, held: false, drawnAt: 0, 
 let abort = new AbortController();
 window.edgeseg = { stage, state }; // for a look from the console
 
+/** Means over two seconds: half seconds hold too few frames of a slow source. */
+const smooth = (values) => values.map((_, i) => values.slice(Math.max(0, i - 3), i + 1)).map((few) => few.reduce((a, b) => a + b) / few.length);
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 const shownSource = () => state.status?.sources.find(({ source }) => source === state.shown);
 
@@ -68,7 +70,7 @@ function update({ status, health, power_w: power, events }) {
   drawTiles(status, shownSource(), points, power);
   drawStages(status.stages);
   drawSinks(status.sinks);
-  curves.fps.draw(points.map(([, fps]) => fps));
+  curves.fps.draw(smooth(points.map(([, fps]) => fps)));
   curves.latency.draw(points.map((point) => point[4]));
   curves.age.draw(points.map((point) => point[2]), points.map((point) => point[3]));
   showAge();

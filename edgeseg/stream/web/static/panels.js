@@ -30,7 +30,7 @@ export function drawSources(sources, shown, choose) {
     row.title = [one.policy, one.reason].filter(Boolean).join("; ");
     say(name, one.source);
     say(word, one.state.toLowerCase());
-    dot.dataset.tone = word.dataset.tone = tone(one.state);
+    dot.dataset.tone = word.dataset.tone = one.state === "CONNECTING" && one.last_error ? "warn" : tone(one.state);
     const size = one.size_hw ? `${one.size_hw[1]}×${one.size_hw[0]}` : "";
     const parts = one.state === "RUNNING" || one.state === "ENDED"
       ? [size, `${number(one.measured_fps, 1)} fps`, one.reconnects ? `${one.reconnects} reconnect${one.reconnects > 1 ? "s" : ""}` : ""]
@@ -138,7 +138,8 @@ export function addEvents(events) {
   while (list.children.length > 200) list.lastChild.remove();
 }
 
-export function drawSinks(sinks) {
+export function drawSinks(all) {
+  const sinks = all.filter(({ sink }) => sink !== "live page");
   rows($("sinks"), sinks.length ? sinks : [{ sink: "", state: "" }], (one) => `${one.sink} ${one.source}`, () =>
     make("li", {}, make("i", { className: "dot" }), make("span"), make("small")), (row, one) => {
     const [dot, name, more] = row.children;
