@@ -106,8 +106,8 @@ class FrameSource(Protocol):
 class LiveSource(FrameSource, Protocol):
     """A source that may be connected again when it breaks off; `is_live` is True.
 
-    Its `open` and each step of its `frames` end within a few seconds, with a frame or with StreamError. Where a driver hangs all the
-    same, the runner leaves the source and its thread behind, and goes on with a fresh one. AccessDenied is not tried again.
+    Its `open` and each step of its `frames` end within a few seconds, with a frame or with StreamError. Where a driver hangs all
+    the same, the runner leaves the source and its thread behind, and goes on with a fresh one. AccessDenied is not tried again.
     """
 
     def fresh(self) -> LiveSource:

@@ -1,4 +1,5 @@
-"""A real RTSP server for tests, run by the system's Python, which has GStreamer: /usr/bin/python3 tests/rtsp_server.py --port 8554
+"""A real RTSP server for tests, run by the system's Python, which has GStreamer: /usr/bin/python3 tests/rtsp_server.py --port
+8554
 
 It serves /cam0, /cam1, ... as H.264, prints "ready" and runs until it is killed. `--user` and `--password` ask for both.
 """

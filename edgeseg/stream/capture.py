@@ -2,8 +2,8 @@
 
     watch thread --tick--> Supervisor --connect, abandon--> capture thread --frames--> mailbox
 
-A capture that hangs is left behind: its thread ends by itself when the driver lets it go, closes what it holds, and is not listened
-to any more. At most three may hang at once, then no further connection is tried until one of them ended.
+A capture that hangs is left behind: its thread ends by itself when the driver lets it go, closes what it holds, and is not
+listened to any more. At most three may hang at once, then no further connection is tried until one of them ended.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What happens during a run, as data: a source that stalls, a frame size that changes, a sink that fails, a road that is blocked.
 
-A stage that has something to tell publishes it, and goes on: it never waits for those who listen, and their mistakes are not its own.
+A stage that has something to tell publishes it, and goes on: it never waits for those who listen, and their mistakes are not its
+own.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Event:
     Attributes:
         at_s: seconds from the start of the run, on the monotonic clock.
         source: the source's id, or the sink's name; empty where it concerns the whole run.
-        kind: "state" (of a source), "resized", "dropped", "region", "sink_failed", "sink_recovered", "level"; sinks may add their own.
+        kind: "state" (of a source), "resized", "dropped", "region", "sink_failed", "sink_recovered", "level"; sinks may add
+            their own.
         reason: why, for people; never holds credentials.
         details: figures that belong to it, as plain JSON values.
     """

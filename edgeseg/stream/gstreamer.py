@@ -2,8 +2,8 @@
 
 The pipeline runs in a child process, `gst-launch-1.0`, which writes each picture with its size in front (PPM) into a pipe. So it
 works with any Python and any OpenCV (the wheels from the package index have no GStreamer, and a virtual environment hides the
-system's), a size that changes on the way is no matter, and a pipeline that hangs is killed. Where the command is missing, an OpenCV
-that was built with GStreamer does.
+system's), a size that changes on the way is no matter, and a pipeline that hangs is killed. Where the command is missing, an
+OpenCV that was built with GStreamer does.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class _Child:
 
     def __init__(self, elements: str) -> None:
         self._read_fd, write_fd = os.pipe()
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the child
         sink = f"videoconvert ! video/x-raw,format=RGB ! pnmenc ! fdsink fd={write_fd} sync=false"
         try:
             self._process = subprocess.Popen(
@@ -151,7 +151,7 @@ class _Child:
             return None
         height, width = header
         image_rgb = np.empty((height, width, 3), np.uint8)
-        self._fill(memoryview(image_rgb).cast("B"))
+        self._fill(image_rgb.reshape(-1).data)
         return image_rgb
 
     def close(self) -> None:
@@ -175,8 +175,7 @@ class _Child:
             if byte != b"\n":
                 line += byte
                 continue
-            if not line.startswith(b"#"):
-                fields += line.split()
+            fields += [] if line.startswith(b"#") else bytes(line).split()
             line.clear()
             if len(fields) == 4 and fields[0] == b"P6" and fields[3] == b"255":
                 return int(fields[2]), int(fields[1])

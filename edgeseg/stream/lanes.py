@@ -5,8 +5,8 @@
                                 ^        shares, regions
                                 +-------- level -------- governor
 
-Decoders, encoders and runtimes leave Python's lock while they work, so threads are enough. Bounded channels join the lanes. Whoever
-ends, in whatever way, closes the channel ahead (what is in it is still written) and cancels the one behind.
+Decoders, encoders and runtimes leave Python's lock while they work, so threads are enough. Bounded channels join the lanes.
+Whoever ends, in whatever way, closes the channel ahead (what is in it is still written) and cancels the one behind.
 """
 
 from __future__ import annotations

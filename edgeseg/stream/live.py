@@ -1,7 +1,7 @@
 """Live sources: RTSP, HTTP and UDP by FFmpeg (PyAV), cameras by V4L2.
 
-Every wait in here has a time-out. Pictures are handed over as soon as they are decoded, and are never shown where the decoder says
-that they are damaged: a grey smear is worse than a missing frame. What follows a "#" in the URI are options:
+Every wait in here has a time-out. Pictures are handed over as soon as they are decoded, and are never shown where the decoder
+says that they are damaged: a grey smear is worse than a missing frame. What follows a "#" in the URI are options:
 
     rtsp://user:password@camera/stream?channel=1#transport=udp&timeout=3     transport: tcp (default) or udp; timeout in seconds
     /dev/video0#size=1280x720&fps=30
@@ -147,7 +147,7 @@ class NetworkStream:
 
 
 class Camera:
-    """A camera of this machine, by Video4Linux: `/dev/video0` or `v4l2://0`, with `#size=1280x720&fps=30` where it should be asked."""
+    """A camera of this machine, by Video4Linux: `/dev/video0` or `v4l2://0`; `#size=1280x720&fps=30` asks it for that."""
 
     is_live = True
 

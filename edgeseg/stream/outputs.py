@@ -1,8 +1,8 @@
 """The sinks of a run: opened, fed, told of events, replaced when the frame size changes, taken out when they fail.
 
-Every call of a sink comes from one thread, the writer's. A sink that fails takes no other down: it is closed, an event says so, and
-with live sources it is opened again after a while. A run that only reads files has its results as its purpose: when its last sink has
-failed it ends with that error, and nothing is written behind a gap.
+Every call of a sink comes from one thread, the writer's. A sink that fails takes no other down: it is closed, an event says so,
+and with live sources it is opened again after a while. A run that only reads files has its results as its purpose: when its last
+sink has failed it ends with that error, and nothing is written behind a gap.
 """
 
 from __future__ import annotations

@@ -4,12 +4,12 @@
     source -> capture thread -> mailbox =+==> prepare -> engine -> finish -> writer -> sinks
     source -> capture thread -> mailbox =+
 
-Each source has its own thread, its own state and its own queue; one lane takes a frame from each in turn. The caller's thread only
-waits, so Ctrl-C never lands inside a stage. Nothing waits without a time-out. Programs have batch 1, so frames of several sources go
-through the engine one after the other.
+Each source has its own thread, its own state and its own queue; one lane takes a frame from each in turn. The caller's thread
+only waits, so Ctrl-C never lands inside a stage. Nothing waits without a time-out. Programs have batch 1, so frames of several
+sources go through the engine one after the other.
 
-With a governor, the finishing thread tells it each frame's times, and the engine's thread takes every frame through the session of
-the level that is in force at that moment. A switch of levels touches no queue: no frame is lost or overtaken.
+With a governor, the finishing thread tells it each frame's times, and the engine's thread takes every frame through the session
+of the level that is in force at that moment. A switch of levels touches no queue: no frame is lost or overtaken.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ def run(
     `stream.supervisor`. A source that fails stops no other.
 
     Each sink gets the frame, its mask at the frame's size, exactly as `segment` of the frame's session gives it, and a record:
-    `index` (of the frames that came from the source: gaps are dropped frames), `pts_s` (None for pictures without a rate), `source`,
-    `name`, `class_share` (class name -> share of the frame's pixels, classes present), `regions` (where there are any: region ->
-    class -> share), `infer_ms`, `latency_ms` (resize, infer and postprocess, without waiting), `age_ms` (from the frame's arrival to
-    the finished mask, waiting included), `level` and `level_reason` (see `stream.levels.Choice`).
+    `index` (of the frames that came from the source: gaps are dropped frames), `pts_s` (None for pictures without a rate),
+    `source`, `name`, `class_share` (class name -> share of the frame's pixels, classes present), `regions` (where there are any:
+    region -> class -> share), `infer_ms`, `latency_ms` (resize, infer and postprocess, without waiting), `age_ms` (from the
+    frame's arrival to the finished mask, waiting included), `level` and `level_reason` (see `stream.levels.Choice`).
 
     Args:
         session: an open session; with a governor one for each of its levels, by level.

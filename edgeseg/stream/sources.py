@@ -236,7 +236,8 @@ _MIN_SIDE_PX, _MAX_SIDE_PX = 32, 8_192
 
 
 def open_source(text: str) -> FrameSource:
-    """The source that a URI names, not opened yet. "NAME=URI" gives it a name for results; else it is the URI without credentials.
+    """The source that a URI names, not opened yet. "NAME=URI" gives it a name for results; else it is the URI without
+    credentials.
 
     Raises:
         StreamError: no form that is known, or a malformed URI.

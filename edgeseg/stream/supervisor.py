@@ -9,8 +9,8 @@
     ENDED   a file was read to its end, or the run stopped
     FAILED  a file broke off, or trying again cannot help (wrong password, missing package)
 
-Back-off doubles from attempt to attempt up to a cap, with jitter, so that many sources of one dead switch do not come back in step;
-a connection that lasted resets it. A source whose frames are seconds apart is given that much more patience.
+Back-off doubles from attempt to attempt up to a cap, with jitter, so that many sources of one dead switch do not come back in
+step; a connection that lasted resets it. A source whose frames are seconds apart is given that much more patience.
 """
 
 from __future__ import annotations
@@ -72,8 +72,9 @@ class Change:
 class Supervisor:
     """The state of one source.
 
-    The owner calls `poll` every few tens of ms and does what it says: "connect" starts a capture, "abandon" leaves the one that runs.
-    It tells `frame`, `ended` and `failed` of the capture in force. `changes` collects the transitions, for the owner to take away.
+    The owner calls `poll` every few tens of ms and does what it says: "connect" starts a capture, "abandon" leaves the one that
+    runs. It tells `frame`, `ended` and `failed` of the capture in force. `changes` collects the transitions, for the owner to
+    take away.
 
     Args:
         is_live: True where a source that ended or failed is connected again, and silence is a failure.

@@ -1,8 +1,8 @@
 """One line of time over all connections of a live source, and how late its frames are.
 
 A camera counts from zero again after each connection, and what was held up on the way (in the camera, in the network, in a server
-that was frozen) arrives in a burst. Taken by its arrival such a frame is fresh; in truth it is old. The source's own clock shows it:
-what is held up arrives later than the clock says. The least delay seen of late is taken for none.
+that was frozen) arrives in a burst. Taken by its arrival such a frame is fresh; in truth it is old. The source's own clock shows
+it: what is held up arrives later than the clock says. The least delay seen of late is taken for none.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ _STEP_S = 1e-3
 class Timeline:
     """Times of one source's frames. One thread at a time.
 
-    The least delay is that of the last ten seconds: a clock that runs a little slow is then not taken for a source that falls behind.
+    The least delay is that of the last ten seconds: a clock that runs a little slow is then not taken for a source that falls
+        behind.
     """
 
     def __init__(self) -> None:
@@ -38,8 +39,8 @@ class Timeline:
             pts_s: presentation time by the source's clock.
             arrival_s: when it came, by the monotonic clock.
         Returns:
-            Its presentation time from the source's first frame on, always later than the last one; and the time at which it would have come, had
-            nothing held it up.
+            Its presentation time from the source's first frame on, always later than the last one; and the time at which it
+            would have come, had nothing held it up.
         """
         if self._origin_s is None:
             self._origin_s = arrival_s

@@ -59,7 +59,8 @@ def scrub(text: str) -> str:
 
 
 def split_options(uri: str, allowed: Collection[str]) -> tuple[str, dict[str, str]]:
-    """Take our options from behind the "#": "rtsp://camera/1?channel=2#transport=udp" -> (".../1?channel=2", {"transport": "udp"}).
+    """Take our options from behind the "#": "rtsp://camera/1?channel=2#transport=udp" -> (".../1?channel=2", {"transport":
+    "udp"}).
 
     They follow a "#" because what follows a "?" is the camera's own.
 

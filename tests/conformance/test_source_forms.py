@@ -6,13 +6,15 @@ import inspect
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
 import pytest
 
-from edgeseg.contracts import FrameSource
-from edgeseg.errors import Unsupported
+from edgeseg.contracts import FrameSource, LiveSource
+from edgeseg.errors import StreamError, Unsupported
+from edgeseg.specs import Frame
 from edgeseg.stream.sources import SOURCES, SourceForm, open_source
 from streams import random_images, time_limit, write_video
 
@@ -34,7 +36,19 @@ SOURCE_EXAMPLES: dict[str, Callable[[Path], str]] = {
     "clip.mp4": lambda tmp_path: str(write_video(tmp_path / "clip.mp4", random_images(COUNT), 10)),
 }
 
-readable = [form for form in SOURCES if form.make]
+# One of each live row that cannot be reached. Nothing listens on port 1.
+UNREACHABLE: dict[str, str] = {
+    "rtsp://user:password@camera/stream": "rtsp://viewer:secret@127.0.0.1:1/x#timeout=1",
+    "http://camera/video.mjpg": "http://viewer:secret@127.0.0.1:1/x.mjpg#timeout=1",
+    "udp://0.0.0.0:5000": "udp://127.0.0.1:1#timeout=0.3",
+    "/dev/video0": "/dev/video987",
+    "v4l2://0": "v4l2://987",
+    "csi://0": "csi://0",
+    "gst:PIPELINE": "gst:rtspsrc location=rtsp://viewer:secret@127.0.0.1:1/x ! fakesink",
+}
+
+recorded = [form for form in SOURCES if form.example in SOURCE_EXAMPLES]
+live = [form for form in SOURCES if form.example not in SOURCE_EXAMPLES]
 
 
 def by_example(form: SourceForm) -> str:
@@ -42,14 +56,47 @@ def by_example(form: SourceForm) -> str:
 
 
 def test_every_row_has_an_example() -> None:
-    assert set(SOURCE_EXAMPLES) == {form.example for form in readable}
+    assert set(UNREACHABLE) == {form.example for form in live}
 
 
-@pytest.mark.parametrize("form", [form for form in SOURCES if not form.make], ids=by_example)
-def test_known_sources_that_are_not_read_say_what_to_do(form: SourceForm) -> None:
-    with pytest.raises(Unsupported, match="not read yet") as caught:
-        open_source(form.example)
-    assert caught.value.hint == form.instead != ""
+def _first(source: FrameSource) -> Frame:
+    source.open()
+    return next(source.frames())
+
+
+@pytest.mark.parametrize("form", live, ids=by_example)
+class TestLiveSource:
+    @pytest.fixture
+    def source(self, form: SourceForm) -> LiveSource:
+        return cast(LiveSource, open_source(UNREACHABLE[form.example]))
+
+    def test_it_says_in_time_that_it_cannot_be_reached_and_tells_no_secret(self, source: LiveSource) -> None:
+        start_s = time.monotonic()
+        with pytest.raises((StreamError, Unsupported)) as caught:
+            _first(source)
+        source.close()
+        assert time.monotonic() - start_s < 10
+        shown = f"{caught.value} {caught.value.hint} {source.source_id}"
+        assert caught.value.hint
+        assert "secret" not in shown
+        assert "viewer" not in shown
+        assert caught.value.__cause__ is None  # a library's error quotes the password
+
+    def test_a_fresh_one_is_the_same_and_another(self, source: LiveSource, form: SourceForm) -> None:
+        named = cast(LiveSource, open_source(f"front={UNREACHABLE[form.example]}"))
+        for given, source_id in ((source, source.source_id), (named, "front")):
+            twin = given.fresh()
+            assert twin is not given
+            assert (type(twin), twin.source_id, twin.is_live) == (type(given), source_id, True)
+            assert twin.fresh().source_id == source_id
+
+    def test_it_can_be_closed_unopened_and_twice(self, source: LiveSource) -> None:
+        source.close()
+        source.close()
+
+    def test_it_keeps_the_contract(self, source: LiveSource) -> None:
+        assert source.is_live is True
+        assert_methods(source, LiveSource, ("open", "frames", "close", "fresh"))
 
 
 @pytest.mark.parametrize("form", SOURCES, ids=by_example)
@@ -58,7 +105,7 @@ def test_the_example_shown_to_users_is_of_its_row(form: SourceForm) -> None:
         assert next(row for row in SOURCES if row.matches(example)) is form
 
 
-@pytest.mark.parametrize("form", readable, ids=by_example)
+@pytest.mark.parametrize("form", recorded, ids=by_example)
 class TestSource:
     @pytest.fixture
     def source(self, form: SourceForm, tmp_path: Path) -> FrameSource:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def test_a_fast_source_does_not_starve_a_slow_one(rounds: list[list[int]]) -> No
         assert Counter(order) == +waiting
         for source in set(order):
             places = [place for place, number in enumerate(order) if number == source]
-            for first, second in zip(places, places[1:], strict=False):
+            for first, second in pairwise(places):
                 between = list(order)[first + 1 : second]
                 assert len(set(between)) == len(between)
 
@@ -92,7 +93,7 @@ def test_stale_frames_are_dropped_at_the_door() -> None:
 
 
 def test_peek_leaves_the_frame() -> None:
-    post, (first, second) = room(LIVE, LIVE)
+    post, (_, second) = room(LIVE, LIVE)
     with pytest.raises(TimeoutError):
         post.peek(0)
     second.put(frame(7), 0)
@@ -126,7 +127,7 @@ def test_a_taker_wakes_when_the_last_source_closes() -> None:
 
 @pytest.mark.parametrize("wrong", [("some", 1, None), ("oldest", 0, None), ("oldest", 1, 0.0), ("oldest", 1, float("nan"))])
 def test_impossible_policies(wrong: tuple[str, int, float | None]) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="not"):
         Policy(*wrong)  # type: ignore[arg-type]
 
 

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeseg.contracts import FrameSource
-from edgeseg.errors import EdgesegError, StreamError, Unsupported
+from edgeseg.errors import EdgesegError, StreamError
 from edgeseg.specs import Frame
-from edgeseg.stream.sources import ImageFiles, VideoFile, files_of, open_source, redact
+from edgeseg.stream.sources import ImageFiles, VideoFile, files_of, open_source
 from edgeseg.synthetic import Scene
 from streams import random_images, time_limit, write_video
 
@@ -93,6 +93,35 @@ def test_grayscale_video_comes_as_rgb(tmp_path: Path) -> None:
     (frame,) = read_all(open_source(str(path)))
     assert frame.image_rgb.shape == (24, 32, 3)
     assert np.abs(frame.image_rgb.astype(int) - 90).max() <= 3
+
+
+PICTURES = {
+    "1x1": (np.full((1, 1, 3), 90, np.uint8), "rgb24", "png"),
+    "odd": (np.full((33, 17, 3), 90, np.uint8), "rgb24", "png"),
+    "gray": (np.full((24, 32), 90, np.uint8), "gray", "ffv1"),
+    "16 bit": (np.full((24, 32), 90 * 257, np.uint16), "gray16le", "ffv1"),
+    "16 bit colour": (np.full((24, 32, 3), 90 * 257, np.uint16), "rgb48le", "png"),
+    "alpha": (np.full((24, 32, 4), 90, np.uint8), "rgba", "png"),
+    "8K": (np.full((4320, 7680, 3), 90, np.uint8), "rgb24", "mjpeg"),
+}
+
+
+@pytest.mark.parametrize("kind", [kind if kind != "8K" else pytest.param(kind, marks=pytest.mark.slow) for kind in PICTURES])
+def test_pictures_of_every_kind_come_as_rgb(tmp_path: Path, kind: str) -> None:
+    av = pytest.importorskip("av")
+    picture, pixels, codec = PICTURES[kind]
+    path = tmp_path / "clip.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.height, stream.width = picture.shape[:2]
+        stream.pix_fmt = {"mjpeg": "yuvj420p", "rgb48le": "rgb48be"}.get(codec, {"rgb48le": "rgb48be"}.get(pixels, pixels))
+        for _ in range(2):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format=pixels)))
+        container.mux(stream.encode())
+    frames = read_all(open_source(str(path)))
+    assert [frame.image_rgb.shape for frame in frames] == [(*picture.shape[:2], 3)] * 2
+    assert all(frame.image_rgb.dtype == np.uint8 for frame in frames)
+    assert all(np.abs(frame.image_rgb[::7, ::7].astype(int) - 90).max() <= 3 for frame in frames)
 
 
 def test_missing_video(tmp_path: Path) -> None:
@@ -273,16 +302,15 @@ def test_unknown_forms_name_what_is_accepted(uri: str) -> None:
     assert isinstance(error, StreamError)
     assert "clip.mp4" in error.hint
     assert "frames/" in error.hint
-    assert "rtsp" not in error.hint
+    assert "rtsp://" in error.hint
 
 
 def test_credentials_never_reach_a_message() -> None:
-    for uri in ("rtsp://user:secret@camera/1", "foo://user:se@cret@host/x", "http://user:secret@host/a@b"):
-        with pytest.raises((Unsupported, StreamError)) as caught:
+    for uri in ("foo://user:secret@host/x", "foo://user:se@cret@host/x", "rtsp://user:secret@host/a@b#transport=x"):
+        with pytest.raises(StreamError) as caught:
             open_source(uri)
-        assert "secret" not in f"{caught.value} {caught.value.hint}"
+        assert "cret" not in f"{caught.value} {caught.value.hint}"
         assert "user" not in str(caught.value)
-        assert "cret" not in redact(uri)
 
 
 @given(st.text(max_size=30))
@@ -292,7 +320,7 @@ def test_any_text_is_a_source_or_a_clear_error(text: str) -> None:
     except EdgesegError as error:
         assert error.hint
     else:
-        assert source.source_id == text
+        assert source.source_id
         assert math.isfinite(source.fps)
 
 

@@ -150,7 +150,7 @@ def test_a_file_ends_or_fails_once_and_may_take_its_time() -> None:
     "wrong", [{"connect_s": 0}, {"watchdog_s": -1}, {"jitter": 2}, {"start_s": 0}, {"retry_s": float("nan")}]
 )
 def test_impossible_patience(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"above 0 s|a share"):
         Patience(**wrong)
 
 
