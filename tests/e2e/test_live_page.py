@@ -117,7 +117,7 @@ def tab(browser: Any) -> Iterator[Any]:
 def until(tab: Any, expression: str) -> None:
     """Wait for something to be true in the page. (Playwright's own way needs `eval`, which the page's policy forbids.)"""
     deadline_s = time.monotonic() + 15
-    while not tab.evaluate(expression):
+    while not tab.evaluate(f"'edgeseg' in window && Boolean({expression})"):
         assert time.monotonic() < deadline_s, expression
         tab.wait_for_timeout(50)
 
@@ -215,10 +215,12 @@ def test_the_token_is_asked_for_once(tab: Any) -> None:
     with Street(token="open sesame") as street:
         tab.goto(street.server.url)
         tab.get_by_label("Token").fill("wrong password")
-        tab.click("button")
+        with tab.expect_navigation():
+            tab.click("button")
         assert "not the token" in tab.inner_text("form")
         tab.get_by_label("Token").fill("open sesame")
-        tab.click("button")
+        with tab.expect_navigation(url=street.server.url):
+            tab.click("button")
         until(tab, "edgeseg.stage.header?.index >= 0")
         assert "sesame" not in tab.url
         tab.reload()

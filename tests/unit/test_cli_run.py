@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -38,9 +39,24 @@ def clip(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def process_of(line: list[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
+def systemd_at(path: Path) -> Iterator[tuple[list[str], dict[str, str]]]:
+    """What a service tells systemd, complete after the block, and the environment that makes it do so."""
+    said: list[str] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(path))
+        yield said, {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "300000"}
+        receiver.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                said.append(receiver.recv(1000).decode())
+
+
+@contextmanager
+def process_of(line: list[str], folder: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
     """`edgeseg LINE` in a process of its own, which does not outlive the block."""
-    with subprocess.Popen([sys.executable, "-m", "edgeseg", *line], cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "edgeseg", *line]
+    environment = os.environ | environment
+    with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield process
         finally:
@@ -165,7 +181,7 @@ def test_the_end_from_outside_keeps_everything(bundle: Path, tmp_path: Path, num
     uri = "synthetic://64x48?frames=1000000"
     line = ["run", str(bundle), "--source", uri, "--sink", "o.mp4", "--sink", "r.ndjson", "--report", "report.json"]
     line += ["--web", "127.0.0.1:0", "--log-json"]
-    with process_of(line, tmp_path) as process:
+    with systemd_at(tmp_path / "notify") as (said_to_systemd, environment), process_of(line, tmp_path, environment) as process:
         assert process.stderr is not None
         message = ""
         while "live page: " not in message:
@@ -186,6 +202,8 @@ def test_the_end_from_outside_keeps_everything(bundle: Path, tmp_path: Path, num
         _, said = process.communicate(timeout=20)
         assert time.monotonic() - sent_s < 2
         assert process.returncode == code
+    assert said_to_systemd[0] == "READY=1" and said_to_systemd[-1] == "STOPPING=1"
+    assert any(message.endswith("1 of 1 sources run, level 0\nWATCHDOG=1") for message in said_to_systemd)
     assert [json.loads(text)["event"] for text in said.splitlines()][-2:] == ["report", "interrupted"]
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["interrupted"] is True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from edgeseg import __version__
-from edgeseg.errors import RecipeError, StreamError
+from edgeseg.errors import MissingDependency, RecipeError, StreamError
 from edgeseg.stream.status import Monitor
 from edgeseg.stream.web.page import LivePage
 from edgeseg.stream.web.server import LiveServer, parse_address
@@ -207,6 +208,13 @@ def test_token() -> None:
             cookie = headers["set-cookie"]
             assert "httponly" in cookie.lower() and "samesite=strict" in cookie.lower()
             assert site.ask("/api/status", Cookie=cookie.partition(";")[0])[0] == 200
+
+
+def test_without_its_packages_the_page_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(MissingDependency, match="uvicorn") as caught:
+        LiveServer(("127.0.0.1", 0), LivePage(LABELS), Monitor())
+    assert "edgeseg[web]" in caught.value.hint
 
 
 @pytest.mark.parametrize("address", [("0.0.0.0", 8080), ("::", 8080), ("10.1.2.3", 80)])

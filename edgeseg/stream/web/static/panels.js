@@ -121,14 +121,15 @@ export function drawStages(stages) {
   });
 }
 
-const EVENT_TONES = { sink_failed: "bad", region: "warn", dropped: "warn", resized: "warn", sink_recovered: "good" };
+const EVENT_TONES = { sink_failed: "bad", dropped: "warn", resized: "warn", sink_recovered: "good" };
 
 export function addEvents(events) {
   const list = $("events");
   if (!events.length && !list.children.length) list.append(make("li", { className: "empty", textContent: "nothing so far" }));
   for (const event of events) {
     list.querySelector(".empty")?.remove();
-    const colour = EVENT_TONES[event.kind] ?? tone(event.details?.state);
+    const raised = event.kind === "region" ? (event.details?.raised ? "warn" : "good") : null;
+    const colour = raised ?? EVENT_TONES[event.kind] ?? tone(event.details?.state);
     const state = event.details?.state ? ` ${event.details.state.toLowerCase()}` : "";
     const reason = (event.reason || event.kind).replace(`${event.source}: `, "");
     const text = event.source ? `${event.source}${state}: ${reason}` : reason;
