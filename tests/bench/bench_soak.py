@@ -161,7 +161,7 @@ def soak(engine: Session, clip: Path, servers: list[RtspServer], folder: Path, o
     runner.join(30)
     stopped_s = time.monotonic() - asked_s
     faults.join(30)
-    figures = summary(checks, samples, before, held_at_rest(), told, monitor, time.monotonic() - start_s)
+    figures = summary(checks, samples, before, held_at_rest(before), told, monitor, time.monotonic() - start_s)
     figures |= {"stop_s": round(stopped_s, 2), "failures": reports[0].failures, "stages": reports[0].stages}
     if options.out:
         options.out.write_text(json.dumps(figures, indent=2))

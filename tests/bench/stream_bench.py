@@ -76,11 +76,15 @@ def held() -> Held:
     )
 
 
-def held_at_rest() -> Held:
-    """After what can be freed was freed."""
-    gc.collect()
-    time.sleep(0.5)
-    return held()
+def held_at_rest(before: Held | None = None) -> Held:
+    """After what can be freed was freed, and threads that were left behind have had ten seconds to end."""
+    deadline_s = time.monotonic() + 10
+    while True:
+        gc.collect()
+        time.sleep(0.5)
+        now = held()
+        if before is None or now.threads <= before.threads or time.monotonic() > deadline_s:
+            return now
 
 
 def slope_mb_per_h(samples: list[Held]) -> float:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from edgeseg.contracts import FrameSource
 from edgeseg.errors import EdgesegError, StreamError
 from edgeseg.specs import Frame
-from edgeseg.stream.sources import ImageFiles, VideoFile, files_of, open_source
+from edgeseg.stream.recorded import ImageFiles, VideoFile
+from edgeseg.stream.sources import files_of, open_source
 from edgeseg.synthetic import Scene
 from streams import random_images, time_limit, write_video
 
@@ -128,7 +129,7 @@ def test_missing_video(tmp_path: Path) -> None:
     error = failure(tmp_path / "no.mp4")
     assert isinstance(error, StreamError)
     assert "No such file" in str(error)
-    assert "synthetic://" in error.hint
+    assert "edgeseg run --help" in error.hint
 
 
 @pytest.mark.parametrize("content", [b"", b"hello, this is no video\n" * 500, b"\0" * 5000], ids=["empty", "text", "zeros"])
