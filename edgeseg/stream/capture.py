@@ -68,6 +68,7 @@ class Capture:
         self._lock = threading.RLock()
         self._connection = 0
         self._threads: list[threading.Thread] = []
+        self._reader: threading.Thread | None = None
         self._frames = self._delivered = self._damaged = 0
         self._size_hw: tuple[int, int] | None = None
         self._arrivals_s: deque[float] = deque(maxlen=_RATE_FRAMES)
@@ -80,16 +81,18 @@ class Capture:
         """Do what the supervisor says; tell its transitions. Called every few tens of ms, from one thread."""
         with self._lock:
             self._threads = [thread for thread in self._threads if thread.is_alive()]
-            if len(self._threads) < _MOST_HANGING or self._supervisor.is_final:
+            hanging = [thread for thread in self._threads if thread is not self._reader]
+            if self._reader or len(hanging) < _MOST_HANGING or self._supervisor.is_final:
                 step = self._supervisor.poll(self._clock())
                 if step == "abandon":
                     self._connection += 1
+                    self._reader = None
                 elif step == "connect":
                     self._connect()
                 self._told_hanging = False
             elif not self._told_hanging:
                 self._told_hanging = True
-                self._events.emit("state", f"{len(self._threads)} captures hang: waiting for one to end", self.source_id)
+                self._events.emit("state", f"{len(hanging)} captures hang: waiting for one to end", self.source_id)
             self._tell()
             if self._supervisor.is_final:
                 self.mailbox.close()
@@ -176,6 +179,7 @@ class Capture:
             daemon=True,
         )
         self._threads.append(thread)
+        self._reader = thread
         thread.start()
 
     def _capture(self, source: FrameSource, number: int) -> None:
@@ -253,6 +257,7 @@ class Capture:
         with self._lock:
             if number != self._connection:
                 return
+            self._reader = None
             self._damaged_before = self._damaged
             now_s = self._clock()
             if broken:

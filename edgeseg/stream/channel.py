@@ -133,6 +133,11 @@ class FirstError:
             with self._lock:
                 self._error = self._error or error
 
+    @property
+    def error(self) -> BaseException | None:
+        """The first error; None where there was none."""
+        return self._error
+
     def reraise(self) -> None:
         """Raise the first error, where there was one."""
         if self._error is not None:

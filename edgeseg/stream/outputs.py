@@ -1,12 +1,14 @@
 """The sinks of a run: opened, fed, told of events, replaced when the frame size changes, taken out when they fail.
 
-Every call of a sink comes from one thread, the writer's. A sink that fails takes no other down: it is closed, an event says so,
-and with live sources it is opened again after a while. A run that only reads files has its results as its purpose: when its last
-sink has failed it ends with that error, and nothing is written behind a gap.
+Every call of a sink comes from one thread, the writer's, but for the `open` after a failure, and no two at once. A sink that
+fails takes no other down: it is closed, an event says so, and with live sources it is opened again after a while. A run that
+only reads files has its results as its purpose: when its last sink has failed it ends with that error, and nothing is written
+behind a gap.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -22,9 +24,24 @@ from edgeseg.stream.events import Event, EventBus
 from edgeseg.stream.status import SinkState, SinkStatus
 
 _RETRY_S, _RETRY_CAP_S = 5.0, 60.0
+_REOPEN_PATIENCE_S = 0.2
 _EVENTS_WAITING = 1_000
 # What a sink is told of a camera that names no rate; the frames' own times are what counts.
 _NOMINAL_FPS = 25.0
+
+
+class _Opening:
+    """A sink that is being opened again, beside the run."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.failure = FirstError()
+        self.thread = threading.Thread(target=lambda: self.failure.attempt(work), name="edgeseg-reopen", daemon=True)
+        self.thread.start()
+
+    def succeeded(self, patience_s: float) -> bool:
+        """Whether it is open, after waiting so long at most."""
+        self.thread.join(patience_s)
+        return not self.thread.is_alive() and self.failure.error is None
 
 
 class _Output:
@@ -41,6 +58,7 @@ class _Output:
         self.written = self.missed = 0
         self.error: EdgesegError | None = None
         self.retry_at_s, self.wait_s = float("inf"), _RETRY_S
+        self.opening: _Opening | None = None
 
     def status(self) -> SinkStatus:
         return SinkStatus(self.name, self.origin, self.state, self.written, self.missed, str(self.error) if self.error else None)
@@ -110,7 +128,7 @@ class Outputs:
         """Close them all. What they cannot finish counts as their failure; bugs are left in `failure`."""
         failure.attempt(self.idle)
         for output in self._outputs:
-            if output.state == "OPEN":
+            if output.state == "OPEN" or (output.opening is not None and output.opening.succeeded(_REOPEN_PATIENCE_S)):
                 failure.attempt(lambda output=output: self._close(output))  # type: ignore[misc]
 
     def raise_if_all_failed(self) -> None:
@@ -134,12 +152,12 @@ class Outputs:
         return [output for output in self._outputs if output.origin in ("", source_id)]
 
     def _write_to(self, output: _Output, origin: Capture, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
-        if output.state == "FAILED" and self._clock() >= output.retry_at_s:
-            self._open(output, origin, frame)
+        if output.state == "FAILED" and self._reopened(output, origin, frame):
+            output.state = "OPEN"
             self._events.emit("sink_recovered", f"open again, {output.missed} frames were missed", output.name)
-        elif output.state == "WAITING":
+        if output.state == "WAITING":
             self._open(output, origin, frame)
-        elif output.state == "OPEN" and origin.is_live and output.origin and output.size_hw != mask.shape:
+        if output.state == "OPEN" and origin.is_live and output.origin and output.size_hw != mask.shape:
             output.sink.close()
             self._open(output, origin, frame)
         if output.state != "OPEN":
@@ -150,10 +168,29 @@ class Outputs:
         output.wait_s = _RETRY_S
 
     def _open(self, output: _Output, origin: Capture, frame: Frame) -> None:
-        size_hw = (frame.image_rgb.shape[0], frame.image_rgb.shape[1])
         # Marked as open before it is: a sink that fails half-way has something to close.
-        output.state, output.size_hw = "OPEN", size_hw
-        output.sink.open(size_hw, origin.fps or (_NOMINAL_FPS if origin.is_live else 0.0), self._labels)
+        output.state = "OPEN"
+        self._opener(output, origin, frame)()
+
+    def _opener(self, output: _Output, origin: Capture, frame: Frame) -> Callable[[], None]:
+        size_hw = (frame.image_rgb.shape[0], frame.image_rgb.shape[1])
+        output.size_hw = size_hw
+        fps = origin.fps or (_NOMINAL_FPS if origin.is_live else 0.0)
+        return lambda: output.sink.open(size_hw, fps, self._labels)
+
+    def _reopened(self, output: _Output, origin: Capture, frame: Frame) -> bool:
+        """Whether a sink that failed is open again. It is tried on a thread of its own: a broker that is away takes seconds to
+        say so.
+
+        Raises what `open` raised.
+        """
+        if output.opening is None and self._clock() >= output.retry_at_s:
+            output.opening = _Opening(self._opener(output, origin, frame))
+        if output.opening is None or output.opening.thread.is_alive():
+            return False
+        opening, output.opening = output.opening, None
+        opening.failure.reraise()
+        return True
 
     def _close(self, output: _Output) -> None:
         output.state = "CLOSED"
@@ -172,10 +209,10 @@ class Outputs:
 
     def _fail(self, output: _Output, error: EdgesegError) -> None:
         self._first_error = self._first_error or error
-        was_open = output.state == "OPEN"
+        was_closed = output.state == "CLOSED"
         output.error, output.state = error, "FAILED"
         retry_s = None
-        if was_open:
+        if not was_closed:
             output.missed += 1
             with suppress(EdgesegError):  # a consequence of the first
                 output.sink.close()

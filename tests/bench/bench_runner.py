@@ -207,7 +207,7 @@ def main() -> None:
         clip = options.clip
         if clip is None:
             scene = Scene(0, (540, 960))
-            clip = str(write_video(folder / "clip.mp4", [scene.frame(index, 25.0)[0] for index in range(60)] * 5, 25.0))
+            clip = str(write_video(folder / "clip.mp4", [scene.frame(index, 25.0)[0] for index in range(60)] * 3, 25.0))
         if options.bundle:
             engine = stack.enter_context(open_bundle(options.bundle).session(threads=options.threads))
         else:

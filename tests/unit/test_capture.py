@@ -98,6 +98,20 @@ def test_no_more_than_three_captures_hang_at_once() -> None:
     wait_for(lambda: live.open_now() == 0, 5)
 
 
+def test_captures_that_hang_do_not_keep_the_watchdog_from_the_one_that_runs() -> None:
+    release = threading.Event()
+    live = camera("cam", [release.wait], [release.wait], [0, 1, release.wait], [0] * 1000)
+    monitor, stop = Monitor(), threading.Event()
+    threading.Timer(3.0, release.set).start()
+    waiter = threading.Thread(
+        target=lambda: (wait_for(lambda: monitor.snapshot() and monitor.snapshot().sources[0].connects == 2), stop.set())
+    )
+    waiter.start()
+    report = run(session(), [live], [], patience=QUICK, monitor=monitor, stop=stop)
+    waiter.join()
+    assert states(report, "cam") == ["CONNECTING", "RUNNING", "STALLED", "RECONNECTING", "RUNNING", "ENDED"]
+
+
 def test_a_dead_and_a_hanging_source_stop_no_other() -> None:
     release = threading.Event()
     sources = [
@@ -214,6 +228,27 @@ def test_a_sink_that_fails_comes_back_while_a_camera_runs(monkeypatch: pytest.Mo
     assert report.sinks[0]["missed"] >= 2
     assert report.events["counts"]["sink_failed"] == report.events["counts"]["sink_recovered"] == 2
     assert "sink_recovered" in [event.kind for event in events]
+
+
+def test_a_sink_that_takes_long_to_come_back_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeseg.stream.outputs._RETRY_S", 0.02)
+    release, other = threading.Event(), FakeSink()
+
+    class Away(FakeSink):
+        def open(self, *given: Any) -> None:
+            super().open(*given)
+            if self.opened > 1:
+                release.wait(20)
+                raise StreamError("no broker", hint="-")
+
+        def write(self, *given: Any) -> None:
+            raise StreamError("broker gone", hint="-")
+
+    away = Away()
+    report = run_until(lambda monitor: len(other.frames) > 60, [camera("cam", list(range(100_000)))], [away, other])
+    assert (away.opened, report.sinks[0]["state"]) == (2, "FAILED")
+    assert report.sinks[0]["missed"] >= 60
+    release.set()
 
 
 def test_a_live_run_goes_on_without_its_only_sink() -> None:
