@@ -121,7 +121,7 @@ class Supervisor:
         silence_s = now_s - self._last_s
         if not self._delivering:
             if self._is_live and silence_s >= self._allowed_s(self._patience.connect_s, 6):
-                self._lose(now_s, f"no frame within {silence_s:.0f} s of connecting")
+                self._lose(now_s, f"no frame within {silence_s:.1f} s of connecting")
                 return "abandon"
             return "wait"
         if self._is_live and silence_s >= self._allowed_s(self._patience.watchdog_s, 6):

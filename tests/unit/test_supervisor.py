@@ -60,7 +60,7 @@ def test_a_connection_without_a_frame_is_given_up() -> None:
     life = supervisor()
     life.poll(0.0)
     assert [life.poll(at_s) for at_s in (9.9, 10.0)] == ["wait", "abandon"]
-    assert (life.state, life.last_error) == ("CONNECTING", "no frame within 10 s of connecting")
+    assert (life.state, life.last_error) == ("CONNECTING", "no frame within 10.0 s of connecting")
 
 
 def test_waits_double_up_to_the_cap_and_a_lasting_connection_starts_them_anew() -> None:
