@@ -92,7 +92,9 @@ class Capture:
                 self._told_hanging = False
             elif not self._told_hanging:
                 self._told_hanging = True
-                self._events.emit("state", f"{len(hanging)} captures hang: waiting for one to end", self.source_id)
+                self._events.emit(
+                    "state", f"{len(hanging)} captures hang: waiting for one to end", self.source_id, state=self._supervisor.state
+                )
             self._tell()
             if self._supervisor.is_final:
                 self.mailbox.close()

@@ -65,6 +65,7 @@ class EventBus:
         self._recent: deque[Event] = deque(maxlen=_KEPT)
         self._waiting: deque[Event] = deque()
         self._listeners: list[Listener] = []
+        self._inboxes: list[deque[Event]] = []
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -78,6 +79,8 @@ class EventBus:
         with self._changed:
             self.counts[event.kind] += 1
             self._recent.append(event)
+            for inbox in self._inboxes:
+                inbox.append(event)
             if not self._listeners or self._closed:
                 return
             if len(self._waiting) == _QUEUED:
@@ -93,6 +96,11 @@ class EventBus:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._tell, name="edgeseg-events", daemon=True)
                 self._thread.start()
+
+    def fill(self, inbox: deque[Event]) -> None:
+        """Put every event from now on into `inbox`, bounded, at once; for a thread that takes them out in its own time."""
+        with self._changed:
+            self._inboxes.append(inbox)
 
     def recent(self) -> list[Event]:
         """The last 200 events, the oldest first."""

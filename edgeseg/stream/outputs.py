@@ -98,7 +98,7 @@ class Outputs:
         self._first_error: EdgesegError | None = None
         self._waiting: deque[Event] = deque(maxlen=_EVENTS_WAITING)
         if any(hasattr(output.sink, "event") for output in self._outputs):
-            events.subscribe(self._waiting.append)
+            events.fill(self._waiting)
 
     def open_first(self, origin: Capture, frame: Frame) -> None:
         """Open the sinks of the first source that has a frame, and those of all. Raises StreamError where one cannot be."""
