@@ -134,6 +134,23 @@ class IsrPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class QuantHints:
+    """What a model knows about its own quantization. Names are of modules in its deployed form.
+
+    Attributes:
+        products: modules that multiply two activations: queries with keys, and weights of attention with values.
+        keep_float: (glob, reason) of layers that must not be quantized.
+        first: the convolution that sees the image; None where there is no single one.
+        classifier: the layer that gives the logits; None where there is no single one.
+    """
+
+    products: tuple[str, ...] = ()
+    keep_float: tuple[tuple[str, str], ...] = ()
+    first: str | None = None
+    classifier: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """A model as one static ONNX graph: uint8 image in, uint8 class map out, everything in between inside.
 

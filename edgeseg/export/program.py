@@ -7,7 +7,6 @@ torch's TorchScript exporter, the one that also exports quantizers on a machine 
 
 from __future__ import annotations
 
-import copy
 import io
 import warnings
 from pathlib import Path
@@ -17,10 +16,10 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from edgeseg.deploy.form import Deployed, Form, deploy
+from edgeseg.deploy.rewrites import resize_bilinear
 from edgeseg.errors import BuildError
 from edgeseg.export.graph import clean, store_half
-from edgeseg.export.rewrites import fold_input_scale, resize_bilinear
-from edgeseg.export.simplify import first_conv, simplify
 from edgeseg.files import replace_file
 from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace, Program
 
@@ -28,8 +27,6 @@ OPSETS = (17, 20)
 """First opset with LayerNormalization, last one that static INT8 quantization in ONNX Runtime takes."""
 
 Weights = Literal["fp32", "fp16"]
-Form = Literal["onnxruntime", "openvino", "plain"]
-"""Which runtime a graph is laid out for. All compute the same; "plain" is the model as it is written."""
 
 
 class _ProgramModule(nn.Module):
@@ -38,20 +35,14 @@ class _ProgramModule(nn.Module):
     mean: Tensor
     gain: Tensor
 
-    def __init__(self, model: nn.Module, image: ImageSpec, mask_stride: int, form: Form) -> None:
+    def __init__(self, deployed: Deployed, mask_stride: int) -> None:
         super().__init__()
-        self.model = model
+        self.model, image = deployed.model, deployed.image
         self.hwc = image.layout == "HWC"
         self.mask_hw = (image.size_hw[0] // mask_stride, image.size_hw[1] // mask_stride)
         self.register_buffer("mean", torch.tensor(image.mean_rgb)[:, None, None])
         self.register_buffer("gain", 1.0 / torch.tensor(image.std_rgb)[:, None, None])
-        self.has_gain = True
-        if form != "plain":
-            simplify(model, map_ffn=form == "onnxruntime", tile_lda_aqu=form == "onnxruntime")
-            conv = first_conv(model)
-            if conv is not None:
-                fold_input_scale(conv, image.std_rgb)
-                self.has_gain = False
+        self.has_gain = any(std != 1.0 for std in image.std_rgb)
 
     def forward(self, image: Tensor) -> Tensor:
         # Transposed as bytes: a quarter of the traffic, and the subtraction then runs along rows.
@@ -93,11 +84,10 @@ def export_program(
             f"a mask at stride {mask_stride} of {image.size_hw[0]}x{image.size_hw[1]} px has no whole size",
             hint="export.mask_stride: 1, 2, 4 or 8, and a divisor of both sides of export.size_hw",
         )
-    frozen = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
-    _check_fit(frozen, image, labels)
+    _check_fit(deploy(model, image, "plain").model, image, labels)
     plan = getattr(model, "isr_plan", IsrPlan((), ()))
     program = Program(out, image, labels, mask_stride, plan, "float", arch, form=form)
-    graph = clean(_trace(_ProgramModule(frozen, image, mask_stride, form), image, opset))
+    graph = clean(_trace(_ProgramModule(deploy(model, image, form), mask_stride), image, opset))
     if weights == "fp16":
         store_half(graph)
     onnx.checker.check_model(graph, full_check=True)

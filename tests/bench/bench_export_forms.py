@@ -29,8 +29,8 @@ from interleave import interleave, table
 from torch import Tensor
 
 from edgeseg.export.program import Form, export_program
-from edgeseg.export.rewrites import HIDDEN_MULTIPLE, MapFFN, pad_hidden
-from edgeseg.export.simplify_edaformer import (
+from edgeseg.deploy.rewrites import HIDDEN_MULTIPLE, MapFFN, pad_hidden
+from edgeseg.deploy.simplify_edaformer import (
     BranchDecoder,
     SingleHeadAttention,
     efa_blocks,

@@ -177,7 +177,7 @@ def test_three_independent_mistakes_are_told_at_once_with_their_lines(tmp_path: 
         ("quant: null", "quant: null\nhue: 3", "F:18: hue: unknown key; did you mean augment.hue?"),
         ("  steps: 200\n", "  steps: 200\n  hue: 3\n", "F:14: train.hue: unknown key; did you mean augment.hue?"),
         ("format: synthetic", "format: camvids", "did you mean camvid?"),
-        ("quant: null", "quant: int8", 'F:17: quant: must be null, not "int8"'),
+        ("quant: null", "quant: int8", 'F:17: quant: must be a section of `key: value` lines, not "int8"'),
         ("quant: null\n", "", "F:1: quant: missing: null: a float bundle"),
         ("  mask_stride: 1\n", "", "F:18: export.mask_stride: missing: the mask leaves at"),
         ("mask_stride: 1", "mask_stride: 3", "F:20: export.mask_stride: must be 1, 2, 4 or 8, not 3"),

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeseg.export.rewrites import fold_batch_norm, linear, pointwise
+from edgeseg.deploy.rewrites import fold_batch_norm, linear, pointwise
 from edgeseg.models.layers import to_nchw, to_nhwc
 from edgeseg.models.vwformer import (
     Aggregation,

@@ -11,10 +11,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from edgeseg.export.simplify_edaformer import simplify_blocks, simplify_fusion
-from edgeseg.export.simplify_segformer import simplify_decoder, simplify_mit
-from edgeseg.export.simplify_upsample import tile_upsampling
-from edgeseg.export.simplify_vw import simplify_vw
+from edgeseg.deploy.simplify_edaformer import simplify_blocks, simplify_fusion
+from edgeseg.deploy.simplify_segformer import simplify_decoder, simplify_mit
+from edgeseg.deploy.simplify_upsample import tile_upsampling
+from edgeseg.deploy.simplify_vw import simplify_vw
 from edgeseg.models.edaformer import EdaDecoder
 from edgeseg.models.eft import Eft
 from edgeseg.models.mit import Mit

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeseg.export.rewrites import HIDDEN_MULTIPLE, MapFFN, fold_batch_norm, pad_hidden, pointwise, resize_bilinear
+from edgeseg.deploy.rewrites import HIDDEN_MULTIPLE, MapFFN, fold_batch_norm, pad_hidden, pointwise, resize_bilinear
 from edgeseg.models.edaformer import EdaDecoder
 from edgeseg.models.eft import EfaBlock, EmbeddingFreeAttention, efa_by_stage
 from edgeseg.models.layers import to_nchw, to_nhwc
