@@ -39,7 +39,7 @@ def eval_(
 ) -> None:
     """Measure BUNDLE's engine on a validation set: mIoU, per class, at the labels' own resolution."""
     from edgeseg.bundle import open_bundle
-    from edgeseg.pipeline import evaluate_bundle
+    from edgeseg.pipeline.evaluate import evaluate_bundle
     from edgeseg.recipe.load import load_recipe
     from edgeseg.stream.files import prepare, write_whole
 

@@ -43,7 +43,7 @@ def export(
     from most exact to fastest, on weights that are stored once; without --levels and --level, one at the recipe's plan.
     """
     from edgeseg.isr.plans import parse_plan
-    from edgeseg.pipeline import export_bundle
+    from edgeseg.pipeline.export import export_bundle
     from edgeseg.recipe.load import find_recipe, load_recipe
 
     if levels is not None and plans:
