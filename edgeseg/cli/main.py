@@ -29,6 +29,7 @@ class Row(NamedTuple):
 COMMANDS: dict[str, Row] = {
     "demo": Row("edgeseg.cli.demo", "demo", "Build, verify and run the shipped model on a street video"),
     "train": Row("edgeseg.cli.train", "train", "Train a recipe's model; resumes where it stopped"),
+    "calib": Row("edgeseg.cli.calib", "calib", "Choose and check the images that INT8 is calibrated on"),
     "isr": Row("edgeseg.cli.isr", "isr", "Choose an ISR plan by measured accuracy and time"),
     "export": Row("edgeseg.cli.export", "export", "Turn a checkpoint into a bundle: ONNX program, golden frames"),
     "build": Row("edgeseg.cli.build", "build", "Build a bundle's engine for this machine"),
