@@ -14,9 +14,7 @@ from edgeseg.recipe.schema import Quant, Recipe
 from edgeseg.specs import ImageSpec, ImageU8, IsrPlan, LabelSpace, Layout, QuantHints
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from torch import nn
+    from torch import Tensor, nn
 
     from edgeseg.models.reference import TorchReference
     from edgeseg.models.segmentor import Segmentor
@@ -152,7 +150,15 @@ def load_quantized(recipe: Recipe, checkpoint: Path, plan: IsrPlan | None = None
     prepared = prepare(model.eval(), image, file.settings)
     file.fill(prepared)
     return Quantized(
-        prepared.model, prepared.hints, prepared.image, file.labels, file.facts["arch"], plan, file.settings, file.sha256, file.facts
+        prepared.model,
+        prepared.hints,
+        prepared.image,
+        file.labels,
+        file.facts["arch"],
+        plan,
+        file.settings,
+        file.sha256,
+        file.facts,
     )
 
 
