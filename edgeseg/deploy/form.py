@@ -16,8 +16,9 @@ from edgeseg.deploy.rewrites import fold_input_scale
 from edgeseg.deploy.simplify import first_conv, simplify
 from edgeseg.specs import ImageSpec
 
-Form = Literal["onnxruntime", "openvino", "plain"]
-"""Which runtime a model is laid out for. All compute the same; "plain" is the model as it is written."""
+Form = Literal["onnxruntime", "openvino", "qdq", "plain"]
+"""Which runtime a model is laid out for; "qdq": what quantizers are put into. All compute the same; "plain" is the model as it is
+written."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ def deploy(model: nn.Module, image: ImageSpec, form: Form = "onnxruntime") -> De
     deployed = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
     if form == "plain":
         return Deployed(deployed, image)
-    simplify(deployed, map_ffn=form == "onnxruntime", tile_lda_aqu=form == "onnxruntime")
+    on_maps = form in ("onnxruntime", "qdq")
+    simplify(deployed, map_ffn=on_maps, tile_lda_aqu=on_maps)
     conv = first_conv(deployed)
     if conv is not None:
         fold_input_scale(conv, image.std_rgb)

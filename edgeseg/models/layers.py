@@ -41,6 +41,13 @@ def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+class Product(nn.Module):
+    """Matrix product of two activations, (..., n, d) and (..., d, m) -> (..., n, m): a module, so that a quantizer finds it."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a @ b
+
+
 class DropPath(nn.Module):
     """Stochastic depth: in training, drop a whole residual branch per sample with probability `rate`.
 
