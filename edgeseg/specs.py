@@ -28,7 +28,6 @@ def canonical_form(precision: Precision) -> str:
     return CANONICAL_FORM if precision == "int8" else DEFAULT_FORM
 
 
-
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
     """What an image must look like at the door of a program.
@@ -218,7 +217,7 @@ class Program:
             precision=data["precision"],
             arch=data["arch"],
             blobs=blobs,
-            form=data.get("form") or canonical_form(data["precision"]),
+            form=data.get("form", canonical_form(data["precision"])),
         )
 
 

@@ -25,9 +25,10 @@ from typing import Any
 
 import numpy as np
 
+from edgeseg.devices.probe import processor
 from edgeseg.engines.session import ProgramSession, misfit
 from edgeseg.errors import BuildError, BundleError, Unsupported
-from edgeseg.specs import ImageU8, MaskU8, Program
+from edgeseg.specs import DEFAULT_FORM, ImageU8, MaskU8, Precision, Program
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _ERROR = 3  # of ONNX Runtime's log levels; below it, compile warns that the file is for this machine, which is the point
@@ -37,7 +38,13 @@ class OnnxRuntime:
     """The backend. Options: `threads` (int, required) and `spinning` (bool, default False)."""
 
     name = "onnxruntime"
-    form = "onnxruntime"
+
+    def form_for(self, precision: Precision) -> str:
+        """INT8: the form whose kernels this processor has. Unsigned activations only where VNNI adds up 32 bits: without it, x86
+        adds pairs of products in 16 bits, which saturate, and the answer would be wrong."""
+        if precision == "float":
+            return DEFAULT_FORM
+        return "x86" if any("vnni" in flag for flag in processor()[1]) else "arm"
 
     def version(self) -> str:
         return str(_ort().__version__)

@@ -23,7 +23,7 @@ import numpy as np
 
 from edgeseg.engines.session import Port, ProgramSession, misfit
 from edgeseg.errors import BuildError, BundleError, require
-from edgeseg.specs import ImageU8, MaskU8, Program
+from edgeseg.specs import CANONICAL_FORM, ImageU8, MaskU8, Precision, Program
 
 PRECISION_HINTS = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 """Values of `options["precision_hint"]`, and what OpenVINO calls the capability of the processor that each needs."""
@@ -34,7 +34,10 @@ class OpenVino:
     """The backend. Options: `threads` (int, required) and `precision_hint` ("f32", "bf16" or "f16", default "f32")."""
 
     name = "openvino"
-    form = "openvino"
+
+    def form_for(self, precision: Precision) -> str:
+        """INT8: the canonical form, which its own quantizer writes too."""
+        return "openvino" if precision == "float" else CANONICAL_FORM
 
     def version(self) -> str:
         return "-".join(_openvino().__version__.split("-")[:2])  # release and build number; the commit and branch follow

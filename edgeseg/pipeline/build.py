@@ -32,7 +32,7 @@ def build_bundle(
     """
     accuracy = None
     if data_root is not None:
-        dataset, indices = validation_split(bundle.recipe(), data_root, bundle.program().labels, limit)
+        dataset, indices = validation_split(bundle.recipe(), data_root, bundle.any_program().labels, limit)
 
         def accuracy(session: Session) -> float:
             return evaluate(session.segment, dataset, indices, progress).miou()

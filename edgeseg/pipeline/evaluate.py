@@ -15,15 +15,20 @@ from edgeseg.data.evaluate import evaluate
 from edgeseg.errors import DataError, GateFailed
 from edgeseg.metrics import ConfusionMatrix
 from edgeseg.recipe.schema import Recipe
-from edgeseg.specs import LabelSpace
+from edgeseg.specs import LabelSpace, Precision
 from edgeseg.trained import load_trained
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracy of an engine, and of the torch model on the same images where a checkpoint was given."""
+    """Accuracy of an engine, and of the float torch model on the same images where a checkpoint was given.
+
+    Attributes:
+        precision: of the engine's program.
+    """
 
     images: int
+    precision: Precision
     engine: ConfusionMatrix
     torch: ConfusionMatrix | None
     labels: LabelSpace
@@ -37,6 +42,7 @@ class Evaluation:
         names = self.labels.names
         return {
             "images": self.images,
+            "precision": self.precision,
             "engine": self.engine.report(names),
             "torch": None if self.torch is None else self.torch.report(names),
             "miou_drop": self.drop,
@@ -49,6 +55,7 @@ def evaluate_bundle(
     data_root: Path,
     *,
     level: int = 0,
+    precision: Precision | None = None,
     checkpoint: Path | None = None,
     limit: int | None = None,
     threads: int | None = None,
@@ -59,25 +66,28 @@ def evaluate_bundle(
     Args:
         recipe: the bundle's own, or with overrides of its data section.
         level: which of the bundle's ISR levels.
+        precision: of the program; None: this device's default engine of the level.
         limit: use this many images, evenly spread.
     Raises:
         DataError: data or checkpoint do not fit.
-        GateFailed: the engine lost more mIoU than `gate.max_miou_drop`; the report holds the figures.
+        GateFailed: the engine lost more mIoU than the recipe's gate for its precision; the report holds the figures.
     """
-    program = bundle.program(level)
+    program = bundle.any_program(level)
     dataset, indices = validation_split(recipe, data_root, program.labels, limit)
-    with bundle.session(level, threads=threads) as session:
+    with bundle.session(level, threads=threads, precision=precision) as session:
+        used = session.program.precision
         engine = evaluate(session.segment, dataset, indices, progress)
     torch_confusion = None
     if checkpoint is not None:
         reference = load_trained(recipe, checkpoint, program.isr).reference(program.mask_stride)
         torch_confusion = evaluate(reference.segment, dataset, indices, progress)
-    evaluation = Evaluation(len(indices), engine, torch_confusion, program.labels)
-    allowed = recipe.gate.max_miou_drop
+    evaluation = Evaluation(len(indices), used, engine, torch_confusion, program.labels)
+    gate, allowed = recipe.miou_gate(used)
     if evaluation.drop is not None and evaluation.drop > allowed:
+        again = "quantize" if used == "int8" else "export"
         raise GateFailed(
-            f"the engine lost {evaluation.drop:.4f} mIoU against the torch model; gate.max_miou_drop is {allowed}",
-            hint=f"edgeseg bundle verify {bundle.path} --run, then export again",
+            f"the {used} engine lost {evaluation.drop:.4f} mIoU against the float torch model; {gate} is {allowed}",
+            hint=f"edgeseg bundle verify {bundle.path} --run, then {again} again",
             report=evaluation.to_json(),
         )
     return evaluation

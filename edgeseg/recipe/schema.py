@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from edgeseg.specs import IsrPlan, LabelSpace
+from edgeseg.specs import IsrPlan, LabelSpace, Precision
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -261,3 +261,9 @@ class Recipe(Section):
     export: Export
     targets: tuple[Target, ...] = Field(min_length=1)
     gate: Gate
+
+    def miou_gate(self, precision: Precision) -> tuple[str, float]:
+        """Key and value of the gate on the mIoU that an engine of this precision loses against the float model."""
+        if precision == "int8" and self.quant is not None:
+            return "quant.max_miou_drop", self.quant.max_miou_drop
+        return "gate.max_miou_drop", self.gate.max_miou_drop
