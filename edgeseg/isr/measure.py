@@ -31,7 +31,7 @@ from edgeseg.data.subset import Subset
 from edgeseg.devices.probe import Fingerprint
 from edgeseg.errors import BuildError
 from edgeseg.images import resize_image
-from edgeseg.isr.journal import Journal
+from edgeseg.journal import Journal
 from edgeseg.isr.plans import PlanSpace
 from edgeseg.specs import IsrPlan, Program
 
