@@ -48,7 +48,14 @@ class CalibrationReport:
         return asdict(self)
 
 
-@torch.no_grad()
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What every activation quantizer saw of so many images: enough for ranges by any method."""
+
+    images: int
+    histograms: dict[str, Histogram]
+
+
 def calibrate(
     model: nn.Module,
     images: Iterable[Tensor],
@@ -56,6 +63,15 @@ def calibrate(
     progress: Callable[[int], None] = lambda done: None,
 ) -> CalibrationReport:
     """Give every quantizer of a model its range, in place: weights from themselves, activations from images.
+
+    Args and Raises: as `observe`.
+    """
+    return set_ranges(model, observe(model, images, progress), settings)
+
+
+@torch.no_grad()
+def observe(model: nn.Module, images: Iterable[Tensor], progress: Callable[[int], None] = lambda done: None) -> Seen:
+    """Count what every activation quantizer is given; no range changes.
 
     The float model runs: no quantizer rounds while others look, so the order of layers does not matter.
 
@@ -66,7 +82,7 @@ def calibrate(
         DataError: no images; or values that are not finite, with the layer and the image.
         ValueError: the model has no quantizers.
     """
-    activations = {f"{layer}.{role}": q for layer, role, q in quantizers(model) if role != "weight" and _is_ours(q)}
+    activations = _activations(model)
     if not activations:
         raise ValueError("the model has no quantizers: insert_quantizers comes first")
     histograms = {name: Histogram() for name in activations}
@@ -79,12 +95,22 @@ def calibrate(
                 raise _not_finite("the model's logits", count)
             progress(count)
     if count == 0:
-        raise DataError("calibration got no images", hint="edgeseg calib make --data FOLDER --n 64 writes a set")
-    report = _report(histograms, count, settings)
+        raise DataError("calibration got no images", hint="edgeseg calib make RECIPE --data-root DIR --n 64 writes a set")
+    return Seen(count, histograms)
+
+
+def set_ranges(model: nn.Module, seen: Seen, settings: Quant) -> CalibrationReport:
+    """Give every quantizer its range, in place, by the method that `settings` name; as often as you like, for each method."""
+    report = _report(seen.histograms, seen.images, settings)
     calibrate_weights(model)
-    for name, quantizer in activations.items():
+    for name, quantizer in _activations(model).items():
         quantizer.amax = torch.tensor(report.ranges[name].amax or 1.0)
     return report
+
+
+def _activations(model: nn.Module) -> dict[str, Any]:
+    """Activation quantizers that the rules configured, on or off, by "<layer>.<role>"."""
+    return {f"{layer}.{role}": q for layer, role, q in quantizers(model) if role != "weight" and _is_ours(q)}
 
 
 def calibrate_weights(model: nn.Module) -> None:
@@ -147,7 +173,7 @@ class _Look:
 def _not_finite(where: str, image: int) -> DataError:
     return DataError(
         f"{where} is not finite at calibration image {image}",
-        hint="the float model itself computes this: check its weights (edgeseg eval RECIPE), and that image (edgeseg calib check)",
+        hint="the float model itself computes it, see edgeseg eval RECIPE; or the image is broken: edgeseg calib check",
     )
 
 
@@ -159,9 +185,8 @@ def _report(histograms: dict[str, Histogram], images: int, settings: Quant) -> C
         ranges[name] = Range(amax, histogram.largest, clipped_share(histogram, amax))
     notes = []
     if images < FEW:
-        notes.append(
-            f"{images} image{'s' * (images > 1)} is few: ranges fit {'them' if images > 1 else 'it'} alone; take 64 or more"
-        )
+        what = "1 image is" if images == 1 else f"{images} images are"
+        notes.append(f"{what} few to find ranges with: take 64 or more")
     dead = [name for name, found in ranges.items() if found.amax == 0.0]
     if dead:
         notes.append(f"nothing but zeros was seen by {', '.join(dead)}: range 1 was taken")
