@@ -194,7 +194,7 @@ class Qat(Section):
 
     steps: PositiveInt
     batch_size: PositiveInt = 8
-    lr: float = Field(default=2e-5, gt=0, description="peak learning rate, encoder and decoder alike")
+    lr: float = Field(default=1e-4, gt=0, description="peak learning rate, relative to the size (RMS) of each tensor")
     warmup_steps: int = Field(default=20, ge=0)
     scales: Literal["frozen", "learned"] = Field(
         default="frozen", description="activation ranges stay as calibrated, or are trained with the weights"

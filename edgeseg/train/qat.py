@@ -19,9 +19,10 @@ from edgeseg.train.loop import TrainResult, run_task
 from edgeseg.train.losses import CrossEntropy, distillation
 from edgeseg.train.state import Counters
 
-RANGE_STEP = 1e-3
-"""A learned range moves by about this share of what calibration found in a step of Adam, at the peak of the schedule."""
 _LEAST_RANGE = 1e-2
+"""A learned range stays above this share of what calibration found."""
+_LEAST_SIZE = 1e-3
+"""A tensor counts as at least this large, so that one of zeros can move."""
 
 Save = Callable[[Path, dict[str, Any]], None]
 """Writes the quantized model as it is now, with facts about the training that made it."""
@@ -72,7 +73,10 @@ def finetune_int8(
 
 
 def schedule(train: Train, qat: Qat) -> Train:
-    """Float training's settings with the length, batch and learning rate of QAT; one rate for all layers, no weight averaging."""
+    """Float training's settings with the length, batch and learning rate of QAT; no weight averaging.
+
+    No bf16 either: what is learned is how to live with the engine's rounding, and bf16 rounds as coarsely again.
+    """
     data = train.model_dump() | {
         "steps": qat.steps,
         "batch_size": qat.batch_size,
@@ -83,6 +87,7 @@ def schedule(train: Train, qat: Qat) -> Train:
         "val_every": qat.val_every,
         "checkpoint_every": min(train.checkpoint_every, qat.val_every),
         "ema_decay": None,
+        "amp": "off",
         "patience": None,
         "init_skip": (),
     }
@@ -104,18 +109,19 @@ class _QatTask:
         self.least = {name: amax.detach().clone() * _LEAST_RANGE for name, amax in self.ranges.items()}
 
     def parameter_groups(self) -> list[dict[str, object]]:
-        """Matrices and kernels; biases and norms, not decayed; and each learned range alone, as Adam's steps have its size."""
-        named = {name: p for name, p in self.model.named_parameters() if name not in self.ranges}
-        rows: list[tuple[str, float, float, dict[str, nn.Parameter]]] = [
-            ("weights", self.qat.lr, self.schedule.weight_decay, {n: p for n, p in named.items() if p.ndim > 1}),
-            ("biases and norms", self.qat.lr, 0.0, {n: p for n, p in named.items() if p.ndim <= 1}),
-            *((name, RANGE_STEP * float(amax), 0.0, {name: amax}) for name, amax in self.ranges.items()),
-        ]
-        return [
-            {"label": label, "lr": lr, "peak_lr": lr, "weight_decay": decay, "names": [*group], "params": [*group.values()]}
-            for label, lr, decay, group in rows
-            if group
-        ]
+        """A group for each tensor, as its learning rate goes by its size; biases, norms and ranges are not decayed.
+
+        A step of Adam moves every weight by about the learning rate, whatever its size. In the deployed form sizes differ by
+        orders of magnitude: what was folded into a convolution, such as the division of an image by its deviation, is in them.
+        Source: relative step sizes, Adafactor (arXiv 1804.04235), section 8.
+        """
+        groups: list[dict[str, object]] = []
+        for name, parameter in self.model.named_parameters():
+            size = max(float(parameter.detach().square().mean().sqrt()), _LEAST_SIZE)
+            decay = self.schedule.weight_decay if parameter.ndim > 1 else 0.0
+            lr = self.qat.lr * size
+            groups.append({"label": name, "lr": lr, "peak_lr": lr, "weight_decay": decay, "names": [name], "params": [parameter]})
+        return groups
 
     def losses(
         self, network: nn.Module, images: Tensor, labels: Tensor, cross_entropy: CrossEntropy
