@@ -31,6 +31,7 @@ COMMANDS: dict[str, Row] = {
     "train": Row("edgeseg.cli.train", "train", "Train a recipe's model; resumes where it stopped"),
     "calib": Row("edgeseg.cli.calib", "calib", "Choose and check the images that INT8 is calibrated on"),
     "isr": Row("edgeseg.cli.isr", "isr", "Choose an ISR plan by measured accuracy and time"),
+    "quantize": Row("edgeseg.cli.quantize", "quantize", "Turn a float checkpoint into an INT8 bundle, and measure the cost"),
     "export": Row("edgeseg.cli.export", "export", "Turn a checkpoint into a bundle: ONNX program, golden frames"),
     "build": Row("edgeseg.cli.build", "build", "Build a bundle's engine for this machine"),
     "eval": Row("edgeseg.cli.eval", "eval_", "Measure a bundle's mIoU on a data set, per class"),
