@@ -150,15 +150,15 @@ def load_quantized(recipe: Recipe, checkpoint: Path, plan: IsrPlan | None = None
     prepared = prepare(model.eval(), image, file.settings)
     file.fill(prepared)
     return Quantized(
-        prepared.model,
-        prepared.hints,
-        prepared.image,
-        file.labels,
-        file.facts["arch"],
-        plan,
-        file.settings,
-        file.sha256,
-        file.facts,
+        model=prepared.model,
+        hints=prepared.hints,
+        image=prepared.image,
+        labels=file.labels,
+        arch=recipe.model.arch,
+        plan=plan,
+        settings=file.settings,
+        sha256=file.sha256,
+        facts=file.facts,
     )
 
 

@@ -40,7 +40,7 @@ def deploy(model: nn.Module, image: ImageSpec, form: Form = "onnxruntime") -> De
     if form == "plain":
         return Deployed(deployed, image)
     on_maps = form in ("onnxruntime", "qdq")
-    simplify(deployed, map_ffn=on_maps, tile_lda_aqu=on_maps)
+    simplify(deployed, map_ffn=on_maps, tile_lda_aqu=on_maps, transposed=form != "qdq")
     conv = first_conv(deployed)
     if conv is not None:
         fold_input_scale(conv, image.std_rgb)

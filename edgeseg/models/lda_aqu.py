@@ -9,6 +9,8 @@ class LDA_AQU: window and shifts are measured in output pixels, values are neith
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,6 +45,8 @@ class LdaAqu(nn.Module):
     Raises (init):
         ValueError: the channels do not divide into groups and heads, the window is even, or the scale is below 2.
     """
+
+    keep_float: ClassVar = {"shift": "it gives positions: one step of INT8 would move every read by a part of a pixel"}
 
     def __init__(
         self,

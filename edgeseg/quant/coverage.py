@@ -11,9 +11,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgeseg.errors import GateFailed
-from edgeseg.quant.rules import Precision, decide, quantizers
+from edgeseg.quant.rules import decide, quantizers
 from edgeseg.recipe.schema import Quant
-from edgeseg.specs import QuantHints
+from edgeseg.specs import Precision, QuantHints
 
 OTHER = "(products outside of layers)"
 _SHOWN = 8

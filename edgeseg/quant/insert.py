@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edgeseg.errors import require
 from edgeseg.quant.fake import BACKEND, fake_quantize
-from edgeseg.quant.rules import ACTIVATION, configuration, decide, quantizers
+from edgeseg.quant.rules import ACTIVATION, configuration, decide, quantizers, wanted
 from edgeseg.recipe.schema import Quant
 from edgeseg.specs import QuantHints
 
@@ -29,11 +29,13 @@ def insert_quantizers(model: nn.Module, hints: QuantHints, settings: Quant) -> N
         MissingDependency: modelopt is not installed.
         BuildError: a layer that cannot be quantized and is not kept float.
         RecipeError: `quant.keep_float` names no layer.
-        ValueError: the model has quantizers already.
+        ValueError: the model has quantizers already, or a BatchNorm.
     """
     decisions = decide(model, hints, settings)
     if any(True for _ in quantizers(model)):
         raise ValueError("the model has quantizers already")
+    if norms := [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]:
+        raise ValueError(f"BatchNorm is folded before quantizers go in: {norms[0]} is left, deploy the model first")
     with modelopt() as mtq:
         modules = dict(model.named_modules())
         for name in decisions:
@@ -42,14 +44,14 @@ def insert_quantizers(model: nn.Module, hints: QuantHints, settings: Quant) -> N
             if type(modules[name]) in mtq.QuantModuleRegistry:
                 mtq.QuantModuleRegistry.convert(modules[name])
         mtq.set_quantizer_by_cfg(model, configuration(decisions, hints))
-    _check(model, {name for name, decision in decisions.items() if decision.precision == "int8"})
+    _check(model, wanted(decisions, hints))
 
 
-def _check(model: nn.Module, wanted: set[str]) -> None:
+def _check(model: nn.Module, expected: set[tuple[str, str]]) -> None:
     """Whether quantizers are on where they should be, and nowhere else. Raises RuntimeError: modelopt did something else."""
-    on = {layer for layer, _, quantizer in quantizers(model) if quantizer.is_enabled}
-    if on != wanted:
-        raise RuntimeError(f"modelopt left {sorted(wanted - on)} float, and quantized {sorted(on - wanted)}")
+    on = {(layer, role) for layer, role, quantizer in quantizers(model) if quantizer.is_enabled}
+    if on != expected:
+        raise RuntimeError(f"modelopt left {sorted(expected - on)} float, and quantized {sorted(on - expected)}")
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """Which layers compute in INT8, and why the others do not: one decision a layer, and modelopt's configuration made from them.
 
-INT8 is: weights symmetric, one scale per output channel, -127..127; activations symmetric, one scale per tensor, -128..127. BatchNorm
-is folded before. Inputs of LayerNorm, softmax, logits, residual additions and biases stay float: they have no quantizers at all.
+INT8 is: weights symmetric, one scale per output channel, -127..127; activations symmetric, one scale per tensor, -128..127.
+BatchNorm is folded before. Inputs of LayerNorm, softmax, logits, residual additions and biases stay float: they have no
+quantizers at all.
 """
 
 from __future__ import annotations
@@ -10,16 +11,15 @@ import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from edgeseg.errors import BuildError, RecipeError
 from edgeseg.quant.fake import BACKEND
 from edgeseg.recipe.schema import Quant
-from edgeseg.specs import QuantHints
+from edgeseg.specs import Precision, QuantHints
 
-Precision = Literal["int8", "float"]
 QUANTIZABLE = (nn.Conv2d, nn.Linear)
 """Kinds of layers that have integer kernels in every runtime. ONNX Runtime has none for transposed convolutions."""
 
@@ -54,29 +54,34 @@ def decide(model: nn.Module, hints: QuantHints, settings: Quant) -> dict[str, De
     kinds = {name: _kind(module) for name, module in model.named_modules() if _holds_weights(module) or name in hints.products}
     _check_globs(settings.keep_float, kinds)
     decisions = {name: _decide(name, kind, hints, settings) for name, kind in kinds.items()}
-    stuck = [f"{name} ({decision.kind})" for name, decision in decisions.items() if decision.reason == _UNQUANTIZABLE]
+    stuck = [decision for decision in decisions.values() if decision.reason == _UNQUANTIZABLE]
     if stuck:
-        names = ", ".join(f'"{text.split(" ")[0]}"' for text in stuck)
-        raise BuildError(
-            f"no integer form of {', '.join(stuck)}", hint=f"keep it float on your word: quant.keep_float: [{names}]"
-        )
+        told, names = (", ".join(form.format(d.name, d.kind) for d in stuck) for form in ("{0} ({1})", '"{0}"'))
+        raise BuildError(f"there is no integer form of {told}", hint=f"keep it float: quant.keep_float: [{names}]")
     return decisions
 
 
 def configuration(decisions: dict[str, Decision], hints: QuantHints) -> list[dict[str, Any]]:
-    """modelopt's ordered list, later entries before earlier ones. It starts with everything off and names every layer itself.
+    """modelopt's ordered list, later entries win: all off, then layers and products on, then what stays float off again.
 
-    modelopt's own lists leave layers float by patterns in their names, without a word; no pattern of its own is left here. Layers
-    that stay float are described too, and off.
+    No pattern of modelopt's own is in it: its lists leave layers float by parts of their names, without a word.
     """
     entries: list[dict[str, Any]] = [{"quantizer_name": "*", "enable": False}]
+    roles = {"weight": WEIGHT, "input": ACTIVATION, "a": ACTIVATION, "b": ACTIVATION}
+    entries += [{"quantizer_name": f"*.{role}_quantizer", "cfg": cfg} for role, cfg in roles.items()]
+    entries += [{"quantizer_name": f"{name}.output_quantizer", "cfg": ACTIVATION} for name in hints.outputs]
+    off = [name for name, decision in decisions.items() if decision.precision == "float"]
+    return entries + [{"quantizer_name": f"{name}.*_quantizer", "enable": False} for name in off]
+
+
+def wanted(decisions: dict[str, Decision], hints: QuantHints) -> set[tuple[str, str]]:
+    """(layer, role) of every quantizer that is to be on, see `quantizers`."""
+    found: set[tuple[str, str]] = set()
     for name, decision in decisions.items():
-        on = decision.precision == "int8"
-        roles = {"a": ACTIVATION, "b": ACTIVATION} if name in hints.products else {"input": ACTIVATION, "weight": WEIGHT}
-        entries += [{"quantizer_name": f"{name}.{role}_quantizer", "cfg": cfg, "enable": on} for role, cfg in roles.items()]
-        if name in hints.outputs:
-            entries.append({"quantizer_name": f"{name}.output_quantizer", "cfg": ACTIVATION, "enable": on})
-    return entries
+        if decision.precision == "int8":
+            roles = ["a", "b"] if name in hints.products else ["input", "weight"]
+            found |= {(name, role) for role in [*roles, *(["output"] if name in hints.outputs else [])]}
+    return found
 
 
 _UNQUANTIZABLE = "it cannot be quantized"
