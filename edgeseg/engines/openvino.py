@@ -44,12 +44,12 @@ class OpenVino:
 
     def variants(self) -> Sequence[Mapping[str, Any]]:
         """Each precision that this processor computes in."""
-        capabilities = _core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+        capabilities = lasting_core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
         return [{"precision_hint": hint} for hint, needed in PRECISION_HINTS.items() if needed in capabilities]
 
     def compile(self, program: Program, out_dir: Path, options: Mapping[str, Any]) -> Sequence[Path]:
         """One file, the compiled graph. Raises BuildError where OpenVINO refuses the program."""
-        core = _core()
+        core = lasting_core()
         hint = options.get("precision_hint", "f32")
         if {"precision_hint": hint} not in self.variants():  # OpenVINO would take another without a word
             raise BuildError(f"openvino does not compute in {hint!r} on this processor", hint="leave precision_hint out: f32")
@@ -71,7 +71,7 @@ class OpenVino:
         (engine,) = files
         rebuild = "edgeseg build BUNDLE --force"
         try:
-            compiled = _core().import_model(engine.read_bytes(), _DEVICE, _settings(options))
+            compiled = lasting_core().import_model(engine.read_bytes(), _DEVICE, _settings(options))
         except RuntimeError as error:
             raise BundleError(f"openvino refuses {engine}: {_gist(error)}", hint=rebuild) from error
         if problem := misfit(_ports(compiled.inputs), _ports(compiled.outputs), program):
@@ -106,7 +106,7 @@ def _openvino() -> ModuleType:
 
 
 @cache
-def _core() -> Any:
+def lasting_core() -> Any:
     """The one core of this process, never let go.
 
     The CPU plugin that it loads gives the thread it is made on a stack for signal handlers, and unmaps that stack when the last

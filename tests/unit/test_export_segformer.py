@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgeseg.export.parity import compare
+from edgeseg.export.float_parity import compare
 from edgeseg.export.program import Form, export_program
 from edgeseg.deploy.rewrites import MapFFN
 from edgeseg.deploy.simplify import first_conv, simplify
