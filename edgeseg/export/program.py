@@ -77,6 +77,19 @@ def export_program(
         BuildError: the model cannot run at this size and plan, its classes are not the labels, it cannot be exported, or
             the file cannot be written.
     """
+    check_export(deploy(model, image, "plain").model, image, labels, mask_stride, opset)
+    plan = getattr(model, "isr_plan", IsrPlan((), ()))
+    program = Program(out, image, labels, mask_stride, plan, "float", arch, form=form)
+    graph = clean(trace_program(deploy(model, image, form), mask_stride, opset))
+    if weights == "fp16":
+        store_half(graph)
+    onnx.checker.check_model(graph, full_check=True)
+    write_model(graph, out)
+    return program
+
+
+def check_export(model: nn.Module, image: ImageSpec, labels: LabelSpace, mask_stride: int, opset: int) -> None:
+    """Raise BuildError where a model cannot be exported like this; see `export_program`."""
     if not OPSETS[0] <= opset <= OPSETS[1]:
         raise BuildError(f"opset {opset} is not supported", hint=f"export.opset: {OPSETS[0]} to {OPSETS[1]}")
     if mask_stride < 1 or any(side % mask_stride for side in image.size_hw):
@@ -84,15 +97,7 @@ def export_program(
             f"a mask at stride {mask_stride} of {image.size_hw[0]}x{image.size_hw[1]} px has no whole size",
             hint="export.mask_stride: 1, 2, 4 or 8, and a divisor of both sides of export.size_hw",
         )
-    _check_fit(deploy(model, image, "plain").model, image, labels)
-    plan = getattr(model, "isr_plan", IsrPlan((), ()))
-    program = Program(out, image, labels, mask_stride, plan, "float", arch, form=form)
-    graph = clean(_trace(_ProgramModule(deploy(model, image, form), mask_stride), image, opset))
-    if weights == "fp16":
-        store_half(graph)
-    onnx.checker.check_model(graph, full_check=True)
-    _write(graph, out)
-    return program
+    _check_fit(model, image, labels)
 
 
 def _check_fit(model: nn.Module, image: ImageSpec, labels: LabelSpace) -> None:
@@ -113,7 +118,9 @@ def _check_fit(model: nn.Module, image: ImageSpec, labels: LabelSpace) -> None:
         )
 
 
-def _trace(module: nn.Module, image: ImageSpec, opset: int) -> onnx.ModelProto:
+def trace_program(deployed: Deployed, mask_stride: int, opset: int) -> onnx.ModelProto:
+    """A deployed model, with all that lies around it, as torch's exporter writes it. Raises BuildError."""
+    module, image = _ProgramModule(deployed, mask_stride), deployed.image
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         # The exporter announces its age, and that shapes read in Python are frozen: fixed shapes are what we want.
@@ -137,8 +144,8 @@ def _trace(module: nn.Module, image: ImageSpec, opset: int) -> onnx.ModelProto:
     return onnx.load_model_from_string(buffer.getvalue())
 
 
-def _write(graph: onnx.ModelProto, out: Path) -> None:
-    """Write the file whole, or leave `out` as it was."""
+def write_model(graph: onnx.ModelProto, out: Path) -> None:
+    """Write the file whole, or leave `out` as it was. Raises BuildError."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         replace_file(out, graph.SerializeToString(deterministic=True))
