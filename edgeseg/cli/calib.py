@@ -119,6 +119,65 @@ def check(name_or_path: str, data_root: Path, recipe: str | None, overrides: tup
     render.result(data, as_json, lambda: lines)
 
 
+@calib.command()
+@click.argument("recipe")
+@click.option(
+    "--data-root", type=click.Path(path_type=Path), required=True, help="Folder that the recipe's data paths start from."
+)
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Float weights; default best.safetensors of the run.")
+@click.option("--methods", metavar="NAMES", help="With commas between; default max,percentile,mse,entropy.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Use N validation images, evenly spread.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable.")
+@render.json_option
+def sweep(
+    recipe: str,
+    data_root: Path,
+    checkpoint: Path | None,
+    methods: str | None,
+    limit: int | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Calibrate RECIPE's model by each method, and measure mIoU and SQNR against float.
+
+    RECIPE is a YAML file, a catalogue name, or a run folder of `edgeseg train`. Nothing is trained and nothing is written: put
+    the method that you choose into the recipe, as quant.calibration.method.
+    """
+    from edgeseg.cli.sensitivity import find_run
+    from edgeseg.sweeps.methods import parse_methods, sweep_methods
+
+    loaded, _, weights = find_run(recipe, checkpoint, overrides)
+    chosen = parse_methods(methods)
+    with render.RichProgress() as progress:
+        swept = sweep_methods(loaded, weights, data_root, methods=chosen, limit=limit, progress=progress)
+    data = swept.to_json()
+    render.result(data, as_json, lambda: _swept(data))
+
+
+def _swept(data: dict[str, Any]) -> list[RenderableType]:
+    height, width = data["size_hw"]
+    rows = [
+        (
+            f"percentile {row['percentile']:g}" if row["percentile"] else row["method"],
+            render.percent(row["miou"], 2),
+            f"{-100 * row['drop']:+.2f}",
+            "-" if row["sqnr_db"] is None else f"{row['sqnr_db']:.2f}",
+            render.percent(row["agreement"], 2),
+            render.percent(row["clipped_share"], 3),
+            "recipe" if row["method"] == data["recipe_method"] else "",
+        )
+        for row in data["methods"]
+    ]
+    calibration = data["calibration"]
+    return [
+        f"{data['recipe']} at {width}x{height}, ISR {data['isr']}: calibrated on {calibration['images']} images of "
+        f"{calibration['set']}; float has mIoU {render.percent(data['float_miou'], 2)} on {data['images']} validation images",
+        render.table("", ["method", "mIoU", "points", "SQNR dB", "agreement", "clipped", ""], rows),
+        "SQNR of the logits and agreement of the mask: against float. Torch with fake quantization; the engine is measured by\n"
+        "edgeseg quantize.",
+    ]
+
+
 def _comment(made: CalibSet, recipe: str) -> str:
     chosen = made.chosen
     return (

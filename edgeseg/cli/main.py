@@ -30,6 +30,7 @@ COMMANDS: dict[str, Row] = {
     "demo": Row("edgeseg.cli.demo", "demo", "Build, verify and run the shipped model on a street video"),
     "train": Row("edgeseg.cli.train", "train", "Train a recipe's model; resumes where it stopped"),
     "calib": Row("edgeseg.cli.calib", "calib", "Choose and check the images that INT8 is calibrated on"),
+    "sensitivity": Row("edgeseg.cli.sensitivity", "sensitivity", "Measure what each layer costs in INT8; hold a budget"),
     "isr": Row("edgeseg.cli.isr", "isr", "Choose an ISR plan by measured accuracy and time"),
     "quantize": Row("edgeseg.cli.quantize", "quantize", "Turn a float checkpoint into an INT8 bundle, and measure the cost"),
     "export": Row("edgeseg.cli.export", "export", "Turn a checkpoint into a bundle: ONNX program, golden frames"),

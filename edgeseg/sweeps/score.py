@@ -79,8 +79,8 @@ class Score:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Score:
-        counts = (np.array(data[name], np.int64) for name in ("hits", "predicted", "true"))
-        return cls(*counts, *(data[name] for name in ("signal", "noise", "equal", "pixels")))
+        counts = {name: np.array(data[name], np.int64) for name in ("hits", "predicted", "true")}
+        return cls(**{**data, **counts})
 
     def figures(self) -> dict[str, float | None]:
         """For tables: mIoU, SQNR (null where there is no noise) and agreement."""

@@ -1,7 +1,7 @@
 """What each layer costs in INT8: mIoU, logit noise and mask agreement, one layer changed at a time.
 
-Images are the outer loop: a layer's variant then needs only what comes after the layer to run again (see quant.replay), and a sweep
-that was stopped continues after the last whole image.
+Images are the outer loop: a layer's variant then needs only what comes after the layer to run again (see quant.replay), and a
+sweep that was stopped continues after the last whole image.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What every sweep starts from: the float model in its deployed form, its twin with calibrated quantizers, and images to judge by."""
+"""What every sweep starts from: a model in its deployed form, with quantizers, and images to calibrate on and to judge by."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,13 @@ from edgeseg.contracts import Progress
 from edgeseg.data.calib import CalibImages, load_calib, open_calib
 from edgeseg.data.datasets import open_dataset
 from edgeseg.data.subset import Subset
-from edgeseg.deploy.form import deploy
 from edgeseg.errors import DataError, RecipeError
 from edgeseg.images import resize_image
 from edgeseg.models.reference import TorchReference, normalise
-from edgeseg.quant.calibrate import CalibrationReport, calibrate
-from edgeseg.quant.insert import insert_quantizers
+from edgeseg.quant.calibrate import Seen, observe, set_ranges
 from edgeseg.recipe.schema import Quant, Recipe
 from edgeseg.specs import ImageSpec, MaskU8, QuantHints
+from edgeseg.train.quantized import prepare
 from edgeseg.trained import Trained, calibration_tensors, load_trained
 
 _TASK = "calibrate"
@@ -34,7 +33,7 @@ class Setting:
 
     Attributes:
         trained: the checkpoint.
-        model: its deployed form, with quantizers where the recipe puts them; they have ranges once `calibrated`.
+        model: its deployed form, with quantizers where the recipe puts them; they have ranges after `calibrate`.
         hints: of the deployed form.
         image: what the deployed form takes.
         mask_stride: of the masks that are judged.
@@ -52,16 +51,17 @@ class Setting:
     calib: CalibImages
     subset: Subset
 
-    def calibrated(self, progress: Progress) -> CalibrationReport:
-        """Give the quantizers their ranges, by the recipe's method. Raises DataError."""
+    def observed(self, progress: Progress) -> Seen:
+        """What the calibration images look like to each quantizer. Raises DataError."""
+        tensors = calibration_tensors(self.calib, self.image)
         progress.start(_TASK, len(self.calib))
-        report = calibrate(self.model, self.tensors(), self.quant, lambda done: progress.advance(_TASK))
+        seen = observe(self.model, tensors, lambda done: progress.advance(_TASK))
         progress.finish(_TASK)
-        return report
+        return seen
 
-    def tensors(self) -> Iterator[Tensor]:
-        """The calibration images as the model takes them."""
-        return calibration_tensors(self.calib, self.image)
+    def calibrate(self, progress: Progress) -> None:
+        """Give the quantizers their ranges, by the recipe's method. Raises DataError."""
+        set_ranges(self.model, self.observed(progress), self.quant)
 
     def sample(self, index: int) -> tuple[Tensor, MaskU8]:
         """A validation image as the model takes it, (1, 3, h, w), and its labels, (H, W)."""
@@ -103,7 +103,7 @@ class Setting:
         }
 
 
-def prepare(recipe: Recipe, checkpoint: Path, data_root: Path, limit: int | None, progress: Progress) -> Setting:
+def set_up(recipe: Recipe, checkpoint: Path, data_root: Path, limit: int | None, progress: Progress) -> Setting:
     """Load, deploy, put quantizers in, check the calibration images, read the validation images.
 
     Args:
@@ -120,9 +120,7 @@ def prepare(recipe: Recipe, checkpoint: Path, data_root: Path, limit: int | None
             hint="write a quant section into the recipe; edgeseg recipe schema describes it",
         )
     trained = load_trained(recipe, checkpoint)
-    deployed = deploy(trained.model, trained.image)
-    hints: QuantHints = deployed.model.quant_hints()  # type: ignore[operator]  # a Segmentor in its deployed form
-    insert_quantizers(deployed.model, hints, recipe.quant)
+    prepared = prepare(trained.model, trained.image, recipe.quant)
     calib = open_calib(load_calib(recipe.quant.calibration.images), recipe.data, data_root)
     for text in calib.warnings:
         progress.message(f"warning: {text}")
@@ -136,9 +134,9 @@ def prepare(recipe: Recipe, checkpoint: Path, data_root: Path, limit: int | None
         recipe=recipe,
         quant=recipe.quant,
         trained=trained,
-        model=deployed.model,
-        hints=hints,
-        image=deployed.image,
+        model=prepared.model,
+        hints=prepared.hints,
+        image=prepared.image,
         mask_stride=recipe.export.mask_stride,
         calib=calib,
         subset=Subset(dataset, limit),
