@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from edgeseg.deploy.form import Deployed, deploy
+from edgeseg.deploy.form import Deployed, Form, deploy
 from edgeseg.errors import DataError
 from edgeseg.models.segmentor import Segmentor
 from edgeseg.models.weights import load_strict
@@ -26,7 +26,7 @@ from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace, QuantHints
 from edgeseg.train.checkpoint import load_checkpoint, save_checkpoint
 
 KIND = "quantized"
-FORM = "qdq"
+FORM: Form = "qdq"
 _WEIGHTS, _SCALES = "weights.", "scales."
 
 
