@@ -93,16 +93,7 @@ def run_sensitivity(
         for name in (layers.JOURNAL, budgets.JOURNAL):
             (out / name).unlink(missing_ok=True)
     swept = layers.measure_layers(setting, options.mode, options.rank, out, progress)
-    table: dict[str, Any] = {
-        **setting.facts(),
-        "mode": options.mode,
-        "rank": options.rank,
-        "float_miou": swept.float_score.miou,
-        "int8_miou": swept.int8_score.miou,
-        "int8_sqnr_db": swept.int8_score.figures()["sqnr_db"],
-        "layers": [asdict(row) for row in swept.rows],
-        "budget": None,
-    }
+    table = table_of(setting, swept)
     if options.budget:
         judge = setting.subset if options.budget_limit == options.limit else _judge(setting, data_root, options.budget_limit)
         try:
@@ -114,6 +105,20 @@ def run_sensitivity(
         table["budget"] = {**held.to_json(), "times": times}
     _leave(table, out)
     return SensitivityResult(table, swept.known, out)
+
+
+def table_of(setting: Setting, swept: layers.Sensitivity) -> dict[str, Any]:
+    """The content of sensitivity.json; `budget` is null until there is one."""
+    return {
+        **setting.facts(),
+        "mode": swept.mode,
+        "rank": swept.rank,
+        "float_miou": swept.float_score.miou,
+        "int8_miou": swept.int8_score.miou,
+        "int8_sqnr_db": swept.int8_score.figures()["sqnr_db"],
+        "layers": [asdict(row) for row in swept.rows],
+        "budget": None,
+    }
 
 
 def _judge(setting: Setting, data_root: Path, limit: int | None) -> Subset:
