@@ -174,8 +174,9 @@ class Program:
         arch: catalogue name of the model.
         blobs: files in the folder of `onnx_path` that hold its large weights, shared with other programs; empty where it holds
             all its weights itself.
-        form: what the graph is laid out for: of a float program a runtime, of an INT8 one "qdq" or a family of processors, "x86"
-            or "arm". Every form of one precision computes the same, and runs in every runtime.
+        form: what the graph is laid out for. Every form of one precision computes the same. Of a float program it is a runtime,
+            and every runtime reads it; an INT8 one is "qdq", which every runtime reads, or "x86" or "arm", for ONNX Runtime's
+            integer kernels on these processors.
     """
 
     onnx_path: Path

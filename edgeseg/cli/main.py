@@ -40,6 +40,7 @@ COMMANDS: dict[str, Row] = {
     "data": Row("edgeseg.cli.data", "data", "Check a data set before training on it"),
     "models": Row("edgeseg.cli.models", "models", "List the models that a recipe can name"),
     "report": Row("edgeseg.cli.report", "report", "Draw the training curve of a run"),
+    "parity": Row("edgeseg.cli.parity", "parity", "Find where a program stops saying what its model said"),
     "weights": Row("edgeseg.cli.weights", "weights", "Import published checkpoints; halve the size of one"),
     "bundle": Row("edgeseg.cli.bundle", "bundle", "Show a bundle, or verify it on its golden frames"),
     "recipe": Row("edgeseg.cli.recipe", "recipe", "List, show and check recipes; JSON schema for editors"),

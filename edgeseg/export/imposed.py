@@ -14,12 +14,13 @@ all quantizers:
     input_error_steps    what goes into a quantizer, in its steps: wrong weights, biases or operators since those before it
     logits_error         the same of the logits, over the largest of them
 
-A quantizer that one side lacks, or has at another place, is an error too: they are matched in the order in which the model
-calls them, by scale and by shape.
+A quantizer that one side lacks is an error too. They are matched by scale and shape; where several have the same, in the order
+in which the model calls them, which the graph keeps.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -126,6 +127,10 @@ class _Seen:
     quantized: list[_Quantized]
 
 
+_Left = dict[tuple[float, tuple[int, ...]], deque[_Quantized]]
+"""Quantizers of the graph that the model did not call yet, by scale and shape, in the graph's order."""
+
+
 class _Watched:
     """A canonical program in ONNX Runtime, without optimisation, that also gives both sides of every activation's quantizer."""
 
@@ -187,7 +192,9 @@ def _imposing(model: nn.Module, seen: _Seen, total: _Total) -> Iterator[None]:
     Raises:
         Misplaced: at the end, where the graph has quantizers that the model did not call.
     """
-    left = iter(seen.quantized)
+    left: _Left = defaultdict(deque)
+    for one in seen.quantized:
+        left[one.scale, one.before.shape].append(one)
     handles = [
         quantizer.register_forward_hook(_Imposer(f"{layer}.{role}", left, total))
         for layer, role, quantizer in quantizers(model)
@@ -198,25 +205,21 @@ def _imposing(model: nn.Module, seen: _Seen, total: _Total) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-    if spare := [one.node for one in left]:
-        raise Misplaced(f"the graph has {len(spare)} quantizers more than the model, from {spare[0]} on")
+    if spare := [one.node for same in left.values() for one in same]:
+        raise Misplaced(f"the graph has {len(spare)} quantizers that the model lacks: {', '.join(spare[:_SHOWN])}")
 
 
 class _Imposer:
     """The hook of one quantizer."""
 
-    def __init__(self, name: str, left: Iterator[_Quantized], total: _Total) -> None:
+    def __init__(self, name: str, left: _Left, total: _Total) -> None:
         self.name, self._left, self._total = name, left, total
 
     def __call__(self, quantizer: Any, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        one, scale = next(self._left, None), float(scale_of(quantizer.amax))
-        if one is None:
-            raise Misplaced(f"the graph has no quantizer for {self.name}")
-        if one.scale != scale or one.before.shape != tuple(output.shape):
-            raise Misplaced(
-                f"{self.name} rounds {tuple(output.shape)} to steps of {scale:.6g}; in the graph comes {one.node}, which rounds "
-                f"{one.before.shape} to steps of {one.scale:.6g}"
-            )
+        scale, shape = float(scale_of(quantizer.amax)), tuple(output.shape)
+        if not self._left[scale, shape]:
+            raise Misplaced(f"{self.name} rounds {shape} to steps of {scale:.6g}; the graph has no quantizer like it")
+        one = self._left[scale, shape].popleft()
         before = torch.from_numpy(one.before)
         answer = torch.from_numpy(one.codes).to(torch.float32) * scale_of(quantizer.amax)
         own = quantizer.forward(before)  # not a call: that would come back here

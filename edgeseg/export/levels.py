@@ -10,8 +10,10 @@ from typing import Any
 from edgeseg.bundle_golden import GoldenFrame
 from edgeseg.contracts import Progress
 from edgeseg.deploy.form import Form
+from edgeseg.export.dialects import DIALECTS, write_dialect
 from edgeseg.export.float_parity import compare
 from edgeseg.export.golden import golden_frames
+from edgeseg.export.onnx_qdq import export_qdq
 from edgeseg.export.parity import check, graph_rung, optimised_rung
 from edgeseg.export.program import Weights, export_program
 from edgeseg.export.shared_weights import share_weights
@@ -19,9 +21,6 @@ from edgeseg.models.reference import TorchReference
 from edgeseg.recipe.schema import Export
 from edgeseg.specs import CANONICAL_FORM, DEFAULT_FORM, ImageU8, IsrPlan, Precision, Program
 from edgeseg.trained import Quantized, Trained
-
-DIALECTS = ("x86", "arm")
-"""The forms of an INT8 program beside the canonical one."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +75,6 @@ class Int8Level:
 
     def export(self, export: Export, folder: Path) -> list[Program]:
         """The canonical form first."""
-        from edgeseg.export.dialects import write_dialect
-        from edgeseg.export.onnx_qdq import export_qdq
-
         out = folder / f"{CANONICAL_FORM}.onnx"
         canonical = export_qdq(self.source, mask_stride=export.mask_stride, opset=export.opset, out=out)
         return [canonical, *(write_dialect(canonical, form, folder / f"{form}.onnx") for form in DIALECTS)]

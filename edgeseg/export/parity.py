@@ -1,7 +1,7 @@
 """The parity ladder: from the trained model to the engine, each rung compares two neighbours, so that the first that breaks
 says where.
 
-    P0  float module          against  the golden frames that the bundle was made with
+    P0  torch module          against  the golden frames that the bundle was made with
     P1  torch model           against  ONNX Runtime, every optimisation off, canonical program
     P2  that                  against  ONNX Runtime as engines run it, and every other form of the program
     P3  that                  against  another runtime
@@ -29,7 +29,7 @@ from edgeseg.export.runners import OTHERS, Answer, Runner, answers, onnxruntime_
 from edgeseg.export.thresholds import GOLDEN, IMPOSED, Limit, Limits, runtime_limits, thresholds_of
 from edgeseg.metrics import mask_agreement, sqnr_db
 from edgeseg.models.reference import TorchReference
-from edgeseg.specs import ImageU8, Program
+from edgeseg.specs import ImageU8, Precision, Program
 
 Name = Literal["P0", "P1", "P2", "P3", "P4"]
 
@@ -103,11 +103,12 @@ _HINTS: dict[Name, str] = {
 }
 
 
-def golden_rung(reference: TorchReference, frames: Iterable[GoldenFrame]) -> Rung:
-    """P0: a float module and the masks of golden frames."""
+def golden_rung(reference: TorchReference, frames: Iterable[GoldenFrame], precision: Precision) -> Rung:
+    """P0: a torch module, with its quantizers where it is INT8, and the masks of golden frames."""
     shares = {frame.name: mask_agreement(reference.infer(frame.image_rgb), frame.mask) for frame in frames}
     figures = {"mask_agreement": min(shares.values())}
-    return Rung("P0", "float module against golden frames", figures, GOLDEN, details={"mask_agreement": shares})
+    compares = f"{precision} torch module against golden frames"
+    return Rung("P0", compares, figures, GOLDEN[precision], details={"mask_agreement": shares})
 
 
 def graph_rung(reference: TorchReference, program: Program, images: Sequence[ImageU8]) -> Rung:
@@ -138,17 +139,19 @@ def graph_rung(reference: TorchReference, program: Program, images: Sequence[Ima
 def optimised_rung(canonical: Program, forms: Mapping[str, Program], images: Sequence[ImageU8]) -> Rung:
     """P2: the canonical program without optimisation, and every form as ONNX Runtime optimises it for an engine.
 
-    A form whose integer kernels this processor lacks runs without optimisation too: its edits are compared, not its kernels.
+    Left out is the form for x86 on a processor whose kernels for it saturate, and which never gets it; the details say so.
     """
     plain = answers(onnxruntime_runner(canonical, optimised=False), images)
     own = backend("onnxruntime").form_for(canonical.precision)
-    found = {}
-    for form, program in forms.items():
-        optimised = canonical.precision == "float" or form == own
-        found[form] = _against(plain, onnxruntime_runner(program, optimised=optimised), images)
-        found[form]["optimised"] = float(optimised)
+    saturates = {"x86"} if own == "arm" else set()
+    found = {
+        form: _against(plain, onnxruntime_runner(program, optimised=True), images)
+        for form, program in forms.items()
+        if form not in saturates
+    }
+    details = {"forms": found, "not_run_here": sorted(saturates & set(forms))}
     compares = "ONNX Runtime unoptimised against optimised, every form"
-    return Rung("P2", compares, _worst(found.values()), runtime_limits(canonical.precision), details={"forms": found})
+    return Rung("P2", compares, _worst(found.values()), runtime_limits(canonical.precision), details=details)
 
 
 def runtime_rung(canonical: Program, runtime: str, program: Program, images: Sequence[ImageU8]) -> Rung:
