@@ -12,7 +12,7 @@ from typing import Any
 from edgeseg import __version__
 from edgeseg.bundle import Bundle, copy_bundle, open_bundle
 from edgeseg.contracts import NoProgress, Progress
-from edgeseg.errors import BundleError, RecipeError, Unsupported, require
+from edgeseg.errors import BundleError, GateFailed, RecipeError, Unsupported, require
 from edgeseg.pipeline.quantize_engines import Bench, check_drop, speedup, timings
 from edgeseg.pipeline.quantize_model import Int8Checkpoint, calibrated, trained_int8
 from edgeseg.pipeline.stages import Stage, write_json, write_whole
@@ -56,7 +56,7 @@ def quantize_run(
 
     A stage whose inputs are unchanged is skipped, a training that was stopped continues. `run_dir` gets quantized.safetensors,
     the bundle NAME.edgeseg, and quant/ with what every stage made, quant.json and quant.png. Checkpoint and bundle appear when
-    the gate is passed; earlier ones are untouched until then.
+    the gate is passed; earlier ones are untouched until then, and the figures of what was refused are in quant/refused.json.
 
     Args:
         checkpoint: of the float model.
@@ -161,12 +161,19 @@ class _Engines:
                 calibrated_only, _ = bench.bundle(self.found["ptq"].path)
                 accuracy = {"float": accuracy["float"], "ptq": bench.accuracy(calibrated_only, "int8"), "qat": accuracy["qat"]}
             report = self._report(accuracy, timings(built), built.engine.kind)
-            write_json(self.folder / "quant.json", report)
-            check_drop(self.recipe, accuracy, self.best, report)
-            write_whole(self.folder / "quant.png", draw_quantization(report))
+            refused = self.folder / "refused.json"
+            try:
+                check_drop(self.recipe, accuracy, self.best, report)
+            except GateFailed:
+                write_json(refused, report)
+                raise
+            picture = draw_quantization(report)
             delivered = copy_bundle(bundle, self.bundle_path)
         write_whole(self.final, self.found[self.best].path.read_bytes())
+        write_json(self.folder / "quant.json", report)
+        write_whole(self.folder / "quant.png", picture)
         self.stage.done(report)
+        refused.unlink(missing_ok=True)
         return delivered, report
 
     def _report(self, accuracy: dict[str, Any], rows: list[dict[str, Any]], default: str) -> dict[str, Any]:
