@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgeseg.pipeline.quantize import Quantization
     from edgeseg.recipe.schema import Recipe
 
+_SHOWN = 12
 _NAMES = {"float": "float", "ptq": "INT8 calibrated", "qat": "INT8 trained"}
 
 
@@ -110,7 +111,10 @@ def _shown(made: Quantization) -> list[RenderableType]:
 def _coverage(coverage: dict[str, Any]) -> RenderableType:
     """What stays float, and why."""
     left = sorted((row for row in coverage["layers"] if row["precision"] == "float"), key=lambda row: -int(row["macs"]))
-    rows = [[row["name"], row["kind"], render.percent(row["macs"] / coverage["macs"], 2), row["reason"]] for row in left]
+    rows = [[row["name"], row["kind"], render.percent(row["macs"] / coverage["macs"], 2), row["reason"]] for row in left[:_SHOWN]]
+    if more := left[_SHOWN:]:
+        share = render.percent(sum(row["macs"] for row in more) / coverage["macs"], 2)
+        rows.append([f"and {len(more)} more", "", share, "see quant.json"])
     title = (
         f"{render.percent(coverage['share'])} of the multiply-adds are in INT8; float: {len(left)} of {len(coverage['layers'])}"
     )
