@@ -104,11 +104,11 @@ def test_a_learned_range_learns() -> None:
     amax = torch.tensor(0.5, requires_grad=True)
     optimizer = torch.optim.Adam([amax], 0.05)
     errors = []
-    for _ in range(120):
+    for _ in range(200):
         error = (FakeInt8.apply(x, amax, -HIGH - 1) - x).square().mean()
         errors.append(error.item())
         optimizer.zero_grad()
         error.backward()
         optimizer.step()
-    assert errors[-1] < 0.02 * errors[0]
+    assert errors[-1] < 0.01 * errors[0]
     assert 2.5 < amax.item() < 5.0
