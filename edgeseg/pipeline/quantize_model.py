@@ -11,7 +11,8 @@ from typing import Any
 
 from edgeseg import __version__
 from edgeseg.contracts import Progress
-from edgeseg.data.calib import load_calib, open_calib
+from edgeseg.data.calib import load_calib
+from edgeseg.data.calib_images import open_calib
 from edgeseg.deploy.form import deploy
 from edgeseg.pipeline.stages import Stage, file_sha256
 from edgeseg.quant.calibrate import calibrate

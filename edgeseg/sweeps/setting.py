@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from edgeseg import __version__
 from edgeseg.contracts import Progress
-from edgeseg.data.calib import CalibImages, load_calib, open_calib
+from edgeseg.data.calib import load_calib
+from edgeseg.data.calib_images import CalibImages, open_calib
 from edgeseg.data.datasets import open_dataset
 from edgeseg.data.subset import Subset
 from edgeseg.errors import DataError, RecipeError

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from edgeseg.contracts import NoProgress
-from edgeseg.data.calib import CalibImages, load_calib
+from edgeseg.data.calib import load_calib
+from edgeseg.data.calib_images import CalibImages
 from edgeseg.data.subset import Subset
 from edgeseg.errors import DataError, GateFailed
 from edgeseg.metrics import ConfusionMatrix
