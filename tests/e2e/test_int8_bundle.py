@@ -104,6 +104,11 @@ def test_built_run_and_climbed(exported: Path, run_dir: Path, capsys: pytest.Cap
         assert set(verdicts.values()) == {"default", "passed"}
     assert run(["run", str(exported), "--source", "synthetic://128x128@5?frames=3", "--precision", "int8", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["precision"] == "int8"
+    governed = ["--source", "synthetic://128x128@5?frames=3", "--target-fps", "1000", "--precision", "int8", "--json"]
+    assert run(["run", str(exported), *governed]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["precision"] == "int8"
+    assert [level["isr"] for level in report["governor"]["levels"]] == [BASE, FAST]
     assert run(["bundle", "show", str(exported)]) == 0
     share = open_bundle(exported).report("quantization")["levels"][1]["coverage"]["share"]
     shown = capsys.readouterr().out
