@@ -75,6 +75,7 @@ def _level_figures(bundle: Bundle) -> list[dict[str, Any]]:
         figures.append(
             {
                 "miou": row.get("miou"),
+                "miou_precision": row.get("precision"),
                 "macs": row.get("macs"),
                 "runtime": engine and engine.runtime,
                 "precision": engine and engine.precision,
@@ -116,7 +117,7 @@ def _levels(bundle: Bundle, figures: list[dict[str, Any]]) -> RenderableType:
         (
             number,
             level.isr,
-            render.percent(known["miou"], 2),
+            render.percent(known["miou"], 2) + (" INT8" if known["miou_precision"] == "int8" else ""),
             f"{known['macs'] / 1e9:.2f}" if known["macs"] else None,
             f"{known['median_ms']:.1f}" if known["median_ms"] else None,
             f"{known['runtime']} {known['precision']}" if known["runtime"] else None,
