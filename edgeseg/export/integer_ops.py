@@ -9,6 +9,7 @@ rounding.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from onnx import NodeProto
@@ -69,6 +70,22 @@ def join_gelu(graph: GraphEditor) -> None:
             graph.replace(half.output[0], graph.add("Gelu", [divide.input[0]], f"{half.output[0]}/gelu", MICROSOFT))
 
 
+def join_padding(graph: GraphEditor) -> None:
+    """Zeros around a map, which is then quantized for one convolution, become that convolution's own padding: 0 is a code."""
+    for conv in graph.of_type("Conv"):
+        dequantize = graph.producer(conv.input[0])
+        quantize = graph.producer(dequantize.input[0]) if dequantize and dequantize.op_type == "DequantizeLinear" else None
+        pad = graph.producer(quantize.input[0]) if quantize and quantize.op_type == "QuantizeLinear" else None
+        around = _zeros_around(graph, pad)
+        if dequantize is None or quantize is None or pad is None or around is None:
+            continue
+        if all(graph.only_user(maker.output[0]) is user for maker, user in pairwise((pad, quantize, dequantize, conv))):
+            kept = {**attributes(conv), "pads": [a + b for a, b in zip(attribute(conv, "pads", [0] * 4), around, strict=True)]}
+            graph.rewire(quantize, pad.output[0], pad.input[0])
+            graph.replace(conv.output[0], graph.add("Conv", conv.input, f"{conv.output[0]}/padded", **kept))
+            graph.drop(conv)
+
+
 def integer_products(graph: GraphEditor) -> None:
     """MatMul of two dequantized tensors, and the bias that follows, become one MatMulIntegerToFloat."""
     for node in graph.of_type("MatMul"):
@@ -106,6 +123,19 @@ def float_weights(graph: GraphEditor) -> None:
         scale = graph.needed(node.input[1])
         steps = scale.reshape(scale.shape + (1,) * (codes.ndim - 1)) if scale.ndim else scale
         graph.replace(node.output[0], graph.add_constant(codes.astype(np.float32) * steps, f"{node.input[0]}/float"))
+
+
+def _zeros_around(graph: GraphEditor, pad: NodeProto | None) -> list[int] | None:
+    """What a Pad adds to the sides of a map, as a convolution writes it: top, left, bottom, right. None where it does else."""
+    if pad is None or pad.op_type != "Pad" or attribute(pad, "mode", b"constant") != b"constant":
+        return None
+    pads, value = (
+        graph.constant(pad.input[1]),
+        graph.constant(pad.input[2]) if len(pad.input) > 2 and pad.input[2] else np.zeros(1),
+    )
+    if pads is None or value is None or len(pads) != 8 or pads.min() < 0 or pads[[0, 1, 4, 5]].any() or value.any():
+        return None
+    return [int(pads[side]) for side in (2, 3, 6, 7)]
 
 
 def _right_factor(graph: GraphEditor, name: str) -> Codes | None:

@@ -194,6 +194,7 @@ def measure(size_hw: tuple[int, int], stride: int, plan: IsrPlan, arguments: arg
             found = {name: one for name, one in found.items() if name == PLAIN or any(text in name for text in arguments.only)}
         runs: dict[str, Run] = {name: one.open(pixels, threads) for name, one in found.items()}
         runs["torch eager"] = lambda: reference.infer(held_out)
+        print(f"{len(runs)} rows, {arguments.rounds} rounds", file=sys.stderr)
         rows: dict[str, dict[str, Any]] = interleave(runs, arguments.rounds)
         for row, one in found.items():
             agreement = round(float((np.squeeze(runs[row]()) == expected).mean()), 4)

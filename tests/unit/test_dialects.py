@@ -90,6 +90,17 @@ def test_convolution_of_patches(form: str, across: int, down: int, patch: int, w
     assert (count_ops(made)["MatMulIntegerToFloat"], count_ops(made)["Conv"]) == (1 - ragged, int(ragged))
 
 
+@settings(max_examples=15, deadline=None)
+@given(form=forms, side=st.integers(3, 8), around=st.tuples(*[st.integers(0, 2)] * 4), value=st.sampled_from([0.0, 0.5]))
+def test_padding_before_a_convolution(form: str, side: int, around: tuple[int, ...], value: float) -> None:
+    top, left, bottom, right = around
+    graph = QdqGraph(sum(around), x=(1, 4, side, side))
+    pads = graph.constant([0, 0, top, left, 0, 0, bottom, right], np.int64)
+    x = graph.add("Pad", "x", pads, graph.constant(value))
+    made = hold(graph, graph.rounded(graph.conv(x, 4, 4, 3, depthwise=True)), form)
+    assert (count_ops(made)["QLinearConv"], count_ops(made)["Pad"]) == (1, int(value != 0))
+
+
 @pytest.mark.parametrize("form", DIALECTS)
 def test_what_has_no_integer_operator_keeps_its_weights_as_floats(form: str) -> None:
     graph = QdqGraph(x=(1, 4, 6, 6))
