@@ -1,4 +1,4 @@
-"""Programs in a bundle: their levels, and the files of weights that levels share.
+"""Programs in a bundle: their levels, the files of weights that levels share, and the golden frames that they are held to.
 
 Graphs and the files that they read lie side by side in `programs/`, because a graph names such a file by its place from its own
 folder. What it names is checked against the manifest before a runtime opens it: a bundle from elsewhere reads only itself.
@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edgeseg.bundle_files import copy_file
+from edgeseg.bundle_files import copy_file, write_file
+from edgeseg.bundle_golden import GoldenFrame, png
 from edgeseg.errors import BundleError, IntegrityError
 from edgeseg.graph_files import external_files
-from edgeseg.manifest import COPY_AGAIN, FileEntry, LevelEntry, Precision, ProgramEntry
-from edgeseg.specs import DEFAULT_FORM, IsrPlan, Program
+from edgeseg.manifest import COPY_AGAIN, FileEntry, GoldenEntry, LevelEntry, ProgramEntry
+from edgeseg.specs import IsrPlan, Precision, Program, canonical_form
 
 Forms = Mapping[str, Program]
-"""One program in several forms, the default one among them."""
+"""One program in several forms, the canonical one of its precision among them."""
 Levels = Sequence[Mapping[Precision, Forms]]
 
 
@@ -24,15 +25,15 @@ def by_level(programs: Sequence[Program]) -> Levels:
     """Programs of one ISR plan together, plans in the order they first come; in each plan, forms of one precision together.
 
     Raises:
-        ValueError: no programs; one plan, precision and form twice, or none in the default form; levels that do not take the same
-            images and give the same masks, so that a stream could not move between them; or different blobs of one name.
+        ValueError: no programs; one plan, precision and form twice, or none in the canonical form; levels that do not take the
+            same images and give the same masks, so that a stream could not move between them; or different blobs of one name.
     """
     levels: dict[IsrPlan, dict[Precision, dict[str, Program]]] = {}
     blobs: dict[str, Path] = {}
     for program in programs:
         forms = levels.setdefault(program.isr, {}).setdefault(program.precision, {})
         if program.form in forms:
-            raise ValueError(f"two {program.precision} programs at ISR {program.isr} in the form for {program.form}")
+            raise ValueError(f"two {program.precision} programs at ISR {program.isr} in the form {program.form}")
         forms[program.form] = program
         for blob in program.blobs:
             if blobs.setdefault(blob.name, blob) != blob or blob.parent != program.onnx_path.parent:
@@ -41,11 +42,20 @@ def by_level(programs: Sequence[Program]) -> Levels:
         raise ValueError("a bundle holds at least one program")
     for plan, level in levels.items():
         for precision, forms in level.items():
-            if DEFAULT_FORM not in forms:
-                raise ValueError(f"the {precision} program at ISR {plan} is not there in the form for {DEFAULT_FORM}")
+            if (canonical := canonical_form(precision)) not in forms:
+                raise ValueError(f"the {precision} program at ISR {plan} is not there in the form {canonical}")
     if len({(p.image.size_hw, p.image.layout, p.labels, p.mask_stride) for p in programs}) > 1:
         raise ValueError("the programs of a bundle take images of one size and give masks of one size, of the same classes")
     return list(levels.values())
+
+
+def canonical(levels: Levels) -> dict[tuple[int, Precision], Program]:
+    """Every program in its canonical form, by level and precision."""
+    return {
+        (number, precision): forms[canonical_form(precision)]
+        for number, level in enumerate(levels)
+        for precision, forms in level.items()
+    }
 
 
 def check_files(program: Program) -> None:
@@ -87,20 +97,32 @@ def pack(root: Path, levels: Levels) -> tuple[list[LevelEntry], dict[str, FileEn
     def packed(program: Program, name: str) -> tuple[str, ...]:
         return copied(program.onnx_path, f"{name}.onnx"), *(copied(blob, blob.name) for blob in program.blobs)
 
+    def entry(index: int, precision: Precision, forms: Forms) -> ProgramEntry:
+        own = canonical_form(precision)
+        others = {form: program for form, program in forms.items() if form != own}
+        return ProgramEntry(
+            files=packed(forms[own], f"level{index}-{precision}"),
+            spec=forms[own].to_json(),
+            forms={form: packed(program, f"level{index}-{precision}-{form}") for form, program in others.items()},
+        )
+
     entries = []
     for index, level in enumerate(levels):
-        programs = {
-            precision: ProgramEntry(
-                files=packed(forms[DEFAULT_FORM], f"level{index}-{precision}"),
-                spec=forms[DEFAULT_FORM].to_json(),
-                forms={
-                    form: packed(program, f"level{index}-{precision}-{form}")
-                    for form, program in forms.items()
-                    if form != DEFAULT_FORM
-                },
-            )
-            for precision, forms in level.items()
-        }
         plan = next(program.isr for forms in level.values() for program in forms.values())
+        programs = {precision: entry(index, precision, forms) for precision, forms in level.items()}
         entries.append(LevelEntry(isr=str(plan), programs=programs))
+    return entries, files
+
+
+def pack_golden(root: Path, frames: Sequence[GoldenFrame]) -> tuple[list[GoldenEntry], dict[str, FileEntry]]:
+    """Write golden frames into a bundle folder, each image once; their entries, and what was written. Raises OSError."""
+    files: dict[str, FileEntry] = {}
+    entries = []
+    for frame in frames:
+        folder = f"level{frame.level}" + ("" if frame.precision == "float" else f"-{frame.precision}")
+        image, mask = f"golden/{frame.name}.png", f"golden/{folder}/{frame.name}.png"
+        if image not in files:
+            files[image] = write_file(root / image, png(frame.image_rgb[:, :, ::-1]))
+        files[mask] = write_file(root / mask, png(frame.mask))
+        entries.append(GoldenEntry(level=frame.level, precision=frame.precision, name=frame.name, image=image, mask=mask))
     return entries, files

@@ -90,7 +90,8 @@ def _run(settings: Streams, sheet_path: Path | None, as_json: bool, log: JsonLog
     sinks = [redact(uri) for uri in settings.sinks]
 
     def finish(report: RunReport) -> None:
-        data = {"bundle": settings.bundle, "threads": settings.threads, "sinks": sinks, **report.to_json()}
+        data = {"bundle": settings.bundle, "precision": program.precision, "threads": settings.threads, "sinks": sinks}
+        data |= report.to_json()
         if sheet_path and sampler and report.frames:
             write_whole(sheet_path, encode_png(sampler.sheet(labels, settings.opacity)))
         if report_path:
@@ -148,10 +149,12 @@ def _sessions(settings: Streams, opened: Any, stack: ExitStack) -> tuple[dict[in
     from edgeseg.stream.levels import open_governed
 
     if not (settings.deadline_ms or settings.target_fps):
-        session = stack.enter_context(opened.session(level=settings.level, threads=settings.threads))
+        session = stack.enter_context(
+            opened.session(level=settings.level, threads=settings.threads, precision=settings.precision)
+        )
         return {settings.level: session}, None
     target = Target("deadline", settings.deadline_ms) if settings.deadline_ms else Target.fps(settings.target_fps or 0.0)
-    sessions, governor = stack.enter_context(open_governed(opened, target, first=settings.level, threads=settings.threads))
+    sessions, governor = stack.enter_context(open_governed(opened, target, first=level, **how))
     return dict(sessions), governor
 
 

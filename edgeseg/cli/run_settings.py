@@ -86,6 +86,7 @@ def _from_options(given: Mapping[str, Any]) -> config.Streams:
         sources=tuple(sources),
         sinks=given["sinks"],
         level=given["level"],
+        precision=given["precision"],
         threads=given["threads"],
         deadline_ms=given["deadline_ms"],
         target_fps=given["target_fps"],

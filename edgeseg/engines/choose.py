@@ -1,7 +1,7 @@
 """Which engine a device uses: every candidate is built, checked, and timed against the others in turns; the fastest stays.
 
 The first candidate is the reference: ONNX Runtime in float, which runs everywhere. Speed-ups refer to it, and no other engine may
-lose more mIoU against it than `gate.max_miou_drop`, where validation data is at hand.
+lose more mIoU against it than the recipe's gate for its precision, where validation data is at hand.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from edgeseg.contracts import NoProgress, Progress, Session
 from edgeseg.engines import table
 from edgeseg.engines.build import RUNS, WARMUP, Plan, check_golden, plan_engine
 from edgeseg.engines.measure import measure_together
+from edgeseg.engines.memory import peak_memory_bytes
 from edgeseg.errors import BuildError, BundleError, EdgesegError, GateFailed, IntegrityError, Unsupported
-from edgeseg.manifest import CandidateEntry, ChoiceEntry, EngineEntry, Precision
+from edgeseg.manifest import CandidateEntry, ChoiceEntry, EngineEntry
+from edgeseg.specs import Precision
 
 REFERENCE = "onnxruntime"
 
@@ -53,6 +55,7 @@ def build_level(
     threads: int | None = None,
     force: bool = False,
     accuracy: Callable[[Session], float] | None = None,
+    memory: bool = False,
     progress: Progress | None = None,
 ) -> LevelBuild:
     """Find this device's best engine for a level of a bundle, and pack it with all others that pass.
@@ -62,6 +65,7 @@ def build_level(
         threads: default: the physical cores that this process may use.
         force: build and time all anew.
         accuracy: mIoU of a session, a fraction; where it is given, engines that are there are checked and timed anew.
+        memory: also measure each engine's peak memory, in a process of its own; engines that are there are timed anew too.
     Raises:
         GateFailed, BuildError: no float engine came through; the reference's error. The bundle is as it was.
         Unsupported: one of `runtimes` does not exist or is not installed.
@@ -75,16 +79,19 @@ def build_level(
     ]
     key = hashlib.sha256(json.dumps([(trial.name, trial.plan and trial.plan.key) for trial in trials]).encode()).hexdigest()
     kept, reason = _kept(bundle, level, key, trials)
-    if kept and not force and accuracy is None:
+    if kept and not force and accuracy is None and not memory:
         engine = next(engine for engine in bundle.manifest.engines if engine.key == kept.engine)
         return LevelBuild(kept, engine, built=False, reason=reason)
-    reason = "--force" if kept and force else "to measure mIoU" if kept else reason
+    measured = " and ".join(name for name, wanted in (("mIoU", accuracy), ("memory", memory)) if wanted)
+    reason = "--force" if kept and force else f"to measure {measured}" if kept else reason
     with tempfile.TemporaryDirectory(prefix="edgeseg-build-") as folder, ExitStack() as stack:
         for number, trial in enumerate(trials):
             home = Path(folder) / str(number)
             home.mkdir()
             _check(trial, bundle, home, stack, force, accuracy, trials[0], progress)
         _time(trials, bundle, level, progress)
+        if memory:
+            _weigh(trials, progress)
         rows = select([trial.row() for trial in trials])
         chosen = next((row for row in rows if row.verdict == "default"), None)
         if chosen is None or chosen.key is None:
@@ -169,10 +176,14 @@ class _Trial:
 
     @property
     def hint(self) -> str:
-        if self.plan is None or self.plan.program.form == self.plan.backend.form:
+        if isinstance(self.error, GateFailed):
+            return f"{self.name}: {self.error.hint}"
+        if self.plan is None or self.plan.program.form == (wanted := self.plan.backend.form_for(self.precision)):
             return ""
-        form = self.plan.program.form
-        return f"{self.runtime} got the program laid out for {form}; name it in the recipe's targets and export again"
+        got = f"{self.runtime} got the {self.precision} program laid out for {self.plan.program.form}"
+        if self.precision == "int8":
+            return f"{got}, for want of {wanted}; export again"
+        return f"{got}; name it in the recipe's targets and export again"
 
 
 def _trials(bundle: Bundle, level: int, precision: Precision, runtimes: Sequence[str], threads: int | None) -> Iterator[_Trial]:
@@ -228,7 +239,7 @@ def _check(
         session, load_ms = stack.enter_context(plan.open(trial.files))
         trial.figures |= {"compile_ms": compile_ms, "load_ms": load_ms}
         trial.figures |= {"bytes": sum(file.stat().st_size for file in trial.files)}
-        trial.figures |= {"mask_agreement": check_golden(bundle, plan.level, session, plan.name)}
+        trial.figures |= {"mask_agreement": check_golden(bundle, plan, session)}
         if accuracy is not None:
             trial.figures["miou"] = round(accuracy(session), 6)
             _check_miou(trial, reference, bundle)
@@ -244,19 +255,38 @@ def _check(
 
 def _check_miou(trial: _Trial, reference: _Trial, bundle: Bundle) -> None:
     """Raise GateFailed where an engine lost too much against the reference, if that one was measured."""
-    allowed, before = bundle.recipe().gate.max_miou_drop, reference.figures.get("miou")
+    gate, allowed = bundle.recipe().miou_gate(trial.precision)
+    before = reference.figures.get("miou")
     if before is not None and before - trial.figures["miou"] > allowed:
         raise GateFailed(
-            f"{trial.name} loses {before - trial.figures['miou']:.4f} mIoU against {reference.name}; "
-            f"gate.max_miou_drop is {allowed}",
-            hint="not packed; use another precision, or calibrate again",
+            f"{trial.name} loses {before - trial.figures['miou']:.4f} mIoU against {reference.name}; {gate} is {allowed}",
+            hint=_calibrate_again(trial, bundle),
             report={"miou": trial.figures["miou"], "reference_miou": before},
         )
 
 
+def _calibrate_again(trial: _Trial, bundle: Bundle) -> str:
+    """What to do about an INT8 engine that loses too much. A level may live on the scales of another one."""
+    if trial.precision == "float" or trial.plan is None:
+        return "not packed; use another precision of the arithmetic"
+    told = bundle.report("quantization")["levels"][trial.plan.level] if "quantization" in bundle.manifest.reports else {}
+    if told.get("calibrated_at") == told.get("isr"):
+        return "not packed; calibrate again, or train with the quantizers in force: edgeseg quantize RECIPE"
+    return f"not packed; its scales were found at ISR {told['calibrated_at']}: quantize at {told['isr']} too, and export both"
+
+
+def _weigh(trials: Sequence[_Trial], progress: Progress) -> None:
+    """Measure the memory of all that are open."""
+    for trial in trials:
+        if trial.session and trial.plan:
+            progress.message(f"level {trial.plan.level} {trial.name}: measuring memory")
+            peak = peak_memory_bytes(trial.runtime, trial.plan.program, trial.files, trial.plan.options)
+            trial.figures |= {} if peak is None else {"peak_memory_bytes": peak}
+
+
 def _time(trials: Sequence[_Trial], bundle: Bundle, level: int, progress: Progress) -> None:
     """Time all that are open, in turns."""
-    image = next(bundle.golden(level)).image_rgb
+    image = next(bundle.golden(level, trials[0].precision)).image_rgb
     sessions = {number: trial.session for number, trial in enumerate(trials) if trial.session}
     if not sessions:
         return

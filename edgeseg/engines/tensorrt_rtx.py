@@ -26,7 +26,7 @@ from edgeseg.contracts import NoProgress, Progress, Session
 from edgeseg.engines.session import misfit
 from edgeseg.engines.tensorrt_graph import cast_first
 from edgeseg.errors import BuildError, Unsupported, require
-from edgeseg.specs import DEFAULT_FORM, Program
+from edgeseg.specs import Precision, Program, canonical_form
 
 COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """What an engine can be built for: values of `options["compute_capability"]`."""
@@ -38,10 +38,12 @@ class TensorRtRtx:
     """The backend. Option: `compute_capability` (one of `COMPUTE_CAPABILITIES`, required)."""
 
     name = "tensorrt_rtx"
-    form = DEFAULT_FORM
 
     def __init__(self, progress: Progress | None = None) -> None:
         self._progress = progress or NoProgress()
+
+    def form_for(self, precision: Precision) -> str:
+        return canonical_form(precision)
 
     def version(self) -> str:
         return str(_rtx().__version__)

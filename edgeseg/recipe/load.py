@@ -205,9 +205,14 @@ def recipe_schema() -> dict[str, Any]:
 
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML text, defaults written out; `load_recipe` reads the same recipe from it."""
-    return yaml.dump(
-        recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=False
-    )
+    return dump_yaml(recipe.model_dump(mode="json"))
+
+
+def dump_yaml(data: Any, *, one_line: bool = False) -> str:
+    """JSON values as YAML text that `read_yaml` reads back: sections as blocks, or all of it on one line without an end."""
+    width = 1 << 30 if one_line else 120
+    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width, default_flow_style=one_line)
+    return text.rstrip("\n") if one_line else text
 
 
 class _Dumper(yaml.SafeDumper):

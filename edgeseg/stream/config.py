@@ -20,6 +20,7 @@ from edgeseg.recipe.explain import explain
 from edgeseg.recipe.load import is_unread, locate, read_text, refusal
 from edgeseg.recipe.schema import Section
 from edgeseg.recipe.strict_yaml import KeyPath, Mistake, read_yaml
+from edgeseg.specs import Precision
 from edgeseg.stream import policy, regions, supervisor
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -122,6 +123,7 @@ class Streams(Section):
     sources: tuple[Source, ...] = Field(min_length=1)
     sinks: tuple[str, ...] = Field(default=(), description="where results go; {source} stands for each source's name")
     level: Annotated[int, Field(ge=0)] = 0
+    precision: Precision | None = Field(default=None, description="of the engine; null: whatever a build found fastest")
     threads: Count | None = None
     deadline_ms: Positive | None = Field(default=None, description="choose levels so that a frame's latency stays within")
     target_fps: Positive | None = Field(default=None, description="choose levels so that the engine keeps up with this rate")
