@@ -148,11 +148,11 @@ def _sessions(settings: Streams, opened: Any, stack: ExitStack) -> tuple[dict[in
     from edgeseg.stream.governor import Target
     from edgeseg.stream.levels import open_governed
 
-    level, how = settings.level, {"threads": settings.threads, "precision": settings.precision}
+    level, threads, precision = settings.level, settings.threads, settings.precision
     if not (settings.deadline_ms or settings.target_fps):
-        return {level: stack.enter_context(opened.session(level=level, **how))}, None
+        return {level: stack.enter_context(opened.session(level=level, threads=threads, precision=precision))}, None
     target = Target("deadline", settings.deadline_ms) if settings.deadline_ms else Target.fps(settings.target_fps or 0.0)
-    sessions, governor = stack.enter_context(open_governed(opened, target, first=level, **how))
+    sessions, governor = stack.enter_context(open_governed(opened, target, first=level, threads=threads, precision=precision))
     return dict(sessions), governor
 
 
