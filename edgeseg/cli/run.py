@@ -109,6 +109,7 @@ def _run(settings: Streams, sheet_path: Path | None, as_json: bool, log: JsonLog
         regions = _regions(by_id, labels)
         progress = log or stack.enter_context(render.RichProgress())
         monitor = Monitor()
+        stack.callback(monitor.events.close)
         monitor.events.subscribe(log.event if log else run_report.teller(progress, any(one.is_live for one in sources)))
         if settings.web:
             height, width = program.image.size_hw
