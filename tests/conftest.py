@@ -17,6 +17,9 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM
 # Threads that spin while they wait make a busy machine several times slower: tests run beside each other, and beside other work.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# Tables are tested at the width that they have in a pipe, whatever terminal or test runner is around.
+os.environ.pop("COLUMNS", None)
+
 import pytest
 from hypothesis import HealthCheck, settings
 
