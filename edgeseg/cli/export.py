@@ -63,7 +63,10 @@ def export(
     run_dir = Path(recipe) if is_run else Path("runs") / loaded.name
     checkpoint = checkpoint or run_dir / "best.safetensors"
     if not quantized and loaded.quant is not None and (made_by_quantize := run_dir / "quantized.safetensors").is_file():
-        quantized = (made_by_quantize,)
+        quantized = (
+            made_by_quantize,
+            *sorted(run_dir.glob("quantized-*.safetensors")),
+        )  # these for levels with scales of their own
     out = out or run_dir / f"{loaded.name}.edgeseg"
     with render.RichProgress() as progress:
         bundle, made = export_bundle(

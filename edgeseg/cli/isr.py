@@ -15,19 +15,10 @@ if TYPE_CHECKING:
 
     from edgeseg.isr.search import SearchResult, Strategy
 
-_SEARCH_ONLY = [
-    "strategy",
-    "plans",
-    "limit",
-    "rounds",
-    "levels",
-    "max_plans",
-    "runtime",
-    "threads",
-    "force",
-    "precision",
-    "quantized",
-]
+_SEARCH_ONLY = (
+    *("strategy", "plans", "limit", "rounds", "levels", "max_plans"),
+    *("runtime", "threads", "precision", "quantized", "force"),
+)
 
 _NOISY = 0.05
 
@@ -93,8 +84,8 @@ def isr(
     """Choose how far attention is thinned, by accuracy and time measured on this device's engine.
 
     RECIPE is a YAML file, a catalogue name, or a run folder of `edgeseg train`. No weight changes: one checkpoint serves every
-    plan, also in INT8. A search that was stopped continues with the same command. `isr.choose` in the recipe is the rule for level 0;
-    `edgeseg export --levels OUT/plan.json` packs the levels that were chosen.
+    plan, also in INT8. A search that was stopped continues with the same command. `isr.choose` in the recipe is the rule for
+    level 0; `edgeseg export --levels OUT/plan.json` packs the levels that were chosen.
     """
     from edgeseg.isr.plans import parse_plan
     from edgeseg.recipe.load import find_recipe, load_recipe
@@ -140,8 +131,8 @@ def _shown(found: SearchResult, wanted: int) -> list[RenderableType]:
     height, width = table["size_hw"]
     title = (
         f"{table['recipe']} at {width}x{height}: mIoU on {table['images']} images, time on {table['runtime']} "
-        f"{table['precision']} with {table['threads']} threads; time and MACs over the base plan's; times closer than {render.percent(table['noise'], 2)} "
-        "are equal"
+        f"{table['precision']} with {table['threads']} threads; time and MACs over the base plan's; times closer than "
+        f"{render.percent(table['noise'], 2)} are equal"
     )
     shown = [
         (

@@ -270,9 +270,10 @@ def _calibrate_again(trial: _Trial, bundle: Bundle) -> str:
     if trial.precision == "float" or trial.plan is None:
         return "not packed; use another precision of the arithmetic"
     told = bundle.report("quantization")["levels"][trial.plan.level] if "quantization" in bundle.manifest.reports else {}
-    if told.get("calibrated_at") == told.get("isr"):
+    home, level = told.get("calibrated_at"), told.get("isr")
+    if home == level or level in told["calibration"]["isr"]:
         return "not packed; calibrate again, or train with the quantizers in force: edgeseg quantize RECIPE"
-    return f"not packed; its scales were found at ISR {told['calibrated_at']}: quantize at {told['isr']} too, and export both"
+    return f"not packed; its scales were found at ISR {home} alone: edgeseg quantize RECIPE --level {home} --level {level}"
 
 
 def _weigh(trials: Sequence[_Trial], progress: Progress) -> None:

@@ -100,16 +100,16 @@ def integer_products(graph: GraphEditor) -> None:
 def integer_convolutions(graph: GraphEditor) -> None:
     """Convolutions of codes, channels-last.
 
-    Where the result is quantized, QLinearConv, and a ReLU between is a maximum with the code of zero. Else, a convolution whose
-    windows do not overlap is a MatMulIntegerToFloat of them. Others stay float.
+    Where the result is quantized, QLinearConv, and a ReLU or Clip between is one of codes. Else, a convolution whose windows do
+    not overlap is a MatMulIntegerToFloat of them. Others stay float.
     """
     for node in graph.of_type("Conv"):
         image, weight = codes_of(graph, node.input[0]), codes_of(graph, node.input[1])
         if image is None or weight is None or len(graph.needed(weight.codes).shape) != 4:
             continue
-        relu, quantize = _quantized_after(graph, node)
+        bounds, quantize = _quantized_after(graph, node)
         if quantize is not None:
-            _convolution_to_codes(graph, node, image, weight, relu, quantize)
+            _convolution_to_codes(graph, node, image, weight, bounds, quantize)
         elif patch := _patch(graph, node):
             _product_of_patches(graph, node, image, weight, patch)
 
@@ -162,13 +162,22 @@ def _bias_after(graph: GraphEditor, node: NodeProto) -> tuple[NodeProto, list[st
     return node, []
 
 
-def _quantized_after(graph: GraphEditor, node: NodeProto) -> tuple[bool, NodeProto | None]:
-    """Whether a ReLU follows, and the QuantizeLinear that then alone reads the result."""
-    user = graph.only_user(node.output[0])
-    relu = user is not None and user.op_type == "Relu"
-    if relu and user is not None:
-        user = graph.only_user(user.output[0])
-    return relu, user if user is not None and user.op_type == "QuantizeLinear" else None
+def _quantized_after(graph: GraphEditor, node: NodeProto) -> tuple[tuple[float, float], NodeProto | None]:
+    """The bounds of the ReLU or Clip that follows, and the QuantizeLinear that then alone reads the result."""
+    user, bounds = graph.only_user(node.output[0]), (-np.inf, np.inf)
+    if user is not None and (found := _bounds(graph, user)) is not None:
+        user, bounds = graph.only_user(user.output[0]), found
+    return bounds, user if user is not None and user.op_type == "QuantizeLinear" else None
+
+
+def _bounds(graph: GraphEditor, node: NodeProto) -> tuple[float, float] | None:
+    """What a node limits its input to; None where it does something else."""
+    if node.op_type == "Relu":
+        return 0.0, np.inf
+    if node.op_type != "Clip" or len(node.input) != 3:
+        return None
+    low, high = (graph.constant(name) for name in node.input[1:])
+    return None if low is None or high is None else (float(low), float(high))
 
 
 def _patch(graph: GraphEditor, conv: NodeProto) -> int | None:
@@ -182,7 +191,7 @@ def _patch(graph: GraphEditor, conv: NodeProto) -> int | None:
 
 
 def _convolution_to_codes(
-    graph: GraphEditor, node: NodeProto, image: Codes, weight: Codes, relu: bool, quantize: NodeProto
+    graph: GraphEditor, node: NodeProto, image: Codes, weight: Codes, bounds: tuple[float, float], quantize: NodeProto
 ) -> None:
     name, (_, scale, zero) = node.output[0], quantize.input
     steps = graph.needed(image.scale).astype(np.float64) * graph.needed(weight.scale).reshape(-1)
@@ -193,9 +202,22 @@ def _convolution_to_codes(
     inputs = [source, image.scale, image.zero, weight.codes, weight.scale, zeros, scale, zero]
     inputs.append(graph.add_constant(codes, f"{name}/bias"))
     out = graph.add("QLinearConv", inputs, f"{name}/int8", MICROSOFT, channels_last=1, **attributes(node))
-    if relu:
-        out = graph.add("Max", [out, zero], f"{name}/relu")
+    out = _bounded(graph, out, bounds, scale, zero, name)
     graph.replace(quantize.output[0], graph.add("Transpose", [out], f"{name}/nchw", perm=TO_NCHW))
+
+
+def _bounded(graph: GraphEditor, codes: str, bounds: tuple[float, float], scale: str, zero: str, name: str) -> str:
+    """Codes of a tensor that is limited to some bounds before it is quantized: rounding keeps order, so limits may come after."""
+    origin, step = graph.needed(zero), graph.needed(scale)
+    kind = np.iinfo(origin.dtype)
+    low, high = (
+        np.clip(np.round(np.float32(bound) / step) + origin, kind.min, kind.max).astype(origin.dtype) for bound in bounds
+    )
+    if low > kind.min:
+        codes = graph.add("Max", [codes, graph.add_constant(np.asarray(low), f"{name}/low")], f"{name}/at_least")
+    if high < kind.max:
+        codes = graph.add("Min", [codes, graph.add_constant(np.asarray(high), f"{name}/high")], f"{name}/at_most")
+    return codes
 
 
 def _product_of_patches(graph: GraphEditor, node: NodeProto, image: Codes, weight: Codes, patch: int) -> None:
