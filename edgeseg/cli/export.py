@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeseg.cli import render
+from edgeseg.cli.inputs import find_run
 
 if TYPE_CHECKING:
     from edgeseg.export.program import Weights
@@ -39,20 +40,17 @@ def export(
 ) -> None:
     """Turn a checkpoint of RECIPE into a bundle: static ONNX programs, golden frames, and the proof that they agree.
 
-    RECIPE is a YAML file, a catalogue name, or a run folder of `edgeseg train`. The bundle has one program for each ISR level,
-    from most exact to fastest, on weights that are stored once; without --levels and --level, one at the recipe's plan.
+    RECIPE is a YAML file, a catalogue name, a run folder of `edgeseg train`, or a checkpoint, which holds its recipe. The bundle
+    has one program for each ISR level, from most exact to fastest, on weights that are stored once; without --levels and
+    --level, one at the recipe's plan.
     """
     from edgeseg.isr.plans import parse_plan
     from edgeseg.pipeline import export_bundle
-    from edgeseg.recipe.load import find_recipe, load_recipe
 
     if levels is not None and plans:
         raise click.UsageError("--levels takes the plans of a search, --level plans by hand: give one of the two")
     wanted: Path | list[IsrPlan] = levels or [parse_plan(plan) for plan in plans]
-    is_run = (Path(recipe) / "recipe.yaml").is_file()
-    loaded = load_recipe(Path(recipe) / "recipe.yaml" if is_run else find_recipe(recipe), overrides)
-    run_dir = Path(recipe) if is_run else Path("runs") / loaded.name
-    checkpoint = checkpoint or run_dir / "best.safetensors"
+    loaded, run_dir, checkpoint = find_run(recipe, checkpoint, overrides)
     out = out or run_dir / f"{loaded.name}.edgeseg"
     with render.RichProgress() as progress:
         bundle, made = export_bundle(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +77,16 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         RecipeError: the file cannot be read, or the recipe is wrong; the message names every mistake with its line.
     """
     file = find_recipe(path)
-    where = os.fspath(file)
-    reading = read_yaml(_text(file), where)
+    return _read(_text(file), os.fspath(file), overrides)
+
+
+def recipe_of(values: Mapping[str, Any], where: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe that was kept as plain values, as in a checkpoint; `where` names its place in messages. Raises RecipeError."""
+    return _read(_dump(dict(values)), where, overrides)
+
+
+def _read(text: str, where: str, overrides: Sequence[str]) -> Recipe:
+    reading = read_yaml(text, where)
     told = list(reading.mistakes)
     if () not in reading.unread and not isinstance(reading.data, dict):
         told.append(Mistake(where, 1, "", "empty" if reading.data is None else "a recipe is made of `key: value` sections"))
@@ -201,9 +209,11 @@ def recipe_schema() -> dict[str, Any]:
 
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML text, defaults written out; `load_recipe` reads the same recipe from it."""
-    return yaml.dump(
-        recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=False
-    )
+    return _dump(recipe.model_dump(mode="json"))
+
+
+def _dump(values: dict[str, Any]) -> str:
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=False)
 
 
 class _Dumper(yaml.SafeDumper):
