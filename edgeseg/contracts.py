@@ -60,6 +60,9 @@ class EngineBackend(Protocol):
     form: str
     """Which form of a program it runs fastest (`Program.form`); where a bundle lacks it, it gets "onnxruntime"."""
 
+    on_accelerator: bool
+    """True where its engines run on a GPU or another accelerator, which they are then bound to."""
+
     def version(self) -> str:
         """Version of the runtime. Raises MissingDependency where it is not installed."""
         ...

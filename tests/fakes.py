@@ -58,6 +58,8 @@ class FakeBackend:
         error: raised by `compile`.
     """
 
+    on_accelerator = False
+
     def __init__(
         self,
         name: str,

@@ -38,6 +38,7 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     form = "onnxruntime"
+    on_accelerator = False
 
     def version(self) -> str:
         return str(_ort().__version__)

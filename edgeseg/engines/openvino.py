@@ -35,6 +35,7 @@ class OpenVino:
 
     name = "openvino"
     form = "openvino"
+    on_accelerator = False
 
     def version(self) -> str:
         return "-".join(_openvino().__version__.split("-")[:2])  # release and build number; the commit and branch follow

@@ -8,11 +8,13 @@ from importlib.metadata import entry_points
 
 from edgeseg.contracts import EngineBackend
 from edgeseg.devices import probe
+from edgeseg.devices.machine import look
 from edgeseg.errors import Unsupported
 
 ENGINES: dict[str, str] = {
     "onnxruntime": "edgeseg.engines.onnxruntime:OnnxRuntime",
     "openvino": "edgeseg.engines.openvino:OpenVino",
+    "tensorrt": "edgeseg.engines.tensorrt:TensorRt",
     "tensorrt_rtx": "edgeseg.engines.tensorrt_rtx:TensorRtRtx",
 }
 """Name -> "module:class" of an `edgeseg.contracts.EngineBackend`; imported when it is used."""
@@ -40,4 +42,5 @@ def backend(name: str) -> EngineBackend:
 
 def fingerprint(name: str) -> probe.Fingerprint:
     """This device with the installed version of a runtime. Raises MissingDependency where it is not installed."""
-    return probe.fingerprint(name, backend(name).version())
+    runtime = backend(name)
+    return probe.fingerprint(name, runtime.version(), accelerator=look().accelerator if runtime.on_accelerator else "")

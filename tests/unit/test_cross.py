@@ -12,7 +12,7 @@ import pytest
 import builders
 from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.cli.main import run
-from edgeseg.engines import tensorrt_rtx
+from edgeseg.engines import tensorrt_build
 from edgeseg.engines.build import build_engine
 from edgeseg.engines.cross import build_for_card, compute_capability, target
 from edgeseg.errors import BuildError, EngineMismatch, Unsupported
@@ -23,7 +23,7 @@ from tiny import tiny_bundle
 def bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bundle:
     """A bundle, where a TensorRT-RTX stands in that builds at once."""
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", SimpleNamespace(__version__="1.7.1"))  # type: ignore[arg-type]
-    monkeypatch.setattr(tensorrt_rtx, "_build", builders.build)
+    monkeypatch.setattr(tensorrt_build, "construct", builders.succeed)
     return tiny_bundle(tmp_path / "tiny.edgeseg")
 
 
@@ -84,7 +84,7 @@ def test_never_opened_here(bundle: Bundle) -> None:
 
 
 def test_a_builder_in_trouble_leaves_the_bundle_as_it_was(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorrt_rtx, "_build", builders.run_out_of_memory)
+    monkeypatch.setattr(tensorrt_build, "construct", builders.run_out_of_memory)
     before = (bundle.path / "manifest.json").read_bytes()
     with pytest.raises(BuildError, match="SIGKILL"):
         build_for_card(bundle, "rtx4090")
