@@ -14,7 +14,7 @@ TORCH_INDEX ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-SOURCES := pyproject.toml README.md LICENSE $(shell find edgeseg recipes -type f -not -name '*.pyc')
+SOURCES := pyproject.toml README.md LICENSE $(shell find edgeseg recipes calib -type f -not -name '*.pyc')
 PIP_FLAGS := --disable-pip-version-check --quiet
 
 .PHONY: demo test test-trt bench bench-build lint format clean

@@ -3,10 +3,11 @@
     manifest.json                      what is here, with the hash of every file (edgeseg.manifest)
     recipe.yaml                        the resolved recipe
     programs/level0-float.onnx         one program per ISR level and precision
-    programs/level0-float-FORM.onnx    the same, laid out for another runtime
+    programs/level0-float-FORM.onnx    the same, laid out for another runtime, or, of INT8, for a family of processors
     programs/weights.bin               what all levels share: each large weight once; absent where programs hold their weights
     golden/NAME.png                    images, at the program's size
     golden/level0/NAME.png             the reference model's class maps for them, at the program's mask size
+    golden/level0-int8/NAME.png        the same of the quantized model, where there are INT8 programs
     report/NAME.json                   what was measured
     engines/level0-RUNTIME-.../        one runtime's build for one device, added by `edgeseg build`
 
@@ -55,13 +56,12 @@ from edgeseg.manifest import (
     GoldenEntry,
     LevelEntry,
     Manifest,
-    Precision,
     read_manifest,
 )
 from edgeseg.metrics import mask_agreement
 from edgeseg.recipe.load import load_recipe, recipe_digest
 from edgeseg.recipe.schema import Recipe
-from edgeseg.specs import DEFAULT_FORM, ImageU8, MaskU8, Program
+from edgeseg.specs import ImageU8, MaskU8, Precision, Program, canonical_form
 
 if TYPE_CHECKING:
     from edgeseg.devices.probe import Fingerprint
@@ -114,11 +114,11 @@ class Bundle:
         document: dict[str, Any] = json.loads(self.file(self.manifest.reports[name]).read_bytes())
         return document
 
-    def program(self, level: int = 0, precision: Precision = "float", form: str = DEFAULT_FORM) -> Program:
+    def program(self, level: int = 0, precision: Precision = "float", form: str | None = None) -> Program:
         """One program, its files checked, and that its graph makes a runtime read no other file.
 
         Args:
-            form: the runtime that it should be laid out for; in the default form where the bundle has no such one.
+            form: what it should be laid out for; None, and where the bundle has no such one: the precision's canonical form.
         Raises:
             BundleError: the bundle has no such program.
             IntegrityError: a file is not what was packed, or the graph names a file that the manifest does not list for it.
@@ -126,9 +126,9 @@ class Bundle:
         entry = self.level(level).programs.get(precision)
         if entry is None:
             raise BundleError(f"{self.path} has no {precision} program at level {level}", hint=f"edgeseg bundle show {self.path}")
-        graph, *blobs = [self.file(path) for path in entry.in_form(form)]
+        found = form if form in entry.forms else canonical_form(precision)
+        graph, *blobs = [self.file(path) for path in entry.in_form(found)]
         check_reads(graph, blobs)
-        found = form if form in entry.forms else DEFAULT_FORM
         try:
             return Program.from_json({**entry.spec, "form": found}, graph, tuple(blobs))
         except (ValueError, KeyError, TypeError) as error:
@@ -136,35 +136,44 @@ class Bundle:
                 f"{self.path}: the {precision} program of level {level} makes no sense: {error}", hint=COPY_AGAIN
             ) from error
 
-    def golden(self, level: int = 0) -> Iterator[GoldenFrame]:
-        """The golden frames of a level, their files checked."""
+    def any_program(self, level: int = 0) -> Program:
+        """The program of a level for what all its precisions share: image, labels, mask, plan. Raises as `program`."""
+        return self.program(level, next(iter(self.level(level).programs)))
+
+    def golden(self, level: int = 0, precision: Precision = "float") -> Iterator[GoldenFrame]:
+        """The golden frames of a program, their files checked."""
         for entry in self.manifest.golden:
-            if entry.level == level:
+            if (entry.level, entry.precision) == (level, precision):
                 image, mask = read_image(self.file(entry.image)), read_image(self.file(entry.mask))[:, :, 0]
-                yield GoldenFrame(entry.name, image, mask, level)
+                yield GoldenFrame(entry.name, image, mask, level, precision)
 
-    def golden_agreement(self, session: Session, level: int = 0) -> dict[str, float]:
+    def golden_agreement(self, session: Session, level: int = 0, precision: Precision = "float") -> dict[str, float]:
         """Golden frame -> share of mask pixels on which a session and the reference model agree."""
-        return {frame.name: mask_agreement(session.infer(frame.image_rgb), frame.mask) for frame in self.golden(level)}
+        frames = self.golden(level, precision)
+        return {frame.name: mask_agreement(session.infer(frame.image_rgb), frame.mask) for frame in frames}
 
-    def find_engine(self, level: int = 0, runtime: str | None = None) -> EngineEntry:
+    def find_engine(self, level: int = 0, runtime: str | None = None, precision: Precision | None = None) -> EngineEntry:
         """The engine for this device: the one that a build chose, else the fastest measured.
 
         Args:
             runtime: only engines of this runtime; None: of any that is installed.
+            precision: only engines of programs of this precision; None: of any.
         Raises:
             EngineMismatch: there are engines, and none is for this device.
-            BundleError: there is no engine at all for this level (and runtime).
+            BundleError: there is no engine at all for this level (and runtime, and precision).
             Unsupported: no engine's runtime is installed.
         """
         from edgeseg.engines import table
 
-        self.level(level)
+        programs = self.level(level).programs
         build = f"edgeseg build {self.path}"
-        engines = [e for e in self.manifest.engines if e.level == level and runtime in (None, e.runtime)]
+        if precision is not None and precision not in programs:
+            raise BundleError(f"{self.path} has no {precision} program at level {level}", hint=f"edgeseg bundle show {self.path}")
+        wanted = [e for e in self.manifest.engines if e.level == level and precision in (None, e.precision)]
+        engines = [e for e in wanted if runtime in (None, e.runtime)]
         if not engines:
-            kind = f" of {runtime}" if runtime else ""
-            raise BundleError(f"{self.path} holds no engine{kind} for level {level} yet", hint=build)
+            kind = " ".join(word for word in (precision, "engine", runtime and f"of {runtime}") if word)
+            raise BundleError(f"{self.path} holds no {kind} for level {level} yet", hint=build)
         here: dict[str, Fingerprint] = {}
         missing: list[Unsupported] = []
         for name in sorted({e.runtime for e in engines}):
@@ -181,19 +190,26 @@ class Bundle:
         chosen = {choice.engine for choice in self.manifest.choices}
         return min(fitting, key=lambda e: (e.key not in chosen, float(e.measurements.get("median_ms", float("inf")))))
 
-    def session(self, level: int = 0, engine: str | None = None, threads: int | None = None) -> Session:
+    def session(
+        self,
+        level: int = 0,
+        engine: str | None = None,
+        threads: int | None = None,
+        precision: Precision | None = None,
+    ) -> Session:
         """Open this device's engine. The caller closes it.
 
         Args:
             level: ISR level, 0 = most exact.
             engine: name of a runtime; None: of any. Where there are several, see `find_engine`.
             threads: overrides the number that the engine was measured with.
+            precision: of the program; None: of any.
         Raises:
             EngineMismatch: built for another device or runtime version; raised before any byte is handed to a runtime.
             IntegrityError: a file of the engine or its program is not what was packed.
             BundleError: no such level or engine, or the runtime refuses it.
         """
-        return self.open_engine(self.find_engine(level, engine), threads)
+        return self.open_engine(self.find_engine(level, engine, precision), threads)
 
     def open_engine(self, engine: EngineEntry, threads: int | None = None) -> Session:
         """Open one of this device's engines, as `find_engine` gives it. The caller closes it. Raises as `session`."""
@@ -227,7 +243,8 @@ class Bundle:
         for level in sorted({frame.level for frame in manifest.golden}) if run else ():
             entry = self.find_engine(level)
             with self.open_engine(entry, threads) as session:
-                agreement[f"level {level}, {entry.runtime} {entry.kind}"] = self.golden_agreement(session, level)
+                shares = self.golden_agreement(session, level, entry.precision)
+            agreement[f"level {level}, {entry.runtime} {entry.kind}"] = shares
         for engine, frames in agreement.items():
             check_gate(f"{self.path}: {engine}", frames, minimum, hint=f"edgeseg build {self.path} --force")
         unlisted = tuple(sorted(found - set(manifest.files) - {MANIFEST}))
@@ -313,10 +330,10 @@ def create_bundle(
     Args:
         path: the folder, NAME.edgeseg by custom.
         recipe_text: the resolved recipe, as YAML.
-        programs: at least one; those of one ISR plan make a level, in the order given, each precision once in the default form
+        programs: at least one; those of one ISR plan make a level, in the order given, each precision once in its canonical form
             and at most once in any other. All take images of one size and give masks of one size. Blobs that several share are
             stored once.
-        golden: at least one frame for each level; names are plain file stems, distinct within a level.
+        golden: at least one frame for each level and precision; names are plain file stems, distinct within a program.
         reports: name -> JSON document.
     Raises:
         BundleError: cannot write, a program's file is missing or reads another, or something else than a bundle lies at `path`.
@@ -328,7 +345,12 @@ def create_bundle(
     for program in programs:
         check_files(program)
     levels = by_level(programs)
-    check_golden(frames, [next(p for forms in level.values() for p in forms.values()) for level in levels])
+    canonical = {
+        (number, precision): forms[canonical_form(precision)]
+        for number, level in enumerate(levels)
+        for precision, forms in level.items()
+    }
+    check_golden(frames, canonical)
     with staged(bundle) as root, writing(bundle):
         files = {"recipe.yaml": write_file(root / "recipe.yaml", recipe_text.encode())}
         recipe = load_recipe(root / "recipe.yaml")
@@ -336,10 +358,12 @@ def create_bundle(
         files |= packed
         golden_entries = []
         for frame in frames:
-            image, mask = f"golden/{frame.name}.png", f"golden/level{frame.level}/{frame.name}.png"
+            folder = f"level{frame.level}" + ("" if frame.precision == "float" else f"-{frame.precision}")
+            image, mask = f"golden/{frame.name}.png", f"golden/{folder}/{frame.name}.png"
             files[image] = write_file(root / image, png(frame.image_rgb[:, :, ::-1]))
             files[mask] = write_file(root / mask, png(frame.mask))
-            golden_entries.append(GoldenEntry(level=frame.level, name=frame.name, image=image, mask=mask))
+            entry = GoldenEntry(level=frame.level, precision=frame.precision, name=frame.name, image=image, mask=mask)
+            golden_entries.append(entry)
         named = {name: f"report/{name}.json" for name in reports or {}}
         for name, document in (reports or {}).items():
             files[named[name]] = write_file(root / named[name], json.dumps(document, indent=2, allow_nan=False).encode())

@@ -10,16 +10,17 @@ import numpy as np
 
 from edgeseg.errors import GateFailed
 from edgeseg.images import opencv
-from edgeseg.specs import ImageU8, MaskU8, Program
+from edgeseg.specs import ImageU8, MaskU8, Precision, Program
 
 
 class GoldenFrame(NamedTuple):
-    """An image (H, W, 3) uint8 RGB at the program's size, and the reference class map at its mask size, for one level."""
+    """An image (H, W, 3) uint8 RGB at the program's size, and the reference class map at its mask size, for one program."""
 
     name: str
     image_rgb: ImageU8
     mask: MaskU8
     level: int = 0
+    precision: Precision = "float"
 
 
 def check_gate(what: str, agreement: Mapping[str, float], minimum: float, *, hint: str) -> None:
@@ -33,27 +34,28 @@ def check_gate(what: str, agreement: Mapping[str, float], minimum: float, *, hin
         )
 
 
-def check_golden(frames: Sequence[GoldenFrame], levels: Sequence[Program]) -> None:
-    """Raise ValueError where frames do not fit their levels, told by a program of each, or where a level has none."""
-    seen: set[tuple[int, str]] = set()
+def check_golden(frames: Sequence[GoldenFrame], programs: Mapping[tuple[int, Precision], Program]) -> None:
+    """Raise ValueError where frames do not fit their programs, by level and precision, or where a program has none."""
+    seen: set[tuple[int, Precision, str]] = set()
     images: dict[str, ImageU8] = {}
     for frame in frames:
-        if not 0 <= frame.level < len(levels):
-            raise ValueError(f"golden frame {frame.name}: there is no level {frame.level}")
-        if not re.fullmatch(r"[\w-][\w.-]*", frame.name) or (frame.level, frame.name) in seen:
+        program = programs.get((frame.level, frame.precision))
+        if program is None:
+            raise ValueError(f"golden frame {frame.name}: there is no {frame.precision} program at level {frame.level}")
+        key = (frame.level, frame.precision, frame.name)
+        if not re.fullmatch(r"[\w-][\w.-]*", frame.name) or key in seen:
             raise ValueError(f"golden frame {frame.name!r}: names are distinct plain file stems")
-        seen.add((frame.level, frame.name))
+        seen.add(key)
         if not np.array_equal(images.setdefault(frame.name, frame.image_rgb), frame.image_rgb):
-            raise ValueError(f"golden frame {frame.name}: levels show different images under one name")
-        program = levels[frame.level]
+            raise ValueError(f"golden frame {frame.name}: programs show different images under one name")
         for what, array, shape in (
             ("image", frame.image_rgb, (*program.image.size_hw, 3)),
             ("mask", frame.mask, program.mask_shape),
         ):
             if array.shape != shape or array.dtype != np.uint8:
                 raise ValueError(f"golden frame {frame.name}: the {what} is {array.dtype} {array.shape}, not uint8 {shape}")
-    if {level for level, _ in seen} != set(range(len(levels))):
-        raise ValueError("every level needs a golden frame")
+    if {(level, precision) for level, precision, _ in seen} != set(programs):
+        raise ValueError("every program needs a golden frame")
 
 
 def png(image_bgr: ImageU8 | MaskU8) -> bytes:

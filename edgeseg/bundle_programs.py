@@ -12,11 +12,11 @@ from pathlib import Path
 from edgeseg.bundle_files import copy_file
 from edgeseg.errors import BundleError, IntegrityError
 from edgeseg.graph_files import external_files
-from edgeseg.manifest import COPY_AGAIN, FileEntry, LevelEntry, Precision, ProgramEntry
-from edgeseg.specs import DEFAULT_FORM, IsrPlan, Program
+from edgeseg.manifest import COPY_AGAIN, FileEntry, LevelEntry, ProgramEntry
+from edgeseg.specs import IsrPlan, Precision, Program, canonical_form
 
 Forms = Mapping[str, Program]
-"""One program in several forms, the default one among them."""
+"""One program in several forms, the canonical one of its precision among them."""
 Levels = Sequence[Mapping[Precision, Forms]]
 
 
@@ -24,15 +24,15 @@ def by_level(programs: Sequence[Program]) -> Levels:
     """Programs of one ISR plan together, plans in the order they first come; in each plan, forms of one precision together.
 
     Raises:
-        ValueError: no programs; one plan, precision and form twice, or none in the default form; levels that do not take the same
-            images and give the same masks, so that a stream could not move between them; or different blobs of one name.
+        ValueError: no programs; one plan, precision and form twice, or none in the canonical form; levels that do not take the
+            same images and give the same masks, so that a stream could not move between them; or different blobs of one name.
     """
     levels: dict[IsrPlan, dict[Precision, dict[str, Program]]] = {}
     blobs: dict[str, Path] = {}
     for program in programs:
         forms = levels.setdefault(program.isr, {}).setdefault(program.precision, {})
         if program.form in forms:
-            raise ValueError(f"two {program.precision} programs at ISR {program.isr} in the form for {program.form}")
+            raise ValueError(f"two {program.precision} programs at ISR {program.isr} in the form {program.form}")
         forms[program.form] = program
         for blob in program.blobs:
             if blobs.setdefault(blob.name, blob) != blob or blob.parent != program.onnx_path.parent:
@@ -41,8 +41,8 @@ def by_level(programs: Sequence[Program]) -> Levels:
         raise ValueError("a bundle holds at least one program")
     for plan, level in levels.items():
         for precision, forms in level.items():
-            if DEFAULT_FORM not in forms:
-                raise ValueError(f"the {precision} program at ISR {plan} is not there in the form for {DEFAULT_FORM}")
+            if (canonical := canonical_form(precision)) not in forms:
+                raise ValueError(f"the {precision} program at ISR {plan} is not there in the form {canonical}")
     if len({(p.image.size_hw, p.image.layout, p.labels, p.mask_stride) for p in programs}) > 1:
         raise ValueError("the programs of a bundle take images of one size and give masks of one size, of the same classes")
     return list(levels.values())
@@ -87,20 +87,18 @@ def pack(root: Path, levels: Levels) -> tuple[list[LevelEntry], dict[str, FileEn
     def packed(program: Program, name: str) -> tuple[str, ...]:
         return copied(program.onnx_path, f"{name}.onnx"), *(copied(blob, blob.name) for blob in program.blobs)
 
+    def entry(index: int, precision: Precision, forms: Forms) -> ProgramEntry:
+        canonical = canonical_form(precision)
+        others = {form: program for form, program in forms.items() if form != canonical}
+        return ProgramEntry(
+            files=packed(forms[canonical], f"level{index}-{precision}"),
+            spec=forms[canonical].to_json(),
+            forms={form: packed(program, f"level{index}-{precision}-{form}") for form, program in others.items()},
+        )
+
     entries = []
     for index, level in enumerate(levels):
-        programs = {
-            precision: ProgramEntry(
-                files=packed(forms[DEFAULT_FORM], f"level{index}-{precision}"),
-                spec=forms[DEFAULT_FORM].to_json(),
-                forms={
-                    form: packed(program, f"level{index}-{precision}-{form}")
-                    for form, program in forms.items()
-                    if form != DEFAULT_FORM
-                },
-            )
-            for precision, forms in level.items()
-        }
         plan = next(program.isr for forms in level.values() for program in forms.values())
+        programs = {precision: entry(index, precision, forms) for precision, forms in level.items()}
         entries.append(LevelEntry(isr=str(plan), programs=programs))
     return entries, files

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from edgeseg.specs import Frame, ImageU8, LabelSpace, MaskU8, Program
+from edgeseg.specs import Frame, ImageU8, LabelSpace, MaskU8, Precision, Program
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing.Self needs Python 3.11
@@ -57,8 +57,11 @@ class EngineBackend(Protocol):
     """One inference runtime: makes engine files from a program, and opens them."""
 
     name: str
-    form: str
-    """Which form of a program it runs fastest (`Program.form`); where a bundle lacks it, it gets "onnxruntime"."""
+
+    def form_for(self, precision: Precision) -> str:
+        """Which form of a program of this precision it runs fastest here (`Program.form`); where a bundle lacks it, it gets
+        `specs.canonical_form`."""
+        ...
 
     on_accelerator: bool
     """True where its engines run on a GPU or another accelerator, which they are then bound to."""

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from edgeseg import __version__
 from edgeseg.errors import BundleError, IntegrityError
+from edgeseg.specs import Precision
 
 FORMAT: Literal[1] = 1
 """Raised when a reader of the old number could misread a new bundle."""
@@ -34,7 +35,6 @@ def _inside(path: str) -> str:
 RelPath = Annotated[str, AfterValidator(_inside)]
 """A path inside the bundle, with forward slashes."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Precision = Literal["float", "int8"]
 Options = dict[str, int | float | bool | str]
 """What a runtime is opened with."""
 
@@ -175,9 +175,15 @@ def kind(precision: Precision, options: Mapping[str, Any]) -> str:
 
 
 class GoldenEntry(Entry):
-    """An image and the class map that the reference model gives for it at one level, as PNG files."""
+    """An image and the class map that the reference model gives for it at one level, as PNG files.
+
+    Attributes:
+        precision: the program whose model was asked. An INT8 engine is held to the quantized model; how far that one is from the
+            float model, validation data tells.
+    """
 
     level: int = Field(ge=0)
+    precision: Precision = "float"
     name: str
     image: RelPath
     mask: RelPath
@@ -211,6 +217,10 @@ class Manifest(Entry):
         highest = max(part.level for part in parts)
         if highest >= len(self.levels):
             raise ValueError(f"level {highest} is named, but there are {len(self.levels)}")
+        programs = {(number, precision) for number, level in enumerate(self.levels) for precision in level.programs}
+        if bare := programs ^ {(frame.level, frame.precision) for frame in self.golden}:
+            told = ", ".join(f"the {precision} program of level {level}" for level, precision in sorted(bare))
+            raise ValueError(f"golden frames and programs differ on {told}")
         if lost := {choice.engine for choice in self.choices} - {engine.key for engine in self.engines}:
             raise ValueError(f"chosen engines are not there: {', '.join(sorted(lost))}")
         return self

@@ -16,8 +16,16 @@ MaskU8 = npt.NDArray[np.uint8]
 """Class map, shape (H, W), uint8; values are class indices, or LabelSpace.ignore_index where no label counts."""
 
 Layout = Literal["HWC", "NCHW"]
+Precision = Literal["float", "int8"]
 DEFAULT_FORM = "onnxruntime"
-"""The form that every program comes in; see `Program.form`."""
+"""The form that every float program comes in; see `Program.form`."""
+CANONICAL_FORM = "qdq"
+"""The form that every INT8 program comes in: symmetric Q/DQ, from which all others are derived by exact edits."""
+
+
+def canonical_form(precision: Precision) -> str:
+    """The form that a program of this precision always comes in, and that a runtime gets where there is none of its own."""
+    return CANONICAL_FORM if precision == "int8" else DEFAULT_FORM
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +142,25 @@ class IsrPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class QuantHints:
+    """What a model knows about its own quantization. Names are of modules in its deployed form.
+
+    Attributes:
+        products: modules that multiply two activations: queries with keys, and weights of attention with values.
+        keep_float: (name, reason) of layers that must not be quantized.
+        outputs: layers whose output is rounded as well, because what reads it is no quantized layer.
+        first: the convolution that sees the image; None where there is no single one.
+        classifier: the layer that gives the logits; None where there is no single one.
+    """
+
+    products: tuple[str, ...] = ()
+    keep_float: tuple[tuple[str, str], ...] = ()
+    outputs: tuple[str, ...] = ()
+    first: str | None = None
+    classifier: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """A model as one static ONNX graph: uint8 image in, uint8 class map out, everything in between inside.
 
@@ -147,7 +174,9 @@ class Program:
         arch: catalogue name of the model.
         blobs: files in the folder of `onnx_path` that hold its large weights, shared with other programs; empty where it holds
             all its weights itself.
-        form: the runtime that the graph is laid out for. Every form computes the same, and runs in every runtime.
+        form: what the graph is laid out for. Every form of one precision computes the same. Of a float program it is a runtime,
+            and every runtime reads it; an INT8 one is "qdq", which every runtime reads, or "x86" or "arm", for ONNX Runtime's
+            integer kernels on these processors.
     """
 
     onnx_path: Path
@@ -155,7 +184,7 @@ class Program:
     labels: LabelSpace
     mask_stride: int
     isr: IsrPlan
-    precision: Literal["float", "int8"]
+    precision: Precision
     arch: str
     blobs: tuple[Path, ...] = ()
     form: str = DEFAULT_FORM
@@ -189,7 +218,7 @@ class Program:
             precision=data["precision"],
             arch=data["arch"],
             blobs=blobs,
-            form=data.get("form", DEFAULT_FORM),
+            form=data.get("form", canonical_form(data["precision"])),
         )
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgeseg.errors import DataError, RecipeError
-from edgeseg.recipe.schema import Recipe
-from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace, Layout
+from edgeseg.recipe.schema import Quant, Recipe
+from edgeseg.specs import ImageSpec, ImageU8, IsrPlan, LabelSpace, Layout, QuantHints
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from edgeseg.models.reference import TorchReference
     from edgeseg.models.segmentor import Segmentor
 
@@ -90,3 +93,97 @@ def load_trained(recipe: Recipe, checkpoint: Path, plan: IsrPlan | None = None) 
     image = _at_plan(model, plan or recipe.isr.plan(), recipe.export.size_hw, recipe.export.layout)
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     return Trained(model.eval(), arch, labels, image, digest)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantized model, ready to run or to export; its quantizers round where an INT8 engine does.
+
+    Attributes:
+        model: the deployed form, (1, 3, H, W), normalised as `image` says -> logits.
+        settings: with which its quantizers were placed.
+        facts: what the checkpoint says of itself, as JSON values: `kind`, `arch`, `labels`, `isr`, `quant`, `float_sha256`,
+            `calibration`, `coverage`, `qat`.
+    """
+
+    model: nn.Module
+    hints: QuantHints
+    image: ImageSpec
+    labels: LabelSpace
+    arch: str
+    plan: IsrPlan
+    settings: Quant
+    sha256: str
+    facts: dict[str, Any]
+
+    def reference(self, mask_stride: int) -> TorchReference:
+        """The model as a session-like reference."""
+        from edgeseg.models.reference import TorchReference
+
+        return TorchReference(self.model, self.image, mask_stride)
+
+
+def load_quantized(recipe: Recipe, checkpoint: Path, plan: IsrPlan | None = None) -> Quantized:
+    """Build the recipe's model, deploy it, put its quantizers in and fill it from a quantized checkpoint.
+
+    Args:
+        plan: by default, the one that the checkpoint was calibrated at; another one takes the same weights and scales.
+    Raises:
+        DataError: damaged checkpoint, one of another kind or architecture, or quantized in another way than the recipe says.
+        RecipeError: the image size does not fit the model at this ISR plan.
+        MissingDependency: modelopt is not installed.
+    """
+    from edgeseg.models import build_model
+    from edgeseg.train.quantized import prepare, read_quantized
+
+    file = read_quantized(checkpoint)
+    if file.facts["arch"] != recipe.model.arch:
+        raise DataError(
+            f"{checkpoint} holds {file.facts['arch']}, the recipe {recipe.name} names {recipe.model.arch}",
+            hint="give the checkpoint of this recipe, or the recipe of this checkpoint",
+        )
+    if recipe.quant is not None:
+        _check_settings(recipe.quant, file.settings, checkpoint)
+    plan = plan or file.plan
+    model = build_model(file.facts["arch"], file.labels.num_classes, **file.facts["options"])
+    image = _at_plan(model, plan, recipe.export.size_hw, recipe.export.layout)
+    prepared = prepare(model.eval(), image, file.settings)
+    file.fill(prepared)
+    return Quantized(
+        model=prepared.model,
+        hints=prepared.hints,
+        image=prepared.image,
+        labels=file.labels,
+        arch=recipe.model.arch,
+        plan=plan,
+        settings=file.settings,
+        sha256=file.sha256,
+        facts=file.facts,
+    )
+
+
+def _check_settings(asked: Quant, made: Quant, checkpoint: Path) -> None:
+    """Raise DataError where the recipe asks for another placement than the file has; more layers may be float in the file."""
+    for key in ("attention", "first_conv", "classifier"):
+        if getattr(asked, key) != getattr(made, key):
+            raise DataError(
+                f"{checkpoint} was quantized with quant.{key}: {getattr(made, key)}, the recipe says {getattr(asked, key)}",
+                hint="quantize again: edgeseg quantize RECIPE",
+            )
+    forgotten = [pattern for pattern in asked.keep_float if pattern not in made.keep_float]
+    if forgotten:
+        raise DataError(
+            f"{checkpoint} was quantized without quant.keep_float: {', '.join(forgotten)}",
+            hint="quantize again: edgeseg quantize RECIPE",
+        )
+
+
+def calibration_tensors(images: Iterable[ImageU8], image: ImageSpec) -> Iterator[Tensor]:
+    """Images of any size, (H, W, 3) uint8 RGB, as a deployed model takes them: (1, 3, h, w) float32, resized and normalised."""
+    import torch
+
+    from edgeseg.images import resize_image
+    from edgeseg.models.reference import normalise
+
+    for picture in images:
+        yield normalise(torch.from_numpy(resize_image(picture, image.size_hw))[None], image)

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgeseg.contracts import EngineBackend, FrameSink, FrameSource, Session
 from edgeseg.images import resize_image, resize_mask
-from edgeseg.specs import DEFAULT_FORM, Frame, ImageU8, LabelSpace, MaskU8, Program
+from edgeseg.specs import CANONICAL_FORM, DEFAULT_FORM, Frame, ImageU8, LabelSpace, MaskU8, Precision, Program
 
 
 class FakeSession:
@@ -66,11 +66,15 @@ class FakeBackend:
         answer: Callable[[ImageU8], MaskU8] | Mapping[str, Callable[[ImageU8], MaskU8]] | None = None,
         variants: Sequence[Mapping[str, Any]] = ({},),
         form: str = DEFAULT_FORM,
+        int8_form: str = CANONICAL_FORM,
         error: Exception | None = None,
     ) -> None:
-        self.name, self.form = name, form
+        self.name, self._form, self._int8_form = name, form, int8_form
         self.compiled: list[Mapping[str, Any]] = []
         self._answer, self._variants, self._error = answer, variants, error
+
+    def form_for(self, precision: Precision) -> str:
+        return self._form if precision == "float" else self._int8_form
 
     def version(self) -> str:
         return "1.0"

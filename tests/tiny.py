@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from edgeseg.bundle import Bundle, create_bundle
+from edgeseg.bundle_golden import GoldenFrame
 from edgeseg.manifest import EngineEntry
 from edgeseg.specs import ImageSpec, ImageU8, IsrPlan, LabelSpace, MaskU8, Program
 
@@ -110,6 +111,18 @@ def tiny_levels(folder: Path) -> dict[str, Any]:
     image = tiny_image()
     golden = [("x", image, tiny_mask(image, threshold), level) for level, threshold in enumerate(thresholds)]
     return {"programs": programs, "golden": golden}
+
+
+def tiny_precisions(folder: Path) -> dict[str, Any]:
+    """Arguments of `create_bundle` for a float program and an INT8 one in all its forms, alike but for a hair in their files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    int8 = [
+        replace(tiny_program(folder / f"{form}.onnx", threshold=threshold), precision="int8", form=form)
+        for form, threshold in (("qdq", 127.6), ("x86", 127.7), ("arm", 127.8))
+    ]
+    image = tiny_image()
+    golden = [GoldenFrame("x", image, tiny_mask(image), 0, precision) for precision in ("float", "int8")]
+    return {"programs": [tiny_program(folder / "float.onnx"), *int8], "golden": golden}
 
 
 def outside_weights(program: Program, location: str = "weights.bin") -> Program:

@@ -47,7 +47,7 @@ def build(
     is not checked, and this machine never uses it.
     """
     from edgeseg.bundle import open_bundle
-    from edgeseg.pipeline import build_bundle
+    from edgeseg.pipeline.build import build_bundle
 
     if limit is not None and data_root is None:
         raise click.UsageError("--limit is about the images of --data-root")

@@ -77,6 +77,7 @@ def _level_figures(bundle: Bundle) -> list[dict[str, Any]]:
                 "miou": row.get("miou"),
                 "macs": row.get("macs"),
                 "runtime": engine and engine.runtime,
+                "precision": engine and engine.precision,
                 "median_ms": engine and engine.measurements.get("median_ms"),
             }
         )
@@ -92,57 +93,82 @@ def _engine_here(bundle: Bundle, level: int) -> EngineEntry | None:
         return None
 
 
-def _shown(bundle: Bundle, figures: list[dict[str, Any]]) -> list[RenderableType]:
-    from edgeseg.specs import DEFAULT_FORM
+def _coverage(bundle: Bundle) -> dict[int, float]:
+    """Level -> share of its INT8 program's multiply-adds that are in INT8, where the bundle says so."""
+    if "quantization" not in bundle.manifest.reports:
+        return {}
+    return {number: level["coverage"]["share"] for number, level in enumerate(bundle.report("quantization")["levels"])}
 
+
+def _shown(bundle: Bundle, figures: list[dict[str, Any]]) -> list[RenderableType]:
     path, manifest = bundle.path, bundle.manifest
     total = sum(file.bytes for file in manifest.files.values())
-    parts: list[RenderableType] = [
+    images = {frame.image for frame in manifest.golden}
+    head = (
         f"{path}\n{manifest.name}, made {manifest.created} by edgeseg {manifest.tool_version}, "
-        f"{len(manifest.files)} files, {render.size(total)}, {len(manifest.golden)} golden frames"
-    ]
-    levels = [
+        f"{len(manifest.files)} files, {render.size(total)}, {len(images)} golden images"
+    )
+    return [head, _levels(bundle, figures), *_programs(bundle), *_engines(bundle)]
+
+
+def _levels(bundle: Bundle, figures: list[dict[str, Any]]) -> RenderableType:
+    rows = [
         (
             number,
             level.isr,
             render.percent(known["miou"], 2),
             f"{known['macs'] / 1e9:.2f}" if known["macs"] else None,
             f"{known['median_ms']:.1f}" if known["median_ms"] else None,
-            known["runtime"],
+            f"{known['runtime']} {known['precision']}" if known["runtime"] else None,
         )
-        for number, (level, known) in enumerate(zip(manifest.levels, figures, strict=True))
+        for number, (level, known) in enumerate(zip(bundle.manifest.levels, figures, strict=True))
     ]
-    parts.append(render.table("levels", ("level", "isr", "mIoU", "GMACs", "ms here", "by"), levels))
-    programs: list[tuple[Any, ...]] = []
+    return render.table("levels", ("level", "isr", "mIoU", "GMACs", "ms here", "by"), rows)
+
+
+def _programs(bundle: Bundle) -> list[RenderableType]:
+    from edgeseg.specs import canonical_form
+
+    manifest, covered = bundle.manifest, _coverage(bundle)
+    rows: list[tuple[Any, ...]] = []
     blobs: dict[str, int] = {}
     for number, level in enumerate(manifest.levels):
         for precision, program in level.programs.items():
             spec = program.spec
             (height, width), stride, classes = spec["image"]["size_hw"], spec["mask_stride"], len(spec["labels"]["names"])
-            for form, (graph, *shared) in {DEFAULT_FORM: program.files, **program.forms}.items():
+            share = render.percent(covered.get(number) if precision == "int8" else None)
+            for form, (graph, *shared) in {canonical_form(precision): program.files, **program.forms}.items():
                 blobs |= {name: manifest.files[name].bytes for name in shared}
                 size = render.size(manifest.files[graph].bytes)
-                programs.append((number, precision, form, spec["arch"], f"{width}x{height}", f"1/{stride}", classes, size))
-    columns = ("level", "precision", "laid out for", "model", "image", "mask", "classes", "size")
-    parts.append(render.table("programs", columns, programs))
-    parts += [f"{name}: {render.size(size)} of weights, shared by the programs" for name, size in blobs.items()]
+                image, mask = f"{width}x{height}", f"1/{stride}"
+                rows.append((number, precision, share, form, spec["arch"], image, mask, classes, size))
+    columns = ("level", "precision", "MACs in INT8", "laid out for", "model", "image", "mask", "classes", "size")
+    told = [f"{name}: {render.size(size)} of weights, shared by the programs" for name, size in blobs.items()]
+    return [render.table("programs", columns, rows), *told]
+
+
+def _engines(bundle: Bundle) -> list[RenderableType]:
+    manifest = bundle.manifest
+    if not manifest.engines:
+        return [f"no engine yet: edgeseg build {bundle.path}"]
     defaults = {choice.engine for choice in manifest.choices}
-    engines = [
+
+    def time(engine: EngineEntry, name: str) -> str | None:
+        return render.duration(engine.measurements[name] / 1000) if name in engine.measurements else None
+
+    rows = [
         (
             engine.level,
             f"{engine.runtime} {engine.runtime_version}",
             engine.kind,
             "yes" if engine.key in defaults else "",
             engine.options.get("threads"),
-            render.duration(engine.measurements["median_ms"] / 1000) if "median_ms" in engine.measurements else None,
-            render.duration(engine.measurements["p90_ms"] / 1000) if "p90_ms" in engine.measurements else None,
+            time(engine, "median_ms"),
+            time(engine, "p90_ms"),
+            render.percent(engine.measurements.get("miou"), 2),
             engine.device,
         )
         for engine in manifest.engines
     ]
-    if engines:
-        columns = ("level", "runtime", "precision", "default", "threads", "median", "p90", "device")
-        parts.append(render.table("engines", columns, engines))
-    else:
-        parts.append(f"no engine yet: edgeseg build {path}")
-    return parts
+    columns = ("level", "runtime", "precision", "default", "threads", "median", "p90", "mIoU", "device")
+    return [render.table("engines", columns, rows)]

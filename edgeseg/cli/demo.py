@@ -16,7 +16,7 @@ from edgeseg.cli import render
 @render.json_option
 def demo(out: Path, threads: int | None, limit: int | None, as_json: bool) -> None:
     """Build, verify and run the shipped model on a street video, and leave the pictures."""
-    from edgeseg.pipeline import run_demo
+    from edgeseg.pipeline.demo import run_demo
 
     with render.RichProgress() as progress:
         result = run_demo(out, threads=threads, limit=limit, progress=progress)

@@ -13,6 +13,8 @@ from edgeseg.cli import render
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from edgeseg.specs import Precision
+
 
 @click.command("eval")
 @click.argument("bundle", type=click.Path(path_type=Path))
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     "--data-root", type=click.Path(path_type=Path), required=True, help="Folder that the recipe's data paths start from."
 )
 @click.option("--level", type=click.IntRange(0), default=0, show_default=True, help="Which ISR level; 0 is the most exact.")
+@click.option("--precision", type=click.Choice(["float", "int8"]), help="Default: whatever a build found fastest.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Also measure this torch checkpoint, on the same images.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Use N images, evenly spread.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the engine.")
@@ -30,6 +33,7 @@ def eval_(
     bundle: Path,
     data_root: Path,
     level: int,
+    precision: Precision | None,
     checkpoint: Path | None,
     limit: int | None,
     threads: int | None,
@@ -39,7 +43,7 @@ def eval_(
 ) -> None:
     """Measure BUNDLE's engine on a validation set: mIoU, per class, at the labels' own resolution."""
     from edgeseg.bundle import open_bundle
-    from edgeseg.pipeline import evaluate_bundle
+    from edgeseg.pipeline.evaluate import evaluate_bundle
     from edgeseg.recipe.load import load_recipe
     from edgeseg.stream.files import prepare, write_whole
 
@@ -49,7 +53,15 @@ def eval_(
         prepare(report)
     with render.RichProgress() as progress:
         measured = evaluate_bundle(
-            opened, recipe, data_root, level=level, checkpoint=checkpoint, limit=limit, threads=threads, progress=progress
+            opened,
+            recipe,
+            data_root,
+            level=level,
+            precision=precision,
+            checkpoint=checkpoint,
+            limit=limit,
+            threads=threads,
+            progress=progress,
         )
     data = {"bundle": str(opened.path), "level": level, "isr": opened.manifest.levels[level].isr, **measured.to_json()}
     if report is not None:
@@ -68,7 +80,7 @@ def eval_(
         ]
         both = [render.percent(torch["miou"], 2)] if torch else []
         rows.append(["mean", "", render.percent(engine["miou"], 2), *both])
-        columns = ["class", "pixels", "IoU engine", *(["IoU torch"] if torch else [])]
+        columns = ["class", "pixels", f"IoU {measured.precision} engine", *(["IoU float torch"] if torch else [])]
         lines = f"pixel accuracy {render.percent(engine['pixel_accuracy'], 2)}"
         return [render.table(f"{opened.name}, level {level} ({data['isr']}), on {measured.images} images", columns, rows), lines]
 

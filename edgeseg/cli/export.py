@@ -45,7 +45,7 @@ def export(
     --level, one at the recipe's plan.
     """
     from edgeseg.isr.plans import parse_plan
-    from edgeseg.pipeline import export_bundle
+    from edgeseg.pipeline.export import export_bundle
 
     if levels is not None and plans:
         raise click.UsageError("--levels takes the plans of a search, --level plans by hand: give one of the two")

@@ -29,7 +29,10 @@ class Row(NamedTuple):
 COMMANDS: dict[str, Row] = {
     "demo": Row("edgeseg.cli.demo", "demo", "Build, verify and run the shipped model on a street video"),
     "train": Row("edgeseg.cli.train", "train", "Train a recipe's model; resumes where it stopped"),
+    "calib": Row("edgeseg.cli.calib", "calib", "Choose and check the images that INT8 is calibrated on"),
+    "sensitivity": Row("edgeseg.cli.sensitivity", "sensitivity", "Measure what each layer costs in INT8; hold a budget"),
     "isr": Row("edgeseg.cli.isr", "isr", "Choose an ISR plan by measured accuracy and time"),
+    "quantize": Row("edgeseg.cli.quantize", "quantize", "Turn a float checkpoint into an INT8 bundle, and measure the cost"),
     "export": Row("edgeseg.cli.export", "export", "Turn a checkpoint into a bundle: ONNX program, golden frames"),
     "build": Row("edgeseg.cli.build", "build", "Build a bundle's engine for this machine"),
     "eval": Row("edgeseg.cli.eval", "eval_", "Measure a bundle's mIoU on a data set, per class"),
@@ -37,6 +40,7 @@ COMMANDS: dict[str, Row] = {
     "data": Row("edgeseg.cli.data", "data", "Check a data set before training on it"),
     "models": Row("edgeseg.cli.models", "models", "List the models that a recipe can name"),
     "report": Row("edgeseg.cli.report", "report", "Draw the training curve of a run"),
+    "parity": Row("edgeseg.cli.parity", "parity", "Find where a program stops saying what its model said"),
     "weights": Row("edgeseg.cli.weights", "weights", "Import published checkpoints; halve the size of one"),
     "bundle": Row("edgeseg.cli.bundle", "bundle", "Show a bundle, or verify it on its golden frames"),
     "recipe": Row("edgeseg.cli.recipe", "recipe", "List, show and check recipes; JSON schema for editors"),

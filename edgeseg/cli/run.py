@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from edgeseg.contracts import Session
+    from edgeseg.specs import Precision
     from edgeseg.stream.report import RunReport
 
 
@@ -47,6 +48,7 @@ def _finite(context: click.Context, parameter: click.Parameter, value: float | N
     show_default=True,
     help="Program level of the bundle; 0 is the most exact. With a deadline or a rate: the most exact that may be used.",
 )
+@click.option("--precision", type=click.Choice(["float", "int8"]), help="Default: whatever a build found fastest.")
 @click.option(
     "--deadline-ms",
     type=_POSITIVE,
@@ -86,6 +88,7 @@ def run(
     source: str,
     sinks: tuple[str, ...],
     level: int,
+    precision: Precision | None,
     deadline_ms: float | None,
     target_fps: float | None,
     threads: int | None,
@@ -123,9 +126,9 @@ def run(
     sampler = FrameSampler() if sheet_path else None
 
     def finish(report: RunReport) -> None:
-        data = {"bundle": bundle, "threads": threads, "sinks": sinks, **report.to_json()}
+        data = {"bundle": bundle, "precision": program.precision, "threads": threads, "sinks": sinks, **report.to_json()}
         if sheet_path and sampler:
-            write_whole(sheet_path, encode_png(sampler.sheet(labels, opacity)))
+            write_whole(sheet_path, encode_png(sampler.sheet(program.labels, opacity)))
         if report_path:
             write_whole(report_path, (json.dumps(render.plain(data), indent=2) + "\n").encode())
         if not on_stdout:
@@ -136,10 +139,11 @@ def run(
         sessions: dict[int, Session]
         governor: Governor | None = None
         if target:
-            sessions, governor = stack.enter_context(open_governed(opened, target, first=level, threads=threads))
+            governed = open_governed(opened, target, first=level, threads=threads, precision=precision)
+            sessions, governor = stack.enter_context(governed)
         else:
-            sessions = {level: stack.enter_context(opened.session(level=level, threads=threads))}
-        labels = sessions[level].program.labels
+            sessions = {level: stack.enter_context(opened.session(level=level, threads=threads, precision=precision))}
+        program = sessions[level].program
         progress = stack.enter_context(render.RichProgress())
         try:
             report = run_stream(sessions, frames, outputs, limit=limit, governor=governor, on_frame=sampler, progress=progress)

@@ -39,7 +39,7 @@ def train(
     Run it again to continue where it stopped: Ctrl-C, a crash and a power cut keep all but the last few steps.
     """
     from edgeseg.recipe.load import find_recipe, load_recipe
-    from edgeseg.train.loop import train as run
+    from edgeseg.train.float import train as run
 
     loaded = load_recipe(find_recipe(recipe), overrides)
     run_dir = out or Path("runs") / loaded.name

@@ -24,8 +24,8 @@ from edgeseg.devices.probe import Fingerprint, usable_cores
 from edgeseg.engines import table
 from edgeseg.engines.measure import measure_latency
 from edgeseg.errors import BuildError, IntegrityError
-from edgeseg.manifest import EngineEntry, Precision, kind
-from edgeseg.specs import Program
+from edgeseg.manifest import EngineEntry, kind
+from edgeseg.specs import Precision, Program
 
 RUNS = 30
 WARMUP = 5
@@ -80,8 +80,8 @@ def build_engine(
     with tempfile.TemporaryDirectory(prefix="edgeseg-build-") as folder:
         files, compile_ms = wanted.compile(Path(folder))
         with wanted.open(files) as (session, load_ms):
-            agreement = check_golden(bundle, level, session, f"{runtime} {wanted.kind}")
-            image = next(bundle.golden(level)).image_rgb
+            agreement = check_golden(bundle, wanted, session)
+            image = next(bundle.golden(level, precision)).image_rgb
             latency = measure_latency(lambda: session.infer(image), RUNS, WARMUP)
         figures = {**latency.to_json(), "compile_ms": compile_ms, "load_ms": load_ms, "mask_agreement": agreement}
         return EngineBuild(bundle.add_engine(wanted.entry(files, figures), files), built=True, reason=reason)
@@ -181,10 +181,11 @@ def plan_for(
     bundle: Bundle, backend: EngineBackend, device: Fingerprint, level: int, precision: Precision, options: Mapping[str, Any]
 ) -> Plan:
     """An engine for a device, which need not be this one."""
-    program = bundle.program(level, precision, backend.form)
+    form = backend.form_for(precision)
+    program = bundle.program(level, precision, form)
     entry = bundle.manifest.levels[level].programs[precision]
     parts = {
-        "program": [bundle.manifest.files[path].sha256 for path in entry.in_form(backend.form)],
+        "program": [bundle.manifest.files[path].sha256 for path in entry.in_form(form)],
         "device": device.key,  # with the runtime and its version
         "precision": precision,
         "shapes": [program.image.input_shape, program.mask_shape],
@@ -194,11 +195,11 @@ def plan_for(
     return Plan(backend, device, program, level, precision, options, key)
 
 
-def check_golden(bundle: Bundle, level: int, session: Session, what: str) -> dict[str, float]:
+def check_golden(bundle: Bundle, plan: Plan, session: Session) -> dict[str, float]:
     """Golden frame -> share of mask pixels on which an engine and the reference agree. Raises GateFailed."""
-    agreement = bundle.golden_agreement(session, level)
+    agreement = bundle.golden_agreement(session, plan.level, plan.precision)
     check_gate(
-        f"{what} engine of {bundle.path}",
+        f"{plan.name} engine of {bundle.path}",
         agreement,
         bundle.recipe().gate.min_mask_agreement,
         hint="not packed; try another runtime, or export again from the checkpoint",

@@ -1,7 +1,7 @@
 """Which engine a device uses: every candidate is built, checked, and timed against the others in turns; the fastest stays.
 
 The first candidate is the reference: ONNX Runtime in float, which runs everywhere. Speed-ups refer to it, and no other engine may
-lose more mIoU against it than `gate.max_miou_drop`, where validation data is at hand.
+lose more mIoU against it than the recipe's gate for its precision, where validation data is at hand.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from edgeseg.engines import table
 from edgeseg.engines.build import RUNS, WARMUP, Plan, check_golden, plan_engine
 from edgeseg.engines.measure import measure_together
 from edgeseg.errors import BuildError, BundleError, EdgesegError, GateFailed, IntegrityError, Unsupported
-from edgeseg.manifest import CandidateEntry, ChoiceEntry, EngineEntry, Precision
+from edgeseg.manifest import CandidateEntry, ChoiceEntry, EngineEntry
+from edgeseg.specs import Precision
 
 REFERENCE = "onnxruntime"
 
@@ -169,10 +170,12 @@ class _Trial:
 
     @property
     def hint(self) -> str:
-        if self.plan is None or self.plan.program.form == self.plan.backend.form:
+        if self.plan is None or self.plan.program.form == (wanted := self.plan.backend.form_for(self.precision)):
             return ""
-        form = self.plan.program.form
-        return f"{self.runtime} got the program laid out for {form}; name it in the recipe's targets and export again"
+        got = f"{self.runtime} got the {self.precision} program laid out for {self.plan.program.form}"
+        if self.precision == "int8":
+            return f"{got}, for want of {wanted}; export again"
+        return f"{got}; name it in the recipe's targets and export again"
 
 
 def _trials(bundle: Bundle, level: int, precision: Precision, runtimes: Sequence[str], threads: int | None) -> Iterator[_Trial]:
@@ -228,7 +231,7 @@ def _check(
         session, load_ms = stack.enter_context(plan.open(trial.files))
         trial.figures |= {"compile_ms": compile_ms, "load_ms": load_ms}
         trial.figures |= {"bytes": sum(file.stat().st_size for file in trial.files)}
-        trial.figures |= {"mask_agreement": check_golden(bundle, plan.level, session, plan.name)}
+        trial.figures |= {"mask_agreement": check_golden(bundle, plan, session)}
         if accuracy is not None:
             trial.figures["miou"] = round(accuracy(session), 6)
             _check_miou(trial, reference, bundle)
@@ -244,11 +247,11 @@ def _check(
 
 def _check_miou(trial: _Trial, reference: _Trial, bundle: Bundle) -> None:
     """Raise GateFailed where an engine lost too much against the reference, if that one was measured."""
-    allowed, before = bundle.recipe().gate.max_miou_drop, reference.figures.get("miou")
+    gate, allowed = bundle.recipe().miou_gate(trial.precision)
+    before = reference.figures.get("miou")
     if before is not None and before - trial.figures["miou"] > allowed:
         raise GateFailed(
-            f"{trial.name} loses {before - trial.figures['miou']:.4f} mIoU against {reference.name}; "
-            f"gate.max_miou_drop is {allowed}",
+            f"{trial.name} loses {before - trial.figures['miou']:.4f} mIoU against {reference.name}; {gate} is {allowed}",
             hint="not packed; use another precision, or calibrate again",
             report={"miou": trial.figures["miou"], "reference_miou": before},
         )
@@ -256,7 +259,7 @@ def _check_miou(trial: _Trial, reference: _Trial, bundle: Bundle) -> None:
 
 def _time(trials: Sequence[_Trial], bundle: Bundle, level: int, progress: Progress) -> None:
     """Time all that are open, in turns."""
-    image = next(bundle.golden(level)).image_rgb
+    image = next(bundle.golden(level, trials[0].precision)).image_rgb
     sessions = {number: trial.session for number, trial in enumerate(trials) if trial.session}
     if not sessions:
         return

@@ -21,13 +21,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from edgeseg.devices.probe import processor
 from edgeseg.engines.session import ProgramSession, misfit
 from edgeseg.errors import BuildError, BundleError, Unsupported
-from edgeseg.specs import ImageU8, MaskU8, Program
+from edgeseg.specs import CANONICAL_FORM, DEFAULT_FORM, ImageU8, MaskU8, Precision, Program
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _ERROR = 3  # of ONNX Runtime's log levels; below it, compile warns that the file is for this machine, which is the point
@@ -37,8 +38,14 @@ class OnnxRuntime:
     """The backend. Options: `threads` (int, required) and `spinning` (bool, default False)."""
 
     name = "onnxruntime"
-    form = "onnxruntime"
     on_accelerator = False
+
+    def form_for(self, precision: Precision) -> str:
+        """INT8: the form whose kernels this processor has. Unsigned activations only where VNNI adds up 32 bits: without it, x86
+        adds pairs of products in 16 bits, which saturate, and the answer would be wrong."""
+        if precision == "float":
+            return DEFAULT_FORM
+        return "x86" if any("vnni" in flag for flag in processor()[1]) else "arm"
 
     def version(self) -> str:
         return str(_ort().__version__)
@@ -49,16 +56,8 @@ class OnnxRuntime:
 
     def compile(self, program: Program, out_dir: Path, options: Mapping[str, Any]) -> Sequence[Path]:
         """One file, the optimised graph. Raises BuildError where ONNX Runtime refuses the program."""
-        ort = _ort()
-        settings = _settings(ort, options)
-        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        settings.add_session_config_entry("session.save_model_format", "ORT")
         engine = out_dir / "engine.ort"
-        settings.optimized_model_filepath = str(engine)
-        try:
-            session = ort.InferenceSession(str(program.onnx_path), settings, providers=_PROVIDERS)
-        except _failures(ort) as error:
-            raise BuildError(f"onnxruntime refuses {program.onnx_path}: {error}", hint="edgeseg export RECIPE") from error
+        session = open_program(program, options, engine, "ORT")
         if problem := _misfit(session, program):
             raise BuildError(f"{program.onnx_path} is not the program it is said to be: {problem}", hint="edgeseg export RECIPE")
         return [engine]
@@ -78,6 +77,25 @@ class OnnxRuntime:
         if problem := _misfit(session, program):
             raise BundleError(f"{engine} is not an engine of its program: {problem}", hint=rebuild)
         return OnnxRuntimeSession(program, session)
+
+
+def open_program(program: Program, options: Mapping[str, Any], optimised: Path, kind: Literal["ORT", "ONNX"]) -> Any:
+    """ONNX Runtime's session of a program, optimised at the highest level for this machine; the optimised graph is written too.
+
+    Raises:
+        BuildError: ONNX Runtime refuses the program.
+    """
+    ort = _ort()
+    settings = _settings(ort, options)
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    settings.add_session_config_entry("session.save_model_format", kind)
+    settings.optimized_model_filepath = str(optimised)
+    # It would make a Gemm of a product and its float bias, for which there is no integer operator.
+    kept_apart = ["MatMulAddFusion"] if program.form == CANONICAL_FORM else []
+    try:
+        return ort.InferenceSession(str(program.onnx_path), settings, providers=_PROVIDERS, disabled_optimizers=kept_apart)
+    except _failures(ort) as error:
+        raise BuildError(f"onnxruntime refuses {program.onnx_path}: {error}", hint="edgeseg export RECIPE") from error
 
 
 class OnnxRuntimeSession(ProgramSession):

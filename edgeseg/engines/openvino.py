@@ -23,7 +23,7 @@ import numpy as np
 
 from edgeseg.engines.session import Port, ProgramSession, misfit
 from edgeseg.errors import BuildError, BundleError, require
-from edgeseg.specs import ImageU8, MaskU8, Program
+from edgeseg.specs import CANONICAL_FORM, ImageU8, MaskU8, Precision, Program
 
 PRECISION_HINTS = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 """Values of `options["precision_hint"]`, and what OpenVINO calls the capability of the processor that each needs."""
@@ -34,20 +34,23 @@ class OpenVino:
     """The backend. Options: `threads` (int, required) and `precision_hint` ("f32", "bf16" or "f16", default "f32")."""
 
     name = "openvino"
-    form = "openvino"
     on_accelerator = False
+
+    def form_for(self, precision: Precision) -> str:
+        """INT8: the canonical form, which its own quantizer writes too."""
+        return "openvino" if precision == "float" else CANONICAL_FORM
 
     def version(self) -> str:
         return "-".join(_openvino().__version__.split("-")[:2])  # release and build number; the commit and branch follow
 
     def variants(self) -> Sequence[Mapping[str, Any]]:
         """Each precision that this processor computes in."""
-        capabilities = _core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+        capabilities = lasting_core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
         return [{"precision_hint": hint} for hint, needed in PRECISION_HINTS.items() if needed in capabilities]
 
     def compile(self, program: Program, out_dir: Path, options: Mapping[str, Any]) -> Sequence[Path]:
         """One file, the compiled graph. Raises BuildError where OpenVINO refuses the program."""
-        core = _core()
+        core = lasting_core()
         hint = options.get("precision_hint", "f32")
         if {"precision_hint": hint} not in self.variants():  # OpenVINO would take another without a word
             raise BuildError(f"openvino does not compute in {hint!r} on this processor", hint="leave precision_hint out: f32")
@@ -69,7 +72,7 @@ class OpenVino:
         (engine,) = files
         rebuild = "edgeseg build BUNDLE --force"
         try:
-            compiled = _core().import_model(engine.read_bytes(), _DEVICE, _settings(options))
+            compiled = lasting_core().import_model(engine.read_bytes(), _DEVICE, _settings(options))
         except RuntimeError as error:
             raise BundleError(f"openvino refuses {engine}: {_gist(error)}", hint=rebuild) from error
         if problem := misfit(_ports(compiled.inputs), _ports(compiled.outputs), program):
@@ -104,7 +107,7 @@ def _openvino() -> ModuleType:
 
 
 @cache
-def _core() -> Any:
+def lasting_core() -> Any:
     """The one core of this process, never let go.
 
     The CPU plugin that it loads gives the thread it is made on a stack for signal handlers, and unmaps that stack when the last

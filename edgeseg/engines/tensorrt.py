@@ -19,7 +19,7 @@ from edgeseg.engines.cudart import Cuda
 from edgeseg.engines.tensorrt_build import Order, build
 from edgeseg.engines.tensorrt_session import TensorRtSession
 from edgeseg.errors import Unsupported
-from edgeseg.specs import DEFAULT_FORM, Program
+from edgeseg.specs import Precision, Program, canonical_form
 
 ENGINE, FACTS = "engine.trt", "engine.json"
 _BUILDER = ("dla_core", "optimization_level", "workspace_bytes")
@@ -33,11 +33,13 @@ class TensorRt:
     """
 
     name = "tensorrt"
-    form = DEFAULT_FORM
     on_accelerator = True
 
     def __init__(self, progress: Progress | None = None, machine: Machine | None = None, cuda: Cuda | None = None) -> None:
         self._progress, self._machine, self._cuda = progress or NoProgress(), machine, cuda
+
+    def form_for(self, precision: Precision) -> str:
+        return canonical_form(precision)
 
     def version(self) -> str:
         return str(_trt().__version__)

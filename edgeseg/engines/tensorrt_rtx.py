@@ -18,7 +18,7 @@ from edgeseg.engines.cudart import Cuda
 from edgeseg.engines.tensorrt_build import Order, build
 from edgeseg.engines.tensorrt_session import TensorRtSession
 from edgeseg.errors import Unsupported, require
-from edgeseg.specs import DEFAULT_FORM, Program
+from edgeseg.specs import Precision, Program, canonical_form
 
 COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """What an engine can be built for: values of `options["compute_capability"]`."""
@@ -29,11 +29,13 @@ class TensorRtRtx:
     """The backend. Option: `compute_capability` (one of `COMPUTE_CAPABILITIES`, required)."""
 
     name = "tensorrt_rtx"
-    form = DEFAULT_FORM
     on_accelerator = True
 
     def __init__(self, progress: Progress | None = None, cuda: Cuda | None = None) -> None:
         self._progress, self._cuda = progress or NoProgress(), cuda
+
+    def form_for(self, precision: Precision) -> str:
+        return canonical_form(precision)
 
     def version(self) -> str:
         return str(_rtx().__version__)

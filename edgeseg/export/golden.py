@@ -8,7 +8,7 @@ from edgeseg.bundle_golden import GoldenFrame
 from edgeseg.contracts import SegDataset
 from edgeseg.images import resize_image
 from edgeseg.models.reference import TorchReference
-from edgeseg.specs import ImageU8
+from edgeseg.specs import ImageU8, Precision
 
 
 def golden_images(dataset: SegDataset, count: int, size_hw: tuple[int, int]) -> list[tuple[str, ImageU8]]:
@@ -26,11 +26,13 @@ def golden_images(dataset: SegDataset, count: int, size_hw: tuple[int, int]) -> 
     return [(f"golden_{n:02}", resize_image(dataset.load(index)[0], size_hw)) for n, index in enumerate(indices)]
 
 
-def golden_frames(reference: TorchReference, images: Sequence[tuple[str, ImageU8]], level: int = 0) -> list[GoldenFrame]:
-    """The frames of one program level: each image with the mask that the torch model gives at the program's mask stride.
+def golden_frames(
+    reference: TorchReference, images: Sequence[tuple[str, ImageU8]], level: int = 0, precision: Precision = "float"
+) -> list[GoldenFrame]:
+    """The frames of one program: each image with the mask that the torch model gives at the program's mask stride.
 
     Args:
-        reference: the torch model at the level's ISR plan, the program's size and mask stride.
+        reference: the torch model at the level's ISR plan, the program's size and mask stride; quantized for an INT8 program.
         images: names and images, (H, W, 3) uint8 RGB of the program's size. Levels of one bundle share them.
     """
-    return [GoldenFrame(name, image_rgb, reference.infer(image_rgb), level) for name, image_rgb in images]
+    return [GoldenFrame(name, image_rgb, reference.infer(image_rgb), level, precision) for name, image_rgb in images]

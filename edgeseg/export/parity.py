@@ -1,107 +1,184 @@
-"""The parity ladder's float rungs: does an exported program still say what the torch model says?
+"""The parity ladder: from the trained model to the engine, each rung compares two neighbours, so that the first that breaks
+says where.
 
-    graph      torch logits against the ONNX graph, run by ONNX Runtime with every optimisation off
-    optimised  the same against ONNX Runtime at its highest optimisation level
-    mask       torch class maps against the optimised program's
+    P0  torch module          against  the golden frames that the bundle was made with
+    P1  torch model           against  ONNX Runtime, every optimisation off, canonical program
+    P2  that                  against  ONNX Runtime as engines run it, and every other form of the program
+    P3  that                  against  another runtime
+    P4  compiled engine       against  float checkpoint, mIoU on the validation set
 
-A failing report names the first rung that broke: the export, the runtime's optimiser, or only ties between classes.
+P1 of INT8 imposes the same integers on both sides, see `imposed`; its P2 and P3 leave both sides alone. `thresholds` has all
+limits. A rung that cannot be climbed, for want of a checkpoint, a runtime or data, says why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import onnx
-from torch import nn
 
-from edgeseg.errors import ParityError
-from edgeseg.export.graph import with_logits
-from edgeseg.metrics import mask_agreement
-from edgeseg.models.lda_aqu import LdaAqu
+from edgeseg.bundle_golden import GoldenFrame
+from edgeseg.engines.table import backend
+from edgeseg.errors import MissingDependency, ParityError
+from edgeseg.export.imposed import Misplaced, compare_imposed
+from edgeseg.export.runners import OTHERS, Answer, Runner, answers, onnxruntime_runner
+from edgeseg.export.thresholds import GOLDEN, IMPOSED, Limit, Limits, runtime_limits, thresholds_of
+from edgeseg.metrics import mask_agreement, sqnr_db
 from edgeseg.models.reference import TorchReference
-from edgeseg.specs import ImageU8, Program
+from edgeseg.specs import ImageU8, Precision, Program
+
+Name = Literal["P0", "P1", "P2", "P3", "P4"]
 
 
 @dataclass(frozen=True, slots=True)
-class Thresholds:
-    """How far two forms of one model may differ.
+class Rung:
+    """One comparison.
 
     Attributes:
-        logits_error: max abs difference of the logits, over the largest logit of the reference.
-        mask_agreement: smallest share of equal mask pixels on any image.
+        compares: both sides, in words.
+        figures: what was measured, the worst over all images; those in `limits` are judged.
+        skipped: why it was not climbed; empty where it was.
+        problem: why it failed without figures; empty where it did not.
+        details: more of what was measured, as JSON values.
     """
 
-    logits_error: float
-    mask_agreement: float
+    name: Name
+    compares: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+    limits: Limits = field(default_factory=dict)
+    skipped: str = ""
+    problem: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def broken(self) -> list[str]:
+        """Why it failed, a clause each; empty where it passed or was skipped."""
+        if self.skipped or self.problem:
+            return [self.problem] if self.problem else []
+        missed = {name: limit for name, limit in self.limits.items() if not limit.holds(self.figures[name])}
+        return [f"{name} {self.figures[name]:.4g}, wanted {limit}" for name, limit in missed.items()]
+
+    @property
+    def passed(self) -> bool | None:
+        """None where it was skipped."""
+        return None if self.skipped else not self.broken
+
+    def to_json(self) -> dict[str, Any]:
+        """No number that JSON lacks: two sides that are equal have no noise, and null for its ratio."""
+        figures = {name: value if math.isfinite(value) else None for name, value in self.figures.items()}
+        limits = {name: str(limit) for name, limit in self.limits.items()}
+        return {
+            "rung": self.name,
+            "compares": self.compares,
+            "passed": self.passed,
+            "figures": figures,
+            "limits": limits,
+            "skipped": self.skipped,
+            "problem": self.problem,
+            **({"details": dict(self.details)} if self.details else {}),
+        }
 
 
-FP32 = Thresholds(logits_error=1e-5, mask_agreement=0.999)
-"""Float32 throughout: only the order of additions differs."""
-FP32_SAMPLED = Thresholds(logits_error=1e-4, mask_agreement=0.999)
-"""Float32 with maps that are read at computed positions: a rounded position is off by as much as the map is steep there."""
-FP16_WEIGHTS = Thresholds(logits_error=1e-2, mask_agreement=0.99)
-"""Weights rounded to 11 significant bits, arithmetic in float32."""
+def check(what: str, rungs: Sequence[Rung]) -> None:
+    """Raise ParityError at the first rung that broke; its report has them all."""
+    for rung in rungs:
+        if rung.broken:
+            raise ParityError(
+                f"{what}: rung {rung.name} ({rung.compares}) broke: {'; '.join(rung.broken)}",
+                hint=_HINTS[rung.name],
+                report={"rungs": [one.to_json() for one in rungs]},
+            )
 
 
-def thresholds_of(graph: onnx.ModelProto, model: nn.Module) -> Thresholds:
-    """The thresholds for a program of `model`, by how its weights are stored and whether it reads maps at computed positions."""
-    half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.graph.initializer)
-    sampled = any(isinstance(module, LdaAqu) for module in model.modules())
-    return FP16_WEIGHTS if half else FP32_SAMPLED if sampled else FP32
+_HINTS: dict[Name, str] = {
+    "P0": "give the checkpoint that the bundle was exported from, or export again",
+    "P1": "export again from the checkpoint; if it stays, report it with the recipe",
+    "P2": "export again with the installed onnxruntime; if it stays, report it with the recipe",
+    "P3": "build with --runtime onnxruntime; report it with the runtime's version",
+    "P4": "edgeseg quantize RECIPE with another calibration or with QAT, or a larger gate in the recipe",
+}
 
 
-def compare(
-    reference: TorchReference, program: Program, images: Sequence[ImageU8], thresholds: Thresholds | None = None
-) -> dict[str, Any]:
-    """Climb the ladder on some images and report every rung.
+def golden_rung(reference: TorchReference, frames: Iterable[GoldenFrame], precision: Precision) -> Rung:
+    """P0: a torch module, with its quantizers where it is INT8, and the masks of golden frames."""
+    shares = {frame.name: mask_agreement(reference.infer(frame.image_rgb), frame.mask) for frame in frames}
+    figures = {"mask_agreement": min(shares.values())}
+    compares = f"{precision} torch module against golden frames"
+    return Rung("P0", compares, figures, GOLDEN[precision], details={"mask_agreement": shares})
+
+
+def graph_rung(reference: TorchReference, program: Program, images: Sequence[ImageU8]) -> Rung:
+    """P1: a torch model, with its quantizers where the program is INT8, and the canonical program.
 
     Args:
-        reference: the torch model, at the program's size, mask stride and ISR plan.
+        reference: at the program's size, mask stride and ISR plan.
         images: (H, W, 3) uint8 RGB of the program's size; at least one.
-        thresholds: by default `thresholds_of` the program.
-    Returns:
-        JSON-ready: `images`, `peak_logit`, `thresholds`, and `rungs`, name -> {value, passed}.
-    Raises:
-        ParityError: a rung failed; its report is what would have been returned.
     """
-    if not images:
-        raise ValueError("parity needs an image")
-    graph = onnx.load(program.onnx_path)
-    limits = thresholds or thresholds_of(graph, reference.model)
-    runs = {"graph": _logits_session(graph, optimised=False), "optimised": _logits_session(graph, optimised=True)}
-    peak, errors, agreement = 0.0, dict.fromkeys(runs, 0.0), 1.0
+    if program.precision == "int8":
+        compares = "quantized torch model against ONNX Runtime unoptimised, same integers imposed"
+        try:
+            imposed = compare_imposed(reference, program, images)
+        except Misplaced as problem:
+            return Rung("P1", compares, problem=str(problem))
+        return Rung("P1", compares, imposed.figures(), IMPOSED, details=imposed.to_json())
+    limit = thresholds_of(onnx.load(program.onnx_path), reference.model).logits_error
+    run, error, peak = onnxruntime_runner(program, optimised=False), 0.0, 0.0
     for image_rgb in images:
         expected = reference.logits(image_rgb).cpu().numpy()
+        error = max(error, float(np.abs(run(image_rgb).logits - expected).max()))
         peak = max(peak, float(np.abs(expected).max()))
-        mask = np.empty(0, np.uint8)
-        for name, session in runs.items():
-            pixels = image_rgb if program.image.layout == "HWC" else image_rgb.transpose(2, 0, 1)
-            mask, logits = session.run(["mask", "logits"], {"image": np.ascontiguousarray(pixels[np.newaxis])})
-            errors[name] = max(errors[name], float(np.abs(logits - expected).max()))
-        agreement = min(agreement, mask_agreement(expected[0].argmax(0).astype(np.uint8), mask[0]))
-    values = {name: error / (peak or 1.0) for name, error in errors.items()}
-    rungs = {name: {"value": value, "passed": value <= limits.logits_error} for name, value in values.items()}
-    rungs["mask"] = {"value": agreement, "passed": agreement >= limits.mask_agreement}
-    report = {"images": len(images), "peak_logit": peak, "thresholds": asdict(limits), "rungs": rungs}
-    broken = [name for name, rung in rungs.items() if not rung["passed"]]
-    if broken:
-        raise ParityError(
-            f"{program.onnx_path} differs from its torch model at rung {broken[0]!r}: "
-            + ", ".join(f"{name} {rung['value']:.3g}" for name, rung in rungs.items()),
-            hint="export again from the checkpoint; if it stays, report it with the recipe",
-            report=report,
-        )
-    return report
+    limits = {"logits_error": Limit(most=limit)}
+    compares = "torch model against ONNX Runtime unoptimised"
+    return Rung("P1", compares, {"logits_error": error / (peak or 1.0)}, limits, details={"peak_logit": peak})
 
 
-def _logits_session(graph: onnx.ModelProto, *, optimised: bool) -> Any:
-    import onnxruntime as ort
+def optimised_rung(canonical: Program, forms: Mapping[str, Program], images: Sequence[ImageU8]) -> Rung:
+    """P2: the canonical program without optimisation, and every form as ONNX Runtime optimises it for an engine.
 
-    settings = ort.SessionOptions()
-    settings.log_severity_level = 3
-    levels = ort.GraphOptimizationLevel
-    settings.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
-    return ort.InferenceSession(with_logits(graph).SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    Left out is the form for x86 on a processor whose kernels for it saturate, and which never gets it; the details say so.
+    """
+    plain = answers(onnxruntime_runner(canonical, optimised=False), images)
+    own = backend("onnxruntime").form_for(canonical.precision)
+    saturates = {"x86"} if own == "arm" else set()
+    found = {
+        form: _against(plain, onnxruntime_runner(program, optimised=True), images)
+        for form, program in forms.items()
+        if form not in saturates
+    }
+    details = {"forms": found, "not_run_here": sorted(saturates & set(forms))}
+    compares = "ONNX Runtime unoptimised against optimised, every form"
+    return Rung("P2", compares, _worst(found.values()), runtime_limits(canonical.precision), details=details)
+
+
+def runtime_rung(canonical: Program, runtime: str, program: Program, images: Sequence[ImageU8]) -> Rung:
+    """P3: the canonical program in ONNX Runtime without optimisation, and another runtime with the form that it gets."""
+    compares = f"ONNX Runtime unoptimised against {runtime}"
+    try:
+        other = OTHERS[runtime](program)
+    except MissingDependency as missing:
+        return Rung("P3", compares, skipped=f"{missing}: {missing.hint}")
+    found = _against(answers(onnxruntime_runner(canonical, optimised=False), images), other, images)
+    return Rung("P3", compares, found, runtime_limits(canonical.precision))
+
+
+def accuracy_rung(lost: float, gate: str, allowed: float, details: Mapping[str, Any]) -> Rung:
+    """P4: mIoU that the engine lost against the float checkpoint, held to the recipe's gate."""
+    limits = {"miou_drop": Limit(most=allowed)}
+    return Rung("P4", f"compiled engine against float checkpoint, {gate}", {"miou_drop": lost}, limits, details=details)
+
+
+def _against(plain: Sequence[Answer], runner: Runner, images: Sequence[ImageU8]) -> dict[str, float]:
+    pairs = list(zip(plain, answers(runner, images), strict=True))
+    return {
+        "mask_agreement": min(mask_agreement(a.mask, b.mask) for a, b in pairs),
+        "sqnr_db": min(sqnr_db(a.logits, b.logits) for a, b in pairs),
+    }
+
+
+def _worst(found: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    rows = list(found)
+    return {name: min(row[name] for row in rows) for name in ("mask_agreement", "sqnr_db")}

@@ -7,7 +7,6 @@ torch's TorchScript exporter, the one that also exports quantizers on a machine 
 
 from __future__ import annotations
 
-import copy
 import io
 import warnings
 from pathlib import Path
@@ -17,10 +16,10 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from edgeseg.deploy.form import Deployed, Form, deploy
+from edgeseg.deploy.rewrites import resize_bilinear
 from edgeseg.errors import BuildError
 from edgeseg.export.graph import clean, store_half
-from edgeseg.export.rewrites import fold_input_scale, resize_bilinear
-from edgeseg.export.simplify import first_conv, simplify
 from edgeseg.files import replace_file
 from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace, Program
 
@@ -28,8 +27,6 @@ OPSETS = (17, 20)
 """First opset with LayerNormalization, last one that static INT8 quantization in ONNX Runtime takes."""
 
 Weights = Literal["fp32", "fp16"]
-Form = Literal["onnxruntime", "openvino", "plain"]
-"""Which runtime a graph is laid out for. All compute the same; "plain" is the model as it is written."""
 
 
 class _ProgramModule(nn.Module):
@@ -38,20 +35,14 @@ class _ProgramModule(nn.Module):
     mean: Tensor
     gain: Tensor
 
-    def __init__(self, model: nn.Module, image: ImageSpec, mask_stride: int, form: Form) -> None:
+    def __init__(self, deployed: Deployed, mask_stride: int) -> None:
         super().__init__()
-        self.model = model
+        self.model, image = deployed.model, deployed.image
         self.hwc = image.layout == "HWC"
         self.mask_hw = (image.size_hw[0] // mask_stride, image.size_hw[1] // mask_stride)
         self.register_buffer("mean", torch.tensor(image.mean_rgb)[:, None, None])
         self.register_buffer("gain", 1.0 / torch.tensor(image.std_rgb)[:, None, None])
-        self.has_gain = True
-        if form != "plain":
-            simplify(model, map_ffn=form == "onnxruntime", tile_lda_aqu=form == "onnxruntime")
-            conv = first_conv(model)
-            if conv is not None:
-                fold_input_scale(conv, image.std_rgb)
-                self.has_gain = False
+        self.has_gain = any(std != 1.0 for std in image.std_rgb)
 
     def forward(self, image: Tensor) -> Tensor:
         # Transposed as bytes: a quarter of the traffic, and the subtraction then runs along rows.
@@ -86,6 +77,19 @@ def export_program(
         BuildError: the model cannot run at this size and plan, its classes are not the labels, it cannot be exported, or
             the file cannot be written.
     """
+    check_export(deploy(model, image, "plain").model, image, labels, mask_stride, opset)
+    plan = getattr(model, "isr_plan", IsrPlan((), ()))
+    program = Program(out, image, labels, mask_stride, plan, "float", arch, form=form)
+    graph = clean(trace_program(deploy(model, image, form), mask_stride, opset))
+    if weights == "fp16":
+        store_half(graph)
+    onnx.checker.check_model(graph, full_check=True)
+    write_model(graph, out)
+    return program
+
+
+def check_export(model: nn.Module, image: ImageSpec, labels: LabelSpace, mask_stride: int, opset: int) -> None:
+    """Raise BuildError where a model cannot be exported like this; see `export_program`."""
     if not OPSETS[0] <= opset <= OPSETS[1]:
         raise BuildError(f"opset {opset} is not supported", hint=f"export.opset: {OPSETS[0]} to {OPSETS[1]}")
     if mask_stride < 1 or any(side % mask_stride for side in image.size_hw):
@@ -93,16 +97,7 @@ def export_program(
             f"a mask at stride {mask_stride} of {image.size_hw[0]}x{image.size_hw[1]} px has no whole size",
             hint="export.mask_stride: 1, 2, 4 or 8, and a divisor of both sides of export.size_hw",
         )
-    frozen = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
-    _check_fit(frozen, image, labels)
-    plan = getattr(model, "isr_plan", IsrPlan((), ()))
-    program = Program(out, image, labels, mask_stride, plan, "float", arch, form=form)
-    graph = clean(_trace(_ProgramModule(frozen, image, mask_stride, form), image, opset))
-    if weights == "fp16":
-        store_half(graph)
-    onnx.checker.check_model(graph, full_check=True)
-    _write(graph, out)
-    return program
+    _check_fit(model, image, labels)
 
 
 def _check_fit(model: nn.Module, image: ImageSpec, labels: LabelSpace) -> None:
@@ -123,7 +118,9 @@ def _check_fit(model: nn.Module, image: ImageSpec, labels: LabelSpace) -> None:
         )
 
 
-def _trace(module: nn.Module, image: ImageSpec, opset: int) -> onnx.ModelProto:
+def trace_program(deployed: Deployed, mask_stride: int, opset: int) -> onnx.ModelProto:
+    """A deployed model, with all that lies around it, as torch's exporter writes it. Raises BuildError."""
+    module, image = _ProgramModule(deployed, mask_stride), deployed.image
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         # The exporter announces its age, and that shapes read in Python are frozen: fixed shapes are what we want.
@@ -147,8 +144,8 @@ def _trace(module: nn.Module, image: ImageSpec, opset: int) -> onnx.ModelProto:
     return onnx.load_model_from_string(buffer.getvalue())
 
 
-def _write(graph: onnx.ModelProto, out: Path) -> None:
-    """Write the file whole, or leave `out` as it was."""
+def write_model(graph: onnx.ModelProto, out: Path) -> None:
+    """Write the file whole, or leave `out` as it was. Raises BuildError."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         replace_file(out, graph.SerializeToString(deterministic=True))

@@ -12,9 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgeseg import __version__
 from edgeseg.contracts import Session
+from edgeseg.deploy.form import Form
 from edgeseg.devices.probe import usable_cores
 from edgeseg.engines import table
-from edgeseg.export.program import Form, export_program
+from edgeseg.export.program import export_program
 from edgeseg.isr.measure import Built
 from edgeseg.isr.plans import PlanSpace
 from edgeseg.models.segmentor import Segmentor

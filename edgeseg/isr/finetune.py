@@ -12,7 +12,7 @@ from edgeseg.errors import RecipeError
 from edgeseg.isr.engines import plan_space
 from edgeseg.recipe.schema import Recipe
 from edgeseg.specs import IsrPlan
-from edgeseg.train.loop import train
+from edgeseg.train.float import train
 from edgeseg.trained import load_trained
 
 WARMUP_SHARE = 0.1

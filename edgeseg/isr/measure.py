@@ -31,8 +31,8 @@ from edgeseg.data.subset import Subset
 from edgeseg.devices.probe import Fingerprint
 from edgeseg.errors import BuildError
 from edgeseg.images import resize_image
-from edgeseg.isr.journal import Journal
 from edgeseg.isr.plans import PlanSpace
+from edgeseg.journal import Journal
 from edgeseg.specs import IsrPlan, Program
 
 SITTING = 8

@@ -22,10 +22,10 @@ from edgeseg.data.subset import Subset
 from edgeseg.errors import DataError, EdgesegError, RecipeError, Unsupported, require
 from edgeseg.isr.engines import PlanEngines
 from edgeseg.isr.front import Candidate, best_step, pareto_front
-from edgeseg.isr.journal import Journal
 from edgeseg.isr.measure import SITTING, Engines, Meter
 from edgeseg.isr.plans import PlanSpace
 from edgeseg.isr.results import leave
+from edgeseg.journal import Journal
 from edgeseg.recipe.schema import Choose, Recipe
 from edgeseg.specs import IsrPlan
 from edgeseg.trained import load_trained

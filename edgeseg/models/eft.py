@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeseg.models.layers import ConvFFN, DropPath, PatchEmbed, init_weights, to_nchw, to_nhwc
+from edgeseg.models.layers import ConvFFN, DropPath, PatchEmbed, Product, init_weights, to_nchw, to_nhwc
 from edgeseg.models.segmentor import Encoder, ReducedAttention
 
 
@@ -47,6 +47,7 @@ class EmbeddingFreeAttention(nn.Module):
         self.key_norm = nn.LayerNorm(channels) if key_norm else None
         self.key_act = nn.GELU() if key_norm else None
         self.proj = nn.Linear(channels, channels)
+        self.scores, self.weighted = Product(), Product()
 
     def keys(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, m, C), m = H W / window^2; keys and values alike."""
@@ -65,8 +66,8 @@ class EmbeddingFreeAttention(nn.Module):
         q = x.reshape(split).transpose(1, 2)  # (B, heads, n, d)
         k = self.keys(x).reshape(split).transpose(1, 2)  # (B, heads, m, d)
         # Few keys: plain products train faster than the fused kernel, and scaling m keys is cheaper than n queries.
-        scores = q @ (k * self.scale).transpose(-2, -1)  # (B, heads, n, m)
-        out = scores.softmax(-1) @ k
+        scores = self.scores(q, (k * self.scale).transpose(-2, -1))  # (B, heads, n, m)
+        out = self.weighted(scores.softmax(-1), k)
         return self.proj(out.transpose(1, 2).reshape(batch, height, width, channels))
 
 

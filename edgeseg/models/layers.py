@@ -6,6 +6,8 @@ channels-last NCHW view, so switching between "tokens" and "map" is a reshape th
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as dist_fn
@@ -39,6 +41,13 @@ def init_weights(module: nn.Module) -> None:
 def is_distributed() -> bool:
     """Whether other processes train the same model."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+class Product(nn.Module):
+    """Matrix product of two activations, (..., n, d) and (..., d, m) -> (..., n, m): a module, so that a quantizer finds it."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a @ b
 
 
 class DropPath(nn.Module):
@@ -94,6 +103,8 @@ class BatchNorm2d(nn.BatchNorm2d):
 class PatchEmbed(nn.Module):
     """Strided convolution, then LayerNorm: (B, H, W, C_in) -> (B, ceil(H / stride), ceil(W / stride), C_out)."""
 
+    round_outputs: ClassVar = ("conv",)
+
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2)
@@ -108,6 +119,8 @@ class ConvFFN(nn.Module):
 
     Source: PVTv2 (arXiv 2106.13797), section 3.2; the ReLU is that of its linear variant.
     """
+
+    round_outputs: ClassVar = ("dwconv",)
 
     def __init__(self, channels: int, hidden: int, relu: bool) -> None:
         super().__init__()

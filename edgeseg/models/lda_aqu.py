@@ -9,6 +9,8 @@ class LDA_AQU: window and shifts are measured in output pixels, values are neith
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,11 +40,13 @@ class LdaAqu(nn.Module):
     A neighbour outside of the map has a key and a value of zero; it is not masked.
 
     In an ONNX graph each read is one GridSample (opset 16 on), which ONNX Runtime, OpenVINO and TensorRT 10 have. ONNX Runtime is
-    slow at it on CPUs; its form of a program holds matrix products instead (`export.simplify_upsample`).
+    slow at it on CPUs; its form of a program holds matrix products instead (`deploy.simplify_upsample`).
 
     Raises (init):
         ValueError: the channels do not divide into groups and heads, the window is even, or the scale is below 2.
     """
+
+    keep_float: ClassVar = {"shift": "it gives positions: one step of INT8 would move every read by a part of a pixel"}
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeseg.models.layers import ConvFFN, DropPath, PatchEmbed, init_weights, to_nchw, to_nhwc
+from edgeseg.models.layers import ConvFFN, DropPath, PatchEmbed, Product, init_weights, to_nchw, to_nhwc
 from edgeseg.models.segmentor import Encoder, ReducedAttention
 
 _SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {  # channels, depths, heads
@@ -58,6 +58,7 @@ class EfficientAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
         self.reduce = nn.Conv2d(channels, channels, ratio, ratio) if ratio > 1 else None
         self.reduce_norm = nn.LayerNorm(channels, eps=1e-5) if ratio > 1 else None
+        self.scores, self.weighted = Product(), Product()
 
     def tokens(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, m, C), m = H W / (ratio * multiplier)^2: what keys and values are projected from."""
@@ -76,8 +77,8 @@ class EfficientAttention(nn.Module):
         k, v = self.kv(self.tokens(x)).split(self.q.out_features, dim=-1)
         k, v = (t.reshape(split).transpose(1, 2) for t in (k, v))  # (B, heads, m, d)
         # Few keys: plain products train faster than the fused kernel, and scaling m keys is cheaper than n queries.
-        scores = q @ (k * self.scale).transpose(-2, -1)  # (B, heads, n, m)
-        out = scores.softmax(-1) @ v
+        scores = self.scores(q, (k * self.scale).transpose(-2, -1))  # (B, heads, n, m)
+        out = self.weighted(scores.softmax(-1), v)
         return self.proj(out.transpose(1, 2).reshape(x.shape))
 
 

@@ -40,7 +40,12 @@ class TorchReference:
             raise ValueError(f"expected an image of shape {(*self.image.size_hw, 3)}, not {image_rgb.shape}")
         batch = torch.from_numpy(np.ascontiguousarray(image_rgb)).to(self.device)[None]
         logits: Tensor = self.model(normalise(batch, self.image)).float()
-        height, width = (side // self.mask_stride for side in self.image.size_hw)
+        return self.at_stride(logits, self.image.size_hw, self.mask_stride)
+
+    @staticmethod
+    def at_stride(logits: Tensor, size_hw: tuple[int, int], mask_stride: int) -> Tensor:
+        """A model's logits at the resolution of a program's mask: (B, K, H / mask_stride, W / mask_stride)."""
+        height, width = (side // mask_stride for side in size_hw)
         return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
 
     def infer(self, image_rgb: ImageU8) -> MaskU8:

@@ -220,7 +220,7 @@ class RepSepDecoder(Decoder):
     def forward(self, feats: Sequence[Tensor]) -> Tensor:
         local, x = self._separated(feats)
         if self.dca is not None:
-            x, _, _ = self.dca(x)
+            x = self.dca(x)[0]
         return self._classified(local, x)
 
     def forward_train(self, feats: Sequence[Tensor], mask: Tensor, ignore_index: int) -> tuple[Tensor, Losses]:

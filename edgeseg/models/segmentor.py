@@ -11,7 +11,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from edgeseg.specs import ImageSpec, IsrPlan, Layout
+from edgeseg.models.layers import Product
+from edgeseg.specs import ImageSpec, IsrPlan, Layout, QuantHints
 
 RGB = tuple[float, float, float]
 Losses = dict[str, Tensor]
@@ -120,6 +121,28 @@ class Segmentor(nn.Module):
         if height <= 0 or width <= 0 or height % multiple or width % multiple:
             raise ValueError(f"{height}x{width} px is not a multiple of {multiple} px on both sides, at the ISR plan in force")
 
+    def quant_hints(self) -> QuantHints:
+        """What must be known to quantize this model, in the form that it has now.
+
+        Any module inside may say `keep_float`, a mapping from the names of its layers to the reason that they stay float, and
+        `round_outputs`, the names of its layers whose output is rounded as well.
+        """
+        modules = dict(self.named_modules())
+        firsts = [name for name, layer in modules.items() if isinstance(layer, nn.Conv2d) and _sees_image(name, layer)]
+        return QuantHints(
+            products=tuple(name for name, module in modules.items() if isinstance(module, Product)),
+            keep_float=tuple(
+                (f"{name}.{layer}", reason)
+                for name, module in modules.items()
+                for layer, reason in getattr(module, "keep_float", {}).items()
+            ),
+            outputs=tuple(
+                f"{name}.{layer}" for name, module in modules.items() for layer in getattr(module, "round_outputs", ())
+            ),
+            first=firsts[0] if len(firsts) == 1 else None,
+            classifier="decoder.classifier" if "decoder.classifier" in modules else None,
+        )
+
     @property
     def size_multiple_px(self) -> int:
         """Image sides must be multiples of this, at the plan in force."""
@@ -161,3 +184,7 @@ class Segmentor(nn.Module):
                 limit = math.gcd(height, width)
                 choices.append(tuple(m for m in range(1, limit + 1) if limit % m == 0))
         return tuple(choices)
+
+
+def _sees_image(name: str, conv: nn.Conv2d) -> bool:
+    return name.startswith("encoder.") and conv.in_channels == 3 and conv.groups == 1

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeseg.errors import RecipeError
-from edgeseg.models.layers import BatchNorm2d, init_weights, is_distributed, to_nchw, to_nhwc
+from edgeseg.models.layers import BatchNorm2d, Product, init_weights, is_distributed, to_nchw, to_nhwc
 from edgeseg.models.segmentor import Decoder
 from edgeseg.models.upsample import make_upsample
 from edgeseg.models.windows import context_windows, merge_windows, query_windows, window_count
@@ -65,6 +65,7 @@ class VaryingWindowAttention(nn.Module):
         self.embed = NormedConv(channels, channels // ratio**2, ratio)
         self.query, self.key, self.value = (nn.Conv2d(channels, channels, 1) for _ in range(3))
         self.proj = NormedConv(channels, channels, relu=False)
+        self.scores, self.weighted = Product(), Product()
 
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, height, width = (int(side) for side in x.shape)
@@ -72,8 +73,8 @@ class VaryingWindowAttention(nn.Module):
         context = context_windows(to_nhwc(self.embed(x)), grid, self.ratio)  # (B, windows, tokens, C)
         q = query_windows(to_nhwc(self.query(x)), grid)
         q, k, v = (split_heads(t, self.heads) for t in (q, _pointwise(self.key, context), _pointwise(self.value, context)))
-        scores = q @ (k * self.scale).transpose(-2, -1)  # (B, windows, heads, tokens, tokens)
-        out = (scores.softmax(-1) @ v).transpose(2, 3).reshape(batch, grid[0] * grid[1], -1, channels)
+        scores = self.scores(q, (k * self.scale).transpose(-2, -1))  # (B, windows, heads, tokens, tokens)
+        out = self.weighted(scores.softmax(-1), v).transpose(2, 3).reshape(batch, grid[0] * grid[1], -1, channels)
         y = self.proj(to_nchw(merge_windows(out, grid, (height, width))))
         return x + y if self.shortcut else y
 

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from edgeseg.recipe.schema import Recipe, Section
 from edgeseg.recipe.strict_yaml import KeyPath, dotted, plain_scalar
 
+_SECTION = "a section of `key: value` lines"
 _WANTED = {
     "int_type": "an integer",
     "int_parsing": "an integer",
@@ -22,8 +23,8 @@ _WANTED = {
     "bool_type": "true or false",
     "string_type": "text",
     "tuple_type": "a list",
-    "dict_type": "a section of `key: value` lines",
-    "model_type": "a section of `key: value` lines",
+    "dict_type": _SECTION,
+    "model_type": _SECTION,
     "none_required": "null",
 }
 
@@ -136,7 +137,8 @@ def _message(path: KeyPath, group: list[ErrorDetails]) -> str:
         return f"missing{_described(path)}"
     if kind in _WANTED:
         wanted = " or ".join(", ".join(dict.fromkeys(_WANTED.get(one["type"], one["msg"]) for one in group)).rsplit(", ", 1))
-        return f"must be {wanted}, not {_shown(value)}{_quotes(kind, value)}{_described(path) if value is None else ''}"
+        more = _needed(path) if wanted == _SECTION else ""
+        return f"must be {wanted}{more}, not {_shown(value)}{_quotes(kind, value)}{_described(path) if value is None else ''}"
     if kind in ("too_short", "too_long"):
         bound = f"at least {context['min_length']}" if kind == "too_short" else f"at most {context['max_length']}"
         return f"takes {bound} values, not {context['actual_length']}"
@@ -148,6 +150,14 @@ def _message(path: KeyPath, group: list[ErrorDetails]) -> str:
     if kind == "string_pattern_mismatch":
         return f"must match {context['pattern']}, not {_shown(value)}"
     return f"{details['msg'].replace('Input should be', 'must be')}, not {_shown(value)}"
+
+
+def _needed(path: KeyPath) -> str:
+    """What a section must hold, and whether null may stand in its place."""
+    section, annotation = _section_at(path), type_at(path)
+    keys = [name for name, info in section.model_fields.items() if info.is_required()] if section else []
+    needed = f" ({', '.join(keys)})" if keys else ""
+    return needed + (" or null" if type(None) in get_args(annotation) else "")
 
 
 def _quotes(kind: str, value: object) -> str:

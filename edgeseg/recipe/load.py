@@ -82,7 +82,7 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 
 def recipe_of(values: Mapping[str, Any], where: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe that was kept as plain values, as in a checkpoint; `where` names its place in messages. Raises RecipeError."""
-    return _read(_dump(dict(values)), where, overrides)
+    return _read(dump_yaml(dict(values)), where, overrides)
 
 
 def _read(text: str, where: str, overrides: Sequence[str]) -> Recipe:
@@ -209,11 +209,14 @@ def recipe_schema() -> dict[str, Any]:
 
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML text, defaults written out; `load_recipe` reads the same recipe from it."""
-    return _dump(recipe.model_dump(mode="json"))
+    return dump_yaml(recipe.model_dump(mode="json"))
 
 
-def _dump(values: dict[str, Any]) -> str:
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=False)
+def dump_yaml(data: Any, *, one_line: bool = False) -> str:
+    """JSON values as YAML text that `read_yaml` reads back: sections as blocks, or all of it on one line without an end."""
+    width = 1 << 30 if one_line else 120
+    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width, default_flow_style=one_line)
+    return text.rstrip("\n") if one_line else text
 
 
 class _Dumper(yaml.SafeDumper):

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from edgeseg.specs import IsrPlan, LabelSpace
+from edgeseg.specs import IsrPlan, LabelSpace, Precision
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -177,6 +177,52 @@ class Isr(Section):
         return IsrPlan(self.encoder, self.decoder)
 
 
+class Calibration(Section):
+    """How the ranges of activations are found."""
+
+    images: str = Field(description="a calibration set: the name of one that ships, or the path of a calib/*.yaml")
+    method: Literal["max", "percentile", "mse", "entropy"] = Field(
+        default="percentile", description="how an activation's range follows from what was seen; `edgeseg calib sweep` compares"
+    )
+    percentile: Annotated[float, Field(gt=50, le=100)] = Field(
+        default=99.99, description="method percentile: share of absolute values inside the range, percent"
+    )
+
+
+class Qat(Section):
+    """Quantization-aware fine-tuning: the float model teaches the quantized one."""
+
+    steps: PositiveInt
+    batch_size: PositiveInt = 8
+    lr: float = Field(default=1e-4, gt=0, description="peak learning rate, relative to the size (RMS) of each tensor")
+    warmup_steps: int = Field(default=20, ge=0)
+    scales: Literal["frozen", "learned"] = Field(
+        default="frozen", description="activation ranges stay as calibrated, or are trained with the weights"
+    )
+    temperature: float = Field(default=1.0, gt=0, description="of the distillation, on both models' logits")
+    distill_weight: Fraction = Field(default=0.5, description="share of the distillation loss; the rest is cross-entropy")
+    val_every: PositiveInt = Field(default=100, description="steps between validations, with the quantizers in force")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Qat:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} must be fewer than steps {self.steps}")
+        return self
+
+
+class Quant(Section):
+    """INT8: weights symmetric per output channel, activations symmetric per tensor; everything else stays float."""
+
+    calibration: Calibration
+    attention: Literal["float", "int8"] = Field(default="float", description="the products of queries, keys and values")
+    first_conv: Literal["float", "int8"] = Field(default="int8", description="the convolution that sees the image")
+    classifier: Literal["float", "int8"] = Field(default="int8", description="the last convolution, which gives the logits")
+    keep_float: tuple[str, ...] = Field(default=(), description="globs of layers that stay float, on your word")
+    min_coverage: Fraction = Field(description="share of multiply-adds that must be in INT8")
+    max_miou_drop: Fraction = Field(description="mIoU that INT8 may lose against the float model, both through the engine")
+    qat: Qat | None = Field(description="null: calibration only (PTQ)")
+
+
 class Export(Section):
     """The program: fixed shapes, normalisation and argmax inside."""
 
@@ -211,7 +257,13 @@ class Recipe(Section):
     augment: Augment
     train: Train
     isr: Isr
-    quant: None = Field(description="null: a float bundle (this version builds float engines only)")
+    quant: Quant | None = Field(description="null: a float bundle")
     export: Export
     targets: tuple[Target, ...] = Field(min_length=1)
     gate: Gate
+
+    def miou_gate(self, precision: Precision) -> tuple[str, float]:
+        """Key and value of the gate on the mIoU that an engine of this precision loses against the float model."""
+        if precision == "int8" and self.quant is not None:
+            return "quant.max_miou_drop", self.quant.max_miou_drop
+        return "gate.max_miou_drop", self.gate.max_miou_drop

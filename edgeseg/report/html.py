@@ -68,6 +68,52 @@ def isr_page(table: Mapping[str, Any], picture: bytes) -> bytes:
     return _page(f"ISR plans of {table['recipe']}", body)
 
 
+def sensitivity_page(table: Mapping[str, Any], picture: bytes) -> bytes:
+    """The page of a sensitivity sweep: its picture (PNG), what was measured how, the accuracy budget, every layer. UTF-8."""
+    height, width = table["size_hw"]
+    calibration, budget = table["calibration"], table.get("budget")
+    variant = "the layer alone in INT8" if table["mode"] == "quantize-one" else "all layers in INT8 but this one"
+    setting = {
+        "checkpoint": f"{table['recipe']} ({table['arch']}), sha256 {table['checkpoint_sha256'][:16]}, ISR {table['isr']}",
+        "image": f"{width}x{height}, mask at stride {table['mask_stride']}",
+        "calibration": f"{table['method']} on {calibration['images']} images of {calibration['set']}",
+        "measured": f"{variant}; the torch model with fake quantization on {table['images']} validation images, evenly spread",
+        "mIoU": f"{100 * table['float_miou']:.2f} % in float, {100 * table['int8_miou']:.2f} % with every layer in INT8",
+    }
+    if budget is not None:
+        setting["budget"] = (
+            f"{100 * budget['allowed']:.2f} points: {len(budget['reverted'])} layers float give {100 * budget['miou']:.2f} % on "
+            f"{budget['images']} images, {100 * budget['drop']:+.2f} points lost; "
+            f"coverage {100 * budget['coverage_before']:.1f} % -> {100 * budget['coverage']:.1f} %"
+        )
+    reverted = set(budget["reverted"]) if budget else set()
+    columns = ("layer", "kind", "MACs %", "noise %", "mIoU lost", "mIoU %", "SQNR dB", "agreement %")
+    rows = [
+        (
+            "level" if row["layer"] in reverted else "",
+            (
+                row["layer"],
+                row["kind"],
+                f"{100 * row['share']:.2f}",
+                f"{100 * row['noise']:.2f}",
+                f"{100 * row['harm']:+.2f}",
+                f"{100 * row['miou']:.2f}",
+                "-" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}",
+                f"{100 * row['agreement']:.2f}",
+            ),
+        )
+        for row in table["layers"]
+    ]
+    listed = "".join(f"<li><b>{escape(name)}</b> {escape(text)}</li>" for name, text in setting.items())
+    body = (
+        f"<ul>{listed}</ul>"
+        f'<img alt="layers by harm" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
+        f"<p>Noise is a layer's share of the logit noise of the model with every layer in INT8. Bold: reverted to float.</p>"
+        f"{_table(columns, rows)}"
+    )
+    return _page(f"Layers of {table['recipe']} by what INT8 costs", body)
+
+
 def _page(title: str, body: str) -> bytes:
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body><h1>{escape(title)}</h1>{body}</body></html>\n'.encode()

@@ -15,6 +15,7 @@ from edgeseg.stream.stats import Timings
 
 if TYPE_CHECKING:
     from edgeseg.bundle import Bundle
+    from edgeseg.specs import Precision
 
 _SWITCHES_KEPT = 1_000
 
@@ -91,13 +92,14 @@ class Levels:
 
 @contextmanager
 def open_governed(
-    bundle: Bundle, target: Target, *, first: int = 0, threads: int | None = None
+    bundle: Bundle, target: Target, *, first: int = 0, threads: int | None = None, precision: Precision | None = None
 ) -> Iterator[tuple[dict[int, Session], Governor]]:
     """Open this device's engines of all levels from `first` on, and a governor that knows their measured times.
 
     Args:
         first: the most exact level that may be used.
         threads: overrides the number that each engine was measured with.
+        precision: engines of this precision only; None: whatever a build chose for each level.
     Raises:
         BundleError: there is no level but `first` from there on, one has no engine for this device, or they differ in image or
             classes.
@@ -110,7 +112,7 @@ def open_governed(
             hint="edgeseg export RECIPE --levels 3 packs several; edgeseg isr RECIPE shows what each saves and costs",
         )
     # Where there is no level `first` either, `find_engine` says so.
-    entries = [bundle.find_engine(level) for level in range(first, max(count, first + 1))]
+    entries = [bundle.find_engine(level, precision=precision) for level in range(first, max(count, first + 1))]
     unmeasured = [entry.level for entry in entries if not entry.measurements.get("median_ms")]
     if unmeasured:
         raise BundleError(

@@ -1,4 +1,7 @@
-"""Float training: one loop for a CPU, a GPU, or several processes under torchrun."""
+"""The training loop, for a CPU, a GPU, or several processes under torchrun. A `Task` says what is trained: float or INT8.
+
+Data stream, optimiser steps, journal, state, resume, validation and the best checkpoint are the loop's.
+"""
 
 from __future__ import annotations
 
@@ -6,41 +9,36 @@ import contextlib
 import math
 import shutil
 import time
-from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from edgeseg import __version__
 from edgeseg.contracts import NoProgress, Progress
 from edgeseg.data.datasets import open_dataset
 from edgeseg.data.evaluate import evaluate
 from edgeseg.data.loader import StepSampler, train_batches
 from edgeseg.data.transforms import TrainTransform
 from edgeseg.errors import BuildError, DataError, RecipeError
-from edgeseg.models import build_model
 from edgeseg.models.reference import TorchReference, normalise
-from edgeseg.models.weights import load_strict
-from edgeseg.recipe.load import dump_recipe, recipe_digest
+from edgeseg.recipe.load import dump_recipe
 from edgeseg.recipe.schema import Recipe
-from edgeseg.specs import IsrPlan
-from edgeseg.train.checkpoint import load_checkpoint, save_checkpoint
 from edgeseg.train.distributed import Processes, processes
 from edgeseg.train.interrupt import Stop, stop_requests
 from edgeseg.train.journal import Journal, write_samples
 from edgeseg.train.losses import CrossEntropy
-from edgeseg.train.optim import Ema, parameter_groups, set_learning_rate
+from edgeseg.train.optim import Ema, set_learning_rate
 from edgeseg.train.state import Counters, latest_state, restore_state, save_state
+from edgeseg.train.task import MakeTask
 
 _LOG_EVERY = 50
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run ended with. `best` holds the weights of the highest validation mIoU."""
+    """What a run ended with. `best` holds the weights of the highest validation mIoU; at step 0, what it started from."""
 
     best: Path
     miou: float
@@ -49,28 +47,22 @@ class TrainResult:
     seconds: float
 
 
-def train(
+def run_task(
+    make: MakeTask,
     recipe: Recipe,
     data_root: Path,
     run_dir: Path,
     *,
-    init: Path | None = None,
-    plan: IsrPlan | None = None,
     device: str = "auto",
     workers: int = 2,
     fresh: bool = False,
     progress: Progress | None = None,
 ) -> TrainResult:
-    """Train a recipe, or continue the run that lies in `run_dir`.
+    """Train a task, or continue the run that lies in `run_dir`; see `float.train` for the arguments.
 
     Args:
-        data_root: folder that the recipe's data section is relative to.
+        make: builds the task for the classes of the data, in each process.
         run_dir: gets recipe.yaml, metrics.jsonl, best.safetensors, state/ and samples/.
-        init: checkpoint to start from; `train.init_skip` names what of it is not loaded.
-        plan: ISR plan in force, in training and validation; by default the training ratios, whatever the recipe deploys.
-        device: "cpu", "cuda" or "auto".
-        workers: loader processes of each training process.
-        fresh: set an earlier run in `run_dir` aside and start anew.
     Raises:
         RecipeError, DataError: see the message.
         BuildError: the loss became NaN or infinite; the last state is kept.
@@ -79,54 +71,40 @@ def train(
     progress = progress or NoProgress()
     with processes(device) as here, stop_requests() as stop:
         if fresh and here.is_first and run_dir.exists():
-            shutil.move(run_dir, _free_name(run_dir))
+            set_aside(run_dir)
         here.wait()
-        run = _Run(recipe, data_root, run_dir, here, init, plan)
+        loop = _Loop(make, recipe, data_root, run_dir, here)
         try:
-            run.fit(stop, workers, progress if here.is_first else NoProgress())
+            loop.fit(stop, workers, progress if here.is_first else NoProgress())
         finally:
-            run.journal.close()
-        c = run.counters
+            loop.journal.close()
+        c = loop.counters
         return TrainResult(run_dir / "best.safetensors", c.best_miou, c.step, c.best_step, c.seconds)
 
 
-class _Run:
-    """Model, optimiser and counters of one run in one process."""
+class _Loop:
+    """Task, optimiser and counters of one run in one process."""
 
-    def __init__(
-        self, recipe: Recipe, data_root: Path, run_dir: Path, here: Processes, init: Path | None, plan: IsrPlan | None
-    ) -> None:
-        if recipe.train.batch_size % (recipe.train.accumulate * here.world_size):
-            raise RecipeError(
-                f"train.batch_size {recipe.train.batch_size} is no multiple of accumulate {recipe.train.accumulate} x "
-                f"{here.world_size} processes",
-                hint="change train.batch_size or --nproc-per-node",
-            )
+    def __init__(self, make: MakeTask, recipe: Recipe, data_root: Path, run_dir: Path, here: Processes) -> None:
         self.recipe, self.run_dir, self.here = recipe, run_dir, here
-        self.digest = recipe_digest(recipe)
         self.train_set = open_dataset(recipe.data, "train", data_root)
         self.val_set = open_dataset(recipe.data, "val", data_root)
-        torch.manual_seed(recipe.train.seed)
-        self.model = build_model(recipe.model.arch, self.train_set.labels.num_classes, **recipe.model.options).to(here.device)
-        try:
-            if plan is not None:
-                self.model.set_isr(plan)
-            self.image = self.model.image_spec(recipe.export.size_hw, recipe.export.layout)
-            self.model.check_size(recipe.augment.crop_hw)
-        except ValueError as error:
+        self.task = make(self.train_set.labels, here)
+        schedule = self.schedule = self.task.schedule
+        if schedule.batch_size % (schedule.accumulate * here.world_size):
             raise RecipeError(
-                f"{recipe.name}: {error}", hint="change export.size_hw and augment.crop_hw in the recipe"
-            ) from error
-        if init is not None:
-            load_initial(self.model, init, recipe.train.init_skip)
-        torch.manual_seed(recipe.train.seed + here.rank)
-        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, recipe.train), betas=recipe.train.betas)
-        self.ema = Ema(self.model, recipe.train.ema_decay) if recipe.train.ema_decay is not None else None
-        self.loss = CrossEntropy(self.train_set.labels.ignore_index, recipe.train.ohem_keep, self._class_weights())
+                f"batch_size {schedule.batch_size} is no multiple of accumulate {schedule.accumulate} x "
+                f"{here.world_size} processes",
+                hint="change batch_size in the recipe, or --nproc-per-node",
+            )
+        torch.manual_seed(schedule.seed + here.rank)
+        self.optimizer = torch.optim.AdamW(self.task.parameter_groups(), betas=schedule.betas)
+        self.ema = Ema(self.task.model, schedule.ema_decay) if schedule.ema_decay is not None else None
+        self.cross_entropy = CrossEntropy(self.train_set.labels.ignore_index, schedule.ohem_keep, self._class_weights())
         state = latest_state(run_dir / "state")
         self.counters = Counters()
         if state is not None:
-            self.counters = restore_state(state, self.model, self.optimizer, self.ema, self.digest, here)
+            self.counters = restore_state(state, self.task.model, self.optimizer, self.ema, self.task.digest, here)
         elif (run_dir / "recipe.yaml").exists() and (run_dir / "recipe.yaml").read_text() != dump_recipe(recipe):
             raise DataError(f"{run_dir} holds a run of another recipe", hint="choose another folder with --out, or use --fresh")
         if here.is_first:
@@ -136,7 +114,7 @@ class _Run:
         self.journal = Journal(run_dir, self.counters.step) if here.is_first else _NoJournal()
 
     def _class_weights(self) -> Tensor | None:
-        weights, classes = self.recipe.train.class_weights, self.train_set.labels.num_classes
+        weights, classes = self.schedule.class_weights, self.train_set.labels.num_classes
         if weights is None:
             return None
         if len(weights) != classes:
@@ -144,35 +122,38 @@ class _Run:
         return torch.tensor(weights, device=self.here.device)
 
     def fit(self, stop: Stop, workers: int, progress: Progress) -> None:
-        t, c, here = self.recipe.train, self.counters, self.here
+        t, c, here, task = self.schedule, self.counters, self.here, self.task
         sampler = StepSampler(
             len(self.train_set), t.batch_size, t.accumulate, t.steps, c.step, t.seed, here.rank, here.world_size
         )
-        transform = TrainTransform(self.recipe.augment, self.image.mean_rgb, self.train_set.labels.ignore_index, t.seed)
+        transform = TrainTransform(self.recipe.augment, task.image.mean_rgb, self.train_set.labels.ignore_index, t.seed)
         batches = train_batches(self.train_set, transform, sampler, workers)
-        network: nn.Module = self.model
+        network = task.model
         if here.world_size > 1:
             network = nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
         amp = _amp(t.amp, here.device)
+        if task.validate_first and c.best_miou < 0:
+            self._validate(progress)
+            self._save()
         progress.start("train", t.steps)
         progress.advance("train", c.step)
         window, window_steps, window_start = dict[str, float](), 0, time.monotonic()
         while c.step < t.steps:
             started = time.monotonic()
-            self.model.train()
+            task.set_mode()
             set_learning_rate(self.optimizer, c.step, t)
             for name, loss in self._step(network, [next(batches) for _ in range(t.accumulate)], amp).items():
                 window[name] = window.get(name, 0.0) + loss
             window_steps += 1
             if self.ema is not None:
-                self.ema.update(self.model, c.step)
+                self.ema.update(task.model, c.step)
             c.step += 1
             c.seconds += time.monotonic() - started
-            progress.advance("train", loss=window["loss"] / window_steps)
+            means = {name: total / window_steps for name, total in window.items()}
+            progress.advance("train", 1, **means)
             if c.step % _LOG_EVERY == 0 or c.step == t.steps:
                 rate = window_steps * t.batch_size / (time.monotonic() - window_start)
                 lr = self.optimizer.param_groups[0]["lr"]
-                means = {name: total / window_steps for name, total in window.items()}
                 self.journal.write(c.step, **means, lr=lr, images_per_s=round(rate, 2))
                 progress.advance("train", 0, images_per_s=rate)
                 window, window_steps, window_start = {}, 0, time.monotonic()
@@ -192,24 +173,24 @@ class _Run:
         progress.finish("train")
 
     def _step(self, network: nn.Module, batches: list[tuple[Tensor, Tensor]], amp: bool) -> dict[str, float]:
-        """One optimiser step. Returns what was added up: the cross-entropy, a mean over the counted pixels of all processes, as
-        `loss`, and the model's own losses, means over images.
+        """One optimiser step. Returns what was added up: the pixel losses, a mean over the counted pixels of all processes, as
+        `loss`, and the task's further losses, means over images.
         """
         here = self.here
-        counted = sum(self.loss.count(mask) for _, mask in batches)
+        counted = sum(self.cross_entropy.count(mask) for _, mask in batches)
         total_count = max(1.0, float(here.sum(torch.tensor([float(counted)], dtype=torch.float64))[0]))
         sums: dict[str, float] = {}
         for i, (image, mask) in enumerate(batches):
-            images = normalise(image.to(here.device, non_blocking=True), self.image)
+            images = normalise(image.to(here.device, non_blocking=True), self.task.image)
             labels = mask.to(here.device, non_blocking=True)
             last = i == len(batches) - 1
             hold = contextlib.nullcontext() if last or here.world_size == 1 else network.no_sync()  # type: ignore[operator]
             with hold:
                 with torch.autocast(here.device.type, torch.bfloat16, enabled=amp):
-                    logits, auxiliary = network(images, labels, self.loss.ignore_index)
+                    pixels, further = self.task.losses(network, images, labels, self.cross_entropy)
                 # DistributedDataParallel averages gradients over processes, which hold equally many images, but not pixels.
-                shares = {"loss": self.loss.total(logits, labels) * (here.world_size / total_count)}
-                shares |= {name: value / len(batches) for name, value in auxiliary.items()}
+                shares = {"loss": pixels * (here.world_size / total_count)}
+                shares |= {name: value / len(batches) for name, value in further.items()}
                 torch.stack(list(shares.values())).sum().backward()
             for name, share in shares.items():
                 sums[name] = sums.get(name, 0.0) + float(share.detach())
@@ -218,23 +199,24 @@ class _Run:
         if not math.isfinite(total := sum(means.values())):
             raise BuildError(
                 f"the loss is {total} at step {self.counters.step + 1}; the last saved state is kept in {self.run_dir / 'state'}",
-                hint="lower train.lr, set train.clip_norm: 1.0, or train.amp: off",
+                hint="lower train.lr (of INT8: quant.qat.lr), set train.clip_norm: 1.0, or train.amp: off",
             )
-        if self.recipe.train.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.train.clip_norm)
+        if self.schedule.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.task.model.parameters(), self.schedule.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.task.stepped()
         return means
 
     def _validate(self, progress: Progress) -> None:
         """mIoU of the averaged weights (or the plain ones without EMA); the best so far is kept as best.safetensors."""
-        c, here = self.counters, self.here
+        c, here, model = self.counters, self.here, self.task.model
         plain = None
         if self.ema is not None:
-            plain = {name: value.clone() for name, value in self.model.state_dict().items()}
-            self.model.load_state_dict(self.ema.state)
+            plain = {name: value.clone() for name, value in model.state_dict().items()}
+            model.load_state_dict(self.ema.state)
         try:
-            reference = TorchReference(self.model, self.image, self.recipe.export.mask_stride)
+            reference = TorchReference(model, self.task.image, self.recipe.export.mask_stride)
             mine = range(here.rank, len(self.val_set), here.world_size)
             confusion = evaluate(reference.segment, self.val_set, mine, progress)
             confusion.counts = here.sum_counts(confusion.counts)
@@ -248,35 +230,14 @@ class _Run:
             if c.stale == 0:
                 c.best_miou, c.best_step = miou, c.step
                 if here.is_first:
-                    save_checkpoint(self.run_dir / "best.safetensors", self.model.state_dict(), self._facts())
+                    self.task.save_best(self.run_dir / "best.safetensors", c)
         finally:
             if plain is not None:
-                self.model.load_state_dict(plain)
-
-    def _facts(self) -> dict[str, Any]:
-        """What travels with the weights: enough to rebuild the model and to export it."""
-        return {
-            "kind": "weights",
-            "edgeseg": __version__,
-            "arch": self.recipe.model.arch,
-            "num_classes": self.val_set.labels.num_classes,
-            "labels": asdict(self.val_set.labels),
-            "recipe": self.recipe.model_dump(mode="json"),
-            "recipe_sha256": self.digest,
-            "step": self.counters.step,
-            "miou": self.counters.best_miou,
-        }
+                model.load_state_dict(plain)
 
     def _save(self) -> None:
-        save_state(self.run_dir / "state", self.model, self.optimizer, self.ema, self.counters, self.digest, self.here)
+        save_state(self.run_dir / "state", self.task.model, self.optimizer, self.ema, self.counters, self.task.digest, self.here)
         self.here.wait()
-
-
-def load_initial(model: nn.Module, path: Path, skip: tuple[str, ...]) -> None:
-    """Start from a checkpoint of ours; parameters that match `skip` keep their fresh values. Raises DataError."""
-    tensors = load_checkpoint(path).tensors
-    taken = {name: value for name, value in tensors.items() if not any(fnmatchcase(name, pattern) for pattern in skip)}
-    load_strict(model, taken, allow_missing=skip)
 
 
 def _amp(choice: str, device: torch.device) -> bool:
@@ -294,6 +255,8 @@ class _NoJournal:
     def close(self) -> None: ...
 
 
-def _free_name(path: Path) -> Path:
-    """`path` with the first free number appended."""
-    return next(p for n in range(1, 10_000) if not (p := path.with_name(f"{path.name}.{n}")).exists())
+def set_aside(run_dir: Path) -> Path:
+    """Rename a run's folder with the first free number appended; the new name."""
+    free = next(p for n in range(1, 10_000) if not (p := run_dir.with_name(f"{run_dir.name}.{n}")).exists())
+    shutil.move(run_dir, free)
+    return free

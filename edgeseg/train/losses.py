@@ -1,4 +1,4 @@
-"""Segmentation losses, as sums with their counts: exact over processes and accumulated micro-batches."""
+"""Pixel losses, as sums with their counts: exact over processes and accumulated micro-batches; and distillation."""
 
 from __future__ import annotations
 
@@ -42,3 +42,18 @@ class CrossEntropy:
         if self.ohem_keep is not None:
             losses = losses[mask != self.ignore_index].topk(self.count(mask), sorted=False).values
         return losses.sum()
+
+
+def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """How far a model's class probabilities are from its teacher's: T^2 KL(teacher || model), a mean over pixels; float32.
+
+    T^2 keeps the size of its gradient what it is at T = 1. No label is needed, so unlabelled pixels teach as well.
+
+    Args:
+        logits, teacher: (B, K, h, w), at one stride.
+
+    Source: Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network (arXiv 1503.02531), section 2.
+    """
+    ours, theirs = (F.log_softmax(x.float() / temperature, dim=1) for x in (logits, teacher))
+    divergence = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(1)  # (B, h, w)
+    return divergence.mean() * temperature**2

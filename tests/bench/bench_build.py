@@ -21,7 +21,8 @@ from typing import Any
 
 from edgeseg.bundle import Bundle, copy_bundle, open_bundle
 from edgeseg.manifest import CandidateEntry
-from edgeseg.pipeline import build_bundle, export_bundle
+from edgeseg.pipeline.build import build_bundle
+from edgeseg.pipeline.export import export_bundle
 from edgeseg.recipe.load import find_recipe, load_recipe
 from edgeseg.specs import IsrPlan
 

@@ -28,15 +28,15 @@ import torch.nn.functional as F
 from interleave import interleave, table
 from torch import Tensor
 
-from edgeseg.export.program import Form, export_program
-from edgeseg.export.rewrites import HIDDEN_MULTIPLE, MapFFN, pad_hidden
-from edgeseg.export.simplify_edaformer import (
+from edgeseg.deploy.rewrites import HIDDEN_MULTIPLE, MapFFN, pad_hidden
+from edgeseg.deploy.simplify_edaformer import (
     BranchDecoder,
     SingleHeadAttention,
     efa_blocks,
     fold_attention_scale,
     fold_key_bias,
 )
+from edgeseg.export.program import Form, export_program
 from edgeseg.models import build_model
 from edgeseg.models.eft import EmbeddingFreeAttention
 from edgeseg.models.layers import to_nchw, to_nhwc

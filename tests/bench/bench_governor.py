@@ -102,7 +102,7 @@ class Watch:
 
 def shipped_levels(folder: Path) -> Bundle:
     """The shipped checkpoint at 384x512 and PLANS, with engines."""
-    from edgeseg.pipeline import export_bundle
+    from edgeseg.pipeline.export import export_bundle
     from edgeseg.recipe.load import find_recipe, load_recipe
 
     recipe = load_recipe(find_recipe("edaformer_t_camvid"))

@@ -54,7 +54,7 @@ def test_name_and_version(runtime: EngineBackend) -> None:
 
 
 def test_each_variant_compiles_and_answers(runtime: EngineBackend, tmp_path: Path) -> None:
-    assert runtime.form
+    assert runtime.form_for("float") and runtime.form_for("int8")
     for index, variant in enumerate(runtime.variants()):
         (tmp_path / str(index)).mkdir()
         options = {**OPTIONS, **variant}

@@ -105,12 +105,12 @@ def test_a_bundle_behind_a_link_is_replaced_there(bundle: Bundle, tmp_path: Path
     "changes, message",
     [
         ({"programs": []}, "at least one program"),
-        ({"golden": []}, "every level needs a golden frame"),
+        ({"golden": []}, "every program needs a golden frame"),
         ({"golden": [("x", tiny_image(), np.zeros((32, 64), np.uint8))]}, r"the mask is uint8 \(32, 64\), not uint8 \(16, 32\)"),
         ({"golden": [("x", tiny_image().astype(float), tiny_mask(tiny_image()))]}, "the image is float64"),
         ({"golden": [("../x", tiny_image(), tiny_mask(tiny_image()))]}, "plain file stems"),
         ({"golden": [("x", tiny_image(), tiny_mask(tiny_image()))] * 2}, "distinct"),
-        ({"golden": [("x", tiny_image(), tiny_mask(tiny_image()), 3)]}, "no level 3"),
+        ({"golden": [("x", tiny_image(), tiny_mask(tiny_image()), 3)]}, "no float program at level 3"),
     ],
 )
 def test_misuse_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:

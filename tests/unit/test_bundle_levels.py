@@ -17,7 +17,7 @@ from edgeseg.engines import table
 from edgeseg.engines.build import build_engine
 from edgeseg.errors import BundleError, IntegrityError
 from edgeseg.manifest import Manifest
-from edgeseg.pipeline import demo_bundle
+from edgeseg.pipeline.demo import demo_bundle
 from edgeseg.specs import ImageSpec, IsrPlan
 from tiny import outside_weights, tiny_bundle, tiny_image, tiny_levels, tiny_mask, tiny_program
 

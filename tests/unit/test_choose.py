@@ -24,7 +24,7 @@ from edgeseg.errors import BuildError, BundleError, GateFailed, IntegrityError, 
 from edgeseg.manifest import CandidateEntry
 from edgeseg.specs import ImageU8, MaskU8
 from fakes import FakeBackend
-from tiny import tiny_bundle, tiny_image, tiny_mask, tiny_program
+from tiny import tiny_bundle, tiny_image, tiny_mask, tiny_precisions, tiny_program
 
 # The rule
 
@@ -102,8 +102,7 @@ def bundle(tmp_path: Path) -> Bundle:
 
 @pytest.fixture
 def with_int8(tmp_path: Path) -> Bundle:
-    programs = [tiny_program(tmp_path / "a.onnx"), replace(tiny_program(tmp_path / "b.onnx"), precision="int8")]
-    return tiny_bundle(tmp_path / "two.edgeseg", programs=programs)
+    return tiny_bundle(tmp_path / "two.edgeseg", **tiny_precisions(tmp_path))
 
 
 def runtimes(monkeypatch: pytest.MonkeyPatch, *backends: FakeBackend) -> None:
@@ -303,9 +302,9 @@ def test_a_damaged_form_is_found(in_two_forms: Bundle) -> None:
 
 def test_forms_that_do_not_belong_together(tmp_path: Path) -> None:
     other = replace(tiny_program(tmp_path / "a.onnx"), form="openvino")
-    with pytest.raises(ValueError, match="is not there in the form for onnxruntime"):
+    with pytest.raises(ValueError, match="is not there in the form onnxruntime"):
         tiny_bundle(tmp_path / "t.edgeseg", programs=[other])
-    with pytest.raises(ValueError, match="two float programs at ISR 1,1,1,1-1,1,1 in the form for openvino"):
+    with pytest.raises(ValueError, match="two float programs at ISR 1,1,1,1-1,1,1 in the form openvino"):
         tiny_bundle(tmp_path / "t.edgeseg", programs=[tiny_program(tmp_path / "b.onnx"), other, other])
 
 

@@ -15,10 +15,11 @@ import torch
 from torch import nn
 
 from edgeseg.errors import BuildError, ParityError
+from edgeseg.export.float_parity import compare
 from edgeseg.export.golden import golden_frames, golden_images
 from edgeseg.export.graph import clean, store_half
-from edgeseg.export.parity import FP16_WEIGHTS, FP32, Thresholds, compare
 from edgeseg.export.program import export_program
+from edgeseg.export.thresholds import FP16_WEIGHTS, FP32, Thresholds
 from edgeseg.metrics import mask_agreement
 from edgeseg.models import build_model
 from edgeseg.models.reference import TorchReference

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgeseg.export.parity import compare
+from edgeseg.deploy.rewrites import MapFFN
+from edgeseg.deploy.simplify import first_conv, simplify
+from edgeseg.deploy.simplify_segformer import LeanAttention, MergedDecoder, simplify_decoder
+from edgeseg.export.float_parity import compare
 from edgeseg.export.program import Form, export_program
-from edgeseg.export.rewrites import MapFFN
-from edgeseg.export.simplify import first_conv, simplify
-from edgeseg.export.simplify_segformer import LeanAttention, MergedDecoder, simplify_decoder
 from edgeseg.models.layers import ConvFFN
 from edgeseg.models.mit import EfficientAttention, mit
 from edgeseg.models.reference import TorchReference

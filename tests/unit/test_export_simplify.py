@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgeseg.export.rewrites import MapFFN, fold_batch_norm, fold_input_scale, pad_hidden
-from edgeseg.export.simplify import first_conv, simplify
-from edgeseg.export.simplify_edaformer import BranchDecoder, SingleHeadAttention, fold_attention_scale, fold_key_bias
+from edgeseg.deploy.rewrites import MapFFN, fold_batch_norm, fold_input_scale, pad_hidden
+from edgeseg.deploy.simplify import first_conv, simplify
+from edgeseg.deploy.simplify_edaformer import BranchDecoder, SingleHeadAttention, fold_attention_scale, fold_key_bias
 from edgeseg.models import build_model
 from edgeseg.models.edaformer import EdaDecoder
 from edgeseg.models.eft import EmbeddingFreeAttention

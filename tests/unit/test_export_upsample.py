@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from edgeseg.export.simplify_upsample import MIN_TILE, TiledLdaAqu, tile_side, tile_upsampling
+from edgeseg.deploy.simplify_upsample import MIN_TILE, TiledLdaAqu, tile_side, tile_upsampling
 from edgeseg.models.lda_aqu import LdaAqu
 from edgeseg.models.upsample import make_upsample
 from golden_rule import fill

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgeseg.export.simplify_vw import (
+from edgeseg.deploy.simplify_vw import (
     BranchAggregation,
     BranchRefinement,
     MergedMultiScale,

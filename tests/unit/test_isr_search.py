@@ -15,10 +15,10 @@ from edgeseg.contracts import NoProgress, Session
 from edgeseg.data.subset import Subset
 from edgeseg.devices.probe import Fingerprint
 from edgeseg.errors import BuildError, DataError, GateFailed, RecipeError, Unsupported
-from edgeseg.isr.journal import Journal
 from edgeseg.isr.measure import SITTING, WARMUP, Built, Meter, median_interval
 from edgeseg.isr.plans import PlanSpace
 from edgeseg.isr.search import SearchOptions, SearchResult, search_plans, seeds_of
+from edgeseg.journal import Journal
 from edgeseg.recipe.schema import Choose
 from edgeseg.specs import ImageSpec, ImageU8, IsrPlan, LabelSpace, MaskU8, Program
 from fakes import FakeSession
@@ -306,7 +306,7 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
     assert path.read_bytes().endswith(b"}\n")
     for foreign in ("no json\n", "5\n", '{"step": 1}\n'):
         path.write_text(foreign)
-        with pytest.raises(DataError, match="not what a search wrote") as caught:
+        with pytest.raises(DataError, match="not what a search or a sweep wrote") as caught:
             run(tmp_path, FakeEngines(), strategy="grid")
         assert "--force" in caught.value.hint
 

@@ -17,6 +17,14 @@ from edgeseg.recipe.load import catalogue, dump_recipe, find_recipe, load_recipe
 from edgeseg.recipe.schema import Recipe
 from edgeseg.recipe.strict_yaml import plain_scalar, read_yaml
 
+QUANT = """\
+quant:
+  calibration: {images: some_set, method: max}
+  min_coverage: 0.7
+  max_miou_drop: 0.01
+  attention: int8
+  qat: null
+"""
 GOOD = """\
 name: street_test
 summary: a recipe for tests
@@ -177,7 +185,12 @@ def test_three_independent_mistakes_are_told_at_once_with_their_lines(tmp_path: 
         ("quant: null", "quant: null\nhue: 3", "F:18: hue: unknown key; did you mean augment.hue?"),
         ("  steps: 200\n", "  steps: 200\n  hue: 3\n", "F:14: train.hue: unknown key; did you mean augment.hue?"),
         ("format: synthetic", "format: camvids", "did you mean camvid?"),
-        ("quant: null", "quant: int8", 'F:17: quant: must be null, not "int8"'),
+        ("quant: null", "quant: int8", 'lines (calibration, min_coverage, max_miou_drop, qat) or null, not "int8"'),
+        ("quant: null", QUANT.replace("max}", "maxi}"), "F:18: quant.calibration.method: must be "),
+        ("quant: null", QUANT.replace("atten", "aten"), "F:21: quant.atention: unknown key; did you mean attention?"),
+        ("quant: null", QUANT.replace("0.7", "70"), "F:19: quant.min_coverage: must be less than or equal to 1, not 70"),
+        ("quant: null", QUANT.replace("  qat: null\n", ""), "F:17: quant.qat: missing: null: calibration only (PTQ)"),
+        ("quant: null", QUANT.replace("qat: null", "qat: {steps: 9}"), "quant.qat: warmup_steps 20 must be fewer than steps 9"),
         ("quant: null\n", "", "F:1: quant: missing: null: a float bundle"),
         ("  mask_stride: 1\n", "", "F:18: export.mask_stride: missing: the mask leaves at"),
         ("mask_stride: 1", "mask_stride: 3", "F:20: export.mask_stride: must be 1, 2, 4 or 8, not 3"),
@@ -186,7 +199,11 @@ def test_three_independent_mistakes_are_told_at_once_with_their_lines(tmp_path: 
         ("crop_hw: [128, 128]", "crop_hw: [128]", "F:11: augment.crop_hw: needs 2 values, not 1"),
         ("crop_hw: [128, 128]", "crop_hw: [32, 32, 32]", "F:11: augment.crop_hw: takes at most 2 values, not 3"),
         ("crop_hw: [128, 128]", "crop_hw: 128", "F:11: augment.crop_hw: must be a list, not 128"),
-        ("  - runtime: onnxruntime", "  - onnxruntime", "F:22: targets.0: must be a section of `key: value` lines, not "),
+        (
+            "  - runtime: onnxruntime",
+            "  - onnxruntime",
+            "F:22: targets.0: must be a section of `key: value` lines (runtime), not ",
+        ),
         ("  - runtime: onnxruntime", "  []", "F:21: targets: takes at least 1 values, not 0"),
         ("runtime: onnxruntime", "runtim: onnxruntime", "F:22: targets.0.runtim: unknown key; did you mean runtime?"),
         ("name: street_test", "name: Street", "F:1: name: must match ^[a-z0-9][a-z0-9_]*$, not "),
@@ -399,7 +416,7 @@ def test_wrong_overrides_are_told_together_after_the_files_mistakes(tmp_path: Pa
         "augment.crop_hw=[1",
         "augment.crop_hw=[33, 64]",
         "data.classes.ignore_index=3",
-        "name.first=x",
+        "name.beyond_all_keys=x",
     )
     assert told == [
         'F:14: train.batch_size: must be an integer, not "none"',
@@ -410,7 +427,7 @@ def test_wrong_overrides_are_told_together_after_the_files_mistakes(tmp_path: Pa
         "--set augment.crop_hw=[1: augment.crop_hw: a list whose ']' or ',' is missing",
         "--set data.classes.ignore_index=3: data.classes.ignore_index: "
         "data.classes is null in the recipe: write the section there, or set all of it at once",
-        "--set name.first=x: name.first: unknown key; name holds no keys",
+        "--set name.beyond_all_keys=x: name.beyond_all_keys: unknown key; name holds no keys",
         '--set train.steps=two: train.steps: must be an integer, not "two"',
         "--set augment.crop_hw=[33, 64]: augment.crop_hw.0: must be a multiple of 32 px, e.g. 32 or 64, not 33",
     ]

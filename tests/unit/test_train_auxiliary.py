@@ -22,6 +22,7 @@ from edgeseg.models.layers import BatchNorm2d
 from edgeseg.models.repsep import RepSepDecoder
 from edgeseg.models.segmentor import Segmentor
 from edgeseg.recipe.load import load_recipe
+from edgeseg.train import float as float_training
 from edgeseg.train import loop
 from edgeseg.train.checkpoint import load_checkpoint
 from golden_rule import fill
@@ -67,7 +68,7 @@ def no_evaluation(*_: object) -> ConfusionMatrix:
 
 
 def run(run_dir: Path, *changes: str, progress: NoProgress | None = None) -> None:
-    loop.train(load_recipe(RECIPE, (*SMALL, *changes)), Path(), run_dir, device="cpu", workers=0, progress=progress)
+    float_training.train(load_recipe(RECIPE, (*SMALL, *changes)), Path(), run_dir, device="cpu", workers=0, progress=progress)
 
 
 def curve(run_dir: Path) -> list[dict[str, float]]:
@@ -77,7 +78,7 @@ def curve(run_dir: Path) -> list[dict[str, float]]:
 
 @pytest.fixture(autouse=True)
 def _small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "build_model", build)
+    monkeypatch.setattr(float_training, "build_model", build)
     monkeypatch.setattr(loop, "evaluate", no_evaluation)
 
 
@@ -91,7 +92,7 @@ def one_process_of(count: int, rank: int, port: int, run_dir: Path, changes: tup
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     torch.set_num_threads(1)
-    loop.build_model, loop.evaluate, torch.optim.AdamW = build, no_evaluation, sgd
+    float_training.build_model, loop.evaluate, torch.optim.AdamW = build, no_evaluation, sgd
     run(run_dir, *changes)
 
 
@@ -120,7 +121,7 @@ def test_each_term_is_logged_and_falls_and_the_classifier_is_kept(tmp_path: Path
 
 
 def test_accumulated_micro_batches_are_the_whole_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "build_model", build_without_norm)
+    monkeypatch.setattr(float_training, "build_model", build_without_norm)
     monkeypatch.setattr(torch.optim, "AdamW", sgd)
     for count in ("1", "2", "4"):
         run(tmp_path / count, "train.steps=4", f"train.accumulate={count}")
@@ -174,6 +175,6 @@ def test_a_loss_of_the_model_that_is_not_finite_stops_the_run(tmp_path: Path, mo
         model.decoder.region_losses.mask_weight = float("inf")
         return model
 
-    monkeypatch.setattr(loop, "build_model", broken)
+    monkeypatch.setattr(float_training, "build_model", broken)
     with pytest.raises(BuildError, match="the loss is inf at step 1"):
         run(tmp_path, "train.steps=2")

@@ -19,7 +19,8 @@ from edgeseg.errors import BuildError, DataError, RecipeError
 from edgeseg.recipe.load import load_recipe
 from edgeseg.recipe.schema import Recipe
 from edgeseg.train.checkpoint import load_checkpoint
-from edgeseg.train.loop import TrainResult, train
+from edgeseg.train.float import train
+from edgeseg.train.loop import TrainResult
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "edaformer_nano_synthetic.yaml"
 SMALL = (

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from edgeseg.deploy.simplify import simplify
+from edgeseg.deploy.simplify_edaformer import BranchDecoder
 from edgeseg.errors import RecipeError
-from edgeseg.export.parity import FP32, FP32_SAMPLED, compare, thresholds_of
+from edgeseg.export.float_parity import compare
 from edgeseg.export.program import Form, export_program
-from edgeseg.export.simplify import simplify
-from edgeseg.export.simplify_edaformer import BranchDecoder
+from edgeseg.export.thresholds import FP32, FP32_SAMPLED, thresholds_of
 from edgeseg.models.catalog import CATALOGUE, build_model, model_options
 from edgeseg.models.edaformer import EdaDecoder
 from edgeseg.models.lda_aqu import LdaAqu

@@ -22,7 +22,7 @@ from edgeseg.models import build_model, load_upstream
 from edgeseg.models.weights import import_upstream, load_strict, read_state_dict
 from edgeseg.recipe.load import find_recipe, load_recipe
 from edgeseg.train.checkpoint import load_checkpoint
-from edgeseg.train.loop import load_initial
+from edgeseg.train.float import load_initial
 from edgeseg.trained import load_trained
 from golden_rule import fill, upstream_state
 from published import CLASSES, WIDTH, State, assert_equal, saved, segformer_nvlabs, state_of

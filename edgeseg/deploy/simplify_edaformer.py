@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeseg.export.rewrites import HIDDEN_MULTIPLE, MapFFN, fold_batch_norm, pad_hidden, pointwise, resize_bilinear
+from edgeseg.deploy.rewrites import HIDDEN_MULTIPLE, MapFFN, fold_batch_norm, pad_hidden, pointwise, resize_bilinear
 from edgeseg.models.edaformer import EdaDecoder
 from edgeseg.models.eft import EfaBlock, EmbeddingFreeAttention, efa_by_stage
 from edgeseg.models.layers import to_nchw, to_nhwc
@@ -74,9 +74,11 @@ class SingleHeadAttention(nn.Module):
         self.attention = attention
 
     def forward(self, x: Tensor) -> Tensor:
-        keys = self.attention.keys(x)  # (B, m, C)
-        scores = x.reshape(x.shape[0], -1, x.shape[3]) @ (keys * self.attention.scale).transpose(-2, -1)  # (B, n, m)
-        return (scores.softmax(-1) @ self.attention.proj(keys)).reshape(x.shape)
+        attention = self.attention
+        keys = attention.keys(x)  # (B, m, C)
+        scores = attention.scores(x.reshape(x.shape[0], -1, x.shape[3]), (keys * attention.scale).transpose(-2, -1))  # (B, n, m)
+        out: Tensor = attention.weighted(scores.softmax(-1), attention.proj(keys))
+        return out.reshape(x.shape)
 
 
 def simplify_fusion(decoder: EdaDecoder) -> Decoder:

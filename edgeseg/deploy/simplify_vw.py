@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeseg.export.rewrites import fold_batch_norm, linear, pointwise
-from edgeseg.models.layers import to_nchw, to_nhwc
+from edgeseg.deploy.rewrites import fold_batch_norm, linear, pointwise
+from edgeseg.models.layers import Product, to_nchw, to_nhwc
 from edgeseg.models.vwformer import (
     Aggregation,
     ImagePool,
@@ -28,12 +28,16 @@ from edgeseg.models.vwformer import (
 from edgeseg.models.windows import Grid, context_windows, copy_shift_pad, merge_windows, overlapping_windows, window_count
 
 
-def simplify_vw(decoder: VwDecoder) -> None:
-    """Rewrite a VWFormer decoder in place; learned upsampling is kept, with what cannot be moved across it."""
+def simplify_vw(decoder: VwDecoder, *, transposed: bool = True) -> None:
+    """Rewrite a VWFormer decoder in place; learned upsampling is kept, with what cannot be moved across it.
+
+    Args:
+        transposed: with `TransposedEmbedding` instead of `FoldedEmbedding`: faster in float, and without an integer kernel.
+    """
     if decoder.upsample_kind == "bilinear":
         decoder.add_module("aggregate", BranchAggregation(decoder.aggregate))
         decoder.add_module("refine", BranchRefinement(decoder.refine))
-    decoder.add_module("mix", MergedMultiScale(decoder.mix))
+    decoder.add_module("mix", MergedMultiScale(decoder.mix, transposed=transposed))
 
 
 def folded(normed: NormedConv) -> nn.Conv2d:
@@ -107,14 +111,14 @@ class MergedMultiScale(nn.Module):
     once. Their shortcuts all carry the input, so that they are one part together, beside that of the pixel branch.
     """
 
-    def __init__(self, mix: MultiScale) -> None:
+    def __init__(self, mix: MultiScale, *, transposed: bool = True) -> None:
         super().__init__()
         weight, bias = affine(folded(mix.fuse))
         pixel, *parts = weight.chunk(mix.fuse.conv.in_channels // mix.fuse.conv.out_channels, dim=1)
         self.pixel = folded(mix.pixel)
         self.pool = None if mix.pool is None else PooledPart(mix.pool, parts.pop(0))
         attentions = [module for module in mix.windows if isinstance(module, VaryingWindowAttention)]
-        merged = [MergedAttention(attention, part) for attention, part in zip(attentions, parts, strict=True)]
+        merged = [MergedAttention(*each, transposed=transposed) for each in zip(attentions, parts, strict=True)]
         self.windows = nn.ModuleList(merged)
         bias = sum((attention.constant for attention in merged), bias)
         carried = [part for attention, part in zip(attentions, parts, strict=True) if attention.shortcut]
@@ -147,10 +151,11 @@ class MergedAttention(nn.Module):
 
     constant: Tensor
 
-    def __init__(self, attention: VaryingWindowAttention, part: Tensor) -> None:
+    def __init__(self, attention: VaryingWindowAttention, part: Tensor, *, transposed: bool = True) -> None:
         super().__init__()
         self.ratio, self.heads = attention.ratio, attention.heads
-        self.embed = TransposedEmbedding(attention.embed)
+        self.embed = TransposedEmbedding(attention.embed) if transposed else FoldedEmbedding(attention.embed)
+        self.scores, self.weighted = Product(), Product()
         proj, proj_bias = affine(folded(attention.proj))
         out = part @ proj
         query, query_bias = affine(attention.query)
@@ -171,9 +176,10 @@ class MergedAttention(nn.Module):
         q = F.pad(queries, (0, 1), value=1.0) if self.query is None else self.query(queries)
         q = q.reshape(int(q.shape[0]), int(k.shape[1]), -1, int(q.shape[3]))
         if self.out is None:
-            return ((q @ k.transpose(-2, -1)).softmax(-1) @ v).reshape(queries.shape)
+            y = self.weighted(self.scores(q, k.transpose(-2, -1)).softmax(-1), v)
+            return y.reshape(queries.shape)
         q, k, v = (split_heads(t, self.heads) for t in (q, k, v))
-        y = (q @ k.transpose(-2, -1)).softmax(-1) @ v
+        y = self.weighted(self.scores(q, k.transpose(-2, -1)).softmax(-1), v)
         return self.out(y.transpose(2, 3).reshape(queries.shape))
 
     def keys_values(self, context: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
@@ -189,6 +195,17 @@ class MergedAttention(nn.Module):
             return self.key(tokens), self.value(tokens)
         tokens = cells(padded, ratio)
         return cut(self.key(tokens), grid, ratio), cut(self.value(tokens), grid, ratio)
+
+
+class FoldedEmbedding(nn.Module):
+    """DOPE with the BatchNorm folded in: (B, C, H, W) -> (B, H, W, C / ratio^2)."""
+
+    def __init__(self, embed: NormedConv) -> None:
+        super().__init__()
+        self.conv, self.pads = folded(embed), embed.pads
+
+    def forward(self, x: Tensor) -> Tensor:
+        return to_nhwc(F.relu(self.conv(F.pad(x, self.pads))))
 
 
 class TransposedEmbedding(nn.Module):

@@ -11,25 +11,29 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from edgeseg.export.simplify_edaformer import simplify_blocks, simplify_fusion
-from edgeseg.export.simplify_segformer import simplify_decoder, simplify_mit
-from edgeseg.export.simplify_upsample import tile_upsampling
-from edgeseg.export.simplify_vw import simplify_vw
+from edgeseg.deploy.simplify_edaformer import simplify_blocks, simplify_fusion
+from edgeseg.deploy.simplify_norms import fold_norms
+from edgeseg.deploy.simplify_repsep import simplify_repsep
+from edgeseg.deploy.simplify_segformer import simplify_decoder, simplify_mit
+from edgeseg.deploy.simplify_upsample import tile_upsampling
+from edgeseg.deploy.simplify_vw import simplify_vw
 from edgeseg.models.edaformer import EdaDecoder
 from edgeseg.models.eft import Eft
 from edgeseg.models.mit import Mit
+from edgeseg.models.repsep import RepSepDecoder
 from edgeseg.models.segformer import SegformerDecoder
 from edgeseg.models.segmentor import Segmentor
 from edgeseg.models.vwformer import VwDecoder
 
 
 @torch.no_grad()
-def simplify(model: nn.Module, *, map_ffn: bool, tile_lda_aqu: bool = False) -> None:
+def simplify(model: nn.Module, *, map_ffn: bool, tile_lda_aqu: bool = False, transposed: bool = True) -> None:
     """Apply every rewrite that the model's parts have, in place; it can be exported, but no longer trained or loaded into.
 
     Args:
         map_ffn, tile_lda_aqu: also compute FFNs on maps (`MapFFN`), and LDA-AQU as matrix products (`TiledLdaAqu`). These two
             are not faster everywhere.
+        transposed: transposed convolutions where they are faster; no runtime has an integer kernel for them.
     """
     if not isinstance(model, Segmentor):
         return
@@ -46,7 +50,10 @@ def simplify(model: nn.Module, *, map_ffn: bool, tile_lda_aqu: bool = False) -> 
     if isinstance(decoder, SegformerDecoder):
         model.add_module("decoder", simplify_decoder(decoder))
     if isinstance(decoder, VwDecoder):
-        simplify_vw(decoder)
+        simplify_vw(decoder, transposed=transposed)
+    if isinstance(decoder, RepSepDecoder):
+        simplify_repsep(decoder)
+    fold_norms(model)
 
 
 def first_conv(model: nn.Module) -> nn.Conv2d | None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeseg.models.layers import to_nchw, to_nhwc
+from edgeseg.models.layers import Product, to_nchw, to_nhwc
 from edgeseg.models.lda_aqu import LdaAqu
 from edgeseg.models.windows import Grid, merge_windows, query_windows
 
 MIN_TILE = 8
 """Pixels of the small map along a tile. Larger tiles multiply more zeros, smaller ones share less of what surrounds them."""
+
+_BILINEAR = "weights of bilinear reads, which place an object to a fraction of a pixel"
 
 
 def tile_upsampling(part: nn.Module) -> None:
@@ -43,11 +46,14 @@ class TiledLdaAqu(nn.Module):
         ValueError: several heads, each of which would need products of its own.
     """
 
+    keep_float: ClassVar = {"picked": _BILINEAR, "reads": _BILINEAR}
+
     def __init__(self, module: LdaAqu) -> None:
         super().__init__()
         if module.heads != 1:
             raise ValueError(f"this LDA-AQU has {module.heads} heads")
         self.module = module
+        self.scores, self.picked, self.reads, self.weighted = Product(), Product(), Product(), Product()
         reach = max(map(max, module.neighbours)) + module.max_shift_px
         # One pixel more, as maps are aligned at their corners: in the middle, an output pixel lies up to one pixel off its tile.
         self.halo = math.ceil(reach / module.scale) + 1
@@ -69,13 +75,13 @@ class TiledLdaAqu(nn.Module):
             return t.reshape(batch, module.groups, *(int(side) for side in t.shape[1:]))
 
         q = q * module.logit_scale
-        products = _tiles(self._groups(q), grid) @ self._windows(self._groups(k), grid).transpose(-2, -1)
+        products = self.scores(_tiles(self._groups(q), grid), self._windows(self._groups(k), grid).transpose(-2, -1))
         products = products.reshape(-1, tiles, pixels, *window_hw)
-        scores = split(((tents_y @ products) * tents_x).sum(-1)).sum(1)  # (B, tiles, pixels, neighbours)
+        scores = split((self.picked(tents_y, products) * tents_x).sum(-1)).sum(1)  # (B, tiles, pixels, neighbours)
         weights = (scores + _tiles(module.position(q), grid)).softmax(-1).reshape(batch, 1, tiles, pixels, neighbours, 1)
-        reads = (split(tents_y) * weights).transpose(-2, -1) @ split(tents_x)  # what a pixel takes of its window
+        reads = self.reads((split(tents_y) * weights).transpose(-2, -1), split(tents_x))  # what a pixel takes of its window
         reads = reads.reshape(-1, tiles, pixels, window_hw[0] * window_hw[1])
-        out = reads @ self._windows(self._groups(x), grid)  # (B groups, tiles, pixels, C / groups)
+        out = self.weighted(reads, self._windows(self._groups(x), grid))  # (B groups, tiles, pixels, C / groups)
         return to_nchw(merge_windows(out, grid, size_hw)).reshape(batch, channels, *size_hw)
 
     def _tents(self, shift: Tensor, places: Sequence[int], dim: int, grid: Grid) -> Tensor:

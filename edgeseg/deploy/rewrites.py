@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +66,8 @@ class MapFFN(nn.Module):
     two transposes around the depthwise convolution move to the narrow ends. OpenVINO multiplies matrices faster than it
     convolves, and hides those transposes by itself.
     """
+
+    round_outputs: ClassVar = ConvFFN.round_outputs
 
     def __init__(self, ffn: ConvFFN) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a search has measured so far, one JSON object a line: a search that was stopped continues from it."""
+"""What a search or a sweep has measured so far, one JSON object a line: one that was stopped continues from it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Journal:
         except OSError as error:
             raise self._unwritable(error) from error
         except ValueError as error:
-            raise DataError(f"{path} is not what a search wrote: {error}", hint="measure anew with --force") from error
+            raise DataError(f"{path} is not what a search or a sweep wrote: {error}", hint="measure anew with --force") from error
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Write a row so that it survives a power cut. Raises BuildError."""

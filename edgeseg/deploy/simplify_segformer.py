@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeseg.export.rewrites import MapFFN, fold_batch_norm, linear, pointwise, resize_bilinear
+from edgeseg.deploy.rewrites import MapFFN, fold_batch_norm, linear, pointwise, resize_bilinear
 from edgeseg.models.mit import EfficientAttention, Mit, MitBlock
 from edgeseg.models.segformer import Projection, SegformerDecoder
 from edgeseg.models.segmentor import Decoder
@@ -29,6 +29,8 @@ class LeanAttention(nn.Module):
     that the bias of values passes through: with output projection W, it becomes W b in the projection's bias. The scale of the
     scores goes into the query projection. With one head, values and output projection are one matrix, W V, which acts on the
     few tokens instead of the many outputs; with several this would cost one full-width product a head.
+
+    The attention that is taken apart must not be used again, except for its tokens.
     """
 
     def __init__(self, attention: EfficientAttention) -> None:
@@ -42,6 +44,9 @@ class LeanAttention(nn.Module):
         one = attention.heads == 1
         self.v = linear(proj.weight @ value, bias) if one else linear(value, None)
         self.proj = nn.Identity() if one else linear(proj.weight, bias)
+        self.scores, self.weighted = attention.scores, attention.weighted
+        for obsolete in ("q", "kv", "proj", "scores", "weighted"):
+            delattr(attention, obsolete)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, _, _, channels = x.shape
@@ -50,7 +55,7 @@ class LeanAttention(nn.Module):
         q, k, v = self.q(x.reshape(batch, -1, channels)), self.k(tokens), self.v(tokens)
         if heads > 1:
             q, k, v = (t.reshape(batch, -1, heads, channels // heads).transpose(1, 2) for t in (q, k, v))
-        out = (q @ k.transpose(-2, -1)).softmax(-1) @ v
+        out = self.weighted(self.scores(q, k.transpose(-2, -1)).softmax(-1), v)
         if heads > 1:
             out = out.transpose(1, 2)
         return self.proj(out.reshape(x.shape))

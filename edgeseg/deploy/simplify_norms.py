@@ -1,0 +1,30 @@
+"""BatchNorm folded into the convolution before it, wherever a family's own rewrites have left one."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from edgeseg.deploy.rewrites import fold_batch_norm
+from edgeseg.models.edaformer import EdaDecoder
+from edgeseg.models.mobilenet import ConvNorm
+from edgeseg.models.segformer import Projection, SegformerDecoder
+from edgeseg.models.vwformer import NormedConv
+
+
+def fold_norms(model: nn.Module) -> None:
+    """Fold every BatchNorm that follows a convolution, in place. Runtimes do it too, but not once quantizers stand between."""
+    for module in list(model.modules()):
+        if isinstance(module, (ConvNorm, NormedConv, Projection)):
+            _fold(module, "conv", "norm")
+        elif isinstance(module, (EdaDecoder, SegformerDecoder)):
+            _fold(module, "fuse", "fuse_norm")
+        elif isinstance(module, nn.Sequential):
+            for index in range(1, len(module)):
+                _fold(module, str(index - 1), str(index))
+
+
+def _fold(parent: nn.Module, conv_name: str, norm_name: str) -> None:
+    conv, norm = parent.get_submodule(conv_name), getattr(parent, norm_name)
+    if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+        fold_batch_norm(conv, norm)
+        parent.add_module(norm_name, nn.Identity())

@@ -1,0 +1,66 @@
+"""The forms of an INT8 program for ONNX Runtime's integer kernels, derived from the canonical one by exact graph edits.
+
+    x86   unsigned activations, signed weights: what VNNI multiplies
+    arm   both signed, as in the canonical program: what SDOT multiplies
+
+Both hold ONNX Runtime's own operators, so no other runtime reads them. Neither depends on how a session is set up: what is to be
+an integer operator is one, instead of a pattern that an optimiser may or may not find.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+
+from edgeseg.export.edit import GraphEditor
+from edgeseg.export.integer_ops import (
+    float_weights,
+    integer_convolutions,
+    integer_products,
+    join_gelu,
+    unsigned_activations,
+)
+from edgeseg.export.movers import settle_reshapes, settle_transposes
+from edgeseg.export.pieces import attention_in_pieces
+from edgeseg.export.program import write_model
+from edgeseg.specs import CANONICAL_FORM, Program
+
+DIALECTS = ("x86", "arm")
+"""The forms of an INT8 program beside the canonical one."""
+
+
+def write_dialect(program: Program, form: str, out: Path) -> Program:
+    """Write another form of a canonical INT8 program.
+
+    Args:
+        form: one of `DIALECTS`.
+        out: the file; it appears whole or not at all.
+    Raises:
+        BuildError: the file cannot be written.
+        ValueError: there is no such form, or the program is not canonical.
+    """
+    if form not in DIALECTS or (program.precision, program.form) != ("int8", CANONICAL_FORM):
+        raise ValueError(f"no form {form!r} of {program.precision} program in form {program.form!r}")
+    model = dialect(onnx.load(program.onnx_path), form)
+    onnx.checker.check_model(model)
+    write_model(model, out)
+    return replace(program, onnx_path=out, blobs=(), form=form)
+
+
+def dialect(model: onnx.ModelProto, form: str) -> onnx.ModelProto:
+    """A canonical graph, edited."""
+    graph = GraphEditor(model)
+    join_gelu(graph)
+    if form == "x86":
+        unsigned_activations(graph)
+    integer_products(graph)
+    integer_convolutions(graph)
+    graph.prune()
+    settle_transposes(graph)
+    settle_reshapes(graph)
+    settle_transposes(graph)
+    attention_in_pieces(graph)
+    float_weights(graph)
+    return graph.finish()

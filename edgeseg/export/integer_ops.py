@@ -1,0 +1,179 @@
+"""Exact edits of a canonical INT8 graph that put ONNX Runtime's integer operators where float ones stand between DequantizeLinear
+and QuantizeLinear.
+
+Its operators keep maps channels-last and give either codes (QLinearConv) or floats (MatMulIntegerToFloat). Their sums
+are integers, and the bias of a QLinearConv is rounded to one step of those sums: results differ from the canonical ones by float
+rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import NodeProto
+
+from edgeseg.export.edit import MICROSOFT, Array, GraphEditor, attribute, attributes
+
+TO_NHWC, TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
+_SQRT_2 = float(np.float32(np.sqrt(2)))
+_INT32 = np.iinfo(np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """A quantized tensor: names of its integers, their scale and their zero point."""
+
+    codes: str
+    scale: str
+    zero: str
+
+
+def codes_of(graph: GraphEditor, name: str) -> Codes | None:
+    """What a dequantized tensor was dequantized from; None for others."""
+    node = graph.producer(name)
+    return Codes(*node.input) if node is not None and node.op_type == "DequantizeLinear" else None
+
+
+def unsigned_activations(graph: GraphEditor) -> None:
+    """int8 activations around 0 become uint8 around 128, with the same scale: every code grows by 128, and no value changes.
+
+    Zero stays at 128 where values are never negative, too: around 0, codes beyond 127 would no longer saturate.
+
+    Raises:
+        ValueError: something else than DequantizeLinear reads codes; this edit comes first.
+    """
+    zero = graph.add_constant(np.array(128, np.uint8), "zero_u8")
+    for node in graph.of_type("QuantizeLinear"):
+        users = graph.users(node.output[0])
+        if any(user.op_type != "DequantizeLinear" for user in users):
+            raise ValueError(f"{node.name}: codes are read by more than DequantizeLinear")
+        for reader in (node, *users):
+            graph.rewire(reader, reader.input[2], zero)
+
+
+def join_gelu(graph: GraphEditor) -> None:
+    """x (1 + erf(x / sqrt 2)) / 2, as the exporter writes it below opset 20, becomes one Gelu.
+
+    ONNX Runtime joins it too, but not behind a DequantizeLinear, of which it makes a copy for each reader.
+    """
+    for erf in graph.of_type("Erf"):
+        divide = graph.producer(erf.input[0])
+        plus = graph.only_user(erf.output[0])
+        times = plus and graph.only_user(plus.output[0])
+        half = times and graph.only_user(times.output[0])
+        if divide is None or plus is None or times is None or half is None:
+            continue
+        found = [(node.op_type, _single(graph, node)) for node in (divide, plus, half)]
+        if found == [("Div", _SQRT_2), ("Add", 1.0), ("Mul", 0.5)] and divide.input[0] in times.input:
+            graph.replace(half.output[0], graph.add("Gelu", [divide.input[0]], f"{half.output[0]}/gelu", MICROSOFT))
+
+
+def integer_products(graph: GraphEditor) -> None:
+    """MatMul of two dequantized tensors, and the bias that follows, become one MatMulIntegerToFloat."""
+    for node in graph.of_type("MatMul"):
+        left, right = codes_of(graph, node.input[0]), _right_factor(graph, node.input[1])
+        if left is None or right is None:
+            continue
+        end, bias = _bias_after(graph, node)
+        inputs = [left.codes, right.codes, left.scale, right.scale, left.zero, right.zero, *bias]
+        graph.replace(end.output[0], graph.add("MatMulIntegerToFloat", inputs, f"{node.output[0]}/int8", MICROSOFT))
+
+
+def integer_convolutions(graph: GraphEditor) -> None:
+    """Convolutions of codes, channels-last.
+
+    Where the result is quantized, QLinearConv, and a ReLU between is a maximum with the code of zero. Else, a 1x1 convolution is
+    a MatMulIntegerToFloat. Others stay float.
+    """
+    for node in graph.of_type("Conv"):
+        image, weight = codes_of(graph, node.input[0]), codes_of(graph, node.input[1])
+        if image is None or weight is None or len(graph.needed(weight.codes).shape) != 4:
+            continue
+        relu, quantize = _quantized_after(graph, node)
+        if quantize is not None:
+            _convolution_to_codes(graph, node, image, weight, relu, quantize)
+        elif _is_pointwise(node):
+            _pointwise_product(graph, node, image, weight)
+
+
+def float_weights(graph: GraphEditor) -> None:
+    """Weights that no integer operator reads are stored as the floats that they are dequantized to."""
+    for node in graph.of_type("DequantizeLinear"):
+        codes = graph.constant(node.input[0])
+        if codes is None:
+            continue
+        scale = graph.needed(node.input[1])
+        steps = scale.reshape(scale.shape + (1,) * (codes.ndim - 1)) if scale.ndim else scale
+        graph.replace(node.output[0], graph.add_constant(codes.astype(np.float32) * steps, f"{node.input[0]}/float"))
+
+
+def _right_factor(graph: GraphEditor, name: str) -> Codes | None:
+    """The right factor of a product as codes; a weight that is transposed on the way is transposed here."""
+    node = graph.producer(name)
+    if node is None or node.op_type != "Transpose":
+        codes = codes_of(graph, name)
+        return codes if codes is None or graph.constant(codes.codes) is None else None
+    codes = codes_of(graph, node.input[0])
+    values = graph.constant(codes.codes) if codes else None
+    if codes is None or values is None:
+        return None
+    return Codes(graph.add_constant(np.ascontiguousarray(values.T), f"{codes.codes}/T"), codes.scale, codes.zero)
+
+
+def _bias_after(graph: GraphEditor, node: NodeProto) -> tuple[NodeProto, list[str]]:
+    """The node that ends a product, and its bias's name: the Add that alone reads it, or the product itself and nothing."""
+    user = graph.only_user(node.output[0])
+    if user is not None and user.op_type == "Add":
+        for name in user.input:
+            values = graph.constant(name)
+            if values is not None and values.ndim == 1:
+                return user, [name]
+    return node, []
+
+
+def _quantized_after(graph: GraphEditor, node: NodeProto) -> tuple[bool, NodeProto | None]:
+    """Whether a ReLU follows, and the QuantizeLinear that then alone reads the result."""
+    user = graph.only_user(node.output[0])
+    relu = user is not None and user.op_type == "Relu"
+    if relu and user is not None:
+        user = graph.only_user(user.output[0])
+    return relu, user if user is not None and user.op_type == "QuantizeLinear" else None
+
+
+def _is_pointwise(conv: NodeProto) -> bool:
+    """Whether a convolution is the same matrix product at every place."""
+    strides, pads = attribute(conv, "strides", [1]), attribute(conv, "pads", [0])
+    return set(attribute(conv, "kernel_shape")) == set(strides) == {1} and attribute(conv, "group", 1) == 1 and not any(pads)
+
+
+def _convolution_to_codes(
+    graph: GraphEditor, node: NodeProto, image: Codes, weight: Codes, relu: bool, quantize: NodeProto
+) -> None:
+    name, (_, scale, zero) = node.output[0], quantize.input
+    steps = graph.needed(image.scale).astype(np.float64) * graph.needed(weight.scale).reshape(-1)
+    bias = graph.needed(node.input[2]) if len(node.input) > 2 else np.zeros(len(steps))
+    codes = np.clip(np.round(bias / steps), _INT32.min, _INT32.max).astype(np.int32)
+    zeros = graph.add_constant(np.zeros(len(steps), np.int8), f"zeros_{len(steps)}")
+    source = graph.add("Transpose", [image.codes], f"{name}/nhwc", perm=TO_NHWC)
+    inputs = [source, image.scale, image.zero, weight.codes, weight.scale, zeros, scale, zero]
+    inputs.append(graph.add_constant(codes, f"{name}/bias"))
+    out = graph.add("QLinearConv", inputs, f"{name}/int8", MICROSOFT, channels_last=1, **attributes(node))
+    if relu:
+        out = graph.add("Max", [out, zero], f"{name}/relu")
+    graph.replace(quantize.output[0], graph.add("Transpose", [out], f"{name}/nchw", perm=TO_NCHW))
+
+
+def _pointwise_product(graph: GraphEditor, node: NodeProto, image: Codes, weight: Codes) -> None:
+    name, values = node.output[0], graph.needed(weight.codes)
+    matrix = graph.add_constant(np.ascontiguousarray(values[:, :, 0, 0].T), f"{weight.codes}/T")
+    source = graph.add("Transpose", [image.codes], f"{name}/nhwc", perm=TO_NHWC)
+    inputs = [source, matrix, image.scale, weight.scale, image.zero, weight.zero, *node.input[2:]]
+    out = graph.add("MatMulIntegerToFloat", inputs, f"{name}/int8", MICROSOFT)
+    graph.replace(name, graph.add("Transpose", [out], f"{name}/nchw", perm=TO_NCHW))
+
+
+def _single(graph: GraphEditor, node: NodeProto) -> float | None:
+    """The constant of one value that a node reads; None where there is none."""
+    found: list[Array] = [values for name in node.input if (values := graph.constant(name)) is not None and values.size == 1]
+    return float(found[0].reshape(())) if found else None

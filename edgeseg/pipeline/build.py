@@ -1,0 +1,43 @@
+"""Bundle -> engines for this device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgeseg.bundle import Bundle
+from edgeseg.contracts import Progress, Session
+from edgeseg.data.evaluate import evaluate
+from edgeseg.engines.choose import LevelBuild, build_level
+from edgeseg.pipeline.evaluate import validation_split
+
+
+def build_bundle(
+    bundle: Bundle,
+    *,
+    runtimes: Sequence[str] = (),
+    threads: int | None = None,
+    data_root: Path | None = None,
+    limit: int | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> list[LevelBuild]:
+    """Find this device's best engine for every level; see `engines.choose.build_level`.
+
+    Args:
+        data_root: measure every engine's mIoU on the recipe's validation split, and hold it to `gate.max_miou_drop`.
+        limit: of that split, use this many images, evenly spread.
+    Raises:
+        DataError: the data do not fit the bundle.
+    """
+    accuracy = None
+    if data_root is not None:
+        dataset, indices = validation_split(bundle.recipe(), data_root, bundle.any_program().labels, limit)
+
+        def accuracy(session: Session) -> float:
+            return evaluate(session.segment, dataset, indices, progress).miou()
+
+    return [
+        build_level(bundle, level, runtimes=runtimes, threads=threads, force=force, accuracy=accuracy, progress=progress)
+        for level in range(len(bundle.manifest.levels))
+    ]

@@ -1,0 +1,189 @@
+"""Float checkpoint -> quantized checkpoints: calibration, its coverage gate, and quantization-aware training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeseg import __version__
+from edgeseg.contracts import Progress
+from edgeseg.data.calib import load_calib, open_calib
+from edgeseg.deploy.form import deploy
+from edgeseg.pipeline.stages import Stage, file_sha256
+from edgeseg.quant.calibrate import calibrate
+from edgeseg.quant.coverage import Coverage, Layer, coverage
+from edgeseg.recipe.schema import Quant, Recipe
+from edgeseg.train.loop import set_aside
+from edgeseg.train.qat import finetune_int8, schedule
+from edgeseg.train.quantized import FORM, prepare, save_quantized
+from edgeseg.trained import Trained, calibration_tensors, load_quantized
+
+_TASK = "calibrate"
+
+
+@dataclass(frozen=True)
+class Int8Checkpoint:
+    """A quantized checkpoint, and how it came about.
+
+    Attributes:
+        made: False where an earlier one was kept.
+        report: of its calibration or training, as JSON values.
+    """
+
+    path: Path
+    sha256: str
+    made: bool
+    report: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """What all quantized checkpoints of one run have in common."""
+
+    recipe: Recipe
+    quant: Quant
+    trained: Trained
+
+    def save(
+        self, path: Path, model: Any, calibration: Mapping[str, Any], covered: Mapping[str, Any], qat: Mapping[str, Any] | None
+    ) -> None:
+        save_quantized(
+            path,
+            model,
+            arch=self.trained.arch,
+            options=self.recipe.model.options,
+            labels=self.trained.labels,
+            plan=self.trained.model.isr_plan,
+            size_hw=self.trained.image.size_hw,
+            settings=self.quant,
+            float_sha256=self.trained.sha256,
+            calibration=calibration,
+            coverage=covered,
+            qat=qat,
+        )
+
+
+def calibrated(
+    recipe: Recipe, quant: Quant, trained: Trained, data_root: Path, folder: Path, progress: Progress
+) -> Int8Checkpoint:
+    """Calibrate a float model: `ptq.safetensors`, made anew only where model, images or settings changed.
+
+    `report` is {"calibration", "coverage"}.
+
+    Raises:
+        GateFailed: less than `quant.min_coverage` of the multiply-adds would be in INT8; nothing is written.
+        DataError: the calibration set, an image of it, or an activation is not what it should be.
+        BuildError, RecipeError, MissingDependency: quantizers cannot be placed as the recipe says.
+    """
+    path, calib_set = folder / "ptq.safetensors", load_calib(quant.calibration.images)
+    placement = quant.model_dump(mode="json", exclude={"qat", "min_coverage", "max_miou_drop"})
+    stage = Stage(
+        folder / "ptq.json",
+        {
+            "edgeseg": __version__,
+            "float_sha256": trained.sha256,
+            "calib_sha256": calib_set.sha256,
+            "isr": str(trained.model.isr_plan),
+            "size_hw": list(trained.image.size_hw),
+            "quant": placement,
+        },
+    )
+    if (kept := stage.kept()) is not None:
+        _coverage_of(kept["coverage"]).check(quant)
+        return Int8Checkpoint(path, file_sha256(path), False, kept)
+    images = open_calib(calib_set, recipe.data, data_root)
+    for text in images.warnings:
+        progress.message(f"warning: {text}")
+    prepared = prepare(trained.model, trained.image, quant)
+    covered = coverage(prepared.model, prepared.hints, quant, prepared.image.size_hw)
+    covered.check(quant)
+    progress.start(_TASK, len(images))
+    found = calibrate(prepared.model, calibration_tensors(images, prepared.image), quant, lambda done: progress.advance(_TASK))
+    progress.finish(_TASK)
+    for note in found.notes:
+        progress.message(f"warning: {note}")
+    calibration = {"set": calib_set.name, "set_sha256": calib_set.sha256, **found.to_json()}
+    _Maker(recipe, quant, trained).save(path, prepared.model, calibration, covered.to_json(), None)
+    report = {"calibration": calibration, "coverage": covered.to_json()}
+    stage.done(report, [path])
+    return Int8Checkpoint(path, file_sha256(path), True, report)
+
+
+def _coverage_of(document: Mapping[str, Any]) -> Coverage:
+    return Coverage(document["share"], document["macs"], tuple(Layer(**layer) for layer in document["layers"]))
+
+
+def trained_int8(
+    recipe: Recipe,
+    quant: Quant,
+    trained: Trained,
+    start: Int8Checkpoint,
+    data_root: Path,
+    folder: Path,
+    *,
+    device: str,
+    workers: int,
+    progress: Progress,
+) -> Int8Checkpoint:
+    """Train a calibrated model on, in `folder`/qat; a stopped training continues, a finished one is kept.
+
+    `report` is {"steps", "best_step", "miou_ptq", "miou_best", "miou_trained", "seconds"}: mIoU of the torch model with its
+    quantizers in force, before training, of the checkpoint, and the best of training itself. At `best_step` 0 no step was better
+    than calibration alone, and the checkpoint is the calibrated one.
+
+    Raises:
+        as `finetune_int8`.
+    """
+    assert quant.qat is not None
+    run_dir = folder / "qat"
+    inputs = {
+        "start": start.sha256,
+        "qat": quant.qat.model_dump(mode="json"),
+        "train": schedule(recipe.train, quant.qat).model_dump(mode="json"),
+        **{section: recipe.model_dump(mode="json")[section] for section in ("data", "augment", "export")},
+    }
+    best = run_dir / "best.safetensors"
+    stage = Stage(folder / "qat.json", inputs)
+    if (kept := stage.kept()) is not None:
+        return Int8Checkpoint(best, file_sha256(best), False, kept)
+    begun = Stage(run_dir / "begun.json", inputs)
+    if run_dir.exists() and begun.kept() is None:
+        progress.message(f"the recipe or the calibration changed: the earlier training is kept aside as {set_aside(run_dir)}")
+    begun.done({})
+    maker = _Maker(recipe, quant, trained)
+    model = load_quantized(recipe, start.path).model
+    teacher = deploy(trained.model, trained.image, FORM)
+
+    def save(path: Path, facts: dict[str, Any]) -> None:
+        qat = {**quant.qat.model_dump(mode="json"), **facts} if quant.qat is not None and facts["step"] else None
+        maker.save(path, model, start.report["calibration"], start.report["coverage"], qat)
+
+    result = finetune_int8(
+        recipe,
+        model,
+        teacher.model,
+        teacher.image,
+        data_root,
+        run_dir,
+        start=hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest(),
+        save=save,
+        device=device,
+        workers=workers,
+        progress=progress,
+    )
+    curve = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    mious = {row["step"]: row["miou"] for row in curve if "miou" in row}
+    report = {
+        "steps": result.step,
+        "best_step": result.best_step,
+        "miou_ptq": mious[0],
+        "miou_best": result.miou,
+        "miou_trained": max(miou for step, miou in mious.items() if step),
+        "seconds": round(result.seconds, 1),
+    }
+    stage.done(report, [best])
+    return Int8Checkpoint(best, file_sha256(best), True, report)

@@ -1,0 +1,65 @@
+"""What a stage read and what it made, remembered beside its results: unchanged inputs, nothing to do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeseg.errors import BuildError
+from edgeseg.files import replace_file
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run.
+
+    Attributes:
+        path: its record, a JSON file; the files of the stage lie in the same folder or below.
+        inputs: all that the result follows from, as JSON values.
+    """
+
+    path: Path
+    inputs: Mapping[str, Any]
+
+    def kept(self) -> dict[str, Any] | None:
+        """The result of an earlier run, if it came from exactly these inputs and its files are what they were."""
+        try:
+            record = json.loads(self.path.read_text(encoding="utf-8"))
+            if record["inputs"] != json.loads(json.dumps(self.inputs)):
+                return None
+            if any(file_sha256(self.path.parent / name) != digest for name, digest in record["files"].items()):
+                return None
+            result: dict[str, Any] = record["result"]
+        except (OSError, ValueError, KeyError, TypeError):  # never made, unreadable, or of another version: made anew
+            return None
+        return result
+
+    def done(self, result: Mapping[str, Any], files: Sequence[Path] = ()) -> None:
+        """Record the result, after its files are complete. Raises BuildError where it cannot be written."""
+        names = {file.relative_to(self.path.parent).as_posix(): file_sha256(file) for file in files}
+        write_json(self.path, {"inputs": self.inputs, "files": names, "result": result})
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, hex. Raises OSError."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a whole JSON file at once, with its folder. Raises BuildError."""
+    write_whole(path, (json.dumps(document, indent=2) + "\n").encode())
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a whole file at once, with its folder. Raises BuildError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, data)
+    except OSError as error:
+        raise BuildError(
+            f"{path}: cannot be written: {error.strerror or error}", hint="free disk space, or choose another folder with --out"
+        ) from error

@@ -1,0 +1,1 @@
+"""Sweeps over ways to quantize: calibration methods, single layers, and what an accuracy budget costs."""

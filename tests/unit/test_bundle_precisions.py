@@ -1,0 +1,163 @@
+"""A bundle with float and INT8 programs: forms, golden frames and gates of each precision, and which engine is found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeseg.bundle import Bundle, open_bundle
+from edgeseg.cli.main import run
+from edgeseg.engines import onnxruntime, table
+from edgeseg.engines.build import build_engine
+from edgeseg.engines.choose import build_level
+from edgeseg.engines.onnxruntime import OnnxRuntime
+from edgeseg.errors import BundleError, GateFailed
+from edgeseg.specs import ImageU8, MaskU8, Program
+from fakes import FakeBackend
+from tiny import RECIPE, tiny_bundle, tiny_image, tiny_mask, tiny_precisions, tiny_program
+
+QUANT = "quant: {calibration: {images: x}, min_coverage: 0.9, max_miou_drop: 0.005, qat: null}"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    recipe = RECIPE.replace("quant: null", QUANT)
+    return tiny_bundle(tmp_path / "two.edgeseg", recipe_text=recipe, **tiny_precisions(tmp_path))
+
+
+def wrong(image: ImageU8) -> MaskU8:
+    mask: MaskU8 = 1 - tiny_mask(image)
+    return mask
+
+
+def runtimes(monkeypatch: pytest.MonkeyPatch, *backends: FakeBackend) -> None:
+    by_name = {backend.name: backend for backend in backends}
+    monkeypatch.setattr(table, "engines", lambda: dict.fromkeys(by_name, ""))
+    monkeypatch.setattr(table, "backend", by_name.__getitem__)
+
+
+def test_a_form_that_is_missing_falls_back_to_the_precisions_own(bundle: Bundle) -> None:
+    forms = {form: bundle.program(0, "int8", form).form for form in (None, "qdq", "x86", "arm", "openvino")}
+    assert forms == {None: "qdq", "qdq": "qdq", "x86": "x86", "arm": "arm", "openvino": "qdq"}
+    assert len({bundle.program(0, "int8", form).onnx_path for form in forms}) == 3
+    assert bundle.program().form == "onnxruntime"
+    assert bundle.program(form="x86").form == "onnxruntime"
+
+
+def test_each_runtime_gets_its_form_of_each_precision(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    backends = [FakeBackend("onnxruntime", tiny_mask, int8_form="x86"), FakeBackend("other", tiny_mask, int8_form="ghost")]
+    runtimes(monkeypatch, *backends)
+    made = build_level(bundle, threads=1)
+    assert [[(got["precision"], got["form"]) for got in backend.compiled] for backend in backends] == [
+        [("float", "onnxruntime"), ("int8", "x86")],
+        [("float", "onnxruntime"), ("int8", "qdq")],
+    ]
+    hints = {(row.runtime, row.precision): row.hint for row in made.choice.candidates if row.hint}
+    assert hints == {("other", "int8"): "other got the int8 program laid out for qdq, for want of ghost; export again"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "form"),
+    [(("avx2", "avx512_vnni"), "x86"), (("avx2", "avx_vnni"), "x86"), (("avx2",), "arm"), (("asimddp",), "arm"), ((), "arm")],
+)
+def test_unsigned_activations_only_where_they_do_not_saturate(
+    flags: tuple[str, ...], form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "processor", lambda: ("a processor", flags))
+    assert OnnxRuntime().form_for("int8") == form
+
+
+def test_an_engine_is_held_to_the_golden_frames_of_its_own_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quantized model says the opposite of the float model here, and so must its engine."""
+    parts = tiny_precisions(tmp_path)
+    parts["golden"] = [
+        frame if frame.precision == "float" else frame._replace(mask=wrong(frame.image_rgb)) for frame in parts["golden"]
+    ]
+    bundle = tiny_bundle(tmp_path / "b.edgeseg", **parts)
+    runtimes(monkeypatch, FakeBackend("onnxruntime", {"float": tiny_mask, "int8": wrong}))
+    made = build_level(bundle, threads=1)
+    assert [row.measurements["mask_agreement"] for row in made.choice.candidates] == [{"x": 1.0}, {"x": 1.0}]
+    assert set(open_bundle(bundle.path).verify(run=True).agreement) == {f"level 0, onnxruntime {made.engine.kind}"}
+    runtimes(monkeypatch, FakeBackend("onnxruntime", {"float": tiny_mask, "int8": tiny_mask}))
+    with pytest.raises(GateFailed, match="int8 engine"):
+        build_engine(bundle, precision="int8", threads=1, force=True)
+
+
+def test_engines_by_precision(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BundleError, match="holds no int8 engine of onnxruntime for level 0 yet"):
+        bundle.find_engine(0, "onnxruntime", "int8")
+    runtimes(monkeypatch, FakeBackend("onnxruntime", tiny_mask))
+    made = build_level(bundle, threads=1)
+    assert bundle.find_engine() == made.engine
+    for precision in ("float", "int8"):
+        assert bundle.find_engine(precision=precision).precision == precision  # type: ignore[arg-type]
+        with bundle.session(precision=precision) as session:  # type: ignore[arg-type]
+            assert session.program.precision == precision
+    with pytest.raises(BundleError, match="has no int8 program at level 0"):
+        tiny_bundle(bundle.path.parent / "float.edgeseg").find_engine(precision="int8")
+
+
+@pytest.mark.parametrize(("int8_miou", "verdict"), [(0.696, "passed"), (0.694, "refused")])
+def test_int8_may_lose_what_the_quant_section_allows(
+    int8_miou: float, verdict: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtimes(monkeypatch, FakeBackend("onnxruntime", tiny_mask))
+    figures = {"float": 0.70, "int8": int8_miou}
+    made = build_level(bundle, threads=1, accuracy=lambda session: figures[session.program.precision])
+    row = made.choice.candidates[1]
+    assert (row.verdict in ("passed", "default")) == (verdict == "passed")
+    if verdict == "refused":
+        assert row.verdict == "refused"
+        assert "quant.max_miou_drop is 0.005" in row.reason
+
+
+def test_programs_and_golden_frames_that_do_not_belong_together(tmp_path: Path) -> None:
+    parts = tiny_precisions(tmp_path)
+    frame = parts["golden"][0]
+    cases: dict[str, dict[str, Any]] = {
+        "every program needs a golden frame": {"golden": [frame]},
+        "no int8 program at level 0": {"programs": [tiny_program(tmp_path / "f.onnx")]},
+        "int8 program at ISR 1,1,1,1-1,1,1 is not there in the form qdq": {
+            "programs": [p for p in parts["programs"] if p.form != "qdq"]
+        },
+    }
+    for said, changes in cases.items():
+        with pytest.raises(ValueError, match=said):
+            tiny_bundle(tmp_path / "t.edgeseg", **{**parts, **changes})
+
+
+def test_real_runtime_and_command_line(bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["build", str(bundle.path), "--threads", "1", "--runtime", "onnxruntime", "--json"]
+    assert run(line) == 0
+    (level,) = json.loads(capsys.readouterr().out)["engines"]
+    assert [row["precision"] for row in level["candidates"]] == ["float", "int8"]
+    default = next(row["precision"] for row in level["candidates"] if row["verdict"] == "default")
+    for precision in ("float", "int8", None):
+        asked = ["--precision", precision] if precision else []
+        found = ["run", str(bundle.path), "--source", "synthetic://64x32@5?frames=3", "--json", *asked]
+        assert run(found) == 0
+        assert json.loads(capsys.readouterr().out)["precision"] == (precision or default)
+    floats = str(tiny_bundle(tmp_path / "f.edgeseg").path)
+    assert run(["run", floats, "--source", "synthetic://64x32@5", "--precision", "int8"]) == 6
+    assert "no int8 program at level 0" in capsys.readouterr().err
+    assert run(["bundle", "show", str(bundle.path)]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("qdq", "x86", "arm", "int8"))
+
+
+def test_the_shipped_form_of_a_manifest_without_precisions_still_opens(tmp_path: Path) -> None:
+    """Golden frames of earlier bundles do not name a precision: they are the float model's."""
+    program = tiny_program(tmp_path / "tiny.onnx")
+    older = {name: value for name, value in program.to_json().items() if name != "form"}
+    assert Program.from_json(older, program.onnx_path).form == "onnxruntime"
+    bundle = tiny_bundle(tmp_path / "b.edgeseg")
+    data = bundle.manifest.model_dump(mode="json")
+    for frame in data["golden"]:
+        del frame["precision"]
+    frames = type(bundle.manifest).model_validate_json(json.dumps(data)).golden
+    assert {frame.precision for frame in frames} == {"float"}
+    np.testing.assert_array_equal(next(bundle.golden()).image_rgb, tiny_image(0))
