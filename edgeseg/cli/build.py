@@ -10,6 +10,8 @@ import click
 from edgeseg.cli import render
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import RenderableType
 
     from edgeseg.bundle import Bundle
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(1), help="Default: all physical cores that this process may use.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Also measure each engine's mIoU on the validation split.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="With --data-root: use N images, evenly spread.")
+@click.option("--memory", is_flag=True, help="Also measure each engine's peak memory, in a process of its own.")
 @click.option("--force", is_flag=True, help="Build and time anew what is there.")
 @render.json_option
 def build(
@@ -35,6 +38,7 @@ def build(
     threads: int | None,
     data_root: Path | None,
     limit: int | None,
+    memory: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -53,8 +57,10 @@ def build(
         raise click.UsageError("--limit is about the images of --data-root")
     opened = open_bundle(bundle)
     if device != "auto":
-        if runtimes or threads or data_root:
-            raise click.UsageError("--runtime, --threads and --data-root are about this machine; --device names another")
+        if runtimes or threads or data_root or memory:
+            raise click.UsageError(
+                "--runtime, --threads, --data-root and --memory are about this machine; --device names another"
+            )
         _build_for_card(opened, device, force, as_json)
         return
     with render.RichProgress() as progress:
@@ -64,6 +70,7 @@ def build(
             threads=threads,
             data_root=data_root,
             limit=limit,
+            memory=memory,
             force=force,
             progress=progress,
         )
@@ -110,19 +117,38 @@ def _shown(one: LevelBuild, isr: str) -> list[RenderableType]:
         f"level {engine.level} ({isr}): {engine.runtime} {engine.kind}, "
         f"{'built' if one.built else 'kept'} ({one.reason})\n{engine.device}, {engine.options['threads']} threads"
     )
-    with_miou = any("miou" in candidate.measurements for candidate in candidates)
-    columns = ["engine", "median ms", "p90 ms", "speed-up", "agreement", *(["mIoU"] if with_miou else []), "size", "build", ""]
+    known = {name for candidate in candidates for name in candidate.measurements}
+    extra = [name for name in _ON_REQUEST if name in known]
+    columns = [
+        "engine",
+        "median ms",
+        "p90 ms",
+        "speed-up",
+        "agreement",
+        *(_ON_REQUEST[name] for name in extra),
+        "size",
+        "build",
+        "",
+    ]
     hints = dict.fromkeys(candidate.hint for candidate in candidates if candidate.hint)
-    return [head, render.table("", columns, [_row(candidate, with_miou) for candidate in candidates]), *hints]
+    return [head, render.table("", columns, [_row(candidate, extra) for candidate in candidates]), *hints]
 
 
-def _row(candidate: CandidateEntry, with_miou: bool) -> list[object]:
+_ON_REQUEST = {"miou": "mIoU", "peak_memory_bytes": "memory"}
+"""Figures that are there only where they were asked for, and their columns."""
+
+
+def _row(candidate: CandidateEntry, extra: Sequence[str]) -> list[object]:
     figures = candidate.measurements
     agreement = figures.get("mask_agreement")
 
     def number(name: str, digits: int) -> str | None:
         return f"{figures[name]:.{digits}f}" if name in figures else None
 
+    requested = {
+        "miou": render.percent(figures.get("miou"), 2),
+        "peak_memory_bytes": render.size(figures["peak_memory_bytes"]) if "peak_memory_bytes" in figures else None,
+    }
     verdict = candidate.verdict
     return [
         f"{candidate.runtime} {candidate.kind}",
@@ -130,7 +156,7 @@ def _row(candidate: CandidateEntry, with_miou: bool) -> list[object]:
         number("p90_ms", 1),
         number("speedup", 2),
         render.percent(min(agreement.values()), 2) if agreement else None,
-        *([render.percent(figures.get("miou"), 2)] if with_miou else []),
+        *(requested[name] for name in extra),
         render.size(figures["bytes"]) if "bytes" in figures else None,
         render.duration(figures["compile_ms"] / 1000) if "compile_ms" in figures else None,
         candidate.reason if verdict == "passed" else f"{verdict}: {candidate.reason}" if candidate.reason else verdict,

@@ -104,7 +104,8 @@ def check(name_or_path: str, data_root: Path, recipe: str | None, overrides: tup
 
     Exit code 3 where one is missing or was changed.
     """
-    from edgeseg.data.calib import load_calib, open_calib, verify
+    from edgeseg.data.calib import load_calib
+    from edgeseg.data.calib_images import open_calib, verify
     from edgeseg.recipe.load import find_recipe, load_recipe
 
     found = load_calib(name_or_path)
@@ -230,7 +231,7 @@ def _histogram(made: CalibSet) -> list[str]:
 
 
 def _write_sheet(found: CalibSet, data_root: Path | None, sheet: Path) -> None:
-    from edgeseg.data.calib import CalibImages, verify
+    from edgeseg.data.calib_images import CalibImages, verify
     from edgeseg.files import replace_file
     from edgeseg.images import contact_sheet, encode_png
     from edgeseg.specs import LabelSpace

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("recipe")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights; default best.safetensors of the run.")
+@click.option(
+    "--quantized",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="Weights of the INT8 program; default quantized.safetensors of the run. Repeatable: a level takes the one of its plan.",
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Bundle folder; default NAME.edgeseg in the run.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Take golden frames from the validation split below it.")
 @click.option("--levels", type=click.Path(path_type=Path), metavar="PLAN.json", help="One level for each that a search kept.")
@@ -29,6 +36,7 @@ if TYPE_CHECKING:
 def export(
     recipe: str,
     checkpoint: Path | None,
+    quantized: tuple[Path, ...],
     out: Path | None,
     data_root: Path | None,
     levels: Path | None,
@@ -42,7 +50,8 @@ def export(
 
     RECIPE is a YAML file, a catalogue name, a run folder of `edgeseg train`, or a checkpoint, which holds its recipe. The bundle
     has one program for each ISR level, from most exact to fastest, on weights that are stored once; without --levels and
-    --level, one at the recipe's plan.
+    --level, one at the recipe's plan. Where the recipe has a quant section, each level has an INT8 program beside the float one;
+    `edgeseg quantize` makes what it needs.
     """
     from edgeseg.isr.plans import parse_plan
     from edgeseg.pipeline.export import export_bundle
@@ -51,16 +60,29 @@ def export(
         raise click.UsageError("--levels takes the plans of a search, --level plans by hand: give one of the two")
     wanted: Path | list[IsrPlan] = levels or [parse_plan(plan) for plan in plans]
     loaded, run_dir, checkpoint = find_run(recipe, checkpoint, overrides)
+    if not quantized and loaded.quant is not None and (made_by_quantize := run_dir / "quantized.safetensors").is_file():
+        quantized = (made_by_quantize,)
     out = out or run_dir / f"{loaded.name}.edgeseg"
     with render.RichProgress() as progress:
         bundle, made = export_bundle(
-            loaded, checkpoint, out, levels=wanted, data_root=data_root, weights=weights, force=force, progress=progress
+            loaded,
+            checkpoint,
+            out,
+            quantized=quantized,
+            levels=wanted,
+            data_root=data_root,
+            weights=weights,
+            force=force,
+            progress=progress,
         )
     size = sum(file.bytes for file in bundle.manifest.files.values())
     isr = [level.isr for level in bundle.manifest.levels]
+    precisions = sorted({precision for level in bundle.manifest.levels for precision in level.programs})
 
     def human() -> str:
         head = f"{'made' if made else 'kept (same inputs)'}  {bundle.path}  {render.size(size)}"
-        return "\n".join([head, *(f"level {n}  {plan}" for n, plan in enumerate(isr)), f"next  edgeseg build {bundle.path}"])
+        told = [f"level {n}  {plan}  {', '.join(precisions)}" for n, plan in enumerate(isr)]
+        return "\n".join([head, *told, f"next  edgeseg build {bundle.path}"])
 
-    render.result({"bundle": bundle.path, "made": made, "bytes": size, "levels": isr}, as_json, human)
+    data = {"bundle": bundle.path, "made": made, "bytes": size, "levels": isr, "precisions": precisions}
+    render.result(data, as_json, human)

@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg.contracts import NoProgress, Progress, SegDataset
-from edgeseg.data.calib import MIN_IMAGES, CalibImage, CalibSet, Chosen, ClassCount, file_sha256
+from edgeseg.data.calib import MIN_IMAGES, CalibImage, CalibSet, Chosen, ClassCount
+from edgeseg.data.calib_images import file_sha256
 from edgeseg.data.datasets import FolderDataset, open_dataset
 from edgeseg.errors import DataError
 from edgeseg.images import opencv

@@ -8,6 +8,7 @@ sum to one, a constant in the values passes through.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -199,6 +200,8 @@ class MergedAttention(nn.Module):
 
 class FoldedEmbedding(nn.Module):
     """DOPE with the BatchNorm folded in: (B, C, H, W) -> (B, H, W, C / ratio^2)."""
+
+    round_outputs: ClassVar = ("conv",)
 
     def __init__(self, embed: NormedConv) -> None:
         super().__init__()

@@ -22,6 +22,7 @@ from edgeseg.contracts import NoProgress, Progress, Session
 from edgeseg.engines import table
 from edgeseg.engines.build import RUNS, WARMUP, Plan, check_golden, plan_engine
 from edgeseg.engines.measure import measure_together
+from edgeseg.engines.memory import peak_memory_bytes
 from edgeseg.errors import BuildError, BundleError, EdgesegError, GateFailed, IntegrityError, Unsupported
 from edgeseg.manifest import CandidateEntry, ChoiceEntry, EngineEntry
 from edgeseg.specs import Precision
@@ -54,6 +55,7 @@ def build_level(
     threads: int | None = None,
     force: bool = False,
     accuracy: Callable[[Session], float] | None = None,
+    memory: bool = False,
     progress: Progress | None = None,
 ) -> LevelBuild:
     """Find this device's best engine for a level of a bundle, and pack it with all others that pass.
@@ -63,6 +65,7 @@ def build_level(
         threads: default: the physical cores that this process may use.
         force: build and time all anew.
         accuracy: mIoU of a session, a fraction; where it is given, engines that are there are checked and timed anew.
+        memory: also measure each engine's peak memory, in a process of its own; engines that are there are timed anew too.
     Raises:
         GateFailed, BuildError: no float engine came through; the reference's error. The bundle is as it was.
         Unsupported: one of `runtimes` does not exist or is not installed.
@@ -76,16 +79,19 @@ def build_level(
     ]
     key = hashlib.sha256(json.dumps([(trial.name, trial.plan and trial.plan.key) for trial in trials]).encode()).hexdigest()
     kept, reason = _kept(bundle, level, key, trials)
-    if kept and not force and accuracy is None:
+    if kept and not force and accuracy is None and not memory:
         engine = next(engine for engine in bundle.manifest.engines if engine.key == kept.engine)
         return LevelBuild(kept, engine, built=False, reason=reason)
-    reason = "--force" if kept and force else "to measure mIoU" if kept else reason
+    measured = " and ".join(name for name, wanted in (("mIoU", accuracy), ("memory", memory)) if wanted)
+    reason = "--force" if kept and force else f"to measure {measured}" if kept else reason
     with tempfile.TemporaryDirectory(prefix="edgeseg-build-") as folder, ExitStack() as stack:
         for number, trial in enumerate(trials):
             home = Path(folder) / str(number)
             home.mkdir()
             _check(trial, bundle, home, stack, force, accuracy, trials[0], progress)
         _time(trials, bundle, level, progress)
+        if memory:
+            _weigh(trials, progress)
         rows = select([trial.row() for trial in trials])
         chosen = next((row for row in rows if row.verdict == "default"), None)
         if chosen is None or chosen.key is None:
@@ -255,6 +261,15 @@ def _check_miou(trial: _Trial, reference: _Trial, bundle: Bundle) -> None:
             hint="not packed; use another precision, or calibrate again",
             report={"miou": trial.figures["miou"], "reference_miou": before},
         )
+
+
+def _weigh(trials: Sequence[_Trial], progress: Progress) -> None:
+    """Measure the memory of all that are open."""
+    for trial in trials:
+        if trial.session and trial.plan:
+            progress.message(f"level {trial.plan.level} {trial.name}: measuring memory")
+            peak = peak_memory_bytes(trial.runtime, trial.plan.program, trial.files, trial.plan.options)
+            trial.figures |= {} if peak is None else {"peak_memory_bytes": peak}
 
 
 def _time(trials: Sequence[_Trial], bundle: Bundle, level: int, progress: Progress) -> None:

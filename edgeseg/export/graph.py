@@ -81,6 +81,7 @@ def with_logits(model: onnx.ModelProto) -> onnx.ModelProto:
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
     (argmax,) = (node for node in copied.graph.node if node.op_type == "ArgMax")
-    copied.graph.node.append(helper.make_node("Identity", [argmax.input[0]], ["logits"]))
+    if argmax.input[0] != "logits":
+        copied.graph.node.append(helper.make_node("Identity", [argmax.input[0]], ["logits"]))
     copied.graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, None))
     return copied

@@ -83,8 +83,8 @@ def integer_products(graph: GraphEditor) -> None:
 def integer_convolutions(graph: GraphEditor) -> None:
     """Convolutions of codes, channels-last.
 
-    Where the result is quantized, QLinearConv, and a ReLU between is a maximum with the code of zero. Else, a 1x1 convolution is
-    a MatMulIntegerToFloat. Others stay float.
+    Where the result is quantized, QLinearConv, and a ReLU between is a maximum with the code of zero. Else, a convolution whose
+    windows do not overlap is a MatMulIntegerToFloat of them. Others stay float.
     """
     for node in graph.of_type("Conv"):
         image, weight = codes_of(graph, node.input[0]), codes_of(graph, node.input[1])
@@ -93,8 +93,8 @@ def integer_convolutions(graph: GraphEditor) -> None:
         relu, quantize = _quantized_after(graph, node)
         if quantize is not None:
             _convolution_to_codes(graph, node, image, weight, relu, quantize)
-        elif _is_pointwise(node):
-            _pointwise_product(graph, node, image, weight)
+        elif patch := _patch(graph, node):
+            _product_of_patches(graph, node, image, weight, patch)
 
 
 def float_weights(graph: GraphEditor) -> None:
@@ -141,10 +141,14 @@ def _quantized_after(graph: GraphEditor, node: NodeProto) -> tuple[bool, NodePro
     return relu, user if user is not None and user.op_type == "QuantizeLinear" else None
 
 
-def _is_pointwise(conv: NodeProto) -> bool:
-    """Whether a convolution is the same matrix product at every place."""
-    strides, pads = attribute(conv, "strides", [1]), attribute(conv, "pads", [0])
-    return set(attribute(conv, "kernel_shape")) == set(strides) == {1} and attribute(conv, "group", 1) == 1 and not any(pads)
+def _patch(graph: GraphEditor, conv: NodeProto) -> int | None:
+    """The side of a convolution's windows where they lie side by side and cover the whole map, 1 for 1x1; else None."""
+    kernel, strides, pads = (attribute(conv, name, [1, 1]) for name in ("kernel_shape", "strides", "pads"))
+    side, before = kernel[0], graph.shape(conv.input[0])
+    if {*kernel, *strides} != {side} or (attribute(conv, "pads") and any(pads)) or attribute(conv, "group", 1) != 1:
+        return None
+    covered = side == 1 or (before is not None and before[2] % side == 0 and before[3] % side == 0)
+    return int(side) if covered else None
 
 
 def _convolution_to_codes(
@@ -164,13 +168,28 @@ def _convolution_to_codes(
     graph.replace(quantize.output[0], graph.add("Transpose", [out], f"{name}/nchw", perm=TO_NCHW))
 
 
-def _pointwise_product(graph: GraphEditor, node: NodeProto, image: Codes, weight: Codes) -> None:
+def _product_of_patches(graph: GraphEditor, node: NodeProto, image: Codes, weight: Codes, patch: int) -> None:
     name, values = node.output[0], graph.needed(weight.codes)
-    matrix = graph.add_constant(np.ascontiguousarray(values[:, :, 0, 0].T), f"{weight.codes}/T")
+    matrix = np.ascontiguousarray(values.transpose(2, 3, 1, 0).reshape(-1, len(values)))
     source = graph.add("Transpose", [image.codes], f"{name}/nhwc", perm=TO_NHWC)
-    inputs = [source, matrix, image.scale, weight.scale, image.zero, weight.zero, *node.input[2:]]
-    out = graph.add("MatMulIntegerToFloat", inputs, f"{name}/int8", MICROSOFT)
+    if patch > 1:
+        source = _patches(graph, source, graph.shape(node.input[0]) or (), patch, name)
+    factors = [source, graph.add_constant(matrix, f"{weight.codes}/matrix"), image.scale, weight.scale, image.zero, weight.zero]
+    out = graph.add("MatMulIntegerToFloat", [*factors, *node.input[2:]], f"{name}/int8", MICROSOFT)
     graph.replace(name, graph.add("Transpose", [out], f"{name}/nchw", perm=TO_NCHW))
+
+
+def _patches(graph: GraphEditor, source: str, shape: tuple[int, ...], patch: int, name: str) -> str:
+    """(B, H, W, C), `shape` channels first -> (B, H / patch, W / patch, patch * patch * C)."""
+    batch, channels, height, width = shape
+    across = [batch, height // patch, patch, width // patch, patch, channels]
+    together = [batch, height // patch, width // patch, patch * patch * channels]
+    for op, sizes in (("Reshape", across), ("Transpose", None), ("Reshape", together)):
+        if sizes is None:
+            source = graph.add(op, [source], f"{name}/patches", perm=[0, 1, 3, 2, 4, 5])
+        else:
+            source = graph.add(op, [source, graph.add_constant(np.array(sizes), f"{name}/sizes")], f"{name}/patches")
+    return source
 
 
 def _single(graph: GraphEditor, node: NodeProto) -> float | None:

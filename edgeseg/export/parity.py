@@ -69,18 +69,26 @@ class Rung:
 
     def to_json(self) -> dict[str, Any]:
         """No number that JSON lacks: two sides that are equal have no noise, and null for its ratio."""
-        figures = {name: value if math.isfinite(value) else None for name, value in self.figures.items()}
         limits = {name: str(limit) for name, limit in self.limits.items()}
         return {
             "rung": self.name,
             "compares": self.compares,
             "passed": self.passed,
-            "figures": figures,
+            "figures": _finite(self.figures),
             "limits": limits,
             "skipped": self.skipped,
             "problem": self.problem,
-            **({"details": dict(self.details)} if self.details else {}),
+            **({"details": _finite(self.details)} if self.details else {}),
         }
+
+
+def _finite(value: Any) -> Any:
+    """The same JSON value with null for every number that JSON lacks."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def check(what: str, rungs: Sequence[Rung]) -> None:

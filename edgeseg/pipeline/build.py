@@ -19,14 +19,16 @@ def build_bundle(
     threads: int | None = None,
     data_root: Path | None = None,
     limit: int | None = None,
+    memory: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> list[LevelBuild]:
     """Find this device's best engine for every level; see `engines.choose.build_level`.
 
     Args:
-        data_root: measure every engine's mIoU on the recipe's validation split, and hold it to `gate.max_miou_drop`.
+        data_root: measure every engine's mIoU on the recipe's validation split, and hold it to the gate for its precision.
         limit: of that split, use this many images, evenly spread.
+        memory: also measure every engine's peak memory.
     Raises:
         DataError: the data do not fit the bundle.
     """
@@ -38,6 +40,15 @@ def build_bundle(
             return evaluate(session.segment, dataset, indices, progress).miou()
 
     return [
-        build_level(bundle, level, runtimes=runtimes, threads=threads, force=force, accuracy=accuracy, progress=progress)
+        build_level(
+            bundle,
+            level,
+            runtimes=runtimes,
+            threads=threads,
+            force=force,
+            accuracy=accuracy,
+            memory=memory,
+            progress=progress,
+        )
         for level in range(len(bundle.manifest.levels))
     ]

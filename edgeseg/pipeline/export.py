@@ -137,13 +137,9 @@ def _facts(one: Quantized) -> dict[str, Any]:
     from edgeseg.quant.coverage import coverage
 
     found = coverage(one.model, one.hints, one.settings, one.image.size_hw)
-    return {
-        **one.facts,
-        "isr": str(one.plan),
-        "calibrated_at": one.facts["isr"],
-        "sha256": one.sha256,
-        "coverage": found.to_json(),
-    }
+    home = IsrPlan(*(tuple(one.facts["isr"][part]) for part in ("encoder", "decoder")))
+    told = {"isr": str(one.plan), "calibrated_at": str(home), "sha256": one.sha256, "coverage": found.to_json()}
+    return {**one.facts, **told}
 
 
 def _same_inputs(out: Path, inputs: Mapping[str, Any]) -> Bundle | None:

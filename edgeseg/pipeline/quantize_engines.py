@@ -10,7 +10,7 @@ from typing import Any
 from edgeseg.bundle import Bundle
 from edgeseg.contracts import Progress
 from edgeseg.data.evaluate import evaluate
-from edgeseg.engines.choose import LevelBuild
+from edgeseg.engines.choose import REFERENCE, LevelBuild
 from edgeseg.errors import GateFailed
 from edgeseg.manifest import CandidateEntry
 from edgeseg.pipeline.build import build_bundle
@@ -22,7 +22,12 @@ from edgeseg.specs import Precision
 
 @dataclass(frozen=True)
 class Bench:
-    """Where engines are made and measured: the same data and options for all that are compared."""
+    """Where engines are made and measured: the same data and options for all that are compared.
+
+    Attributes:
+        folder: for the bundles.
+        runtimes: consider these only, and ONNX Runtime; empty: every one that is installed.
+    """
 
     recipe: Recipe
     checkpoint: Path
@@ -30,6 +35,7 @@ class Bench:
     folder: Path
     threads: int | None
     progress: Progress
+    runtimes: tuple[str, ...] = ()
 
     def bundle(self, quantized: Path) -> tuple[Bundle, LevelBuild]:
         """A bundle of the float checkpoint and a quantized one, with this device's engines; in this bench's folder.
@@ -42,7 +48,7 @@ class Bench:
         bundle, _ = export_bundle(
             self.recipe, self.checkpoint, path, quantized=quantized, data_root=self.data_root, progress=self.progress
         )
-        (built,) = build_bundle(bundle, threads=self.threads, progress=self.progress)
+        (built,) = build_bundle(bundle, runtimes=self.runtimes, threads=self.threads, progress=self.progress)
         if not any(one.precision == "int8" and one.verdict in ("default", "passed") for one in built.choice.candidates):
             told = "; ".join(f"{one.runtime}: {one.reason}" for one in built.choice.candidates if one.precision == "int8")
             raise GateFailed(
@@ -53,13 +59,15 @@ class Bench:
         return bundle, built
 
     def accuracy(self, bundle: Bundle, precision: Precision) -> dict[str, Any]:
-        """The best engine of a precision on the whole validation split: its name, and the report of a confusion matrix."""
-        program = bundle.program(0, precision, bundle.any_program(0).form if precision == "float" else None)
-        dataset, indices = validation_split(self.recipe, self.data_root, program.labels, None)
-        engine = bundle.find_engine(0, precision=precision)
+        """An engine on the whole validation split, its name and the report of a confusion matrix: of INT8 the fastest, of float
+        the reference, which computes in float32 throughout.
+        """
+        labels = bundle.any_program(0).labels
+        dataset, indices = validation_split(self.recipe, self.data_root, labels, None)
+        engine = bundle.find_engine(0, REFERENCE if precision == "float" else None, precision)
         with bundle.open_engine(engine, self.threads) as session:
             confusion = evaluate(session.segment, dataset, indices, self.progress)
-        return {"engine": f"{engine.runtime} {engine.kind}", "images": len(indices), **confusion.report(program.labels.names)}
+        return {"engine": f"{engine.runtime} {engine.kind}", "images": len(indices), **confusion.report(labels.names)}
 
 
 def timings(built: LevelBuild) -> list[dict[str, Any]]:

@@ -11,7 +11,8 @@ from typing import Any
 
 from edgeseg import __version__
 from edgeseg.contracts import Progress
-from edgeseg.data.calib import load_calib, open_calib
+from edgeseg.data.calib import load_calib
+from edgeseg.data.calib_images import open_calib
 from edgeseg.deploy.form import deploy
 from edgeseg.pipeline.stages import Stage, file_sha256
 from edgeseg.quant.calibrate import calibrate
@@ -152,7 +153,7 @@ def trained_int8(
         return Int8Checkpoint(best, file_sha256(best), False, kept)
     begun = Stage(run_dir / "begun.json", inputs)
     if run_dir.exists() and begun.kept() is None:
-        progress.message(f"the recipe or the calibration changed: the earlier training is kept aside as {set_aside(run_dir)}")
+        progress.message(f"training starts anew: the earlier training is kept aside as {set_aside(run_dir)}")
     begun.done({})
     maker = _Maker(recipe, quant, trained)
     model = load_quantized(recipe, start.path).model

@@ -88,11 +88,15 @@ def observe(model: nn.Module, images: Iterable[Tensor], progress: Callable[[int]
     histograms = {name: Histogram() for name in activations}
     count = 0
     with _looking(model, activations, histograms):
-        for image in images:
-            logits = model(image.to(next(model.parameters()).device))
-            count += 1
-            if not torch.isfinite(logits).all():
-                raise _not_finite("the model's logits", count)
+        for count, image in enumerate(images, start=1):
+            try:
+                logits = model(image.to(next(model.parameters()).device))
+                _finite("the model's logits", float(logits.abs().max()))
+            except _NotFinite as error:
+                raise DataError(
+                    f"{error} at calibration image {count}",
+                    hint="the float model itself computes it, see edgeseg eval; or the image is broken: edgeseg calib check",
+                ) from error
             progress(count)
     if count == 0:
         raise DataError("calibration got no images", hint="edgeseg calib make RECIPE --data-root DIR --n 64 writes a set")
@@ -100,7 +104,11 @@ def observe(model: nn.Module, images: Iterable[Tensor], progress: Callable[[int]
 
 
 def set_ranges(model: nn.Module, seen: Seen, settings: Quant) -> CalibrationReport:
-    """Give every quantizer its range, in place, by the method that `settings` name; as often as you like, for each method."""
+    """Give every quantizer its range, in place, by the method that `settings` name; as often as you like, for each method.
+
+    Raises:
+        DataError: as `calibrate_weights`.
+    """
     report = _report(seen.histograms, seen.images, settings)
     calibrate_weights(model)
     for name, quantizer in _activations(model).items():
@@ -117,6 +125,9 @@ def calibrate_weights(model: nn.Module) -> None:
     """Give every weight quantizer the largest absolute value of each output channel, so that no weight is clipped.
 
     A channel of zeros gets the range of the layer's largest channel, as any positive scale holds it exactly.
+
+    Raises:
+        DataError: weights that are not finite, with the layer.
     """
     modules = dict(model.named_modules())
     for layer, role, quantizer in quantizers(model):
@@ -124,6 +135,8 @@ def calibrate_weights(model: nn.Module) -> None:
             weight = modules[layer].weight
             assert isinstance(weight, Tensor)
             amax = weight.detach().abs().amax(tuple(range(1, weight.ndim)), keepdim=True)
+            if not torch.isfinite(amax).all():
+                raise DataError(f"the weights of {layer} are not finite", hint="train again, or take an earlier checkpoint")
             fallback = float(amax.max()) or 1.0
             quantizer.amax = torch.where(amax > 0, amax, fallback)
 
@@ -156,25 +169,26 @@ class _Look:
     """Counts what one quantizer is given."""
 
     def __init__(self, name: str, histogram: Histogram) -> None:
-        self.name, self.histogram, self.images = name, histogram, 0
+        layer, _, role = name.rpartition(".")
+        self.where = f"the {'output' if role == 'output' else 'input'} of {layer}"
+        self.histogram = histogram
 
     def hook(self, module: nn.Module, inputs: tuple[Tensor]) -> None:
-        self.images += 1
         values = inputs[0].detach().abs()
         largest = float(values.max())
-        if not np.isfinite(largest):
-            layer, _, role = self.name.rpartition(".")
-            raise _not_finite(f"{layer} ({'output' if role == 'output' else 'input'})", self.images)
+        _finite(self.where, largest)
         self.histogram.fit(largest)
         counts = torch.histc(values, BINS, 0.0, self.histogram.top or 1.0)
         self.histogram.add(counts.cpu().numpy().astype(np.int64))
 
 
-def _not_finite(where: str, image: int) -> DataError:
-    return DataError(
-        f"{where} is not finite at calibration image {image}",
-        hint="the float model itself computes it, see edgeseg eval RECIPE; or the image is broken: edgeseg calib check",
-    )
+class _NotFinite(Exception):
+    """Something in the model is NaN or infinite; says what."""
+
+
+def _finite(where: str, largest: float) -> None:
+    if not np.isfinite(largest):
+        raise _NotFinite(f"{where} is not finite")
 
 
 def _report(histograms: dict[str, Histogram], images: int, settings: Quant) -> CalibrationReport:

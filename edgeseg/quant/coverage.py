@@ -75,11 +75,13 @@ def coverage(model: nn.Module, hints: QuantHints, settings: Quant, size_hw: tupl
     """
     decisions = decide(model, hints, settings)
     macs = _macs(model, size_hw)
-    on = {layer for layer, _, quantizer in quantizers(model) if quantizer.is_enabled}
-    inserted = any(True for _ in quantizers(model))
+    rounds: dict[str, bool] = {}  # whether all operands of a layer are rounded
+    for name, role, quantizer in quantizers(model):
+        if role != "output":
+            rounds[name] = rounds.get(name, True) and quantizer.is_enabled
     layers = []
     for name, decision in decisions.items():
-        precision: Precision = ("int8" if name in on else "float") if inserted else decision.precision
+        precision: Precision = ("int8" if rounds.get(name) else "float") if rounds else decision.precision
         reason = "" if precision == "int8" else decision.reason or "its quantizers were switched off"
         layers.append(Layer(name, decision.kind, macs.get(name, 0), precision, reason))
     total = macs[""]

@@ -48,12 +48,14 @@ class FakeInt8(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: Any, x: Any, amax: Any, low: int) -> Any:
-        scales = scale_of(amax.node().t("value") if not isinstance(amax, Tensor) else amax).reshape(-1)
-        axis = 0 if len(scales) > 1 else None
-        scale = g.op("Constant", value_t=scales if len(scales) > 1 else scales[0])
-        zero = g.op("Constant", value_t=torch.zeros_like(scales if len(scales) > 1 else scales[0], dtype=torch.int8))
-        codes = g.op("QuantizeLinear", x, scale, zero, **({} if axis is None else {"axis_i": axis}))
-        return g.op("DequantizeLinear", codes, scale, zero, **({} if axis is None else {"axis_i": axis})).setType(x.type())
+        # Weights may come as -128 here, where training moved one out of its range: whoever stores them as integers clips them.
+        scales = scale_of(amax.node().t("value"))
+        axis = {"axis_i": 0} if scales.ndim else {}
+        scales = scales.reshape(-1) if axis else scales
+        scale = g.op("Constant", value_t=scales)
+        zero = g.op("Constant", value_t=torch.zeros_like(scales, dtype=torch.int8))
+        codes = g.op("QuantizeLinear", x, scale, zero, **axis)
+        return g.op("DequantizeLinear", codes, scale, zero, **axis).setType(x.type())
 
 
 def scale_of(amax: Tensor) -> Tensor:

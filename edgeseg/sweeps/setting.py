@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,15 @@ from torch import Tensor, nn
 
 from edgeseg import __version__
 from edgeseg.contracts import Progress
-from edgeseg.data.calib import CalibImages, load_calib, open_calib
+from edgeseg.data.calib import load_calib
+from edgeseg.data.calib_images import CalibImages, open_calib
 from edgeseg.data.datasets import open_dataset
 from edgeseg.data.subset import Subset
 from edgeseg.errors import DataError, RecipeError
 from edgeseg.images import resize_image
 from edgeseg.models.reference import TorchReference, normalise
 from edgeseg.quant.calibrate import Seen, observe, set_ranges
+from edgeseg.quant.state import scales
 from edgeseg.recipe.schema import Quant, Recipe
 from edgeseg.specs import ImageSpec, MaskU8, QuantHints
 from edgeseg.train.quantized import prepare
@@ -74,10 +77,14 @@ class Setting:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """All that a figure depends on, as JSON values."""
+        """All that a figure depends on, as JSON values; of a calibrated setting. Scales tell placement and ranges alike."""
+        digest = hashlib.sha256()
+        for name, scale in sorted(scales(self.model).items()):
+            digest.update(name.encode() + scale.numpy().tobytes())
         return {
             "edgeseg": __version__,
             "checkpoint": self.trained.sha256,
+            "scales": digest.hexdigest(),
             "quant": self.quant.model_dump(mode="json", exclude={"qat", "min_coverage", "max_miou_drop"}),
             "calibration": self.calib.calib_set.sha256,
             "export": self.recipe.export.model_dump(mode="json"),

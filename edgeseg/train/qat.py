@@ -69,7 +69,8 @@ def finetune_int8(
     try:
         return run_task(make, recipe, data_root, run_dir, device=device, workers=workers, fresh=fresh, progress=progress)
     finally:
-        model.cpu(), teacher.cpu()
+        model.cpu()
+        teacher.cpu()
 
 
 def schedule(train: Train, qat: Qat) -> Train:

@@ -11,6 +11,8 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
 from edgeseg.engines.tensorrt_rtx import TensorRtRtx
@@ -67,6 +69,40 @@ def test_every_family_for_every_card(name: str, capability: str, version: str, f
 @pytest.mark.parametrize("capability", CARDS.values(), ids=CARDS)
 def test_edaformer_t(capability: str, version: str, folder: Path, tmp_path: Path) -> None:
     check(exported("edaformer_t", folder, (384, 512), 1), tmp_path, capability, version)
+
+
+@cache
+def canonical(name: str, folder: Path, size_hw: tuple[int, int]) -> Program:
+    """A model with quantizers, as the canonical INT8 program."""
+    pytest.importorskip("modelopt", reason="quantizers are put in by nvidia-modelopt: pip install 'edgeseg[quant]'")
+    from edgeseg.export.onnx_qdq import export_qdq
+    from quantized import quantized_model
+
+    return export_qdq(quantized_model(name, size_hw), mask_stride=1, out=folder / f"{name}-qdq.onnx")
+
+
+@pytest.mark.parametrize("capability", CARDS.values(), ids=CARDS)
+@pytest.mark.parametrize("name", ["edaformer_t", "vwformer_mit_b0"])
+def test_int8_programs_for_every_card(name: str, capability: str, version: str, folder: Path, tmp_path: Path) -> None:
+    """The parser takes every quantizer, and the builder makes an engine. Whether it computes in INT8, only the card shows."""
+    check(canonical(name, folder, (384, 512)), tmp_path, capability, version)
+
+
+def test_a_quantized_bias_is_refused(version: str, folder: Path, tmp_path: Path) -> None:
+    """Why biases stay float: TensorRT dequantizes no int32."""
+    model = onnx.load(canonical("edaformer_nano", folder, (64, 128)).onnx_path)
+    conv = next(node for node in model.graph.node if node.op_type == "Conv" and len(node.input) == 3)
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == conv.input[2])
+    codes = np.round(onnx.numpy_helper.to_array(bias) * 1000).astype(np.int32)
+    model.graph.initializer.extend(
+        [onnx.numpy_helper.from_array(codes, "codes"), onnx.numpy_helper.from_array(np.float32(0.001), "step")]
+    )
+    model.graph.node.insert(0, onnx.helper.make_node("DequantizeLinear", ["codes", "step"], ["dequantized_bias"]))
+    conv.input[2] = "dequantized_bias"
+    program = replace(canonical("edaformer_nano", folder, (64, 128)), onnx_path=tmp_path / "biased.onnx")
+    onnx.save(model, program.onnx_path)
+    with pytest.raises(BuildError, match=r"refuses .*biased\.onnx"):
+        TensorRtRtx().compile(program, tmp_path, {"compute_capability": "8.9"})
 
 
 @pytest.mark.parametrize("layout", ["HWC", "NCHW"])

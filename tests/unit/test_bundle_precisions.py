@@ -15,8 +15,10 @@ from edgeseg.engines import onnxruntime, table
 from edgeseg.engines.build import build_engine
 from edgeseg.engines.choose import build_level
 from edgeseg.engines.onnxruntime import OnnxRuntime
-from edgeseg.errors import BundleError, GateFailed
-from edgeseg.specs import ImageU8, MaskU8, Program
+from edgeseg.errors import BundleError, DataError, GateFailed, RecipeError
+from edgeseg.pipeline.export import quantized_levels
+from edgeseg.recipe.load import find_recipe, load_recipe
+from edgeseg.specs import ImageU8, IsrPlan, MaskU8, Program
 from fakes import FakeBackend
 from tiny import RECIPE, tiny_bundle, tiny_image, tiny_mask, tiny_precisions, tiny_program
 
@@ -161,3 +163,15 @@ def test_the_shipped_form_of_a_manifest_without_precisions_still_opens(tmp_path:
     frames = type(bundle.manifest).model_validate_json(json.dumps(data)).golden
     assert {frame.precision for frame in frames} == {"float"}
     np.testing.assert_array_equal(next(bundle.golden()).image_rgb, tiny_image(0))
+
+
+def test_what_a_quant_section_asks_of_an_export(tmp_path: Path) -> None:
+    quantizing = load_recipe(find_recipe("edaformer_nano_synthetic_int8"))
+    not_quantizing = quantizing.model_copy(update={"quant": None})
+    never_opened: Any = None
+    with pytest.raises(DataError, match="there is no quantized checkpoint") as caught:
+        quantized_levels(quantizing, never_opened, [], [IsrPlan()])
+    assert caught.value.hint.startswith("edgeseg quantize edaformer_nano_synthetic_int8")
+    with pytest.raises(RecipeError, match="has quant: null"):
+        quantized_levels(not_quantizing, never_opened, [tmp_path / "q.safetensors"], [IsrPlan()])
+    assert quantized_levels(not_quantizing, never_opened, [], [IsrPlan()]) == []

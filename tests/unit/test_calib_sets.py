@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeseg.cli.main import run
-from edgeseg.data.calib import CalibSet, calib_catalogue, load_calib, open_calib, verify, write_calib
+from edgeseg.data.calib import CalibSet, calib_catalogue, load_calib, write_calib
 from edgeseg.data.calib_choice import Looks, choose, features_of, make_calib
+from edgeseg.data.calib_images import open_calib, verify
 from edgeseg.data.datasets import open_dataset
 from edgeseg.errors import DataError
 from edgeseg.images import read_image

@@ -80,6 +80,16 @@ def test_linear_and_products(form: str, rows: int, keys: int, heads: int, width:
     assert (count_ops(made)["MatMulIntegerToFloat"], count_ops(made)["MatMul"]) == (3, 0)
 
 
+@settings(max_examples=15, deadline=None)
+@given(form=forms, across=few, down=few, patch=st.integers(2, 4), width=few, out=few, ragged=st.booleans())
+def test_convolution_of_patches(form: str, across: int, down: int, patch: int, width: int, out: int, ragged: bool) -> None:
+    graph = QdqGraph(patch, x=(1, down * patch, across * patch + ragged, width))
+    x, weight = graph.rounded(graph.add("Transpose", "x", perm=NCHW)), graph.weight(out, width, patch, patch)
+    sizes = {"kernel_shape": [patch] * 2, "strides": [patch] * 2}
+    made = hold(graph, graph.add("Transpose", graph.add("Conv", x, weight, graph.bias(out), **sizes), perm=NHWC), form)
+    assert (count_ops(made)["MatMulIntegerToFloat"], count_ops(made)["Conv"]) == (1 - ragged, int(ragged))
+
+
 @pytest.mark.parametrize("form", DIALECTS)
 def test_what_has_no_integer_operator_keeps_its_weights_as_floats(form: str) -> None:
     graph = QdqGraph(x=(1, 4, 6, 6))

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from edgeseg.contracts import NoProgress
-from edgeseg.data.calib import CalibImages, load_calib
+from edgeseg.data.calib import load_calib
+from edgeseg.data.calib_images import CalibImages
 from edgeseg.data.subset import Subset
 from edgeseg.errors import DataError, GateFailed
 from edgeseg.metrics import ConfusionMatrix
@@ -44,7 +45,7 @@ class Rounding(nn.Module):
 
     def __init__(self, step: float) -> None:
         super().__init__()
-        self.step, self.is_enabled = step, True
+        self.step, self.is_enabled, self.amax = step, True, torch.tensor(127 * step)
 
     def enable(self) -> None:
         self.is_enabled = True
@@ -205,7 +206,9 @@ def test_a_stopped_sweep_continues_and_ends_the_same(tmp_path: Path) -> None:
     assert all(module.is_enabled for module in given.model.modules() if isinstance(module, Rounding))
     assert swept(tmp_path / "stopped", "float-one").known == 0
     assert swept(tmp_path / "stopped", given=replace(given, quant=setting(attention="int8").quant)).known == 0
-    assert len((tmp_path / "stopped" / JOURNAL).read_text().splitlines()) == 9
+    given.model.get_submodule("head.input_quantizer").amax *= 2
+    assert swept(tmp_path / "stopped", given=given).known == 0
+    assert len((tmp_path / "stopped" / JOURNAL).read_text().splitlines()) == 12
     (tmp_path / "stopped" / JOURNAL).write_text("nonsense\n")
     with pytest.raises(DataError, match="not what a search or a sweep wrote"):
         swept(tmp_path / "stopped")
