@@ -66,9 +66,9 @@ class ProgramEntry(Entry):
     spec: dict[str, Any]
     forms: dict[str, Files] = Field(default_factory=dict)
 
-    def in_form(self, form: str) -> Files:
+    def in_form(self, form: str | None) -> Files:
         """Its files for a runtime: those of the form where there is one, the program's own otherwise."""
-        return self.forms.get(form, self.files)
+        return self.forms.get(form, self.files) if form else self.files
 
     def graphs(self) -> tuple[Files, ...]:
         """The files of every form."""

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 @click.option("--levels", type=click.Path(path_type=Path), metavar="PLAN.json", help="One level for each that a search kept.")
 @click.option("--level", "plans", multiple=True, metavar="PLAN", help="A level at this ISR plan, as 2,2,1,1-2,2,2; repeatable.")
 @click.option("--weights", default="fp32", show_default=True, type=click.Choice(["fp32", "fp16"]), help="How weights are stored.")
+@click.option(
+    "--precision", type=click.Choice(["fp16"]), help="Also a program in half precision; those of TensorRT's targets have one."
+)
 @click.option("--force", is_flag=True, help="Export even where nothing changed.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable.")
 @render.json_option
@@ -42,6 +45,7 @@ def export(
     levels: Path | None,
     plans: tuple[str, ...],
     weights: Weights,
+    precision: str | None,
     force: bool,
     overrides: tuple[str, ...],
     as_json: bool,
@@ -72,6 +76,7 @@ def export(
             levels=wanted,
             data_root=data_root,
             weights=weights,
+            half=precision == "fp16",
             force=force,
             progress=progress,
         )

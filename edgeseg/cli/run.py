@@ -48,7 +48,7 @@ def _finite(context: click.Context, parameter: click.Parameter, value: float | N
     show_default=True,
     help="Program level of the bundle; 0 is the most exact. With a deadline or a rate: the most exact that may be used.",
 )
-@click.option("--precision", type=click.Choice(["float", "int8"]), help="Default: whatever a build found fastest.")
+@click.option("--precision", type=click.Choice(["float", "fp16", "int8"]), help="Default: whatever a build found fastest.")
 @click.option(
     "--deadline-ms",
     type=_POSITIVE,

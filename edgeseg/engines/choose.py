@@ -114,18 +114,18 @@ def build_level(
 def select(candidates: Sequence[CandidateEntry]) -> list[CandidateEntry]:
     """Name the default among candidates that passed: the one with the smallest median. Others keep their verdict.
 
-    An INT8 engine must be faster than every float engine, and there must be one: an engine that nothing was compared with may be
-    the slow one. Where no float engine passed there is no default.
+    An INT8 engine must be faster than every other, in float or half precision, and there must be one: an engine that nothing was
+    compared with may be the slow one. Where only INT8 passed there is no default.
 
     Args:
         candidates: "passed" ones have `measurements["median_ms"]`, of one run in turns.
     """
     passed = [candidate for candidate in candidates if candidate.verdict == "passed"]
-    floats = [candidate for candidate in passed if candidate.precision == "float"]
+    floats = [candidate for candidate in passed if candidate.precision != "int8"]
     if not floats:
         return list(candidates)
     twin = min(floats, key=_median_ms)
-    best = min([twin, *(c for c in passed if c.precision != "float")], key=_median_ms)  # of equal ones the first
+    best = min([twin, *(c for c in passed if c.precision == "int8")], key=_median_ms)  # of equal ones the first
     judged = []
     for candidate in candidates:
         if candidate is best:
@@ -133,7 +133,7 @@ def select(candidates: Sequence[CandidateEntry]) -> list[CandidateEntry]:
         elif candidate.verdict == "passed":
             slower = _median_ms(candidate) / _median_ms(best) - 1
             reason = f"{100 * slower:.0f} % slower than the default"
-            if candidate.precision != "float" and _median_ms(candidate) >= _median_ms(twin):
+            if candidate.precision == "int8" and _median_ms(candidate) >= _median_ms(twin):
                 reason = f"INT8, and not faster than {twin.runtime} {twin.kind}"
             candidate = candidate.model_copy(update={"reason": reason})
         judged.append(candidate)
@@ -176,7 +176,8 @@ class _Trial:
 
     @property
     def hint(self) -> str:
-        if self.plan is None or self.plan.program.form == (wanted := self.plan.backend.form_for(self.precision)):
+        wanted = self.plan and self.plan.backend.form_for(self.precision)
+        if self.plan is None or self.plan.program.form == wanted:
             return ""
         got = f"{self.runtime} got the {self.precision} program laid out for {self.plan.program.form}"
         if self.precision == "int8":
@@ -185,8 +186,10 @@ class _Trial:
 
 
 def _trials(bundle: Bundle, level: int, precision: Precision, runtimes: Sequence[str], threads: int | None) -> Iterator[_Trial]:
-    """The candidates of one program, the reference first."""
+    """The candidates of one program, the reference first; those of the float program come before all others."""
     for runtime in dict.fromkeys((REFERENCE, *(runtimes or table.engines()))):
+        if table.backend(runtime).form_for(precision) is None:
+            continue
         try:
             variants = table.backend(runtime).variants()
         except Unsupported as error:

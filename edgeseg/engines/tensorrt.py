@@ -19,7 +19,7 @@ from edgeseg.engines.cudart import Cuda
 from edgeseg.engines.tensorrt_build import Order, build
 from edgeseg.engines.tensorrt_session import TensorRtSession
 from edgeseg.errors import Unsupported
-from edgeseg.specs import Precision, Program, canonical_form
+from edgeseg.specs import DEFAULT_FORM, HALF_FORM, Precision, Program
 
 ENGINE, FACTS = "engine.trt", "engine.json"
 _BUILDER = ("dla_core", "optimization_level", "workspace_bytes")
@@ -39,7 +39,8 @@ class TensorRt:
         self._progress, self._machine, self._cuda = progress or NoProgress(), machine, cuda
 
     def form_for(self, precision: Precision) -> str:
-        return canonical_form(precision)
+        """INT8: with half precision between the integers; the network is strongly typed."""
+        return HALF_FORM if precision == "int8" else DEFAULT_FORM
 
     def version(self) -> str:
         return str(_trt().__version__)

@@ -18,7 +18,7 @@ from edgeseg.engines.cudart import Cuda
 from edgeseg.engines.tensorrt_build import Order, build
 from edgeseg.engines.tensorrt_session import TensorRtSession
 from edgeseg.errors import Unsupported, require
-from edgeseg.specs import Precision, Program, canonical_form
+from edgeseg.specs import DEFAULT_FORM, HALF_FORM, Precision, Program
 
 COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """What an engine can be built for: values of `options["compute_capability"]`."""
@@ -35,7 +35,8 @@ class TensorRtRtx:
         self._progress, self._cuda = progress or NoProgress(), cuda
 
     def form_for(self, precision: Precision) -> str:
-        return canonical_form(precision)
+        """INT8: with half precision between the integers; the network is strongly typed."""
+        return HALF_FORM if precision == "int8" else DEFAULT_FORM
 
     def version(self) -> str:
         return str(_rtx().__version__)
