@@ -75,7 +75,7 @@ def build_level(
     trials = [
         trial
         for precision in sorted(bundle.level(level).programs)
-        for trial in _trials(bundle, level, precision, runtimes, threads)
+        for trial in _trials(bundle, level, precision, runtimes, threads, progress)
     ]
     key = hashlib.sha256(json.dumps([(trial.name, trial.plan and trial.plan.key) for trial in trials]).encode()).hexdigest()
     kept, reason = _kept(bundle, level, key, trials)
@@ -185,7 +185,9 @@ class _Trial:
         return f"{got}; name it in the recipe's targets and export again"
 
 
-def _trials(bundle: Bundle, level: int, precision: Precision, runtimes: Sequence[str], threads: int | None) -> Iterator[_Trial]:
+def _trials(
+    bundle: Bundle, level: int, precision: Precision, runtimes: Sequence[str], threads: int | None, progress: Progress
+) -> Iterator[_Trial]:
     """The candidates of one program, the reference first; those of the float program come before all others."""
     for runtime in dict.fromkeys((REFERENCE, *(runtimes or table.engines()))):
         if table.backend(runtime).form_for(precision) is None:
@@ -198,7 +200,7 @@ def _trials(bundle: Bundle, level: int, precision: Precision, runtimes: Sequence
             yield _Trial(runtime, precision, {}, error=error)
             continue
         for options in variants:
-            yield _Trial(runtime, precision, options, plan_engine(bundle, runtime, level, precision, threads, options))
+            yield _Trial(runtime, precision, options, plan_engine(bundle, runtime, level, precision, threads, options, progress))
 
 
 def _kept(bundle: Bundle, level: int, key: str, trials: Sequence[_Trial]) -> tuple[ChoiceEntry | None, str]:
@@ -231,12 +233,11 @@ def _check(
     engine, reason = plan.built(bundle)
     try:
         if engine and not force:
+            progress.message(f"level {plan.level} {plan.name}: kept ({reason})")
             trial.files = [bundle.file(path) for path in engine.files]
             compile_ms = engine.measurements["compile_ms"]
         else:
-            told = "--force" if engine else reason
-            progress.message(f"level {plan.level} {plan.name}: building with {plan.device.runtime_version} ({told})")
-            trial.files, compile_ms = plan.compile(folder)
+            trial.files, compile_ms = plan.compile(bundle, folder, "--force" if engine else reason, progress)
         session, load_ms = stack.enter_context(plan.open(trial.files))
         trial.figures |= {"compile_ms": compile_ms, "load_ms": load_ms}
         trial.figures |= {"bytes": sum(file.stat().st_size for file in trial.files)}
