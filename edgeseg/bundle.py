@@ -261,7 +261,7 @@ class Bundle:
                     hint=f"edgeseg build {self.path}",
                 )
             root = self.path / "engines"
-            clear_unnamed(root, current)
+            clear_unnamed(self.path, current)
             added: dict[str, FileEntry] = {}
             packed = []
             try:
@@ -275,7 +275,7 @@ class Bundle:
                 replace_file(self.path / MANIFEST, changed.to_bytes(), durable=True)
                 self.manifest = changed
             finally:
-                clear_unnamed(root, read_manifest(self.path))
+                clear_unnamed(self.path, read_manifest(self.path))
         return packed
 
     def level(self, level: int) -> LevelEntry:
