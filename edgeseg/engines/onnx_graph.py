@@ -83,9 +83,7 @@ def read_graph(model: bytes, folder: Path) -> Graph:
             constants[node.outputs[0]] = np.asarray(next(iter(node.attributes.values())))
         else:
             nodes.append(node)
-    inputs, outputs = (
-        tuple(_text(_fields(message), 1) for message in _messages(parts, number)) for number in (_INPUT, _OUTPUT)
-    )
+    inputs, outputs = (tuple(_text(_fields(message), 1) for message in _messages(parts, number)) for number in (_INPUT, _OUTPUT))
     if not nodes:
         raise ValueError("it holds no operators")
     return Graph(tuple(nodes), constants, inputs, outputs)

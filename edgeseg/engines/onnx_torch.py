@@ -1,9 +1,8 @@
 """An ONNX program as a torch module that torch.export takes: operator by operator, shapes fixed, no onnx package, no model code.
 
-Only the process that compiles with Torch-TensorRT imports this file: torch is at its top.
-
-Every pair of QuantizeLinear and DequantizeLinear becomes one call of a function that rounds to INT8 and back, which whoever
-compiles hands in.
+Only the process that compiles with Torch-TensorRT imports this file: torch is at its top. Types are those that the program names,
+half precision where it does. Every pair of QuantizeLinear and DequantizeLinear becomes one call of a function that rounds to INT8
+and back, which whoever compiles hands in.
 """
 
 from __future__ import annotations
@@ -20,16 +19,21 @@ from torch import Tensor, nn
 from edgeseg.engines.onnx_graph import DTYPES, Array, Graph, Node
 
 Rounding = Callable[[Tensor, Tensor, bool], Tensor]
-"""(x, amax, narrow) -> x rounded to multiples of amax / 127 and clipped to -127 (narrow) or -128 .. 127 of them.
-
-`amax` is float32: () for all of x, or (C,) for the slices of axis 0.
-"""
+"""As `round_to_int8`."""
 Attributes = Mapping[str, Any]
 
 FAKE_QUANTIZE = "FakeQuantize"
-_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_WIDE = ("LayerNormalization", "Softmax")  # in float32 whatever the type: their sums overflow or lose digits in half
-_STATIC: dict[str, tuple[int, ...]] = {"Clip": (1, 2), "Pad": (1, 2), "Reshape": (1,), "Resize": (1, 2, 3), "Slice": (1, 2, 3, 4)}
+_STATIC: dict[str, tuple[int, ...]] = {
+    "Clip": (1, 2),
+    "Pad": (1, 2),
+    "ReduceSum": (1,),
+    "Reshape": (1,),
+    "Resize": (1, 2, 3),
+    "Slice": (1, 2, 3, 4),
+    "Split": (1,),
+    "Squeeze": (1,),
+    "Unsqueeze": (1,),
+}
 """Operator -> those of its inputs that are fixed when the program is read."""
 
 
@@ -37,14 +41,12 @@ class TorchProgram(nn.Module):
     """A program: uint8 image in the program's layout -> uint8 class map, in any shape of its size.
 
     Args:
-        quantize: what rounds to INT8 and back; None where the program is float.
-        dtype: of products and of what follows from them; float32, float16 or bfloat16. The image is normalised, and
-            LayerNorm and softmax are computed, in float32.
+        quantize: what rounds to INT8 and back; None where the program does not.
     Raises:
         ValueError: an operator that programs do not have, or one that is used as in no program.
     """
 
-    def __init__(self, graph: Graph, quantize: Rounding | None, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, graph: Graph, quantize: Rounding | None = None) -> None:
         super().__init__()
         graph = _folded(_with_fake_quantizers(graph))
         strange = {node.operator for node in graph.nodes} - {*OPERATORS, FAKE_QUANTIZE}
@@ -52,7 +54,7 @@ class TorchProgram(nn.Module):
             raise ValueError(f"there is no torch form of {', '.join(sorted(strange))}")
         if quantize is None and any(node.operator == FAKE_QUANTIZE for node in graph.nodes):
             raise ValueError("the program is INT8, and nothing rounds to INT8")
-        self.graph, self.dtype, self.quantize = graph, dtype, quantize
+        self.graph, self.quantize = graph, quantize
         self.names: dict[str, str] = {}
         for node in graph.nodes:
             for name in _tensors(node, graph.constants):
@@ -69,7 +71,7 @@ class TorchProgram(nn.Module):
         values = {self.graph.inputs[0]: image}
         for node in self.graph.nodes:
             found = self._run(node, [self._input(node, place, values) for place in range(len(node.inputs))])
-            values[node.outputs[0]] = found
+            values.update(zip(node.outputs, found if isinstance(found, tuple) else (found,), strict=True))
         return values[self.graph.outputs[0]]
 
     def _input(self, node: Node, place: int, values: Mapping[str, Tensor]) -> Any:
@@ -81,20 +83,23 @@ class TorchProgram(nn.Module):
             return self.graph.constants[name] if name else None
         return getattr(self, self.names[name])
 
-    def _run(self, node: Node, inputs: list[Any]) -> Tensor:
+    def _run(self, node: Node, inputs: list[Any]) -> Tensor | tuple[Tensor, ...]:
         if node.operator == FAKE_QUANTIZE:
             assert self.quantize is not None
             amax = getattr(self, self.names[f"{node.outputs[0]} amax"])
             return self.quantize(inputs[0], amax, node.attributes["narrow"])
-        operator = OPERATORS[node.operator]
-        if node.operator in _PRODUCTS:
-            return operator(node.attributes, *(value if value is None else value.to(self.dtype) for value in inputs))
-        if node.operator in _WIDE:
-            return operator(node.attributes, *(value.float() for value in inputs)).to(inputs[0].dtype)
-        if node.operator in _BINARY:  # a constant takes the type of what it meets
-            kept = [value for name, value in zip(node.inputs, inputs, strict=True) if name not in self.names]
-            inputs = [value.to((kept or inputs)[0].dtype) for value in inputs]
-        return operator(node.attributes, *inputs)
+        return OPERATORS[node.operator](node.attributes, *inputs)
+
+
+def round_to_int8(x: Tensor, amax: Tensor, narrow: bool) -> Tensor:
+    """Round to multiples of amax / 127, clipped to -127 (narrow) or -128 .. 127 of them; ties to even, as QuantizeLinear's.
+
+    Args:
+        amax: float32; () for all of x, or (C,) for the slices of axis 0.
+    """
+    scale = (amax / 127).to(x.dtype)
+    scale = scale.reshape(scale.shape + (1,) * (x.ndim - 1)) if scale.ndim else scale
+    return torch.round(x / scale).clamp(-127 if narrow else -128, 127) * scale
 
 
 def _tensors(node: Node, constants: Mapping[str, Array]) -> list[str]:
@@ -133,7 +138,7 @@ def _check_symmetric(node: Node, scale: Array, zeros: Sequence[Array]) -> None:
 
 def amax_of(scale: Array) -> Array:
     """The range, float32, that divided by 127 gives a scale, to the bit where there is one."""
-    high = np.float32(127)
+    high, scale = np.float32(127), scale.astype(np.float32)
     amax: Array = np.asarray(scale * high)
     for near in (np.nextafter(amax, np.float32(np.inf)), np.nextafter(amax, np.float32(0))):
         amax = np.where((amax / high != scale) & (near / high == scale), near, amax)
@@ -196,7 +201,7 @@ def _conv_transpose(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | Non
 
 
 def _gemm(a: Attributes, x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor:
-    product = a.get("alpha", 1.0) * ((x.T if a.get("transA") else x) @ (y.T if a.get("transB") else y))
+    product: Tensor = a.get("alpha", 1.0) * ((x.T if a.get("transA") else x) @ (y.T if a.get("transB") else y))
     return product if bias is None else product + a.get("beta", 1.0) * bias
 
 
@@ -211,12 +216,14 @@ def _layer_norm(a: Attributes, x: Tensor, gain: Tensor, bias: Tensor | None = No
 
 
 def _resize(a: Attributes, x: Tensor, roi: Any = None, scales: Array | None = None, sizes: Array | None = None) -> Tensor:
-    if (a.get("mode"), a.get("coordinate_transformation_mode", "half_pixel")) != ("linear", "half_pixel"):
-        raise ValueError(f"a resize of kind {a.get('mode')}, {a.get('coordinate_transformation_mode')}")
+    kind, corners = a.get("mode", "nearest"), a.get("coordinate_transformation_mode", "half_pixel")
+    if kind != "linear" or corners not in ("half_pixel", "align_corners"):
+        raise ValueError(f"a resize of kind {kind}, {corners}")
+    place: dict[str, Any] = {"mode": "bilinear", "align_corners": corners == "align_corners"}
     if sizes is not None and sizes.size:
-        return F.interpolate(x, size=sizes.tolist()[2:], mode="bilinear", align_corners=False)
+        return F.interpolate(x, size=sizes.tolist()[2:], **place)
     assert scales is not None
-    return F.interpolate(x, scale_factor=scales.tolist()[2:], mode="bilinear", align_corners=False)
+    return F.interpolate(x, scale_factor=scales.tolist()[2:], **place)
 
 
 def _reshape(a: Attributes, x: Tensor, shape: Array) -> Tensor:
@@ -234,12 +241,18 @@ def _pad(a: Attributes, x: Tensor, pads: Array, value: Array | None = None) -> T
     return F.pad(x, [int(end) for end in ends.reshape(-1)], value=0.0 if value is None else value.item())
 
 
+def _unsqueeze(a: Attributes, x: Tensor, axes: Array) -> Tensor:
+    for axis in sorted(axis % (x.ndim + axes.size) for axis in axes.tolist()):
+        x = x.unsqueeze(axis)
+    return x
+
+
 def _argmax(a: Attributes, x: Tensor) -> Tensor:
     return x.argmax(a.get("axis", 0), keepdim=bool(a.get("keepdims", 1)))
 
 
-_BINARY = ("Add", "Div", "Mul", "Sub")
-OPERATORS: dict[str, Callable[..., Tensor]] = {
+OPERATORS: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
+    "Abs": lambda a, x: x.abs(),
     "Add": lambda a, x, y: x + y,
     "ArgMax": _argmax,
     "AveragePool": _average_pool,
@@ -258,13 +271,18 @@ OPERATORS: dict[str, Callable[..., Tensor]] = {
     "MatMul": lambda a, x, y: x @ y,
     "Mul": lambda a, x, y: x * y,
     "Pad": _pad,
+    "ReduceSum": lambda a, x, axes: x.sum(axes.tolist(), keepdim=bool(a.get("keepdims", 1))),
     "Relu": lambda a, x: F.relu(x),
     "Reshape": _reshape,
     "Resize": _resize,
     "Sigmoid": lambda a, x: torch.sigmoid(x),
     "Slice": lambda a, x, *where: x[_slices(x.ndim, *where)],
     "Softmax": lambda a, x: x.softmax(a.get("axis", -1)),
+    "Split": lambda a, x, sizes: x.split(sizes.tolist(), a.get("axis", 0)),
+    "Squeeze": lambda a, x, axes: x.squeeze(axes.tolist()),
     "Sub": lambda a, x, y: x - y,
+    "Tanh": lambda a, x: torch.tanh(x),
     "Transpose": lambda a, x: x.permute(a["perm"]),
+    "Unsqueeze": _unsqueeze,
 }
 """Operator of ONNX -> what it does: attributes, then its inputs."""

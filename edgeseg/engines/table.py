@@ -19,6 +19,7 @@ ENGINES: dict[str, str] = {
     "openvino": "edgeseg.engines.openvino:OpenVino",
     "tensorrt": "edgeseg.engines.tensorrt:TensorRt",
     "tensorrt_rtx": "edgeseg.engines.tensorrt_rtx:TensorRtRtx",
+    "torch_tensorrt": "edgeseg.engines.torch_tensorrt:TorchTensorRt",
 }
 """Name -> "module:class" of an `edgeseg.contracts.EngineBackend`; imported when it is used."""
 

@@ -16,7 +16,7 @@ import json
 import multiprocessing
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -54,14 +54,17 @@ class Order:
     timing_cache: Path | None = None
 
 
-def build(order: Order, progress: Progress) -> None:
+def build(order: Order, progress: Progress, work: Callable[[Connection, Order], None] | None = None) -> None:
     """Build in a child process, showing the phase that it is in.
 
-    Raises BuildError where the builder refuses the program, or its process ended early.
+    Args:
+        work: what the child does; default: `construct`.
+    Raises:
+        BuildError: the builder refuses the program, or its process ended early.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=construct, args=(theirs, order), daemon=True)
+    child = context.Process(target=work or construct, args=(theirs, order), daemon=True)
     refused: list[str] | None = None
     progress.start(order.module, None)
     try:
