@@ -1,12 +1,14 @@
 # make demo    the main job, from nothing: environment, runtime without torch, engine for this CPU, a segmented video
 # make test    everything the tests need, torch included; linters, types, floors; then the tests
 # make test-trt  TensorRT-RTX's builder on every family of models; installs it, needs no GPU
+# make test-torch-trt  Torch-TensorRT on every family of models, in an environment of its own (6 GB: torch for CUDA); needs no GPU
 # make bench   measurements, printed; nothing is asserted; bench-build only that of `edgeseg build`
 # make lint | format | clean
 
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_VENV ?= .venv-demo
+TORCH_TRT_VENV ?= .venv-torch-trt
 DEMO_OUT ?= demo-out
 TORCH_VERSION ?= 2.13.0
 # Where torch comes from, when not from pip's own configuration, e.g. https://download.pytorch.org/whl/cpu
@@ -17,16 +19,19 @@ BENCH_ARGS ?=
 SOURCES := pyproject.toml README.md LICENSE $(shell find edgeseg recipes calib -type f -not -name '*.pyc')
 PIP_FLAGS := --disable-pip-version-check --quiet
 
-.PHONY: demo test test-trt bench bench-build lint format clean
+.PHONY: demo test test-trt test-torch-trt bench bench-build lint format clean
 
 demo: $(DEMO_VENV)/.installed
 	$(DEMO_VENV)/bin/edgeseg demo -o $(DEMO_OUT)
 
 test: lint
-	@$(VENV)/bin/python -m pytest -q -m "not (gpu or jetson or trt or bench)" $(PYTEST_ARGS)
+	@$(VENV)/bin/python -m pytest -q -m "not (gpu or jetson or trt or torch_trt or bench)" $(PYTEST_ARGS)
 
 test-trt: $(VENV)/.installed-trt
 	@$(VENV)/bin/python -m pytest -q -m trt tests/conformance/test_rtx_builder.py $(PYTEST_ARGS)
+
+test-torch-trt: $(TORCH_TRT_VENV)/.installed
+	@$(TORCH_TRT_VENV)/bin/python -m pytest -q -m torch_trt tests/conformance/test_torch_trt.py $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed
 	@for file in tests/bench/bench_*.py; do echo "== $$file"; $(VENV)/bin/python $$file || exit 1; done
@@ -64,6 +69,15 @@ $(VENV)/.installed-trt: $(VENV)/.installed
 	$(VENV)/bin/python -m pip install $(PIP_FLAGS) --editable '.[dev,rtx]'
 	@touch $@
 
+# `===`: the build for CUDA, and no other of that number. Torch-TensorRT 2.13 asks for TensorRT-RTX 1.5, whose builder crashes on
+# its own networks; that of `make test-trt` does not.
+$(TORCH_TRT_VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(TORCH_TRT_VENV)
+	$(TORCH_TRT_VENV)/bin/python -m pip install $(PIP_FLAGS) 'torch===$(TORCH_VERSION)' 'torch-tensorrt-rtx==2.13.*' pytest hypothesis
+	$(TORCH_TRT_VENV)/bin/python -m pip install $(PIP_FLAGS) --editable '.[quant]'
+	$(TORCH_TRT_VENV)/bin/python -m pip install $(PIP_FLAGS) --no-deps $(addsuffix ==1.7.1.116,tensorrt-rtx tensorrt-rtx-cu13 tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings)
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(DEMO_VENV) $(DEMO_OUT) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(DEMO_VENV) $(TORCH_TRT_VENV) $(DEMO_OUT) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find edgeseg tests -name __pycache__ -type d -prune -exec rm -rf {} +

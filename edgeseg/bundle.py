@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgeseg import __version__
 from edgeseg.bundle_files import (
@@ -43,7 +43,7 @@ from edgeseg.bundle_files import (
 from edgeseg.bundle_golden import GoldenFrame, check_gate, check_golden
 from edgeseg.bundle_programs import by_level, canonical, check_files, check_reads, pack, pack_golden
 from edgeseg.contracts import Session
-from edgeseg.errors import BundleError, EngineMismatch, IntegrityError, Unsupported
+from edgeseg.errors import BundleError, IntegrityError
 from edgeseg.files import replace_file
 from edgeseg.images import read_image
 from edgeseg.manifest import (
@@ -61,9 +61,6 @@ from edgeseg.metrics import mask_agreement
 from edgeseg.recipe.load import load_recipe, recipe_digest
 from edgeseg.recipe.schema import Recipe
 from edgeseg.specs import ImageU8, MaskU8, Precision, Program, canonical_form
-
-if TYPE_CHECKING:
-    from edgeseg.devices.probe import Fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +157,7 @@ class Bundle:
         Raises:
             EngineMismatch: there are engines, and none is for this device.
             BundleError: there is no engine at all for this level (and runtime, and precision).
-            Unsupported: no engine's runtime is installed.
+            Unsupported: the runtime that built one here is not installed any more.
         """
         from edgeseg.engines import table
 
@@ -173,19 +170,7 @@ class Bundle:
         if not engines:
             kind = " ".join(word for word in (precision, "engine", runtime and f"of {runtime}") if word)
             raise BundleError(f"{self.path} holds no {kind} for level {level} yet", hint=build)
-        here: dict[str, Fingerprint] = {}
-        missing: list[Unsupported] = []
-        for name in sorted({e.runtime for e in engines}):
-            try:
-                here[name] = table.fingerprint(name)
-            except Unsupported as error:
-                missing.append(error)
-        if not here:
-            raise missing[0]
-        fitting = [e for e in engines if e.runtime in here and here[e.runtime].key == e.device_key]
-        if not fitting:
-            nearest = next(e for e in engines if e.runtime in here)
-            raise EngineMismatch(nearest.device, str(here[nearest.runtime]), hint=build)
+        fitting = table.for_this_device(engines, rebuild=build)
         chosen = {choice.engine for choice in self.manifest.choices}
         return min(fitting, key=lambda e: (e.key not in chosen, float(e.measurements.get("median_ms", float("inf")))))
 
@@ -275,7 +260,7 @@ class Bundle:
                     hint=f"edgeseg build {self.path}",
                 )
             root = self.path / "engines"
-            clear_unnamed(root, current)
+            clear_unnamed(self.path, current)
             added: dict[str, FileEntry] = {}
             packed = []
             try:
@@ -289,7 +274,7 @@ class Bundle:
                 replace_file(self.path / MANIFEST, changed.to_bytes(), durable=True)
                 self.manifest = changed
             finally:
-                clear_unnamed(root, read_manifest(self.path))
+                clear_unnamed(self.path, read_manifest(self.path))
         return packed
 
     def level(self, level: int) -> LevelEntry:

@@ -82,8 +82,12 @@ def difference(path: Path, expected: FileEntry) -> str | None:
     return None
 
 
-def clear_unnamed(engines: Path, manifest: Manifest) -> None:
-    """Remove the engine folders that no manifest entry names: replaced ones, and what an interrupted build left."""
+def clear_unnamed(bundle: Path, manifest: Manifest) -> None:
+    """Remove what no manifest entry names: folders of replaced engines, and what builds that were killed left. For the only
+    writer of a bundle."""
+    for half_written in bundle.glob(f".{MANIFEST}.*.tmp"):
+        half_written.unlink(missing_ok=True)
+    engines = bundle / "engines"
     named = {path.split("/")[1] for entry in manifest.engines for path in entry.files if path.startswith("engines/")}
     for folder in engines.iterdir() if engines.is_dir() else ():
         if folder.name not in named:

@@ -58,10 +58,13 @@ class EngineBackend(Protocol):
 
     name: str
 
-    def form_for(self, precision: Precision) -> str:
+    def form_for(self, precision: Precision) -> str | None:
         """Which form of a program of this precision it runs fastest here (`Program.form`); where a bundle lacks it, it gets
-        `specs.canonical_form`."""
+        `specs.canonical_form`. None: programs of this precision bring it nothing, and are not tried."""
         ...
+
+    on_accelerator: bool
+    """True where its engines run on a GPU or another accelerator, which they are then bound to."""
 
     def version(self) -> str:
         """Version of the runtime. Raises MissingDependency where it is not installed."""

@@ -49,29 +49,35 @@ def external_files(model: bytes) -> set[str]:
 
 def wire_fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Number and content of each field that has a length, such as texts and messages; other fields are stepped over."""
+    return ((number, content) for number, content in wire_values(message) if isinstance(content, memoryview))
+
+
+def wire_values(message: memoryview) -> Iterator[tuple[int, memoryview | int | bytes]]:
+    """Number and content of every field: a view where it has a length, a number, or the 4 or 8 bytes of a fixed one."""
     at = 0
     while at < len(message):
-        tag, at = _varint(message, at)
+        tag, at = wire_number(message, at)
         kind = tag & 7
         if tag > _LAST_TAG:
             raise ValueError("a field's number is too large")
+        if kind == 0:
+            value, at = wire_number(message, at)
+            yield tag >> 3, value
+            continue
         if kind == 2:
-            size, at = _varint(message, at)
-            if size > len(message) - at:
-                raise ValueError("a field ends beyond its message")
-            yield tag >> 3, message[at : at + size]
-            at += size
-        elif kind == 0:
-            _, at = _varint(message, at)
+            size, at = wire_number(message, at)
         elif kind in _FIXED_BYTES:
-            at += _FIXED_BYTES[kind]
+            size = _FIXED_BYTES[kind]
         else:
             raise ValueError(f"there is no field of kind {kind}")
-    if at > len(message):
-        raise ValueError("a field ends beyond its message")
+        if size > len(message) - at:
+            raise ValueError("a field ends beyond its message")
+        content = message[at : at + size]
+        yield tag >> 3, content if kind == 2 else bytes(content)
+        at += size
 
 
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
+def wire_number(message: memoryview, at: int) -> tuple[int, int]:
     """The number at a position, seven bits a byte, and the position behind it."""
     value = 0
     for shift in range(0, 70, 7):

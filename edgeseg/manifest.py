@@ -66,9 +66,9 @@ class ProgramEntry(Entry):
     spec: dict[str, Any]
     forms: dict[str, Files] = Field(default_factory=dict)
 
-    def in_form(self, form: str) -> Files:
+    def in_form(self, form: str | None) -> Files:
         """Its files for a runtime: those of the form where there is one, the program's own otherwise."""
-        return self.forms.get(form, self.files)
+        return self.forms.get(form, self.files) if form else self.files
 
     def graphs(self) -> tuple[Files, ...]:
         """The files of every form."""
@@ -90,6 +90,8 @@ class EngineEntry(Entry):
         key: hash over all that the build depends on; an equal key is a cache hit.
         options: what the runtime is opened with, e.g. threads.
         measurements: figures with their unit in the name.
+        built_with: versions on the machine that built it which its device does not name: edgeseg, system, driver, CUDA, Jetson
+            Linux; those that are known.
         created: UTC, ISO 8601.
         checked: it ran on the golden frames and passed. False where it was compiled for another machine.
     """
@@ -105,6 +107,7 @@ class EngineEntry(Entry):
     options: Options
     measurements: dict[str, Any]
     created: str
+    built_with: dict[str, str] = Field(default_factory=dict)
     checked: bool = True
 
     @property

@@ -16,11 +16,14 @@ MaskU8 = npt.NDArray[np.uint8]
 """Class map, shape (H, W), uint8; values are class indices, or LabelSpace.ignore_index where no label counts."""
 
 Layout = Literal["HWC", "NCHW"]
-Precision = Literal["float", "int8"]
+Precision = Literal["float", "fp16", "int8"]
+"""Of a program: its arithmetic is float32; or half precision wherever that does no harm; or the layers' is INT8."""
 DEFAULT_FORM = "onnxruntime"
-"""The form that every float program comes in; see `Program.form`."""
+"""The form that every float program, and every one in half precision, comes in; see `Program.form`."""
 CANONICAL_FORM = "qdq"
 """The form that every INT8 program comes in: symmetric Q/DQ, from which all others are derived by exact edits."""
+HALF_FORM = "half"
+"""The INT8 form that computes in half precision what the canonical one computes in float32."""
 
 
 def canonical_form(precision: Precision) -> str:
@@ -170,13 +173,13 @@ class Program:
         labels: what the output values mean.
         mask_stride: the mask is (H / mask_stride, W / mask_stride) of `image.size_hw`.
         isr: the plan the graph was exported at.
-        precision: "float" or "int8" (Q/DQ).
+        precision: "float", "fp16" or "int8" (Q/DQ).
         arch: catalogue name of the model.
         blobs: files in the folder of `onnx_path` that hold its large weights, shared with other programs; empty where it holds
             all its weights itself.
         form: what the graph is laid out for. Every form of one precision computes the same. Of a float program it is a runtime,
             and every runtime reads it; an INT8 one is "qdq", which every runtime reads, or "x86" or "arm", for ONNX Runtime's
-            integer kernels on these processors.
+            integer kernels on these processors, or "half", which rounds to half precision between its integers.
     """
 
     onnx_path: Path

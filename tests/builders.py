@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from multiprocessing.connection import Connection
-from pathlib import Path
 
-from edgeseg.engines.tensorrt_rtx import ENGINE, FACTS
-from edgeseg.specs import Program
+from edgeseg.engines.tensorrt_build import Order
 
 
-def build(pipe: Connection, program: Program, out_dir: Path, capability: str) -> None:
+def succeed(pipe: Connection, order: Order) -> None:
     for phase in ("Parsing", "Optimizing"):
         pipe.send(phase)
-    (out_dir / ENGINE).write_bytes(b"engine")
-    (out_dir / FACTS).write_text(f'{{"compute_capability": "{capability}"}}')
+    order.engine.write_bytes(b"engine")
+    order.facts.write_text(json.dumps(dict(order.settings)))
 
 
-def refuse(pipe: Connection, program: Program, out_dir: Path, capability: str) -> None:
+def refuse(pipe: Connection, order: Order) -> None:
     pipe.send(["no such operator: Frobnicate", "and one more thing"])
 
 
-def run_out_of_memory(pipe: Connection, program: Program, out_dir: Path, capability: str) -> None:
+def run_out_of_memory(pipe: Connection, order: Order) -> None:
     pipe.send("Optimizing")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def crash(pipe: Connection, program: Program, out_dir: Path, capability: str) -> None:
+def crash(pipe: Connection, order: Order) -> None:
     os._exit(3)

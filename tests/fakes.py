@@ -58,6 +58,8 @@ class FakeBackend:
         error: raised by `compile`.
     """
 
+    on_accelerator = False
+
     def __init__(
         self,
         name: str,
@@ -65,14 +67,15 @@ class FakeBackend:
         variants: Sequence[Mapping[str, Any]] = ({},),
         form: str = DEFAULT_FORM,
         int8_form: str = CANONICAL_FORM,
+        half_form: str | None = None,
         error: Exception | None = None,
     ) -> None:
-        self.name, self._form, self._int8_form = name, form, int8_form
+        self.name, self._forms = name, {"float": form, "fp16": half_form, "int8": int8_form}
         self.compiled: list[Mapping[str, Any]] = []
         self._answer, self._variants, self._error = answer, variants, error
 
-    def form_for(self, precision: Precision) -> str:
-        return self._form if precision == "float" else self._int8_form
+    def form_for(self, precision: Precision) -> str | None:
+        return self._forms[precision]
 
     def version(self) -> str:
         return "1.0"

@@ -180,7 +180,7 @@ def _engines(bundle: Bundle) -> list[RenderableType]:
             engine.level,
             f"{engine.runtime} {engine.runtime_version}",
             engine.kind,
-            "yes" if engine.key in defaults else "",
+            "compiled only" if not engine.checked else "default" if engine.key in defaults else "",
             engine.options.get("threads"),
             time(engine, "median_ms"),
             time(engine, "p90_ms"),
@@ -189,5 +189,6 @@ def _engines(bundle: Bundle) -> list[RenderableType]:
         )
         for engine in manifest.engines
     ]
-    columns = ("level", "runtime", "precision", "default", "threads", "median", "p90", "mIoU", "device")
-    return [render.table("engines", columns, rows)]
+    columns = ("level", "runtime", "precision", "", "threads", "median", "p90", "mIoU", "device")
+    told = "compiled only: for another machine; nobody has run it, on golden frames or at all"
+    return [render.table("engines", columns, rows), *([told] if any(not engine.checked for engine in manifest.engines) else [])]

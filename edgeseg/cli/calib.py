@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeseg.cli import render
+from edgeseg.cli.inputs import find_run
 from edgeseg.errors import DataError
 
 if TYPE_CHECKING:
@@ -144,7 +145,6 @@ def sweep(
     RECIPE is a YAML file, a catalogue name, or a run folder of `edgeseg train`. Nothing is trained and nothing is written: put
     the method that you choose into the recipe, as quant.calibration.method.
     """
-    from edgeseg.cli.sensitivity import find_run
     from edgeseg.sweeps.methods import parse_methods, sweep_methods
 
     loaded, _, weights = find_run(recipe, checkpoint, overrides)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     "--data-root", type=click.Path(path_type=Path), required=True, help="Folder that the recipe's data paths start from."
 )
 @click.option("--level", type=click.IntRange(0), default=0, show_default=True, help="Which ISR level; 0 is the most exact.")
-@click.option("--precision", type=click.Choice(["float", "int8"]), help="Default: whatever a build found fastest.")
+@click.option("--precision", type=click.Choice(["float", "fp16", "int8"]), help="Default: whatever a build found fastest.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Also measure this torch checkpoint, on the same images.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Use N images, evenly spread.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the engine.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeseg.cli import render
+from edgeseg.cli.inputs import find_run
 
 if TYPE_CHECKING:
     from edgeseg.export.program import Weights
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 @click.option("--levels", type=click.Path(path_type=Path), metavar="PLAN.json", help="One level for each that a search kept.")
 @click.option("--level", "plans", multiple=True, metavar="PLAN", help="A level at this ISR plan, as 2,2,1,1-2,2,2; repeatable.")
 @click.option("--weights", default="fp32", show_default=True, type=click.Choice(["fp32", "fp16"]), help="How weights are stored.")
+@click.option(
+    "--precision", type=click.Choice(["fp16"]), help="Also a program in half precision; those of TensorRT's targets have one."
+)
 @click.option("--force", is_flag=True, help="Export even where nothing changed.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable.")
 @render.json_option
@@ -41,27 +45,25 @@ def export(
     levels: Path | None,
     plans: tuple[str, ...],
     weights: Weights,
+    precision: str | None,
     force: bool,
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Turn a checkpoint of RECIPE into a bundle: static ONNX programs, golden frames, and the proof that they agree.
 
-    RECIPE is a YAML file, a catalogue name, or a run folder of `edgeseg train`. The bundle has one program for each ISR level,
-    from most exact to fastest, on weights that are stored once; without --levels and --level, one at the recipe's plan. Where the
-    recipe has a quant section, each level has an INT8 program beside the float one; `edgeseg quantize` makes what it needs.
+    RECIPE is a YAML file, a catalogue name, a run folder of `edgeseg train`, or a checkpoint, which holds its recipe. The bundle
+    has one program for each ISR level, from most exact to fastest, on weights that are stored once; without --levels and
+    --level, one at the recipe's plan. Where the recipe has a quant section, each level has an INT8 program beside the float one;
+    `edgeseg quantize` makes what it needs.
     """
     from edgeseg.isr.plans import parse_plan
     from edgeseg.pipeline.export import export_bundle
-    from edgeseg.recipe.load import find_recipe, load_recipe
 
     if levels is not None and plans:
         raise click.UsageError("--levels takes the plans of a search, --level plans by hand: give one of the two")
     wanted: Path | list[IsrPlan] = levels or [parse_plan(plan) for plan in plans]
-    is_run = (Path(recipe) / "recipe.yaml").is_file()
-    loaded = load_recipe(Path(recipe) / "recipe.yaml" if is_run else find_recipe(recipe), overrides)
-    run_dir = Path(recipe) if is_run else Path("runs") / loaded.name
-    checkpoint = checkpoint or run_dir / "best.safetensors"
+    loaded, run_dir, checkpoint = find_run(recipe, checkpoint, overrides)
     if not quantized and loaded.quant is not None and (made_by_quantize := run_dir / "quantized.safetensors").is_file():
         quantized = (
             made_by_quantize,
@@ -77,6 +79,7 @@ def export(
             levels=wanted,
             data_root=data_root,
             weights=weights,
+            half=precision == "fp16",
             force=force,
             progress=progress,
         )

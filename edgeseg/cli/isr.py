@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from edgeseg.cli import render
+from edgeseg.cli.inputs import find_run
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 _SEARCH_ONLY = (
     *("strategy", "plans", "limit", "rounds", "levels", "max_plans"),
-    *("runtime", "threads", "precision", "quantized", "force"),
+    *("device", "runtime", "threads", "precision", "quantized", "force"),
 )
 
 _NOISY = 0.05
@@ -43,6 +44,7 @@ _NOISY = 0.05
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Use N validation images, evenly spread.")
 @click.option("--rounds", default=30, show_default=True, type=click.IntRange(2), help="Times each plan is timed.")
 @click.option("--levels", default=1, show_default=True, type=click.IntRange(1), metavar="N", help="Keep N plans of the front.")
+@click.option("--device", default="auto", show_default=True, metavar="NAME", help="What to measure for; it must be this machine.")
 @click.option("--runtime", help="A row of the engine table; default: the recipe's first target.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the engines; default: all cores.")
 @click.option(
@@ -72,6 +74,7 @@ def isr(
     limit: int | None,
     rounds: int,
     levels: int,
+    device: str,
     runtime: str | None,
     threads: int | None,
     precision: str,
@@ -83,28 +86,26 @@ def isr(
 ) -> None:
     """Choose how far attention is thinned, by accuracy and time measured on this device's engine.
 
-    RECIPE is a YAML file, a catalogue name, or a run folder of `edgeseg train`. No weight changes: one checkpoint serves every
-    plan, also in INT8. A search that was stopped continues with the same command. `isr.choose` in the recipe is the rule for
-    level 0; `edgeseg export --levels OUT/plan.json` packs the levels that were chosen.
+    RECIPE is a YAML file, a catalogue name, a run folder of `edgeseg train`, or a checkpoint, which holds its recipe. No weight
+    changes: one checkpoint serves every plan, also in INT8. A search that was stopped continues with the same command.
+    `isr.choose` in the recipe is the rule for level 0; `edgeseg export --levels OUT/plan.json` packs the levels that were chosen.
     """
     from edgeseg.isr.plans import parse_plan
-    from edgeseg.recipe.load import find_recipe, load_recipe
 
-    is_run = (Path(recipe) / "recipe.yaml").is_file()
-    loaded = load_recipe(Path(recipe) / "recipe.yaml" if is_run else find_recipe(recipe), overrides)
-    run_dir = Path(recipe) if is_run else Path("runs") / loaded.name
-    checkpoint = checkpoint or run_dir / "best.safetensors"
+    loaded, run_dir, weights = find_run(recipe, checkpoint, overrides)
     if finetune is not None:
         given = [name for name in _SEARCH_ONLY if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
         if given:
             raise click.UsageError(f"--finetune trains and does not search: {', '.join(given)} cannot go with it", context)
         plan = parse_plan(finetune)
-        _finetune(loaded, checkpoint, plan, data_root, out or run_dir / "isr" / f"finetune-{plan}", as_json)
+        _finetune(loaded, weights, plan, data_root, out or run_dir / "isr" / f"finetune-{plan}", as_json)
         return
     if quantized is not None and precision == "float":
         raise click.UsageError("--quantized names the weights of INT8 engines: add --precision int8", context)
+    from edgeseg.devices.here import check_here
     from edgeseg.isr.search import SearchOptions, search
 
+    check_here(device)
     options = SearchOptions(
         strategy=strategy,
         plans=tuple(parse_plan(plan) for plan in plans),
@@ -119,7 +120,7 @@ def isr(
     )
     out = out or run_dir / ("isr" if precision == "float" else "isr-int8")
     with render.RichProgress() as progress:
-        found = search(loaded, checkpoint, data_root, out, options, progress=progress)
+        found = search(loaded, weights, data_root, out, options, progress=progress)
     data = {"out": found.out, "measured_before": found.known, "levels_wanted": levels, **found.table}
     render.result(data, as_json, lambda: _shown(found, levels))
 

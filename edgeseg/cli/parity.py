@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--data-root", type=click.Path(path_type=Path), help="Folder that the recipe's data paths start from: for P4.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="With --data-root: use N images, evenly spread.")
 @click.option("--level", type=click.IntRange(0), help="This ISR level only.")
-@click.option("--precision", type=click.Choice(["float", "int8"]), help="Programs of this precision only.")
+@click.option("--precision", type=click.Choice(["float", "fp16", "int8"]), help="Programs of this precision only.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the engine in P4.")
 @render.json_option
 def parity(

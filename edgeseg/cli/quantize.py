@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeseg.cli import render
+from edgeseg.cli.inputs import find_run
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from edgeseg.pipeline.quantize import Quantization
-    from edgeseg.recipe.schema import Recipe
 
 _SHOWN = 12
 _NAMES = {"float": "float", "ptq": "INT8 calibrated", "qat": "INT8 trained"}
@@ -53,9 +53,9 @@ def quantize(
 ) -> None:
     """Turn a float checkpoint of RECIPE into an INT8 bundle: calibrate, train on, export, build, measure.
 
-    RECIPE is a YAML file, a catalogue name, or a run folder of `edgeseg train`; its quant section says how. The bundle holds the
-    float program beside the INT8 one. Both engines are measured on the whole validation split, and the bundle appears only when
-    INT8 loses no more than quant.max_miou_drop.
+    RECIPE is a YAML file, a catalogue name, a run folder of `edgeseg train`, or a checkpoint; its quant section says how. The
+    bundle holds the float program beside the INT8 one. Both engines are measured on the whole validation split, and the bundle
+    appears only when INT8 loses no more than quant.max_miou_drop.
 
     With several ISR levels, calibration covers all of them with one set of scales; a level that loses too much with it gets
     activation scales of its own. Training is at level 0.
@@ -67,11 +67,11 @@ def quantize(
 
     if levels is not None and plans:
         raise click.UsageError("--levels takes the plans of a search, --level plans by hand: give one of the two")
-    loaded, run_dir = _find(recipe, overrides)
+    loaded, run_dir, weights = find_run(recipe, checkpoint, overrides)
     with render.RichProgress() as progress:
         made = quantize_run(
             loaded,
-            checkpoint or run_dir / "best.safetensors",
+            weights,
             data_root,
             out or run_dir,
             levels=levels or [parse_plan(plan) for plan in plans],
@@ -84,15 +84,6 @@ def quantize(
         )
     data = {"checkpoint": made.checkpoint, "bundle": made.bundle.path, "kept": made.kept, **made.report}
     render.result(data, as_json, lambda: _shown(made))
-
-
-def _find(named: str, overrides: tuple[str, ...]) -> tuple[Recipe, Path]:
-    """A recipe by file, catalogue name or run folder, and the folder of its run."""
-    from edgeseg.recipe.load import find_recipe, load_recipe
-
-    is_run = (Path(named) / "recipe.yaml").is_file()
-    loaded = load_recipe(Path(named) / "recipe.yaml" if is_run else find_recipe(named), overrides)
-    return loaded, Path(named) if is_run else Path("runs") / loaded.name
 
 
 def _shown(made: Quantization) -> list[RenderableType]:

@@ -53,7 +53,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         show_default=True,
         help="Program level of the bundle; 0 is the most exact. With a deadline or a rate: the most exact that may be used.",
     ),
-    click.option("--precision", type=click.Choice(["float", "int8"]), help="Default: whatever a build found fastest."),
+    click.option("--precision", type=click.Choice(["float", "fp16", "int8"]), help="Default: whatever a build found fastest."),
     _number(
         "--deadline-ms",
         metavar="MS",

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeseg.cli import render
+from edgeseg.cli.inputs import find_run
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from edgeseg.quant.sensitivity import Mode
-    from edgeseg.recipe.schema import Recipe
     from edgeseg.sweeps.run import SensitivityResult
     from edgeseg.sweeps.sensitivity import Rank
 
@@ -96,16 +96,6 @@ def sensitivity(
 def points(fraction: float) -> str:
     """0.0123 -> "+1.23", in points of mIoU; what rounds to nothing is +0.00."""
     return f"{round(100 * fraction, 2) + 0.0:+.2f}"
-
-
-def find_run(named: str, checkpoint: Path | None, overrides: tuple[str, ...]) -> tuple[Recipe, Path, Path]:
-    """A recipe by file, catalogue name or run folder; the folder of its run; its float checkpoint."""
-    from edgeseg.recipe.load import find_recipe, load_recipe
-
-    is_run = (Path(named) / "recipe.yaml").is_file()
-    recipe = load_recipe(Path(named) / "recipe.yaml" if is_run else find_recipe(named), overrides)
-    folder = Path(named) if is_run else Path("runs") / recipe.name
-    return recipe, folder, checkpoint or folder / "best.safetensors"
 
 
 def _shown(found: SensitivityResult) -> list[RenderableType]:

@@ -72,10 +72,15 @@ class Fingerprint:
         values = {name: value for name, value in asdict(self).items() if name != "accelerator" or value}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
-    def __str__(self) -> str:
+    @property
+    def place(self) -> str:
+        """The device alone."""
         isa = " ".join(self.isa) or "no known flags"
         on = f"{self.accelerator} beside " if self.accelerator else ""
-        return f"{on}{self.cpu} ({self.machine}, {self.os}; {isa}) with {self.runtime} {self.runtime_version}"
+        return f"{on}{self.cpu} ({self.machine}, {self.os}; {isa})"
+
+    def __str__(self) -> str:
+        return f"{self.place} with {self.runtime} {self.runtime_version}"
 
 
 def fingerprint(runtime: str, runtime_version: str, cpuinfo: Path = PROC_CPUINFO, *, accelerator: str = "") -> Fingerprint:

@@ -1,6 +1,11 @@
 """Building one engine: compile on this device, check it on the golden frames, time it, pack it.
 
-Engines are caches. Their key covers all that the result depends on; an engine of the same key whose files are intact is kept.
+Engines are caches; one whose key is the same and whose files are intact is kept. The key covers all that decides what an engine
+may be: program (every file's hash), precision, shapes, options, the device with the runtime and its version, and how edgeseg lays
+out engine files. It does not cover the times of kernels that TensorRT keeps between builds: the builder itself writes to that
+file, so that a key over it would never be met again. Which kernels were taken does depend on it; its hash, before and after, is
+in the facts that lie beside such an engine.
+
 Which engine of several a device should use, `choose` finds out.
 """
 
@@ -17,18 +22,23 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from edgeseg import __version__
 from edgeseg.bundle import Bundle
 from edgeseg.bundle_golden import check_gate
 from edgeseg.contracts import EngineBackend, NoProgress, Progress, Session
+from edgeseg.devices.machine import look
 from edgeseg.devices.probe import Fingerprint, usable_cores
 from edgeseg.engines import table
 from edgeseg.engines.measure import measure_latency
+from edgeseg.engines.pace import expected_s, paced
 from edgeseg.errors import BuildError, IntegrityError
 from edgeseg.manifest import EngineEntry, kind
 from edgeseg.specs import Precision, Program
 
 RUNS = 30
 WARMUP = 5
+LAYOUT = 1
+"""Of engine files: raised with every change of what `compile` writes or `load` wants. Engines of another one are built anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +81,13 @@ def build_engine(
         BundleError: the bundle lacks the program, is damaged, or cannot be written.
     """
     progress = progress or NoProgress()
-    wanted = plan_engine(bundle, runtime, level, precision, threads, options or {})
+    wanted = plan_engine(bundle, runtime, level, precision, threads, options or {}, progress)
     kept, reason = wanted.built(bundle)
     if kept and not force:
         return EngineBuild(kept, built=False, reason=reason)
     reason = "--force" if kept else reason
-    progress.message(f"level {level} {wanted.name}: building with {runtime} {wanted.device.runtime_version} ({reason})")
     with tempfile.TemporaryDirectory(prefix="edgeseg-build-") as folder:
-        files, compile_ms = wanted.compile(Path(folder))
+        files, compile_ms = wanted.compile(bundle, Path(folder), reason, progress)
         with wanted.open(files) as (session, load_ms):
             agreement = check_golden(bundle, wanted, session)
             image = next(bundle.golden(level, precision)).image_rgb
@@ -125,7 +134,7 @@ class Plan:
         if engine.key != self.key:
             changed = [name for name in {**engine.options, **self.options} if engine.options.get(name) != self.options.get(name)]
             told = ", ".join(f"{name} {engine.options.get(name)} -> {self.options.get(name)}" for name in changed)
-            return None, told or "the program changed"
+            return None, told or "the program changed, or how edgeseg lays out engines"
         try:
             for path in engine.files:
                 bundle.file(path)
@@ -133,10 +142,20 @@ class Plan:
             return None, f"damaged: {error}"
         return engine, "same program, runtime, device and options"
 
-    def compile(self, folder: Path) -> tuple[tuple[Path, ...], float]:
-        """Build the engine into a folder; its files, and how long it took in milliseconds."""
+    def compile(self, bundle: Bundle, folder: Path, reason: str, progress: Progress) -> tuple[tuple[Path, ...], float]:
+        """Build the engine into a folder; its files, and how long it took in milliseconds.
+
+        Args:
+            bundle: says how long it took the last time.
+            reason: why it is built.
+        """
+        last_s = expected_s(bundle.manifest.engines, self.backend.name, self.kind, self.device.key)
+        estimate = f"; the last one took {last_s:.1f} s" if last_s else ""
+        task = f"level {self.level} {self.name}"
+        progress.message(f"{task}: building with {self.backend.name} {self.device.runtime_version} ({reason}){estimate}")
         started = time.perf_counter()
-        files = tuple(self.backend.compile(self.program, folder, self.options))
+        with paced(progress, task, last_s):
+            files = tuple(self.backend.compile(self.program, folder, self.options))
         return files, _since_ms(started)
 
     @contextmanager
@@ -161,18 +180,25 @@ class Plan:
             files=tuple(file.name for file in files),
             options=dict(self.options),
             measurements={**figures, **threads, "bytes": size},
+            built_with=_built_with(),
             checked=checked,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
 
 
 def plan_engine(
-    bundle: Bundle, runtime: str, level: int, precision: Precision, threads: int | None, options: Mapping[str, Any]
+    bundle: Bundle,
+    runtime: str,
+    level: int,
+    precision: Precision,
+    threads: int | None,
+    options: Mapping[str, Any],
+    progress: Progress | None = None,
 ) -> Plan:
     """What `build_engine` would build. Raises as it does."""
     if threads is not None and threads < 1:
         raise BuildError(f"{threads} threads cannot run anything", hint="--threads 1 or more; leave it out for all cores")
-    backend, device = table.backend(runtime), table.fingerprint(runtime)
+    backend, device = table.backend(runtime, progress), table.fingerprint(runtime)
     default = next(iter(backend.variants()), {})
     return plan_for(bundle, backend, device, level, precision, {"threads": threads or usable_cores(), **default, **options})
 
@@ -190,6 +216,7 @@ def plan_for(
         "precision": precision,
         "shapes": [program.image.input_shape, program.mask_shape],
         "options": dict(options),
+        "layout": LAYOUT,
     }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     return Plan(backend, device, program, level, precision, options, key)
@@ -205,6 +232,14 @@ def check_golden(bundle: Bundle, plan: Plan, session: Session) -> dict[str, floa
         hint="not packed; try another runtime, or export again from the checkpoint",
     )
     return {name: round(share, 6) for name, share in agreement.items()}
+
+
+def _built_with() -> dict[str, str]:
+    """What this machine is, beyond what the engine is bound to, as far as it says so."""
+    machine = look()
+    release = machine.jetson.l4t if machine.jetson else None
+    known = {"edgeseg": __version__, "os": machine.os, "driver": machine.driver, "cuda": machine.cuda, "jetson_linux": release}
+    return {name: value for name, value in known.items() if value}
 
 
 def _since_ms(started: float) -> float:

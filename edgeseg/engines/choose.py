@@ -75,7 +75,7 @@ def build_level(
     trials = [
         trial
         for precision in sorted(bundle.level(level).programs)
-        for trial in _trials(bundle, level, precision, runtimes, threads)
+        for trial in _trials(bundle, level, precision, runtimes, threads, progress)
     ]
     key = hashlib.sha256(json.dumps([(trial.name, trial.plan and trial.plan.key) for trial in trials]).encode()).hexdigest()
     kept, reason = _kept(bundle, level, key, trials)
@@ -114,18 +114,18 @@ def build_level(
 def select(candidates: Sequence[CandidateEntry]) -> list[CandidateEntry]:
     """Name the default among candidates that passed: the one with the smallest median. Others keep their verdict.
 
-    An INT8 engine must be faster than every float engine, and there must be one: an engine that nothing was compared with may be
-    the slow one. Where no float engine passed there is no default.
+    An INT8 engine must be faster than every other, in float or half precision, and there must be one: an engine that nothing was
+    compared with may be the slow one. Where only INT8 passed there is no default.
 
     Args:
         candidates: "passed" ones have `measurements["median_ms"]`, of one run in turns.
     """
     passed = [candidate for candidate in candidates if candidate.verdict == "passed"]
-    floats = [candidate for candidate in passed if candidate.precision == "float"]
+    floats = [candidate for candidate in passed if candidate.precision != "int8"]
     if not floats:
         return list(candidates)
     twin = min(floats, key=_median_ms)
-    best = min([twin, *(c for c in passed if c.precision != "float")], key=_median_ms)  # of equal ones the first
+    best = min([twin, *(c for c in passed if c.precision == "int8")], key=_median_ms)  # of equal ones the first
     judged = []
     for candidate in candidates:
         if candidate is best:
@@ -133,7 +133,7 @@ def select(candidates: Sequence[CandidateEntry]) -> list[CandidateEntry]:
         elif candidate.verdict == "passed":
             slower = _median_ms(candidate) / _median_ms(best) - 1
             reason = f"{100 * slower:.0f} % slower than the default"
-            if candidate.precision != "float" and _median_ms(candidate) >= _median_ms(twin):
+            if candidate.precision == "int8" and _median_ms(candidate) >= _median_ms(twin):
                 reason = f"INT8, and not faster than {twin.runtime} {twin.kind}"
             candidate = candidate.model_copy(update={"reason": reason})
         judged.append(candidate)
@@ -178,7 +178,8 @@ class _Trial:
     def hint(self) -> str:
         if isinstance(self.error, GateFailed):
             return f"{self.name}: {self.error.hint}"
-        if self.plan is None or self.plan.program.form == (wanted := self.plan.backend.form_for(self.precision)):
+        wanted = self.plan and self.plan.backend.form_for(self.precision)
+        if self.plan is None or self.plan.program.form == wanted:
             return ""
         got = f"{self.runtime} got the {self.precision} program laid out for {self.plan.program.form}"
         if self.precision == "int8":
@@ -186,9 +187,13 @@ class _Trial:
         return f"{got}; name it in the recipe's targets and export again"
 
 
-def _trials(bundle: Bundle, level: int, precision: Precision, runtimes: Sequence[str], threads: int | None) -> Iterator[_Trial]:
-    """The candidates of one program, the reference first."""
+def _trials(
+    bundle: Bundle, level: int, precision: Precision, runtimes: Sequence[str], threads: int | None, progress: Progress
+) -> Iterator[_Trial]:
+    """The candidates of one program, the reference first; those of the float program come before all others."""
     for runtime in dict.fromkeys((REFERENCE, *(runtimes or table.engines()))):
+        if table.backend(runtime).form_for(precision) is None:
+            continue
         try:
             variants = table.backend(runtime).variants()
         except Unsupported as error:
@@ -197,7 +202,7 @@ def _trials(bundle: Bundle, level: int, precision: Precision, runtimes: Sequence
             yield _Trial(runtime, precision, {}, error=error)
             continue
         for options in variants:
-            yield _Trial(runtime, precision, options, plan_engine(bundle, runtime, level, precision, threads, options))
+            yield _Trial(runtime, precision, options, plan_engine(bundle, runtime, level, precision, threads, options, progress))
 
 
 def _kept(bundle: Bundle, level: int, key: str, trials: Sequence[_Trial]) -> tuple[ChoiceEntry | None, str]:
@@ -230,12 +235,11 @@ def _check(
     engine, reason = plan.built(bundle)
     try:
         if engine and not force:
+            progress.message(f"level {plan.level} {plan.name}: kept ({reason})")
             trial.files = [bundle.file(path) for path in engine.files]
             compile_ms = engine.measurements["compile_ms"]
         else:
-            told = "--force" if engine else reason
-            progress.message(f"level {plan.level} {plan.name}: building with {plan.device.runtime_version} ({told})")
-            trial.files, compile_ms = plan.compile(folder)
+            trial.files, compile_ms = plan.compile(bundle, folder, "--force" if engine else reason, progress)
         session, load_ms = stack.enter_context(plan.open(trial.files))
         trial.figures |= {"compile_ms": compile_ms, "load_ms": load_ms}
         trial.figures |= {"bytes": sum(file.stat().st_size for file in trial.files)}

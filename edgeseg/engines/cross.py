@@ -43,9 +43,8 @@ def build_for_card(bundle: Bundle, card: str, *, force: bool = False, progress: 
                 continue
             there = any(engine.device_key == device.key for engine in bundle.manifest.engines)
             reason = "--force" if kept else reason if there else "none was built for it yet"
-            progress.message(f"level {level} {plan.name}: compiling for {card}, compute capability {capability} ({reason})")
             with tempfile.TemporaryDirectory(prefix="edgeseg-build-") as folder:
-                files, compile_ms = plan.compile(Path(folder))
+                files, compile_ms = plan.compile(bundle, Path(folder), f"for {card}; {reason}", progress)
                 engine = bundle.add_engine(plan.entry(files, {"compile_ms": compile_ms}, checked=False), files)
             made.append(EngineBuild(engine, built=True, reason=reason))
     return made
@@ -77,8 +76,9 @@ def compute_capability(card: str) -> str:
 class Target(Fingerprint):
     """The fingerprint of an accelerator, in whatever machine it is."""
 
-    def __str__(self) -> str:
-        return f"{self.accelerator} with {self.runtime} {self.runtime_version}"
+    @property
+    def place(self) -> str:
+        return self.accelerator
 
 
 def target(capability: str, runtime_version: str) -> Target:

@@ -38,12 +38,14 @@ class OnnxRuntime:
     """The backend. Options: `threads` (int, required) and `spinning` (bool, default False)."""
 
     name = "onnxruntime"
+    on_accelerator = False
 
-    def form_for(self, precision: Precision) -> str:
-        """INT8: the form whose kernels this processor has. Unsigned activations only where VNNI adds up 32 bits: without it, x86
-        adds pairs of products in 16 bits, which saturate, and the answer would be wrong."""
-        if precision == "float":
-            return DEFAULT_FORM
+    def form_for(self, precision: Precision) -> str | None:
+        """None for half precision, in which a processor computes by casting. INT8: the form whose kernels this processor has.
+        Unsigned activations only where VNNI adds up 32 bits: without it, x86 adds pairs of products in 16 bits, which saturate,
+        and the answer would be wrong."""
+        if precision != "int8":
+            return DEFAULT_FORM if precision == "float" else None
         return "x86" if any("vnni" in flag for flag in processor()[1]) else "arm"
 
     def version(self) -> str:

@@ -34,10 +34,11 @@ class OpenVino:
     """The backend. Options: `threads` (int, required) and `precision_hint` ("f32", "bf16" or "f16", default "f32")."""
 
     name = "openvino"
+    on_accelerator = False
 
-    def form_for(self, precision: Precision) -> str:
-        """INT8: the canonical form, which its own quantizer writes too."""
-        return "openvino" if precision == "float" else CANONICAL_FORM
+    def form_for(self, precision: Precision) -> str | None:
+        """INT8: the canonical form, which its own quantizer writes too. None for half precision, which is an option here."""
+        return {"float": "openvino", "fp16": None, "int8": CANONICAL_FORM}[precision]
 
     def version(self) -> str:
         return "-".join(_openvino().__version__.split("-")[:2])  # release and build number; the commit and branch follow

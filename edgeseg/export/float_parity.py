@@ -50,7 +50,7 @@ def compare(
         mask = np.empty(0, np.uint8)
         for name, run in runs.items():
             mask, logits = run(image_rgb)
-            errors[name] = max(errors[name], float(np.abs(logits - expected).max()))
+            errors[name] = float(np.maximum(errors[name], np.abs(logits - expected).max()))  # NaN stays NaN, and fails
         agreement = min(agreement, mask_agreement(expected[0].argmax(0).astype(np.uint8), mask))
     values = {name: error / (peak or 1.0) for name, error in errors.items()}
     rungs = {name: {"value": value, "passed": value <= limits.logits_error} for name, value in values.items()}

@@ -13,13 +13,14 @@ from edgeseg.deploy.form import Form
 from edgeseg.export.dialects import DIALECTS, write_dialect
 from edgeseg.export.float_parity import compare
 from edgeseg.export.golden import golden_frames
+from edgeseg.export.half import write_half
 from edgeseg.export.onnx_qdq import export_qdq
 from edgeseg.export.parity import check, graph_rung, optimised_rung
 from edgeseg.export.program import Weights, export_program
 from edgeseg.export.shared_weights import share_weights
 from edgeseg.models.reference import TorchReference
 from edgeseg.recipe.schema import Export
-from edgeseg.specs import CANONICAL_FORM, DEFAULT_FORM, ImageU8, IsrPlan, Precision, Program
+from edgeseg.specs import CANONICAL_FORM, DEFAULT_FORM, HALF_FORM, ImageU8, IsrPlan, Precision, Program
 from edgeseg.trained import Quantized, Trained
 
 
@@ -62,10 +63,33 @@ class FloatLevel:
 
 
 @dataclass(frozen=True)
+class HalfLevel:
+    """A program in half precision to be."""
+
+    source: Trained
+
+    precision: Precision = "fp16"
+
+    @property
+    def plan(self) -> IsrPlan:
+        return self.source.model.isr_plan
+
+    def export(self, export: Export, folder: Path) -> list[Program]:
+        """One form."""
+        (plain,) = FloatLevel(self.source, ["onnxruntime"], "fp32").export(export, folder)
+        return [write_half(plain, folder / "half.onnx")]
+
+    def hold(self, reference: TorchReference, programs: Sequence[Program], images: Sequence[ImageU8]) -> dict[str, Any]:
+        """How closely it agrees with the model. Raises ParityError."""
+        return compare(reference, programs[0], images)
+
+
+@dataclass(frozen=True)
 class Int8Level:
-    """An INT8 program to be."""
+    """An INT8 program to be; `half`: also in the form that computes in half precision between its integers."""
 
     source: Quantized
+    half: bool = False
 
     precision: Precision = "int8"
 
@@ -77,7 +101,8 @@ class Int8Level:
         """The canonical form first."""
         out = folder / f"{CANONICAL_FORM}.onnx"
         canonical = export_qdq(self.source, mask_stride=export.mask_stride, opset=export.opset, out=out)
-        return [canonical, *(write_dialect(canonical, form, folder / f"{form}.onnx") for form in DIALECTS)]
+        made = [canonical, *(write_dialect(canonical, form, folder / f"{form}.onnx") for form in DIALECTS)]
+        return [*made, write_half(canonical, folder / f"{HALF_FORM}.onnx")] if self.half else made
 
     def hold(self, reference: TorchReference, programs: Sequence[Program], images: Sequence[ImageU8]) -> dict[str, Any]:
         """How closely the canonical program agrees with the model, and every other form with it. Raises ParityError."""
@@ -89,12 +114,15 @@ class Int8Level:
         return {"rungs": [rung.to_json() for rung in rungs]}
 
 
+Level = FloatLevel | HalfLevel | Int8Level
+
+
 @dataclass(frozen=True)
 class Exported:
     """What `export_levels` made.
 
     Attributes:
-        parity: a report for each level: of the float program, with that of the INT8 program as `int8`.
+        parity: a report for each level: of the float program, with those of its others as `fp16` and `int8`.
     """
 
     programs: list[Program]
@@ -104,7 +132,7 @@ class Exported:
 
 def export_levels(
     floats: Sequence[FloatLevel],
-    int8: Sequence[Int8Level],
+    others: Sequence[Sequence[HalfLevel | Int8Level]],
     export: Export,
     images: Sequence[tuple[str, ImageU8]],
     folder: Path,
@@ -113,14 +141,14 @@ def export_levels(
     """Export every level, share the weights, and hold every program to its model.
 
     Args:
-        int8: one for each level, or none.
+        others: of other precisions; each as long as `floats`.
         images: names and pictures of the golden frames.
         folder: gets the files.
     Raises:
         ParityError: a program does not compute what its model does.
         BuildError: a model cannot be exported, or the folder cannot be written.
     """
-    jobs: list[tuple[int, FloatLevel | Int8Level]] = [*enumerate(floats), *enumerate(int8)]
+    jobs: list[tuple[int, Level]] = [*enumerate(floats), *(job for levels in others for job in enumerate(levels))]
     made: list[list[Program]] = []
     for number, job in jobs:
         height, width = export.size_hw

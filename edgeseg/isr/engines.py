@@ -19,7 +19,7 @@ from edgeseg.isr.plans import PlanSpace
 from edgeseg.isr.programs import FloatPrograms, Programs
 from edgeseg.models.segmentor import Segmentor
 from edgeseg.recipe.schema import Export
-from edgeseg.specs import IsrPlan
+from edgeseg.specs import IsrPlan, canonical_form
 from edgeseg.trained import Trained
 
 
@@ -42,7 +42,8 @@ class PlanEngines:
         self._model, self._size_hw = trained.model, export.size_hw
         self._programs = programs or FloatPrograms(trained, export)
         self._backend = table.backend(runtime)
-        self._form = self._backend.form_for(self._programs.precision)
+        precision = self._programs.precision
+        self._form = self._backend.form_for(precision) or canonical_form(precision)
         self.device = table.fingerprint(runtime)
         self.space = plan_space(trained.model, export.size_hw)
         self.options: Mapping[str, Any] = {"threads": threads or usable_cores()}

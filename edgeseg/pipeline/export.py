@@ -38,6 +38,7 @@ def export_bundle(
     levels: Path | Sequence[IsrPlan] = (),
     data_root: Path | None = None,
     weights: Weights = "fp32",
+    half: bool = False,
     reports: Mapping[str, Mapping[str, Any]] | None = None,
     force: bool = False,
     progress: Progress | None = None,
@@ -46,7 +47,8 @@ def export_bundle(
 
     A float program comes in the default form, and in that of every runtime that the recipe's targets name; an INT8 program in the
     canonical form and in those for x86 and ARM processors. Forms of one precision are one function, laid out as its reader likes
-    it. All programs read the same weights as far as they are equal.
+    it. Where a target computes in the types that its program names, as TensorRT does, there is also a program in half precision,
+    and an INT8 form with half precision between the integers. All programs read the same weights as far as they are equal.
 
     Args:
         out: the bundle's folder.
@@ -56,6 +58,7 @@ def export_bundle(
             `isr`; none: one level at the recipe's plan. What weights levels share, which is nearly all, is stored once.
         data_root: golden frames are taken from the validation split below it; without it, from generated street scenes.
         weights: of float programs: "fp32", or "fp16" for half the file: stored as fp16 and widened at load.
+        half: write programs in half precision whatever the targets name.
         reports: further JSON documents to pack.
         force: make it anew even where nothing changed.
     Returns:
@@ -67,7 +70,7 @@ def export_bundle(
         RecipeError: the image size does not fit a level's plan, a plan is named twice, or the recipe does not quantize.
     """
     from edgeseg.export.golden import golden_images
-    from edgeseg.export.levels import FloatLevel, Int8Level, export_levels
+    from edgeseg.export.levels import FloatLevel, HalfLevel, Int8Level, export_levels
 
     progress = progress or NoProgress()
     reports = {**(reports or {})}
@@ -79,11 +82,14 @@ def export_bundle(
     int8 = quantized_levels(recipe, trained, [quantized] if isinstance(quantized, Path) else quantized, plans)
     if int8:
         reports["quantization"] = {"levels": [_facts(one) for one in int8]}
+    targets = [backend(target.runtime) for target in recipe.targets]
+    half = half or any(target.form_for("fp16") for target in targets)
     inputs = {
         "edgeseg": __version__,
         "recipe": recipe_digest(recipe),
         "checkpoint_sha256": trained.sha256,
         "weights": weights,
+        "half": half,
         "golden_from": "validation split" if data_root else "generated scenes",
         "levels": [str(plan) for plan in plans],
         "reports_sha256": hashlib.sha256(json.dumps(reports, sort_keys=True).encode()).hexdigest(),
@@ -91,12 +97,14 @@ def export_bundle(
     if not force and (kept := _same_inputs(out, inputs)) is not None:
         return kept, False
     data = recipe.data if data_root else _GENERATED
-    liked = [backend(target.runtime).form_for("float") for target in recipe.targets]
+    liked = [target.form_for("float") or DEFAULT_FORM for target in targets]
     forms: list[Form] = list(dict.fromkeys((DEFAULT_FORM, *liked)))  # type: ignore[arg-type]
     images = golden_images(open_dataset(data, "val", data_root or Path()), GOLDEN_FRAMES, trained.image.size_hw)
-    exports = [FloatLevel(one, forms, weights) for one in floats], [Int8Level(one) for one in int8]
+    others = [HalfLevel(one) for one in floats] if half else [], [Int8Level(one, half) for one in int8]
     with TemporaryDirectory(prefix="edgeseg-export-") as folder:
-        made = export_levels(*exports, recipe.export, images, Path(folder), progress)
+        made = export_levels(
+            [FloatLevel(one, forms, weights) for one in floats], others, recipe.export, images, Path(folder), progress
+        )
         documents: dict[str, Mapping[str, Any]] = {"export": inputs, "parity": {"levels": made.parity}, **reports}
         text = dump_recipe(recipe)
         bundle = create_bundle(out, recipe_text=text, programs=made.programs, golden=made.golden, reports=documents)

@@ -77,8 +77,16 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         RecipeError: the file cannot be read, or the recipe is wrong; the message names every mistake with its line.
     """
     file = find_recipe(path)
-    where = os.fspath(file)
-    reading = read_yaml(read_text(file), where)
+    return _read(read_text(file), os.fspath(file), overrides)
+
+
+def recipe_of(values: Mapping[str, Any], where: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe that was kept as plain values, as in a checkpoint; `where` names its place in messages. Raises RecipeError."""
+    return _read(dump_yaml(dict(values)), where, overrides)
+
+
+def _read(text: str, where: str, overrides: Sequence[str]) -> Recipe:
+    reading = read_yaml(text, where)
     told = list(reading.mistakes)
     if () not in reading.unread and not isinstance(reading.data, dict):
         told.append(Mistake(where, 1, "", "empty" if reading.data is None else "a recipe is made of `key: value` sections"))

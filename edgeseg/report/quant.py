@@ -38,7 +38,7 @@ def draw_quantization(report: Mapping[str, Any]) -> bytes:
     left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(accuracy), fontsize=8, frameon=False)
     left.grid(axis="y", alpha=0.3)
     rows = [row for row in report["engines"] if row["median_ms"]]
-    colours = [_COLOURS["float" if row["precision"] == "float" else report["best"]] for row in rows]
+    colours = [_COLOURS[report["best"] if row["precision"] == "int8" else "float"] for row in rows]
     right.barh([f"{row['runtime']}\n{row['kind']}" for row in rows], [row["median_ms"] for row in rows], color=colours)
     right.invert_yaxis()
     right.set(xlabel="one image, ms (median)")

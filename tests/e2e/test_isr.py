@@ -38,6 +38,7 @@ def run_folder(folder: Path, arch: str = "edaformer_nano", *changes: str) -> Pat
     torch.manual_seed(0)
     weights = build_model(arch, LABELS.num_classes).state_dict()
     facts = {"kind": "weights", "arch": arch, "num_classes": LABELS.num_classes, "labels": asdict(LABELS)}
+    facts["recipe"] = recipe.model_dump(mode="json")
     save_checkpoint(folder / "best.safetensors", weights, facts)
     return folder
 
@@ -90,6 +91,18 @@ def test_a_search_is_stopped_and_continued(
 
 
 @pytest.mark.slow
+def test_a_checkpoint_alone_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run_folder(tmp_path / "run")
+    (folder / "recipe.yaml").unlink()
+    assert isr(folder / "best.safetensors", "--search", "presets", "--set", "export.size_hw=[32, 32]", "--json") == 0
+    found = document(capsys)
+    assert (found["recipe"], found["size_hw"], Path(found["out"])) == ("edaformer_nano_synthetic", [32, 32], folder / "isr")
+    facts = {"kind": "weights", "arch": "edaformer_nano", "num_classes": LABELS.num_classes, "labels": asdict(LABELS)}
+    save_checkpoint(tmp_path / "bare.safetensors", build_model("edaformer_nano", LABELS.num_classes).state_dict(), facts)
+    assert isr(tmp_path / "bare.safetensors") == 3
+    assert "holds no recipe" in capsys.readouterr().err
+
+
 def test_the_greedy_search_goes_beyond_the_paper(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run_folder(tmp_path / "run", "edaformer_nano", "isr.decoder=[1, 1, 2]")
     assert isr(folder, "--max-plans", 14, "--plan", "1,1,2,2-1,1,1", "--json", "--set", "isr.choose={knee: true}") == 0

@@ -58,7 +58,7 @@ def test_kept_or_built_and_why(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) 
     assert len(bundle.manifest.engines) == 1
 
     other = replace(table.fingerprint("onnxruntime"), cpu="Cortex-A78AE", machine="aarch64", isa=("asimd",))
-    monkeypatch.setattr(probe, "fingerprint", lambda *args: other)
+    monkeypatch.setattr(probe, "fingerprint", lambda *args, **options: other)
     with pytest.raises(EngineMismatch, match="this is Cortex-A78AE"):
         bundle.session()
     elsewhere = build_engine(bundle, threads=2)

@@ -86,7 +86,7 @@ def test_an_engine_depends_on_the_shared_weights(bundle: Bundle) -> None:
     doubled = (2 * np.frombuffer((bundle.path / BLOB).read_bytes(), np.float32)).tobytes()
     with_others = reseal(bundle, {BLOB: doubled})
     again = build_engine(with_others, threads=1)
-    assert (again.built, again.reason) == (True, "the program changed")
+    assert (again.built, again.reason) == (True, "the program changed, or how edgeseg lays out engines")
     assert again.engine.key != first.engine.key
 
 

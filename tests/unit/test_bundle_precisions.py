@@ -39,7 +39,7 @@ def wrong(image: ImageU8) -> MaskU8:
 def runtimes(monkeypatch: pytest.MonkeyPatch, *backends: FakeBackend) -> None:
     by_name = {backend.name: backend for backend in backends}
     monkeypatch.setattr(table, "engines", lambda: dict.fromkeys(by_name, ""))
-    monkeypatch.setattr(table, "backend", by_name.__getitem__)
+    monkeypatch.setattr(table, "backend", lambda name, progress=None: by_name[name])
 
 
 def test_a_form_that_is_missing_falls_back_to_the_precisions_own(bundle: Bundle) -> None:

@@ -55,11 +55,15 @@ def test_the_fastest_that_passed(candidates: list[CandidateEntry], default: int 
 
 
 @given(
-    st.lists(st.builds(candidate, st.integers(1, 9), st.sampled_from(["float", "int8"]), st.sampled_from(["passed", "refused"])))
+    st.lists(
+        st.builds(
+            candidate, st.integers(1, 9), st.sampled_from(["float", "fp16", "int8"]), st.sampled_from(["passed", "refused"])
+        )
+    )
 )
-def test_no_int8_engine_is_default_unless_it_beats_every_float_engine(candidates: list[CandidateEntry]) -> None:
+def test_no_int8_engine_is_default_unless_it_beats_every_other(candidates: list[CandidateEntry]) -> None:
     judged = select(candidates)
-    floats = [row.measurements["median_ms"] for row in candidates if (row.precision, row.verdict) == ("float", "passed")]
+    floats = [row.measurements["median_ms"] for row in candidates if row.precision != "int8" and row.verdict == "passed"]
     defaults = [row for row in judged if row.verdict == "default"]
     assert len(defaults) == bool(floats)
     for row in defaults:
@@ -109,7 +113,7 @@ def runtimes(monkeypatch: pytest.MonkeyPatch, *backends: FakeBackend) -> None:
     """These are all the runtimes that there are."""
     by_name = {backend.name: backend for backend in backends}
     monkeypatch.setattr(table, "engines", lambda: dict.fromkeys(by_name, ""))
-    monkeypatch.setattr(table, "backend", by_name.__getitem__)
+    monkeypatch.setattr(table, "backend", lambda name, progress=None: by_name[name])
 
 
 def wrong(image: ImageU8) -> MaskU8:
@@ -142,6 +146,25 @@ def test_fastest_is_packed_as_default_with_all_that_pass(bundle: Bundle, clock: 
     assert found.find_engine() == made.engine
     assert found.find_engine(runtime="onnxruntime").runtime == "onnxruntime"
     assert set(found.verify(run=True).agreement) == {"level 0, openvino float bf16"}
+
+
+def test_half_precision_is_for_those_who_want_it(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program in half precision is no candidate where it brings nothing; where it does, it is a twin that INT8 has to beat."""
+    half = replace(tiny_program(tmp_path / "half.onnx", threshold=127.4), precision="fp16")
+    parts = tiny_precisions(tmp_path / "parts")
+    golden = [*parts["golden"], parts["golden"][0]._replace(precision="fp16")]
+    bundle = tiny_bundle(tmp_path / "three.edgeseg", programs=[*parts["programs"], half], golden=golden)
+    answers = {"float": clock.taking(8), "fp16": clock.taking(3), "int8": clock.taking(4)}
+    runtimes(monkeypatch, FakeBackend("onnxruntime", clock.taking(9)), FakeBackend("gpu", answers, half_form="onnxruntime"))
+    made = build_level(bundle, threads=1)
+    assert verdicts(made) == {
+        "onnxruntime float": "passed",
+        "gpu float": "passed",
+        "gpu fp16": "default",
+        "onnxruntime int8": "passed",
+        "gpu int8": "passed",
+    }
+    assert made.choice.candidates[-1].reason == "INT8, and not faster than gpu fp16"
 
 
 def test_an_engine_that_misses_the_gate_is_refused_however_fast(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,18 +13,18 @@ import pytest
 import builders
 from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.cli.main import run
-from edgeseg.engines import tensorrt_rtx
+from edgeseg.engines import tensorrt_build
 from edgeseg.engines.build import build_engine
 from edgeseg.engines.cross import build_for_card, compute_capability, target
 from edgeseg.errors import BuildError, EngineMismatch, Unsupported
-from tiny import tiny_bundle
+from tiny import tiny_bundle, tiny_precisions, tiny_program
 
 
 @pytest.fixture
 def bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bundle:
     """A bundle, where a TensorRT-RTX stands in that builds at once."""
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", SimpleNamespace(__version__="1.7.1"))  # type: ignore[arg-type]
-    monkeypatch.setattr(tensorrt_rtx, "_build", builders.build)
+    monkeypatch.setattr(tensorrt_build, "construct", builders.succeed)
     return tiny_bundle(tmp_path / "tiny.edgeseg")
 
 
@@ -60,6 +61,20 @@ def test_the_entry_says_for_what_and_that_nothing_was_checked(bundle: Bundle) ->
     open_bundle(bundle.path).verify()
 
 
+def test_every_program_is_built_in_every_precision(bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    half = replace(tiny_program(tmp_path / "half.onnx", threshold=127.4), precision="fp16")
+    parts = tiny_precisions(tmp_path / "parts")
+    golden = [*parts["golden"], parts["golden"][0]._replace(precision="fp16")]
+    bundle = tiny_bundle(bundle.path, programs=[*parts["programs"], half], golden=golden)
+    made = build_for_card(bundle, "rtx4090")
+    assert {one.engine.precision for one in made} == {"float", "fp16", "int8"}
+    assert not any(one.engine.checked for one in made)
+    assert run(["bundle", "show", str(bundle.path)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("compiled only") == len(made) + 1
+    assert "nobody has run it" in shown
+
+
 def test_cards_live_side_by_side_and_are_kept(bundle: Bundle) -> None:
     for card in ("rtx4090", "rtx5090"):
         build_for_card(bundle, card)
@@ -72,9 +87,13 @@ def test_cards_live_side_by_side_and_are_kept(bundle: Bundle) -> None:
     assert len(bundle.manifest.engines) == 2
 
 
-def test_never_opened_here(bundle: Bundle) -> None:
+def test_never_opened_here(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     build_for_card(bundle, "rtx4090")
     with pytest.raises(EngineMismatch, match=r"compute capability 8\.9 .* this is ") as refused:
+        bundle.session()
+    assert refused.value.hint == f"edgeseg build {bundle.path}"
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    with pytest.raises(EngineMismatch, match=r"compute capability 8\.9 .* this is .* without tensorrt_rtx") as refused:
         bundle.session()
     assert refused.value.hint == f"edgeseg build {bundle.path}"
     build_engine(bundle, threads=1)
@@ -84,7 +103,7 @@ def test_never_opened_here(bundle: Bundle) -> None:
 
 
 def test_a_builder_in_trouble_leaves_the_bundle_as_it_was(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorrt_rtx, "_build", builders.run_out_of_memory)
+    monkeypatch.setattr(tensorrt_build, "construct", builders.run_out_of_memory)
     before = (bundle.path / "manifest.json").read_bytes()
     with pytest.raises(BuildError, match="SIGKILL"):
         build_for_card(bundle, "rtx4090")

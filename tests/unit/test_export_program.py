@@ -19,7 +19,7 @@ from edgeseg.export.float_parity import compare
 from edgeseg.export.golden import golden_frames, golden_images
 from edgeseg.export.graph import clean, store_half
 from edgeseg.export.program import export_program
-from edgeseg.export.thresholds import FP16_WEIGHTS, FP32, Thresholds
+from edgeseg.export.thresholds import FP16, FP32, Thresholds
 from edgeseg.metrics import mask_agreement
 from edgeseg.models import build_model
 from edgeseg.models.reference import TorchReference
@@ -185,7 +185,7 @@ def test_a_model_that_the_rewrites_do_not_know(tmp_path: Path) -> None:
 def test_the_reference_model(tmp_path: Path, plan: IsrPlan) -> None:
     model = model_of("edaformer_t", 19, plan)
     image = ImageSpec((128, 192))
-    for weights, limits in (("fp32", FP32), ("fp16", FP16_WEIGHTS)):
+    for weights, limits in (("fp32", FP32), ("fp16", FP16)):
         program = export(model, tmp_path / f"{weights}.onnx", image=image, labels=labels(19), arch="edaformer_t", weights=weights)
         report = compare(TorchReference(model, image, 8), program, images(image.size_hw), limits)
         assert weights == "fp16" or report["rungs"]["graph"]["value"] * report["peak_logit"] <= 1e-4
@@ -204,7 +204,7 @@ class TestHalfWeights:
         assert {node.op_type for node in consumers} == {"Cast"}, "no arithmetic in float16"
         assert len(consumers) == len(stored)
         for image in images():
-            assert mask_agreement(infer(half, image), infer(program, image)) >= FP16_WEIGHTS.mask_agreement
+            assert mask_agreement(infer(half, image), infer(program, image)) >= FP16.mask_agreement
         compare(TorchReference(nano, half.image, 8), half, images())  # the thresholds follow the storage
 
     def test_a_weight_beyond_float16_is_refused(self, program: Program) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 import builders
 from edgeseg.contracts import NoProgress
-from edgeseg.engines import tensorrt_rtx
+from edgeseg.engines import tensorrt_build
 from edgeseg.engines.tensorrt_rtx import COMPUTE_CAPABILITIES, TensorRtRtx
 from edgeseg.errors import BuildError, MissingDependency, Unsupported
 from tiny import tiny_program
@@ -42,7 +42,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("installed")
 def test_the_child_builds_and_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(tensorrt_rtx, "_build", builders.build)
+    monkeypatch.setattr(tensorrt_build, "construct", builders.succeed)
     phases = Phases()
     files = TensorRtRtx(phases).compile(tiny_program(tmp_path / "tiny.onnx"), tmp_path, OPTIONS)
     assert [file.name for file in files] == ["engine.rtx", "engine.json"]
@@ -63,7 +63,7 @@ def test_the_child_builds_and_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatc
 def test_a_child_in_trouble_is_a_build_error(
     trouble: Callable[..., None], told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(tensorrt_rtx, "_build", trouble)
+    monkeypatch.setattr(tensorrt_build, "construct", trouble)
     phases = Phases()
     with pytest.raises(BuildError, match=told):
         TensorRtRtx(phases).compile(tiny_program(tmp_path / "tiny.onnx"), tmp_path, OPTIONS)
@@ -86,11 +86,3 @@ def test_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             attempt()
         assert missing.value.hint == "pip install 'edgeseg[rtx]'"
     assert TensorRtRtx().variants() == (), "no candidate here, nor a reason to install anything"
-
-
-@pytest.mark.usefixtures("installed")
-def test_it_says_that_it_runs_nothing(tmp_path: Path) -> None:
-    with pytest.raises(Unsupported, match=r"does not run them: .*engine\.rtx") as refused:
-        TensorRtRtx().load(tiny_program(tmp_path / "tiny.onnx"), [tmp_path / "engine.rtx", tmp_path / "engine.json"], OPTIONS)
-    assert "tensorrt_rtx 1.7.1" in refused.value.hint
-    assert "edgeseg build BUNDLE" in refused.value.hint

@@ -1,0 +1,30 @@
+"""Whether a device that a user names is this machine: what is measured here holds here only."""
+
+from __future__ import annotations
+
+from edgeseg.devices.catalog import load_catalog
+from edgeseg.devices.machine import Machine, look
+from edgeseg.errors import Unsupported
+
+AUTO = "auto"
+
+
+def check_here(name: str, machine: Machine | None = None) -> None:
+    """Raise Unsupported where `name` is neither "auto" nor an entry of the catalogue that this machine is.
+
+    Args:
+        machine: another machine than this one, for tests.
+    """
+    if name == AUTO:
+        return
+    catalog = load_catalog()
+    meant = catalog.find(name)
+    if not meant:
+        raise Unsupported(f"the catalogue has no device {name!r}", hint="edgeseg devices lists them; auto is this machine")
+    here = catalog.recognise(machine or look())
+    if not {device.name for device in meant} & {device.name for device in here}:
+        found = " + ".join(device.title for device in here) or "not in the catalogue"
+        raise Unsupported(
+            f"times of {meant[0].title} cannot be measured on this machine: it is {found}",
+            hint="run the same command there; it takes the run folder, the data, and torch",
+        )

@@ -1,0 +1,181 @@
+"""An ONNX program as operators and numpy arrays, for engines that are not built from the file itself: without the onnx package.
+
+Source: onnx.proto (onnx 1.17) and the protocol buffers' wire format.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeseg.graph_files import wire_number, wire_values
+
+Array = npt.NDArray[Any]
+
+DTYPES: dict[int, str] = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
+"""Number of an element type -> its name in numpy."""
+
+_GRAPH = 7  # in a model
+_NODE, _CONSTANT, _INPUT, _OUTPUT = 1, 5, 11, 12  # in a graph
+_READS, _WRITES, _NAME, _OPERATOR, _ATTRIBUTE = 1, 2, 3, 4, 5  # in a node
+_A_NAME, _A_FLOAT, _A_INT, _A_TEXT, _A_TENSOR, _A_FLOATS, _A_INTS, _A_TYPE = 1, 2, 3, 4, 5, 7, 8, 20  # in an attribute
+_A_GRAPHS = (6, 11)
+_T_DIMS, _T_TYPE, _T_NAME, _T_RAW, _T_EXTERNAL = 1, 2, 8, 9, 13  # in a tensor
+_T_TYPED = (4, 5, 7, 10, 11)  # its values, where they are not raw bytes
+
+_Fields = Mapping[int, Sequence[memoryview | int | bytes]]
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator.
+
+    Attributes:
+        inputs: names of values; "" where an optional one is left out.
+        attributes: numbers, texts, lists of numbers, and arrays.
+    """
+
+    name: str
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A program.
+
+    Attributes:
+        nodes: in an order in which they can run.
+        constants: arrays that nodes read, by name; those of Constant nodes among them.
+        inputs, outputs: names of values.
+    """
+
+    nodes: tuple[Node, ...]
+    constants: Mapping[str, Array]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def read_graph(model: bytes, folder: Path) -> Graph:
+    """Read an ONNX model.
+
+    Args:
+        folder: where the files lie that hold weights beside the graph.
+    Raises:
+        ValueError: the bytes are no ONNX model, or hold something that no program of ours has.
+        OSError: a file of weights cannot be read.
+    """
+    (graph,) = _messages(_fields(memoryview(model)), _GRAPH) or [memoryview(b"")]
+    parts = _fields(graph)
+    constants = dict(_tensor(message, folder) for message in _messages(parts, _CONSTANT))
+    nodes = []
+    for message in _messages(parts, _NODE):
+        node = _node(message, folder)
+        if node.operator == "Constant":
+            constants[node.outputs[0]] = np.asarray(next(iter(node.attributes.values())))
+        else:
+            nodes.append(node)
+    inputs, outputs = (tuple(_text(_fields(message), 1) for message in _messages(parts, number)) for number in (_INPUT, _OUTPUT))
+    if not nodes:
+        raise ValueError("it holds no operators")
+    return Graph(tuple(nodes), constants, inputs, outputs)
+
+
+def _node(message: memoryview, folder: Path) -> Node:
+    fields = _fields(message)
+    return Node(
+        name=_text(fields, _NAME),
+        operator=_text(fields, _OPERATOR),
+        inputs=tuple(_texts(fields, _READS)),
+        outputs=tuple(_texts(fields, _WRITES)),
+        attributes=dict(_attribute(_fields(one), folder) for one in _messages(fields, _ATTRIBUTE)),
+    )
+
+
+def _attribute(fields: _Fields, folder: Path) -> tuple[str, Any]:
+    name = _text(fields, _A_NAME)
+    if any(number in fields for number in _A_GRAPHS):
+        raise ValueError(f"the attribute {name} holds a graph")
+    if floats := fields.get(_A_FLOAT):
+        return name, struct.unpack("<f", _bytes(floats[-1]))[0]
+    if _A_TENSOR in fields:
+        return name, _tensor(_messages(fields, _A_TENSOR)[-1], folder)[1]
+    if _A_TEXT in fields:
+        return name, _text(fields, _A_TEXT)
+    if _A_INTS in fields:
+        return name, _integers(fields[_A_INTS])
+    if _A_FLOATS in fields:
+        return name, [v for part in fields[_A_FLOATS] for v in np.frombuffer(_bytes(part), "<f4").tolist()]
+    if number := fields.get(_A_INT):
+        return name, _integers(number)[-1]
+    empty: dict[int, Any] = {1: 0.0, 2: 0, 3: "", 6: [], 7: []}  # what holds nothing is not written
+    return name, empty[_integers(fields[_A_TYPE])[-1]]
+
+
+def _tensor(message: memoryview, folder: Path) -> tuple[str, Array]:
+    fields = _fields(message)
+    name, kind = _text(fields, _T_NAME), _integers(fields.get(_T_TYPE, [0]))[-1]
+    if kind not in DTYPES:
+        raise ValueError(f"the tensor {name} is of type {kind}")
+    dtype, shape = np.dtype(DTYPES[kind]).newbyteorder("<"), _integers(fields.get(_T_DIMS, ()))
+    if any(number in fields for number in _T_TYPED):
+        raise ValueError(f"the tensor {name} does not hold its values as bytes")
+    if external := _messages(fields, _T_EXTERNAL):
+        entries = [_fields(entry) for entry in external]
+        content = _outside({_text(entry, 1): _text(entry, 2) for entry in entries}, folder)
+    else:
+        content = b"".join(_bytes(part) for part in fields.get(_T_RAW, ()))
+    return name, np.frombuffer(content, dtype).reshape(shape)
+
+
+def _outside(place: Mapping[str, str], folder: Path) -> bytes:
+    with (folder / place["location"]).open("rb") as file:
+        file.seek(int(place.get("offset", 0)))
+        return file.read(int(place["length"]) if "length" in place else -1)
+
+
+def _fields(message: memoryview) -> _Fields:
+    found: dict[int, list[memoryview | int | bytes]] = {}
+    for number, content in wire_values(message):
+        found.setdefault(number, []).append(content)
+    return found
+
+
+def _messages(fields: _Fields, number: int) -> list[memoryview]:
+    return [content for content in fields.get(number, ()) if isinstance(content, memoryview)]
+
+
+def _bytes(content: memoryview | int | bytes) -> bytes:
+    if isinstance(content, int):
+        raise ValueError("a number stands where bytes are due")
+    return bytes(content)
+
+
+def _texts(fields: _Fields, number: int) -> list[str]:
+    return [bytes(content).decode() for content in _messages(fields, number)]
+
+
+def _text(fields: _Fields, number: int) -> str:
+    return next(iter(_texts(fields, number)), "")
+
+
+def _integers(contents: Sequence[memoryview | int | bytes]) -> list[int]:
+    """Whole numbers, one a field or many in one; negative ones are written as 64 bits."""
+    found: list[int] = []
+    for content in contents:
+        if isinstance(content, int):
+            found.append(content)
+        else:
+            view, at = memoryview(content), 0
+            while at < len(view):
+                value, at = wire_number(view, at)
+                found.append(value)
+    return [value - (1 << 64) if value >= 1 << 63 else value for value in found]

@@ -1,0 +1,93 @@
+"""TensorRT: engines for the NVIDIA GPU of this device, by the Python package that JetPack ships, or PyPI's. No torch.
+
+An engine is for one GPU and one release of TensorRT. It is built where it runs, in a child process, with half of the memory that
+is free then. Times of kernels are kept between builds, in the user's cache folder, one file for each device.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from edgeseg.contracts import NoProgress, Progress
+from edgeseg.devices.machine import Machine, look
+from edgeseg.devices.probe import fingerprint
+from edgeseg.engines.cudart import Cuda
+from edgeseg.engines.tensorrt_build import Order, build
+from edgeseg.engines.tensorrt_session import TensorRtSession
+from edgeseg.errors import Unsupported
+from edgeseg.specs import DEFAULT_FORM, HALF_FORM, Precision, Program
+
+ENGINE, FACTS = "engine.trt", "engine.json"
+_BUILDER = ("dla_core", "optimization_level", "workspace_bytes")
+
+
+class TensorRt:
+    """The backend.
+
+    Options: `cuda_graph` (bool, default True), `dla_core` (int: build for that deep-learning accelerator, with the GPU for what
+    it cannot do), `optimization_level` (0 to 5), `workspace_bytes` (default: half of the memory that is free when it builds).
+    """
+
+    name = "tensorrt"
+    on_accelerator = True
+
+    def __init__(self, progress: Progress | None = None, machine: Machine | None = None, cuda: Cuda | None = None) -> None:
+        self._progress, self._machine, self._cuda = progress or NoProgress(), machine, cuda
+
+    def form_for(self, precision: Precision) -> str:
+        """INT8: with half precision between the integers; the network is strongly typed."""
+        return HALF_FORM if precision == "int8" else DEFAULT_FORM
+
+    def version(self) -> str:
+        return str(_trt().__version__)
+
+    def variants(self) -> Sequence[Mapping[str, Any]]:
+        """One where there is a GPU; none elsewhere."""
+        return [{}] if (self._machine or look()).accelerator else []
+
+    def compile(self, program: Program, out_dir: Path, options: Mapping[str, Any]) -> Sequence[Path]:
+        """Two files: the engine, and as JSON what it was built with.
+
+        Raises:
+            BuildError: TensorRT refuses the program, or its process ended early.
+            Unsupported: no TensorRT, no CUDA runtime, or no GPU.
+        """
+        trt, cuda = _trt(), self._runtime()
+        machine = self._machine or look()
+        if not machine.accelerator:
+            raise Unsupported("tensorrt builds on the GPU that it builds for, and here is none", hint="edgeseg devices --here")
+        settings = {name: options[name] for name in _BUILDER if name in options}
+        settings.setdefault("workspace_bytes", cuda.free_bytes() // 2)
+        here = fingerprint(self.name, str(trt.__version__), accelerator=machine.accelerator)
+        order = Order(self.name, program, out_dir / ENGINE, out_dir / FACTS, settings, cache_folder() / f"{here.key}.timing")
+        build(order, self._progress)
+        return [order.engine, order.facts]
+
+    def load(self, program: Program, files: Sequence[Path], options: Mapping[str, Any]) -> TensorRtSession:
+        """Open what `compile` wrote. Raises BundleError where TensorRT refuses it, Unsupported without a CUDA runtime."""
+        return TensorRtSession(program, _trt(), files[0], self._runtime(), cuda_graph=bool(options.get("cuda_graph", True)))
+
+    def _runtime(self) -> Cuda:
+        self._cuda = self._cuda or Cuda()
+        return self._cuda
+
+
+def cache_folder() -> Path:
+    """Where times of kernels are kept: `$XDG_CACHE_HOME/edgeseg/tensorrt`, by default below ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeseg" / "tensorrt"
+
+
+def _trt() -> ModuleType:
+    try:
+        import tensorrt
+    except ImportError as error:
+        raise Unsupported(
+            "the package 'tensorrt' is needed to build and run engines on the GPU, and it is not installed",
+            hint="edgeseg doctor says how to install it here; a Jetson has it: python3 -m venv --system-site-packages",
+        ) from error
+    module: ModuleType = tensorrt
+    return module

@@ -1,0 +1,233 @@
+"""Building engines with TensorRT or TensorRT-RTX, whose Python modules have the same names in them.
+
+The network is strongly typed: each operator computes in the type that the program gives it. That is the one language of precision
+that TensorRT 10, TensorRT 11 and TensorRT-RTX share.
+
+The builder works in a process of its own, so that one that runs out of memory or crashes ends nothing else. It is spawned: a
+script that builds needs the usual `if __name__ == "__main__":`.
+
+Source: docs.nvidia.com/deeplearning/tensorrt, Python API; "Strongly Typed Networks", "Timing Cache", "Working with DLA".
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from edgeseg.contracts import Progress
+from edgeseg.engines.session import Port, misfit
+from edgeseg.engines.tensorrt_graph import cast_first
+from edgeseg.engines.tensorrt_log import Log
+from edgeseg.errors import BuildError
+from edgeseg.files import replace_file
+from edgeseg.specs import Program
+
+_MIN_WORKSPACE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to build; it crosses into another process.
+
+    Attributes:
+        module: "tensorrt" or "tensorrt_rtx".
+        engine, facts: the files to write: the engine, and as JSON what it was built with.
+        settings: of the builder: `compute_capability` ("8.9", TensorRT-RTX only), `dla_core`, `optimization_level` (0 to 5),
+            `workspace_bytes`; each may be missing.
+        timing_cache: times of kernels on this device, read and written; None: none is kept.
+    """
+
+    module: str
+    program: Program
+    engine: Path
+    facts: Path
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    timing_cache: Path | None = None
+
+
+def build(order: Order, progress: Progress, work: Callable[[Connection, Order], None] | None = None) -> None:
+    """Build in a child process, showing the phase that it is in.
+
+    Args:
+        work: what the child does; default: `construct`.
+    Raises:
+        BuildError: the builder refuses the program, or its process ended early.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=work or construct, args=(theirs, order), daemon=True)
+    refused: list[str] | None = None
+    progress.start(order.module, None)
+    try:
+        child.start()
+        theirs.close()
+        while (said := _receive(ours)) is not None:
+            if isinstance(said, list):
+                refused = said
+            else:
+                progress.advance(order.module, 0, phase=said)
+        child.join()
+    finally:
+        child.kill()
+        child.join()
+        ours.close()
+        progress.finish(order.module)
+    program = order.program.onnx_path
+    if refused:
+        raise BuildError(f"{order.module} refuses {program}: {'; '.join(refused)}", hint="edgeseg export RECIPE")
+    if child.exitcode:
+        how = signal.Signals(-child.exitcode).name if child.exitcode < 0 else f"exit code {child.exitcode}"
+        raise BuildError(
+            f"the process that built {program} with {order.module} ended early ({how})",
+            hint="SIGKILL is the system's answer to too little memory: free some, or add swap, and build again",
+        )
+
+
+def _receive(pipe: Connection) -> Any:
+    """What the child says next; None once it has ended."""
+    try:
+        return pipe.recv()
+    except EOFError:
+        return None
+
+
+def construct(pipe: Connection, order: Order) -> None:
+    """The child: write the engine and its facts, or send a list of what the builder says against the program.
+
+    On the way, it sends the name of each phase of the build.
+    """
+    trt = importlib.import_module(order.module)
+    log = Log(trt)
+    logger = log.logger
+    builder = trt.Builder(logger)
+    network = builder.create_network(_strongly_typed(trt))
+    try:
+        _parse(trt, network, logger, order.program)
+        config = _config(trt, builder, order)
+        on_dla = _dla(trt, builder, config, network, order)
+    except ValueError as error:
+        return pipe.send([*map(str, error.args), *log.errors][:8])
+    config.progress_monitor = _monitor(trt, pipe)
+    inputs, outputs = (_ports(trt, network, kind) for kind in ("input", "output"))
+    started = time.perf_counter()
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        return pipe.send(log.errors or ["it gives no reason"])
+    facts = {
+        "runtime": order.module,
+        "runtime_version": trt.__version__,
+        **order.settings,
+        "strongly_typed": True,
+        "layers": network.num_layers,
+        "layers_not_on_dla": on_dla,
+        "skipped_tactics": log.skipped,
+        "build_s": round(time.perf_counter() - started, 2),
+        "timing_cache_bytes": _keep_times(config, order.timing_cache),
+        "engine_header_bytes": getattr(trt.Runtime(logger), "engine_header_size", None),
+        "inputs": inputs,
+        "outputs": outputs,
+    }
+    order.engine.write_bytes(engine)
+    order.facts.write_text(json.dumps({name: value for name, value in facts.items() if value is not None}, indent=2))
+    return None
+
+
+def _strongly_typed(trt: ModuleType) -> int:
+    """The flags of a network. From TensorRT 11 on every network is strongly typed, and the flag may go."""
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def _parse(trt: ModuleType, network: Any, logger: Any, program: Program) -> None:
+    """Read the program into the network. Raises ValueError with what speaks against it, one argument each."""
+    parser = trt.OnnxParser(network, logger)
+    try:
+        graph = cast_first(program.onnx_path.read_bytes())
+    except OSError as error:
+        raise ValueError(str(error)) from error
+    if not parser.parse(graph, str(program.onnx_path)):  # the path is where weights beside the graph are looked for
+        problems = [parser.get_error(index) for index in range(parser.num_errors)]
+        raise ValueError(*(" ".join(f"{one.node_operator()} {one.node_name()}: {one.desc()}".split()) for one in problems))
+    inputs, outputs = (_ports(trt, network, kind) for kind in ("input", "output"))
+    if problem := misfit(inputs, outputs, program):
+        raise ValueError(f"it is not the program it is said to be: {problem}")
+
+
+def _config(trt: ModuleType, builder: Any, order: Order) -> Any:
+    config, settings = builder.create_builder_config(), order.settings
+    if capability := settings.get("compute_capability"):
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}"), 0)
+    if workspace := settings.get("workspace_bytes"):
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, max(workspace, _MIN_WORKSPACE_BYTES))
+    if (level := settings.get("optimization_level")) is not None:
+        config.builder_optimization_level = level
+    if order.timing_cache is not None:
+        known = order.timing_cache.read_bytes() if order.timing_cache.is_file() else b""
+        cache = config.create_timing_cache(known) or config.create_timing_cache(b"")  # one of another version is not taken
+        config.set_timing_cache(cache, False)
+    return config
+
+
+def _dla(trt: ModuleType, builder: Any, config: Any, network: Any, order: Order) -> list[str] | None:
+    """Send the network to a deep-learning accelerator; the layers that it leaves to the GPU. None without `dla_core`.
+
+    Raises ValueError where the device has no such core.
+    """
+    core = order.settings.get("dla_core")
+    if core is None:
+        return None
+    if core >= builder.num_DLA_cores:
+        raise ValueError(f"this device has {builder.num_DLA_cores} DLA cores; dla_core {core} is none of them")
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core
+    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+    layers = (network.get_layer(index) for index in range(network.num_layers))
+    return [layer.name for layer in layers if not config.can_run_on_DLA(layer)]
+
+
+def _keep_times(config: Any, path: Path | None) -> int | None:
+    """Write the timing cache back; its size."""
+    cache = config.get_timing_cache() if path is not None else None
+    if path is None or cache is None:
+        return None
+    content = bytes(cache.serialize())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, content)
+    return len(content)
+
+
+def _ports(trt: ModuleType, network: Any, kind: str) -> list[Port]:
+    tensors = [getattr(network, f"get_{kind}")(index) for index in range(getattr(network, f"num_{kind}s"))]
+    return [(trt.nptype(tensor.dtype).__name__, tuple(tensor.shape)) for tensor in tensors]
+
+
+def _monitor(trt: ModuleType, pipe: Connection) -> Any:
+    """A progress monitor that sends the name of each phase, with the share of it that is done."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self.steps[phase_name] = num_steps
+            pipe.send(phase_name)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            if (steps := self.steps.get(phase_name, 0)) >= 10:
+                pipe.send(f"{phase_name} {100 * (step + 1) // steps} %")
+            return True
+
+        def phase_finish(self, phase_name: str) -> None: ...
+
+    return Monitor()

@@ -1,0 +1,35 @@
+"""What TensorRT and TensorRT-RTX say while they work."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+
+class Log:
+    """Keeps errors, and counts the kernels that a builder left out for want of memory; the rest is dropped.
+
+    Attributes:
+        logger: what the runtime wants to be handed.
+        errors: in the order they came.
+        skipped: tactics that were skipped.
+    """
+
+    def __init__(self, trt: ModuleType) -> None:
+        self.errors: list[str] = []
+        self.skipped = 0
+        self.logger: Any = _logger(trt, self)
+
+
+def _logger(trt: ModuleType, log: Log) -> Any:
+    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.ERROR:
+                log.errors.append(message.strip())
+            elif severity == trt.ILogger.WARNING and "skipping tactic" in message.lower():
+                log.skipped += 1
+
+    return Logger()

@@ -1,0 +1,110 @@
+"""A session on a serialized TensorRT or TensorRT-RTX engine: numpy in, numpy out, no torch.
+
+Image and mask pass through page-locked memory that is allocated once. Upload, inference and download are queued as one piece of
+work, which is recorded as a CUDA graph after its first run and launched in one call from then on.
+
+Source: docs.nvidia.com/deeplearning/tensorrt, Python API, IExecutionContext; "CUDA Graphs" in its best practices.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from edgeseg.engines.cudart import Cuda, Handle
+from edgeseg.engines.session import Port, ProgramSession, misfit
+from edgeseg.engines.tensorrt_log import Log
+from edgeseg.errors import BundleError
+from edgeseg.specs import ImageU8, MaskU8, Program
+
+_REBUILD = "edgeseg build BUNDLE --force"
+
+
+class TensorRtSession(ProgramSession):
+    """An `edgeseg.contracts.Session`.
+
+    Args:
+        trt: the module `tensorrt` or `tensorrt_rtx`.
+        engine: the serialized engine.
+        cuda_graph: launch recorded work instead of queueing it anew for every image.
+    Raises:
+        BundleError: the engine is not one of its program, or cannot be opened: built by another version, too little memory.
+    """
+
+    def __init__(self, program: Program, trt: ModuleType, engine: Path, cuda: Cuda, *, cuda_graph: bool = True) -> None:
+        super().__init__(program)
+        self._cuda, self._wants_graph = cuda, cuda_graph
+        self._graph: Handle | None = None
+        with ExitStack() as made:
+            self._context, self._engine = _open(trt, engine)
+            (in_name, in_port), (out_name, out_port) = _ports(trt, self._engine)
+            if problem := misfit([in_port], [out_port], program):
+                raise BundleError(f"{engine} is not an engine of its program: {problem}", hint=_REBUILD)
+            self._stream = cuda.stream()
+            made.callback(cuda.destroy_stream, self._stream)
+            self._sent, self._received = (cuda.pinned(int(np.prod(shape))) for _, shape in (in_port, out_port))
+            for array in (self._sent, self._received):
+                made.callback(cuda.free_pinned, array)
+            self._inbox, self._outbox = (cuda.device_buffer(array.nbytes) for array in (self._sent, self._received))
+            for name, buffer in ((in_name, self._inbox), (out_name, self._outbox)):
+                made.callback(cuda.free, buffer)
+                if not self._context.set_tensor_address(name, buffer):
+                    raise BundleError(f"{engine} takes no memory for {name}", hint=_REBUILD)
+            self._pixels = self._sent.reshape(in_port[1])
+            self._made = made.pop_all()
+
+    def _run(self, pixels: ImageU8) -> MaskU8:
+        np.copyto(self._pixels, pixels)
+        if self._graph is not None:
+            self._cuda.launch(self._graph, self._stream)
+            self._cuda.wait(self._stream)
+        else:
+            self._enqueue()
+            self._cuda.wait(self._stream)
+            if self._wants_graph:  # after a first run: what the engine prepares once must not be recorded
+                self._graph = self._cuda.record(self._enqueue, self._stream)
+                self._made.callback(self._cuda.destroy_graph, self._graph)
+        mask: MaskU8 = self._received.copy()
+        return mask
+
+    def _enqueue(self) -> None:
+        self._cuda.upload(self._inbox, self._sent, self._stream)
+        if not self._context.execute_async_v3(self._stream):
+            raise BundleError("TensorRT failed on an image", hint="edgeseg bundle verify BUNDLE --run; edgeseg doctor")
+        self._cuda.download(self._received, self._outbox, self._stream)
+
+    def _release(self) -> None:
+        # The context before the engine, and both after the work that reads them.
+        self._cuda.wait(self._stream)
+        self._made.close()
+        self._context = None
+        self._engine = None
+
+
+def _open(trt: ModuleType, path: Path) -> tuple[Any, Any]:
+    """An execution context, and its engine. Raises BundleError with what the runtime says."""
+    log = Log(trt)
+    runtime = trt.Runtime(log.logger)
+    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    context = engine.create_execution_context() if engine is not None else None
+    if context is None:
+        told = "; ".join(log.errors) or "it gives no reason"
+        raise BundleError(f"{trt.__name__} {trt.__version__} cannot open {path}: {told}", hint=_REBUILD)
+    return context, engine
+
+
+def _ports(trt: ModuleType, engine: Any) -> tuple[tuple[str, Port], tuple[str, Port]]:
+    """Name and port of the one input and of the one output."""
+    found: dict[Any, list[tuple[str, Port]]] = {trt.TensorIOMode.INPUT: [], trt.TensorIOMode.OUTPUT: []}
+    for index in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(index)
+        kind = np.dtype(trt.nptype(engine.get_tensor_dtype(name))).name
+        found[engine.get_tensor_mode(name)].append((name, (kind, tuple(engine.get_tensor_shape(name)))))
+    ins, outs = found.values()
+    if len(ins) != 1 or len(outs) != 1:
+        raise BundleError(f"the engine has {len(ins)} inputs and {len(outs)} outputs, a program has one of each", hint=_REBUILD)
+    return ins[0], outs[0]

@@ -1,0 +1,98 @@
+"""Torch-TensorRT: a torch.export program compiled into a TensorRT engine, on the NVIDIA GPU that it is for.
+
+torch compiles; it is not there when the engine runs, which is opened as TensorRT's own are.
+
+The torch program is made from the bundle's ONNX program, operator by operator (`onnx_torch`). What is compiled is then the very
+program whose parity with the model was proved, at every ISR level and in every precision; a bundle needs no second copy of its
+weights; and a device needs torch and Torch-TensorRT, but no model code and no training side. The other ways were worse:
+torch.export's own .pt2 is written by one release of torch and read by that or a later one, while a Jetson with JetPack 6 has 2.8
+and models are trained with 2.13, and its archive holds a pickle (the sample inputs); and a checkpoint must be deployed and
+quantized anew on the device, with modelopt, into something that nobody has compared with anything.
+
+The program is compiled whole, in a child process: a single operator without a converter is a BuildError, never a piece left to
+torch. Networks are strongly typed: half precision is what the program says is half. INT8 goes through
+`torch.ops.tensorrt.quantize_op`, an operator of modelopt, which INT8 programs therefore need on the device that builds.
+
+Source: pytorch.org/TensorRT; github.com/pytorch/TensorRT, py/torch_tensorrt/dynamo/conversion/impl/quantize.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from edgeseg.contracts import NoProgress, Progress
+from edgeseg.devices.machine import Machine, look
+from edgeseg.devices.probe import fingerprint
+from edgeseg.engines import torch_tensorrt_build
+from edgeseg.engines.cudart import Cuda
+from edgeseg.engines.tensorrt import TensorRt, cache_folder
+from edgeseg.engines.tensorrt_build import Order, build
+from edgeseg.engines.tensorrt_session import TensorRtSession
+from edgeseg.errors import MissingDependency, Unsupported
+from edgeseg.specs import DEFAULT_FORM, HALF_FORM, Precision, Program
+
+ENGINE, FACTS = "engine.trt", "engine.json"
+_PURPOSE = "compile engines with Torch-TensorRT"
+_BUILDER = ("optimization_level", "workspace_bytes")
+
+
+class TorchTensorRt:
+    """The backend.
+
+    Options: `cuda_graph` (bool, default True), `optimization_level` (0 to 5), `workspace_bytes` (default: half of the memory that
+    is free when it builds).
+    """
+
+    name = "torch_tensorrt"
+    on_accelerator = True
+
+    def __init__(self, progress: Progress | None = None, machine: Machine | None = None, cuda: Cuda | None = None) -> None:
+        self._progress, self._machine, self._cuda = progress or NoProgress(), machine, cuda
+
+    def form_for(self, precision: Precision) -> str:
+        """INT8: with half precision between the integers; the network is strongly typed."""
+        return HALF_FORM if precision == "int8" else DEFAULT_FORM
+
+    def version(self) -> str:
+        """Of Torch-TensorRT, and of the TensorRT that opens its engines: each must be the same."""
+        try:
+            own = version("torch-tensorrt")  # importing it takes seconds, and fails where there is no driver
+        except PackageNotFoundError as error:
+            raise MissingDependency("torch_tensorrt", extra="tensorrt", purpose=_PURPOSE) from error
+        return f"{own} on TensorRT {TensorRt().version()}"
+
+    def variants(self) -> Sequence[Mapping[str, Any]]:
+        """One where there is a GPU; none elsewhere."""
+        self.version()
+        return [{}] if (self._machine or look()).accelerator else []
+
+    def compile(self, program: Program, out_dir: Path, options: Mapping[str, Any]) -> Sequence[Path]:
+        """Two files: the engine, and as JSON what it was built with.
+
+        Raises:
+            BuildError: Torch-TensorRT refuses the program, or its process ended early.
+            Unsupported: no Torch-TensorRT, no TensorRT, no CUDA runtime, or no GPU.
+        """
+        installed = self.version()
+        machine = self._machine or look()
+        if not machine.accelerator:
+            raise Unsupported(
+                "torch_tensorrt builds on the GPU that it builds for, and here is none", hint="edgeseg devices --here"
+            )
+        settings = {name: options[name] for name in _BUILDER if name in options}
+        settings.setdefault("workspace_bytes", self._runtime().free_bytes() // 2)
+        here = fingerprint(self.name, installed, accelerator=machine.accelerator)
+        order = Order(self.name, program, out_dir / ENGINE, out_dir / FACTS, settings, cache_folder() / f"{here.key}.timing")
+        build(order, self._progress, torch_tensorrt_build.construct)
+        return [order.engine, order.facts]
+
+    def load(self, program: Program, files: Sequence[Path], options: Mapping[str, Any]) -> TensorRtSession:
+        """Open what `compile` wrote. Raises BundleError where TensorRT refuses it, Unsupported without a CUDA runtime."""
+        return TensorRt(machine=self._machine, cuda=self._runtime()).load(program, files, options)
+
+    def _runtime(self) -> Cuda:
+        self._cuda = self._cuda or Cuda()
+        return self._cuda

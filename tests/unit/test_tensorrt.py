@@ -1,0 +1,77 @@
+"""The TensorRT row without TensorRT: what it asks of the machine, what it orders, what it says where something is missing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import builders
+from edgeseg.devices.machine import Machine
+from edgeseg.devices.nvidia import Gpu
+from edgeseg.engines import table, tensorrt_build
+from edgeseg.engines.cudart import Cuda
+from edgeseg.engines.tensorrt import TensorRt, cache_folder
+from edgeseg.errors import Unsupported
+from fake_cuda import FakeLibrary
+from tiny import tiny_program
+
+
+def machine(*gpus: Gpu) -> Machine:
+    return Machine("x86_64", "Linux", "", "a processor", (), gpus, None, None, None, {})
+
+
+CARD = machine(Gpu("NVIDIA GeForce RTX 4090", "8.9", 24.0))
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="10.3.0"))  # type: ignore[arg-type]
+    monkeypatch.setattr(tensorrt_build, "construct", builders.succeed)
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("options", "ordered"),
+    [
+        ({"threads": 2}, {"workspace_bytes": 1 << 29}),
+        ({"workspace_bytes": 1 << 20, "cuda_graph": False}, {"workspace_bytes": 1 << 20}),
+        ({"dla_core": 0, "optimization_level": 5}, {"dla_core": 0, "optimization_level": 5, "workspace_bytes": 1 << 29}),
+    ],
+)
+def test_what_is_ordered(options: dict[str, Any], ordered: dict[str, int], tmp_path: Path) -> None:
+    program = tiny_program(tmp_path / "tiny.onnx")
+    engine, facts = TensorRt(machine=CARD, cuda=Cuda(FakeLibrary())).compile(program, tmp_path, options)
+    assert engine.name == "engine.trt"
+    assert json.loads(facts.read_text()) == ordered
+
+
+@pytest.mark.usefixtures("installed")
+def test_it_is_a_candidate_where_there_is_a_gpu(tmp_path: Path) -> None:
+    assert TensorRt(machine=CARD).variants() == [{}]
+    assert TensorRt(machine=machine()).variants() == []
+    with pytest.raises(Unsupported, match="here is none"):
+        TensorRt(machine=machine(), cuda=Cuda(FakeLibrary())).compile(tiny_program(tmp_path / "tiny.onnx"), tmp_path, {})
+
+
+def test_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(Unsupported, match="'tensorrt' is needed") as missing:
+        TensorRt(machine=CARD).version()
+    assert "edgeseg doctor" in missing.value.hint
+
+
+@pytest.mark.usefixtures("installed")
+def test_its_engines_are_bound_to_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "look", lambda: CARD)
+    assert table.fingerprint("tensorrt").accelerator == "NVIDIA GeForce RTX 4090 (8.9)"
+    assert table.fingerprint("onnxruntime").accelerator == ""
+
+
+def test_times_of_kernels_lie_in_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "edgeseg" / "tensorrt"
