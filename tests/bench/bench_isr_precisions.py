@@ -91,7 +91,8 @@ def main() -> None:
         print(table(f"{size}x{size}", rows), file=sys.stderr, flush=True)
         for row, figures in rows.items():
             if not row.endswith(BASE):
-                saved = f"time {100 * (figures['ratio'] - 1):+.1f} %, multiply-adds {100 * (figures['macs'] - 1):+.1f} %"
+                changes = {"time": "ratio", "processor time": "cpu_ratio", "multiply-adds": "macs"}
+                saved = ", ".join(f"{what} {100 * (figures[key] - 1):+.1f} %" for what, key in changes.items())
                 print(f"{size}x{size} {row}: {saved}", file=sys.stderr, flush=True)
         results[f"{size}x{size}"] = rows
     print(json.dumps({"rounds": arguments.rounds, "threads": threads, "sizes": results}))
