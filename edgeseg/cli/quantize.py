@@ -151,9 +151,8 @@ def _engine(row: dict[str, Any]) -> list[object]:
 
 def _told(report: Mapping[str, Any]) -> list[str]:
     """What decides, in sentences."""
-    lines = [
-        f"INT8 lost {100 * report['miou_drop']:.2f} points of mIoU; allowed are {100 * report['quant']['max_miou_drop']:.2f}"
-    ]
+    drop, allowed = 100 * report["miou_drop"], 100 * report["quant"]["max_miou_drop"]
+    lines = [f"INT8 {'lost' if drop >= 0 else 'gained'} {abs(drop):.2f} points of mIoU; a loss of {allowed:.2f} is allowed"]
     qat, faster = report["qat"], report["speedup"]
     if qat is not None and not qat["best_step"]:
         lines.append(

@@ -166,8 +166,10 @@ class _Engines:
             settled = settle(bench, self.plans, best, partial(self._own_scales, best, Path(scratch)), *self._gate)
             accuracy = {"float": settled.levels[0].float_report, self.best: settled.levels[0].int8_report}
             if self.best == "qat":
-                calibrated_only, _ = bench.bundle([self.found["ptq"].path], self.plans[:1])
-                accuracy = {"float": accuracy["float"], "ptq": bench.accuracy(calibrated_only, "int8"), "qat": accuracy["qat"]}
+                runtime = accuracy["qat"]["runtime"]  # one for both, or the difference would not be that of the training
+                calibrated_only, _ = replace(bench, runtimes=(runtime,)).bundle([self.found["ptq"].path], self.plans[:1])
+                ptq = bench.accuracy(calibrated_only, "int8", runtime=runtime)
+                accuracy = {"float": accuracy["float"], "ptq": ptq, "qat": accuracy["qat"]}
             report = self._report(accuracy, settled)
             refused = self.folder / "refused.json"
             try:

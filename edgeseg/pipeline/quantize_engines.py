@@ -67,13 +67,13 @@ class Bench:
             _check_built(level, one)
         return bundle, built
 
-    def accuracy(self, bundle: Bundle, precision: Precision, level: int = 0) -> dict[str, Any]:
-        """An engine on the whole validation split, its name and the report of a confusion matrix: of INT8 the fastest, of float
-        the reference, which computes in float32 throughout.
+    def accuracy(self, bundle: Bundle, precision: Precision, level: int = 0, runtime: str | None = None) -> dict[str, Any]:
+        """An engine on the whole validation split, its name and the report of a confusion matrix: of INT8 the fastest, or that of
+        `runtime`; of float the reference, which computes in float32 throughout.
         """
         labels = bundle.any_program(0).labels
         dataset, indices = validation_split(self.recipe, self.data_root, labels, None)
-        engine = bundle.find_engine(level, REFERENCE if precision == "float" else None, precision)
+        engine = bundle.find_engine(level, REFERENCE if precision == "float" else runtime, precision)
         with bundle.open_engine(engine, self.threads) as session:
             confusion = evaluate(session.segment, dataset, indices, self.progress)
         named = {"engine": f"{engine.runtime} {engine.kind}", "runtime": engine.runtime}
