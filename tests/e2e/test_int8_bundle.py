@@ -66,7 +66,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def exported(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exported") / "nano.edgeseg"
-    assert run(["export", str(run_dir), "-o", str(out), "--level", BASE, "--level", FAST]) == 0
+    assert run(["export", str(run_dir), "-o", str(out), "--level", BASE, "--level", FAST, "--precision", "fp16"]) == 0
     return out
 
 
@@ -81,13 +81,13 @@ def scales(program: Program) -> dict[str, float]:
 
 def test_every_level_has_both_precisions_on_one_file_of_weights(exported: Path) -> None:
     bundle = open_bundle(exported)
-    programs = [bundle.program(level, "int8", form) for level in (0, 1) for form in ("qdq", "x86", "arm")]
-    assert [program.form for program in programs] == ["qdq", "x86", "arm"] * 2
+    programs = [bundle.program(level, "int8", form) for level in (0, 1) for form in ("qdq", "x86", "arm", "half")]
+    assert [program.form for program in programs] == ["qdq", "x86", "arm", "half"] * 2
     assert {blob.name for program in programs for blob in program.blobs} == {"weights.bin"}
-    base, fast = scales(programs[0]), scales(programs[3])
+    base, fast = scales(programs[0]), scales(programs[4])
     assert base == fast, "one set of scales serves both levels"
     assert {(frame.level, frame.precision) for frame in bundle.manifest.golden} == {
-        (level, precision) for level in (0, 1) for precision in ("float", "int8")
+        (level, precision) for level in (0, 1) for precision in ("float", "fp16", "int8")
     }
     told = bundle.report("quantization")["levels"]
     assert [(one["isr"], one["calibrated_at"]) for one in told] == [(BASE, BASE), (FAST, BASE)]
@@ -116,7 +116,9 @@ def test_built_run_and_climbed(exported: Path, run_dir: Path, capsys: pytest.Cap
 
 
 def test_kept_where_nothing_changed(exported: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["export", str(run_dir), "-o", str(exported), "--level", BASE, "--level", FAST, "--json"]) == 0
+    assert (
+        run(["export", str(run_dir), "-o", str(exported), "--level", BASE, "--level", FAST, "--precision", "fp16", "--json"]) == 0
+    )
     assert json.loads(capsys.readouterr().out)["made"] is False
 
 
