@@ -40,8 +40,8 @@ from edgeseg.bundle_files import (
     write_file,
     writing,
 )
-from edgeseg.bundle_golden import GoldenFrame, check_gate, check_golden, png
-from edgeseg.bundle_programs import by_level, check_files, check_reads, pack
+from edgeseg.bundle_golden import GoldenFrame, check_gate, check_golden
+from edgeseg.bundle_programs import by_level, canonical, check_files, check_reads, pack, pack_golden
 from edgeseg.contracts import Session
 from edgeseg.errors import BundleError, IntegrityError
 from edgeseg.files import replace_file
@@ -53,7 +53,6 @@ from edgeseg.manifest import (
     ChoiceEntry,
     EngineEntry,
     FileEntry,
-    GoldenEntry,
     LevelEntry,
     Manifest,
     read_manifest,
@@ -330,25 +329,14 @@ def create_bundle(
     for program in programs:
         check_files(program)
     levels = by_level(programs)
-    canonical = {
-        (number, precision): forms[canonical_form(precision)]
-        for number, level in enumerate(levels)
-        for precision, forms in level.items()
-    }
-    check_golden(frames, canonical)
+    check_golden(frames, canonical(levels))
     with staged(bundle) as root, writing(bundle):
         files = {"recipe.yaml": write_file(root / "recipe.yaml", recipe_text.encode())}
         recipe = load_recipe(root / "recipe.yaml")
         entries, packed = pack(root, levels)
         files |= packed
-        golden_entries = []
-        for frame in frames:
-            folder = f"level{frame.level}" + ("" if frame.precision == "float" else f"-{frame.precision}")
-            image, mask = f"golden/{frame.name}.png", f"golden/{folder}/{frame.name}.png"
-            files[image] = write_file(root / image, png(frame.image_rgb[:, :, ::-1]))
-            files[mask] = write_file(root / mask, png(frame.mask))
-            entry = GoldenEntry(level=frame.level, precision=frame.precision, name=frame.name, image=image, mask=mask)
-            golden_entries.append(entry)
+        golden_entries, pictures = pack_golden(root, frames)
+        files |= pictures
         named = {name: f"report/{name}.json" for name in reports or {}}
         for name, document in (reports or {}).items():
             files[named[name]] = write_file(root / named[name], json.dumps(document, indent=2, allow_nan=False).encode())

@@ -1,4 +1,4 @@
-"""Programs in a bundle: their levels, and the files of weights that levels share.
+"""Programs in a bundle: their levels, the files of weights that levels share, and the golden frames that they are held to.
 
 Graphs and the files that they read lie side by side in `programs/`, because a graph names such a file by its place from its own
 folder. What it names is checked against the manifest before a runtime opens it: a bundle from elsewhere reads only itself.
@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edgeseg.bundle_files import copy_file
+from edgeseg.bundle_files import copy_file, write_file
+from edgeseg.bundle_golden import GoldenFrame, png
 from edgeseg.errors import BundleError, IntegrityError
 from edgeseg.graph_files import external_files
-from edgeseg.manifest import COPY_AGAIN, FileEntry, LevelEntry, ProgramEntry
+from edgeseg.manifest import COPY_AGAIN, FileEntry, GoldenEntry, LevelEntry, ProgramEntry
 from edgeseg.specs import IsrPlan, Precision, Program, canonical_form
 
 Forms = Mapping[str, Program]
@@ -46,6 +47,15 @@ def by_level(programs: Sequence[Program]) -> Levels:
     if len({(p.image.size_hw, p.image.layout, p.labels, p.mask_stride) for p in programs}) > 1:
         raise ValueError("the programs of a bundle take images of one size and give masks of one size, of the same classes")
     return list(levels.values())
+
+
+def canonical(levels: Levels) -> dict[tuple[int, Precision], Program]:
+    """Every program in its canonical form, by level and precision."""
+    return {
+        (number, precision): forms[canonical_form(precision)]
+        for number, level in enumerate(levels)
+        for precision, forms in level.items()
+    }
 
 
 def check_files(program: Program) -> None:
@@ -88,11 +98,11 @@ def pack(root: Path, levels: Levels) -> tuple[list[LevelEntry], dict[str, FileEn
         return copied(program.onnx_path, f"{name}.onnx"), *(copied(blob, blob.name) for blob in program.blobs)
 
     def entry(index: int, precision: Precision, forms: Forms) -> ProgramEntry:
-        canonical = canonical_form(precision)
-        others = {form: program for form, program in forms.items() if form != canonical}
+        own = canonical_form(precision)
+        others = {form: program for form, program in forms.items() if form != own}
         return ProgramEntry(
-            files=packed(forms[canonical], f"level{index}-{precision}"),
-            spec=forms[canonical].to_json(),
+            files=packed(forms[own], f"level{index}-{precision}"),
+            spec=forms[own].to_json(),
             forms={form: packed(program, f"level{index}-{precision}-{form}") for form, program in others.items()},
         )
 
@@ -101,4 +111,18 @@ def pack(root: Path, levels: Levels) -> tuple[list[LevelEntry], dict[str, FileEn
         plan = next(program.isr for forms in level.values() for program in forms.values())
         programs = {precision: entry(index, precision, forms) for precision, forms in level.items()}
         entries.append(LevelEntry(isr=str(plan), programs=programs))
+    return entries, files
+
+
+def pack_golden(root: Path, frames: Sequence[GoldenFrame]) -> tuple[list[GoldenEntry], dict[str, FileEntry]]:
+    """Write golden frames into a bundle folder, each image once; their entries, and what was written. Raises OSError."""
+    files: dict[str, FileEntry] = {}
+    entries = []
+    for frame in frames:
+        folder = f"level{frame.level}" + ("" if frame.precision == "float" else f"-{frame.precision}")
+        image, mask = f"golden/{frame.name}.png", f"golden/{folder}/{frame.name}.png"
+        if image not in files:
+            files[image] = write_file(root / image, png(frame.image_rgb[:, :, ::-1]))
+        files[mask] = write_file(root / mask, png(frame.mask))
+        entries.append(GoldenEntry(level=frame.level, precision=frame.precision, name=frame.name, image=image, mask=mask))
     return entries, files

@@ -129,7 +129,7 @@ class CandidateEntry(Entry):
         verdict: "default" and "passed" engines are in the bundle; a "refused" one was built and failed a gate; "not built" came
             not so far.
         reason: why, as a clause; empty for the default.
-        hint: what might make it faster; empty where nothing is known.
+        hint: what might make it faster, or let it pass; empty where nothing is known.
         measurements: as in its engine, of one run in which all candidates took turns, with `speedup` over the first candidate.
     """
 

@@ -69,16 +69,18 @@ def _level_figures(bundle: Bundle) -> list[dict[str, Any]]:
     """What is known of each level, None where it is not: from the search that chose it, and from this device's engine."""
     searched = bundle.report("isr")["levels"] if "isr" in bundle.manifest.reports else []
     by_plan = {row["plan"]: row for row in searched}
-    figures = []
+    figures, scales = [], _scales(bundle)
     for number, level in enumerate(bundle.manifest.levels):
         row, engine = by_plan.get(level.isr, {}), _engine_here(bundle, number)
         figures.append(
             {
                 "miou": row.get("miou"),
+                "miou_precision": row.get("precision"),
                 "macs": row.get("macs"),
                 "runtime": engine and engine.runtime,
                 "precision": engine and engine.precision,
                 "median_ms": engine and engine.measurements.get("median_ms"),
+                "int8_scales": scales[number],
             }
         )
     return figures
@@ -100,6 +102,22 @@ def _coverage(bundle: Bundle) -> dict[int, float]:
     return {number: level["coverage"]["share"] for number, level in enumerate(bundle.report("quantization")["levels"])}
 
 
+def _scales(bundle: Bundle) -> list[str | None]:
+    """Of each level, where the activation scales of its INT8 program come from; None where the bundle does not say."""
+    told = bundle.report("quantization")["levels"] if "quantization" in bundle.manifest.reports else []
+    return [_found_at(level) for level in told] or [None] * len(bundle.manifest.levels)
+
+
+def _found_at(level: dict[str, Any]) -> str:
+    calibration = level.get("calibration", {})
+    plans = calibration.get("isr", [level["calibrated_at"]])
+    if level["isr"] not in plans:
+        return f"those of {level['calibrated_at']}"
+    if len(plans) > 1:
+        return f"one set, calibrated at {len(plans)} plans"
+    return f"its own: {calibration['why']}" if "why" in calibration else "calibrated at its plan"
+
+
 def _shown(bundle: Bundle, figures: list[dict[str, Any]]) -> list[RenderableType]:
     path, manifest = bundle.path, bundle.manifest
     total = sum(file.bytes for file in manifest.files.values())
@@ -108,7 +126,8 @@ def _shown(bundle: Bundle, figures: list[dict[str, Any]]) -> list[RenderableType
         f"{path}\n{manifest.name}, made {manifest.created} by edgeseg {manifest.tool_version}, "
         f"{len(manifest.files)} files, {render.size(total)}, {len(images)} golden images"
     )
-    return [head, _levels(bundle, figures), *_programs(bundle), *_engines(bundle)]
+    scales = [f"level {n}, INT8 activation scales: {one['int8_scales']}" for n, one in enumerate(figures) if one["int8_scales"]]
+    return [head, _levels(bundle, figures), *(scales if len(scales) > 1 else []), *_programs(bundle), *_engines(bundle)]
 
 
 def _levels(bundle: Bundle, figures: list[dict[str, Any]]) -> RenderableType:
@@ -116,7 +135,7 @@ def _levels(bundle: Bundle, figures: list[dict[str, Any]]) -> RenderableType:
         (
             number,
             level.isr,
-            render.percent(known["miou"], 2),
+            render.percent(known["miou"], 2) + (" INT8" if known["miou_precision"] == "int8" else ""),
             f"{known['macs'] / 1e9:.2f}" if known["macs"] else None,
             f"{known['median_ms']:.1f}" if known["median_ms"] else None,
             f"{known['runtime']} {known['precision']}" if known["runtime"] else None,

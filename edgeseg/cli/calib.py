@@ -156,12 +156,14 @@ def sweep(
 
 
 def _swept(data: dict[str, Any]) -> list[RenderableType]:
+    from edgeseg.cli.sensitivity import points
+
     height, width = data["size_hw"]
     rows = [
         (
             f"percentile {row['percentile']:g}" if row["percentile"] else row["method"],
             render.percent(row["miou"], 2),
-            f"{-100 * row['drop']:+.2f}",
+            points(-row["drop"]),
             "-" if row["sqnr_db"] is None else f"{row['sqnr_db']:.2f}",
             render.percent(row["agreement"], 2),
             render.percent(row["clipped_share"], 3),

@@ -65,7 +65,10 @@ def export(
     wanted: Path | list[IsrPlan] = levels or [parse_plan(plan) for plan in plans]
     loaded, run_dir, checkpoint = find_run(recipe, checkpoint, overrides)
     if not quantized and loaded.quant is not None and (made_by_quantize := run_dir / "quantized.safetensors").is_file():
-        quantized = (made_by_quantize,)
+        quantized = (
+            made_by_quantize,
+            *sorted(run_dir.glob("quantized-*.safetensors")),
+        )  # these for levels with scales of their own
     out = out or run_dir / f"{loaded.name}.edgeseg"
     with render.RichProgress() as progress:
         bundle, made = export_bundle(

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
     from edgeseg.isr.search import SearchResult, Strategy
 
-_SEARCH_ONLY = ("strategy", "plans", "limit", "rounds", "levels", "max_plans", "device", "runtime", "threads", "force")
+_SEARCH_ONLY = (
+    *("strategy", "plans", "limit", "rounds", "levels", "max_plans", "device"),
+    *("runtime", "threads", "precision", "quantized", "force"),
+)
 
 _NOISY = 0.05
 
@@ -27,7 +30,7 @@ _NOISY = 0.05
     "--data-root", type=click.Path(path_type=Path), required=True, help="Folder that the recipe's data paths start from."
 )
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights; default best.safetensors of the run.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for the results; default isr in the run.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for the results; default isr in the run, or isr-int8.")
 @click.option(
     "--search",
     "strategy",
@@ -44,6 +47,16 @@ _NOISY = 0.05
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="What to measure for; it must be this machine.")
 @click.option("--runtime", help="A row of the engine table; default: the recipe's first target.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the engines; default: all cores.")
+@click.option(
+    "--precision",
+    default="float",
+    show_default=True,
+    type=click.Choice(["float", "int8"]),
+    help="Of the engines: int8 measures every plan with the scales of one quantized checkpoint.",
+)
+@click.option(
+    "--quantized", type=click.Path(path_type=Path), metavar="FILE", help="With int8; default quantized.safetensors of the run."
+)
 @click.option("--force", is_flag=True, help="Measure anew what an earlier search measured.")
 @click.option("--finetune", metavar="PLAN", help="Instead of searching: train on for isr.finetune_steps at this plan.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable.")
@@ -64,6 +77,8 @@ def isr(
     device: str,
     runtime: str | None,
     threads: int | None,
+    precision: str,
+    quantized: Path | None,
     force: bool,
     finetune: str | None,
     overrides: tuple[str, ...],
@@ -72,9 +87,8 @@ def isr(
     """Choose how far attention is thinned, by accuracy and time measured on this device's engine.
 
     RECIPE is a YAML file, a catalogue name, a run folder of `edgeseg train`, or a checkpoint, which holds its recipe. No weight
-    changes: one checkpoint serves every
-    plan. A search that was stopped continues with the same command. `isr.choose` in the recipe is the rule for level 0;
-    `edgeseg export --levels OUT/plan.json` packs the levels that were chosen.
+    changes: one checkpoint serves every plan, also in INT8. A search that was stopped continues with the same command.
+    `isr.choose` in the recipe is the rule for level 0; `edgeseg export --levels OUT/plan.json` packs the levels that were chosen.
     """
     from edgeseg.isr.plans import parse_plan
 
@@ -86,6 +100,8 @@ def isr(
         plan = parse_plan(finetune)
         _finetune(loaded, weights, plan, data_root, out or run_dir / "isr" / f"finetune-{plan}", as_json)
         return
+    if quantized is not None and precision == "float":
+        raise click.UsageError("--quantized names the weights of INT8 engines: add --precision int8", context)
     from edgeseg.devices.here import check_here
     from edgeseg.isr.search import SearchOptions, search
 
@@ -100,9 +116,11 @@ def isr(
         runtime=runtime,
         threads=threads,
         force=force,
+        quantized=(quantized or run_dir / "quantized.safetensors") if precision == "int8" else None,
     )
+    out = out or run_dir / ("isr" if precision == "float" else "isr-int8")
     with render.RichProgress() as progress:
-        found = search(loaded, weights, data_root, out or run_dir / "isr", options, progress=progress)
+        found = search(loaded, weights, data_root, out, options, progress=progress)
     data = {"out": found.out, "measured_before": found.known, "levels_wanted": levels, **found.table}
     render.result(data, as_json, lambda: _shown(found, levels))
 
@@ -113,9 +131,9 @@ def _shown(found: SearchResult, wanted: int) -> list[RenderableType]:
     base_macs = max(row["macs"] for row in rows)
     height, width = table["size_hw"]
     title = (
-        f"{table['recipe']} at {width}x{height}: mIoU on {table['images']} images, time on {table['runtime']} with "
-        f"{table['threads']} threads; time and MACs over the base plan's; times closer than {render.percent(table['noise'], 2)} "
-        "are equal"
+        f"{table['recipe']} at {width}x{height}: mIoU on {table['images']} images, time on {table['runtime']} "
+        f"{table['precision']} with {table['threads']} threads; time and MACs over the base plan's; times closer than "
+        f"{render.percent(table['noise'], 2)} are equal"
     )
     shown = [
         (
@@ -133,6 +151,9 @@ def _shown(found: SearchResult, wanted: int) -> list[RenderableType]:
     ]
     columns = ("plan", "mIoU", "points", "ms", "time", "10-90 %", "MACs", "from", "")
     told = f"{len(rows)} of {table['legal_plans']} legal plans"
+    if "float_base_miou" in table:
+        base_miou = rows[0]["miou"] + rows[0]["drop"]
+        told += f"; base plan: {render.percent(table['float_base_miou'], 2)} in float, {render.percent(base_miou, 2)} in INT8"
     if found.known:
         told += f", {found.known} of them measured before (--force measures anew)"
     lines = [told, f"report  {found.out / 'report.html'}", f"levels  {found.out / 'plan.json'}"]

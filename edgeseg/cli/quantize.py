@@ -26,6 +26,8 @@ _NAMES = {"float": "float", "ptq": "INT8 calibrated", "qat": "INT8 trained"}
 @click.option(
     "--data-root", type=click.Path(path_type=Path), required=True, help="Folder that the recipe's data paths start from."
 )
+@click.option("--levels", type=click.Path(path_type=Path), metavar="PLAN.json", help="One level for each that a search kept.")
+@click.option("--level", "plans", multiple=True, metavar="PLAN", help="A level at this ISR plan, as 2,2,1,1-2,2,2; repeatable.")
 @click.option("--ptq-only", is_flag=True, help="Calibrate only; leave out the training that quant.qat asks for.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Run folder; default runs/NAME.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]), help="To train on.")
@@ -38,6 +40,8 @@ def quantize(
     recipe: str,
     checkpoint: Path | None,
     data_root: Path,
+    levels: Path | None,
+    plans: tuple[str, ...],
     ptq_only: bool,
     out: Path | None,
     device: str,
@@ -53,10 +57,16 @@ def quantize(
     float program beside the INT8 one. Both engines are measured on the whole validation split, and the bundle appears only when
     INT8 loses no more than quant.max_miou_drop.
 
+    With several ISR levels, calibration covers all of them with one set of scales; a level that loses too much with it gets
+    activation scales of its own. Training is at level 0.
+
     Run it again to continue: what is unchanged is not done twice.
     """
+    from edgeseg.isr.plans import parse_plan
     from edgeseg.pipeline.quantize import quantize_run
 
+    if levels is not None and plans:
+        raise click.UsageError("--levels takes the plans of a search, --level plans by hand: give one of the two")
     loaded, run_dir = _find(recipe, overrides)
     with render.RichProgress() as progress:
         made = quantize_run(
@@ -64,6 +74,7 @@ def quantize(
             checkpoint or run_dir / "best.safetensors",
             data_root,
             out or run_dir,
+            levels=levels or [parse_plan(plan) for plan in plans],
             ptq_only=ptq_only,
             fresh=fresh,
             device=device,
@@ -101,6 +112,7 @@ def _shown(made: Quantization) -> list[RenderableType]:
         render.table(title, ["class", "pixels", *(_NAMES[kind] for kind in accuracy)], rows),
         _coverage(report["coverage"]),
         render.table("", ["engine", "median ms", "p90 ms", "size", ""], [_engine(row) for row in report["engines"]]),
+        *_levels(report),
         *_told(report),
         *([f"kept, as nothing changed: {', '.join(made.kept)}"] if made.kept else []),
         *(f"{name:<12}{path}" for name, path in paths.items()),
@@ -121,6 +133,25 @@ def _coverage(coverage: dict[str, Any]) -> RenderableType:
     return render.table(title, ["layer", "kind", "MACs", "why"], rows)
 
 
+def _levels(report: Mapping[str, Any]) -> list[RenderableType]:
+    """Where there are several: what INT8 costs at each, and whose scales it has."""
+    if len(report["levels"]) == 1:
+        return []
+    rows = [
+        [
+            row["level"],
+            row["isr"],
+            *(render.percent(row[key], 2) for key in ("float_miou", "int8_miou")),
+            *(f"{ms:.1f}" if ms else None for ms in row["median_ms"].values()),
+            row["scales"],
+        ]
+        for row in report["levels"]
+    ]
+    columns = ["level", "isr", "float mIoU", "INT8 mIoU", "float ms", "INT8 ms", "scales"]
+    told = [f"level {row['level']} has activation scales of its own: {row['why']}" for row in report["levels"] if row["why"]]
+    return [render.table("levels", columns, rows), *told]
+
+
 def _engine(row: dict[str, Any]) -> list[object]:
     milliseconds = [f"{row[name]:.1f}" if row[name] else None for name in ("median_ms", "p90_ms")]
     size = render.size(row["bytes"]) if row["bytes"] else None
@@ -129,9 +160,8 @@ def _engine(row: dict[str, Any]) -> list[object]:
 
 def _told(report: Mapping[str, Any]) -> list[str]:
     """What decides, in sentences."""
-    lines = [
-        f"INT8 lost {100 * report['miou_drop']:.2f} points of mIoU; allowed are {100 * report['quant']['max_miou_drop']:.2f}"
-    ]
+    drop, allowed = 100 * report["miou_drop"], 100 * report["quant"]["max_miou_drop"]
+    lines = [f"INT8 {'lost' if drop >= 0 else 'gained'} {abs(drop):.2f} points of mIoU; a loss of {allowed:.2f} is allowed"]
     qat, faster = report["qat"], report["speedup"]
     if qat is not None and not qat["best_step"]:
         lines.append(

@@ -93,6 +93,11 @@ def sensitivity(
     render.result({"out": found.out, "measured_before": found.known, **found.table}, as_json, lambda: _shown(found))
 
 
+def points(fraction: float) -> str:
+    """0.0123 -> "+1.23", in points of mIoU; what rounds to nothing is +0.00."""
+    return f"{round(100 * fraction, 2) + 0.0:+.2f}"
+
+
 def find_run(named: str, checkpoint: Path | None, overrides: tuple[str, ...]) -> tuple[Recipe, Path, Path]:
     """A recipe by file, catalogue name or run folder; the folder of its run; its float checkpoint."""
     from edgeseg.recipe.load import find_recipe, load_recipe
@@ -112,7 +117,7 @@ def _shown(found: SensitivityResult) -> list[RenderableType]:
             row["kind"],
             render.percent(row["share"], 2),
             render.percent(row["noise"], 2),
-            f"{100 * row['harm']:+.2f}",
+            points(row["harm"]),
             "-" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}",
             render.percent(row["agreement"], 2),
         )
@@ -133,7 +138,7 @@ def _shown(found: SensitivityResult) -> list[RenderableType]:
 
 
 def _budget_shown(budget: dict[str, Any]) -> list[RenderableType]:
-    drop, allowed = f"{100 * budget['drop']:+.2f}", f"{100 * budget['allowed']:.2f}"
+    drop, allowed = points(budget["drop"]), f"{100 * budget['allowed']:.2f}"
     if not budget["reverted"]:
         lines: list[RenderableType] = [
             f"\nbudget of {allowed} points holds as it is: {drop} lost on {budget['images']} images, no layer goes back to float"
@@ -141,7 +146,7 @@ def _budget_shown(budget: dict[str, Any]) -> list[RenderableType]:
     else:
         lines = [
             f"\nbudget of {allowed} points: {len(budget['reverted'])} layers go back to float; {drop} lost on "
-            f"{budget['images']} images, {100 * budget['drop_before']:+.2f} before",
+            f"{budget['images']} images, {points(budget['drop_before'])} before",
             f"coverage  {render.percent(budget['coverage_before'])} -> {render.percent(budget['coverage'])} of the multiply-adds",
         ]
     times = budget["times"]

@@ -176,6 +176,8 @@ class _Trial:
 
     @property
     def hint(self) -> str:
+        if isinstance(self.error, GateFailed):
+            return f"{self.name}: {self.error.hint}"
         wanted = self.plan and self.plan.backend.form_for(self.precision)
         if self.plan is None or self.plan.program.form == wanted:
             return ""
@@ -262,9 +264,20 @@ def _check_miou(trial: _Trial, reference: _Trial, bundle: Bundle) -> None:
     if before is not None and before - trial.figures["miou"] > allowed:
         raise GateFailed(
             f"{trial.name} loses {before - trial.figures['miou']:.4f} mIoU against {reference.name}; {gate} is {allowed}",
-            hint="not packed; use another precision, or calibrate again",
+            hint=_calibrate_again(trial, bundle),
             report={"miou": trial.figures["miou"], "reference_miou": before},
         )
+
+
+def _calibrate_again(trial: _Trial, bundle: Bundle) -> str:
+    """What to do about an INT8 engine that loses too much. A level may live on the scales of another one."""
+    if trial.precision == "float" or trial.plan is None:
+        return "not packed; use another precision of the arithmetic"
+    told = bundle.report("quantization")["levels"][trial.plan.level] if "quantization" in bundle.manifest.reports else {}
+    home, level = told.get("calibrated_at"), told.get("isr")
+    if home == level or level in told["calibration"]["isr"]:
+        return "not packed; calibrate again, or train with the quantizers in force: edgeseg quantize RECIPE"
+    return f"not packed; its scales were found at ISR {home} alone: edgeseg quantize RECIPE --level {home} --level {level}"
 
 
 def _weigh(trials: Sequence[_Trial], progress: Progress) -> None:

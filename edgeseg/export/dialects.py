@@ -20,6 +20,7 @@ from edgeseg.export.integer_ops import (
     integer_convolutions,
     integer_products,
     join_gelu,
+    join_padding,
     unsigned_activations,
 )
 from edgeseg.export.movers import settle_reshapes, settle_transposes
@@ -53,6 +54,7 @@ def dialect(model: onnx.ModelProto, form: str) -> onnx.ModelProto:
     """A canonical graph, edited."""
     graph = GraphEditor(model)
     join_gelu(graph)
+    join_padding(graph)
     if form == "x86":
         unsigned_activations(graph)
     integer_products(graph)

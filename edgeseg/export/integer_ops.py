@@ -9,6 +9,7 @@ rounding.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from onnx import NodeProto
@@ -69,6 +70,22 @@ def join_gelu(graph: GraphEditor) -> None:
             graph.replace(half.output[0], graph.add("Gelu", [divide.input[0]], f"{half.output[0]}/gelu", MICROSOFT))
 
 
+def join_padding(graph: GraphEditor) -> None:
+    """Zeros around a map, which is then quantized for one convolution, become that convolution's own padding: 0 is a code."""
+    for conv in graph.of_type("Conv"):
+        dequantize = graph.producer(conv.input[0])
+        quantize = graph.producer(dequantize.input[0]) if dequantize and dequantize.op_type == "DequantizeLinear" else None
+        pad = graph.producer(quantize.input[0]) if quantize and quantize.op_type == "QuantizeLinear" else None
+        around = _zeros_around(graph, pad)
+        if dequantize is None or quantize is None or pad is None or around is None:
+            continue
+        if all(graph.only_user(maker.output[0]) is user for maker, user in pairwise((pad, quantize, dequantize, conv))):
+            kept = {**attributes(conv), "pads": [a + b for a, b in zip(attribute(conv, "pads", [0] * 4), around, strict=True)]}
+            graph.rewire(quantize, pad.output[0], pad.input[0])
+            graph.replace(conv.output[0], graph.add("Conv", conv.input, f"{conv.output[0]}/padded", **kept))
+            graph.drop(conv)
+
+
 def integer_products(graph: GraphEditor) -> None:
     """MatMul of two dequantized tensors, and the bias that follows, become one MatMulIntegerToFloat."""
     for node in graph.of_type("MatMul"):
@@ -83,16 +100,16 @@ def integer_products(graph: GraphEditor) -> None:
 def integer_convolutions(graph: GraphEditor) -> None:
     """Convolutions of codes, channels-last.
 
-    Where the result is quantized, QLinearConv, and a ReLU between is a maximum with the code of zero. Else, a convolution whose
-    windows do not overlap is a MatMulIntegerToFloat of them. Others stay float.
+    Where the result is quantized, QLinearConv, and a ReLU or Clip between is one of codes. Else, a convolution whose windows do
+    not overlap is a MatMulIntegerToFloat of them. Others stay float.
     """
     for node in graph.of_type("Conv"):
         image, weight = codes_of(graph, node.input[0]), codes_of(graph, node.input[1])
         if image is None or weight is None or len(graph.needed(weight.codes).shape) != 4:
             continue
-        relu, quantize = _quantized_after(graph, node)
+        bounds, quantize = _quantized_after(graph, node)
         if quantize is not None:
-            _convolution_to_codes(graph, node, image, weight, relu, quantize)
+            _convolution_to_codes(graph, node, image, weight, bounds, quantize)
         elif patch := _patch(graph, node):
             _product_of_patches(graph, node, image, weight, patch)
 
@@ -106,6 +123,19 @@ def float_weights(graph: GraphEditor) -> None:
         scale = graph.needed(node.input[1])
         steps = scale.reshape(scale.shape + (1,) * (codes.ndim - 1)) if scale.ndim else scale
         graph.replace(node.output[0], graph.add_constant(codes.astype(np.float32) * steps, f"{node.input[0]}/float"))
+
+
+def _zeros_around(graph: GraphEditor, pad: NodeProto | None) -> list[int] | None:
+    """What a Pad adds to the sides of a map, as a convolution writes it: top, left, bottom, right. None where it does else."""
+    if pad is None or pad.op_type != "Pad" or attribute(pad, "mode", b"constant") != b"constant":
+        return None
+    pads, value = (
+        graph.constant(pad.input[1]),
+        graph.constant(pad.input[2]) if len(pad.input) > 2 and pad.input[2] else np.zeros(1),
+    )
+    if pads is None or value is None or len(pads) != 8 or pads.min() < 0 or pads[[0, 1, 4, 5]].any() or value.any():
+        return None
+    return [int(pads[side]) for side in (2, 3, 6, 7)]
 
 
 def _right_factor(graph: GraphEditor, name: str) -> Codes | None:
@@ -132,13 +162,22 @@ def _bias_after(graph: GraphEditor, node: NodeProto) -> tuple[NodeProto, list[st
     return node, []
 
 
-def _quantized_after(graph: GraphEditor, node: NodeProto) -> tuple[bool, NodeProto | None]:
-    """Whether a ReLU follows, and the QuantizeLinear that then alone reads the result."""
-    user = graph.only_user(node.output[0])
-    relu = user is not None and user.op_type == "Relu"
-    if relu and user is not None:
-        user = graph.only_user(user.output[0])
-    return relu, user if user is not None and user.op_type == "QuantizeLinear" else None
+def _quantized_after(graph: GraphEditor, node: NodeProto) -> tuple[tuple[float, float], NodeProto | None]:
+    """The bounds of the ReLU or Clip that follows, and the QuantizeLinear that then alone reads the result."""
+    user, bounds = graph.only_user(node.output[0]), (-np.inf, np.inf)
+    if user is not None and (found := _bounds(graph, user)) is not None:
+        user, bounds = graph.only_user(user.output[0]), found
+    return bounds, user if user is not None and user.op_type == "QuantizeLinear" else None
+
+
+def _bounds(graph: GraphEditor, node: NodeProto) -> tuple[float, float] | None:
+    """What a node limits its input to; None where it does something else."""
+    if node.op_type == "Relu":
+        return 0.0, np.inf
+    if node.op_type != "Clip" or len(node.input) != 3:
+        return None
+    low, high = (graph.constant(name) for name in node.input[1:])
+    return None if low is None or high is None else (float(low), float(high))
 
 
 def _patch(graph: GraphEditor, conv: NodeProto) -> int | None:
@@ -152,7 +191,7 @@ def _patch(graph: GraphEditor, conv: NodeProto) -> int | None:
 
 
 def _convolution_to_codes(
-    graph: GraphEditor, node: NodeProto, image: Codes, weight: Codes, relu: bool, quantize: NodeProto
+    graph: GraphEditor, node: NodeProto, image: Codes, weight: Codes, bounds: tuple[float, float], quantize: NodeProto
 ) -> None:
     name, (_, scale, zero) = node.output[0], quantize.input
     steps = graph.needed(image.scale).astype(np.float64) * graph.needed(weight.scale).reshape(-1)
@@ -163,9 +202,22 @@ def _convolution_to_codes(
     inputs = [source, image.scale, image.zero, weight.codes, weight.scale, zeros, scale, zero]
     inputs.append(graph.add_constant(codes, f"{name}/bias"))
     out = graph.add("QLinearConv", inputs, f"{name}/int8", MICROSOFT, channels_last=1, **attributes(node))
-    if relu:
-        out = graph.add("Max", [out, zero], f"{name}/relu")
+    out = _bounded(graph, out, bounds, scale, zero, name)
     graph.replace(quantize.output[0], graph.add("Transpose", [out], f"{name}/nchw", perm=TO_NCHW))
+
+
+def _bounded(graph: GraphEditor, codes: str, bounds: tuple[float, float], scale: str, zero: str, name: str) -> str:
+    """Codes of a tensor that is limited to some bounds before it is quantized: rounding keeps order, so limits may come after."""
+    origin, step = graph.needed(zero), graph.needed(scale)
+    kind = np.iinfo(origin.dtype)
+    low, high = (
+        np.clip(np.round(np.float32(bound) / step) + origin, kind.min, kind.max).astype(origin.dtype) for bound in bounds
+    )
+    if low > kind.min:
+        codes = graph.add("Max", [codes, graph.add_constant(np.asarray(low), f"{name}/low")], f"{name}/at_least")
+    if high < kind.max:
+        codes = graph.add("Min", [codes, graph.add_constant(np.asarray(high), f"{name}/high")], f"{name}/at_most")
+    return codes
 
 
 def _product_of_patches(graph: GraphEditor, node: NodeProto, image: Codes, weight: Codes, patch: int) -> None:

@@ -8,7 +8,7 @@ from onnx import NodeProto
 from edgeseg.export.edit import GraphEditor, attribute, attributes
 
 ELEMENTWISE = frozenset(
-    {"Add", "Cast", "Clip", "DequantizeLinear", "Div", "Erf", "Gelu", "Max", "Mul", "QuantizeLinear", "Relu", "Sub"}
+    {"Add", "Cast", "Clip", "DequantizeLinear", "Div", "Erf", "Gelu", "Max", "Min", "Mul", "QuantizeLinear", "Relu", "Sub"}
 )
 """Operators that compute every element from those at the same place, constants broadcast."""
 IMAGE_CHANNELS = 4

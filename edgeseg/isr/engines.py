@@ -1,26 +1,25 @@
-"""Programs and engines of one model at any plan, and what a plan costs in multiply-adds."""
+"""Engines of one model at any plan, and what a plan costs in multiply-adds."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgeseg import __version__
 from edgeseg.contracts import Session
-from edgeseg.deploy.form import Form
 from edgeseg.devices.probe import usable_cores
 from edgeseg.engines import table
-from edgeseg.export.program import export_program
 from edgeseg.isr.measure import Built
 from edgeseg.isr.plans import PlanSpace
+from edgeseg.isr.programs import FloatPrograms, Programs
 from edgeseg.models.segmentor import Segmentor
 from edgeseg.recipe.schema import Export
-from edgeseg.specs import IsrPlan
+from edgeseg.specs import IsrPlan, canonical_form
 from edgeseg.trained import Trained
 
 
@@ -28,43 +27,38 @@ class PlanEngines:
     """Engines of a trained model on one runtime of this device; `measure.Engines`.
 
     Args:
-        trained: its plan in force is changed by `build`.
+        trained: the float model; its plan in force is changed by `build`.
         export: size, layout, mask stride and opset of the programs.
         runtime: a row of the engine table.
         threads: default: the physical cores that this process may use.
+        programs: default: those of the float model.
     Raises:
         Unsupported: there is no such runtime, or it is not installed.
     """
 
-    def __init__(self, trained: Trained, export: Export, runtime: str, threads: int | None = None) -> None:
-        self._trained, self._model, self._export = trained, trained.model, export
+    def __init__(
+        self, trained: Trained, export: Export, runtime: str, threads: int | None = None, programs: Programs | None = None
+    ) -> None:
+        self._model, self._size_hw = trained.model, export.size_hw
+        self._programs = programs or FloatPrograms(trained, export)
         self._backend = table.backend(runtime)
-        self._form: Form = runtime if runtime in get_args(Form) else "plain"  # type: ignore[assignment]  # it is one of Form
+        self._form = self._backend.form_for(self._programs.precision) or canonical_form(self._programs.precision)
         self.device = table.fingerprint(runtime)
         self.space = plan_space(trained.model, export.size_hw)
         self.options: Mapping[str, Any] = {"threads": threads or usable_cores()}
         self.identity: Mapping[str, Any] = {
             "edgeseg": __version__,
-            "checkpoint": trained.sha256,
+            **self._programs.identity,
             "export": export.model_dump(mode="json"),
+            "precision": self._programs.precision,
             "form": self._form,
             "device": self.device.key,
         }
 
     def build(self, plan: IsrPlan, folder: Path) -> Built:
         """Export the program at a plan and compile it, into `folder`. Raises BuildError."""
-        self._model.set_isr(plan)
-        export = self._export
-        program = export_program(
-            self._model,
-            image=self._model.image_spec(export.size_hw, export.layout),
-            labels=self._trained.labels,
-            mask_stride=export.mask_stride,
-            arch=self._trained.arch,
-            opset=export.opset,
-            out=folder / "program.onnx",
-            form=self._form,
-        )
+        folder.mkdir(parents=True, exist_ok=True)
+        program = self._programs.write(plan, self._form, folder)
         return Built(program, self._backend.compile(program, folder, self.options))
 
     def open(self, built: Built) -> Session:
@@ -75,7 +69,7 @@ class PlanEngines:
         model = copy.deepcopy(self._model).to("meta")
         model.set_isr(plan)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(torch.empty(1, 3, *self._export.size_hw, device="meta"))
+            model(torch.empty(1, 3, *self._size_hw, device="meta"))
         return counter.get_total_flops() // 2
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from edgeseg.errors import GateFailed
 from edgeseg.isr.plans import Level
 from edgeseg.recipe.schema import Choose
-from edgeseg.specs import IsrPlan
+from edgeseg.specs import IsrPlan, Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class Candidate:
     p10_ms: float
     p90_ms: float
 
-    def level(self) -> Level:
-        return Level(self.plan, self.miou, round(self.ms, 3), self.macs)
+    def level(self, precision: Precision) -> Level:
+        return Level(self.plan, self.miou, round(self.ms, 3), self.macs, precision)
 
 
 def pareto_front(candidates: Iterable[Candidate], noise_ms: float) -> list[Candidate]:
@@ -82,7 +82,7 @@ def choose(front: Sequence[Candidate], base_miou: float, rule: Choose) -> Candid
         raise GateFailed(
             f"no plan satisfies isr.choose.latency_ms {rule.latency_ms:g}: the fastest, {last.plan}, takes {last.ms:.1f} ms",
             hint="raise isr.choose.latency_ms, search further with --max-plans, or give more --threads",
-            report={"front": [c.level().to_json() for c in front]},
+            report={"front": [{"plan": str(c.plan), "miou": c.miou, "ms": round(c.ms, 3)} for c in front]},
         )
     return fit[0]
 

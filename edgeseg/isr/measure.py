@@ -144,6 +144,13 @@ class Meter:
     def miou(self, plan: IsrPlan) -> float:
         return self._mious[plan]
 
+    def measure_miou(self, plan: IsrPlan) -> float:
+        """The accuracy of a plan alone, measured if it is not known yet. Raises BuildError."""
+        if plan not in self._mious:
+            with TemporaryDirectory(prefix="edgeseg-isr-") as folder:
+                self._evaluate(plan, self._engines.build(plan, Path(folder)))
+        return self._mious[plan]
+
     def timing(self, plan: IsrPlan) -> Timing:
         name, base = str(plan), str(self._engines.space.base)
         pairs = [pair for s in self._sittings if name in s for pair in zip(s[name], s[base], strict=True)]
@@ -171,14 +178,17 @@ class Meter:
                 self._tick(BUILD_TICKS)
                 if plan in self._mious:
                     self._tick(len(self._subset))
-                    continue
-                with _failing(plan), self._engines.open(built[plan]) as session:
-                    confusion = evaluate(session.segment, self._subset, progress=_Ticks(self._tick))
-                self._record({"plan": str(plan), "miou": confusion.miou()}, "miou")
+                else:
+                    self._evaluate(plan, built[plan])
             untimed = [plan for plan in plans if not self._is_timed(plan)]
             self._tick((len(plans) - len(untimed)) * self._rounds)
             if untimed:
                 self._record({"times_ms": self._sitting(untimed, built)}, "times_ms")
+
+    def _evaluate(self, plan: IsrPlan, built: Built) -> None:
+        with _failing(plan), self._engines.open(built) as session:
+            confusion = evaluate(session.segment, self._subset, progress=_Ticks(self._tick))
+        self._record({"plan": str(plan), "miou": confusion.miou()}, "miou")
 
     def _build(self, plan: IsrPlan, folder: Path) -> Built:
         """The base plan's engine is needed in every sitting: it stays."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg.errors import DataError, RecipeError
-from edgeseg.specs import IsrPlan
+from edgeseg.specs import IsrPlan, Precision
 
 Choices = tuple[tuple[int, ...], ...]
 """Legal multipliers of each stage, ascending from 1."""
@@ -132,15 +132,17 @@ class Level:
         miou: on the validation subset of its search, a fraction.
         ms: one image through the engine of the device that it was measured on.
         macs: multiply-adds.
+        precision: of the engines that it was measured with.
     """
 
     plan: IsrPlan
     miou: float
     ms: float
     macs: int
+    precision: Precision = "float"
 
     def to_json(self) -> dict[str, Any]:
-        return {"plan": str(self.plan), "miou": self.miou, "ms": self.ms, "macs": self.macs}
+        return {"plan": str(self.plan), "miou": self.miou, "ms": self.ms, "macs": self.macs, "precision": self.precision}
 
 
 def load_levels(path: Path, *, checkpoint_sha256: str | None = None, size_hw: tuple[int, int] | None = None) -> list[Level]:
@@ -176,4 +178,5 @@ def load_levels(path: Path, *, checkpoint_sha256: str | None = None, size_hw: tu
 
 
 def _level(row: Mapping[str, Any]) -> Level:
-    return Level(IsrPlan.parse(row["plan"]), float(row["miou"]), float(row["ms"]), int(row["macs"]))
+    figures = float(row["miou"]), float(row["ms"]), int(row["macs"])
+    return Level(IsrPlan.parse(row["plan"]), *figures, "int8" if row.get("precision") == "int8" else "float")

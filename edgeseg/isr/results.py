@@ -27,7 +27,8 @@ def leave(
 
     Args:
         candidates: all that were measured, the base plan among them.
-        setting: what table.json says of the measurement; `checkpoint_sha256` and `size_hw` go into plan.json too.
+        setting: what table.json says of the measurement; `precision`, `checkpoint_sha256` and `size_hw` go into plan.json
+            too.
     Raises:
         GateFailed: no plan satisfies the rule; table and plot are written, a plan.json of an earlier search is removed.
         BuildError: the folder cannot be written.
@@ -50,7 +51,7 @@ def leave(
 def _write(table: Mapping[str, Any], levels: Sequence[Candidate], out: Path) -> None:
     picture = draw_pareto(table)
     plan = {
-        "levels": [level.level().to_json() for level in levels],
+        "levels": [level.level(table["precision"]).to_json() for level in levels],
         **{name: table[name] for name in ("rule", "checkpoint_sha256", "size_hw")},
     }
     files = {"table.json": _json(table), "pareto.png": picture, "report.html": isr_page(table, picture)}

@@ -24,6 +24,7 @@ from edgeseg.isr.engines import PlanEngines
 from edgeseg.isr.front import Candidate, best_step, pareto_front
 from edgeseg.isr.measure import SITTING, Engines, Meter
 from edgeseg.isr.plans import PlanSpace
+from edgeseg.isr.programs import Int8Programs
 from edgeseg.isr.results import leave
 from edgeseg.journal import Journal
 from edgeseg.recipe.schema import Choose, Recipe
@@ -51,6 +52,7 @@ class SearchOptions:
         runtime: a row of the engine table; by default, the recipe's first target.
         threads: of the engines; default: the physical cores that this process may use.
         force: forget what was measured before.
+        quantized: search through INT8 engines of this quantized checkpoint; None: through float engines.
     """
 
     strategy: Strategy = "greedy"
@@ -62,6 +64,7 @@ class SearchOptions:
     runtime: str | None = None
     threads: int | None = None
     force: bool = False
+    quantized: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,11 @@ def search(
 ) -> SearchResult:
     """Measure candidates for a trained model on this device, and choose by the recipe's `isr.choose`.
 
+    In INT8, one set of scales serves every plan, accuracy lost is against the INT8 base plan, and the float base plan's accuracy
+    is told beside it.
+
     Args:
+        checkpoint: float weights; of INT8 engines, those that were quantized.
         out: folder for the results; what an earlier search of the same setting measured there is not measured again.
     Raises:
         DataError: checkpoint or data do not fit the recipe, or the validation set is empty.
@@ -99,12 +106,14 @@ def search(
         RecipeError: a plan that is not legal, a grid or a list of plans beyond `max_plans`, an unknown strategy.
         BuildError: an engine failed; what was measured is kept.
         GateFailed: no plan satisfies the rule; the table is written, plan.json is not.
-        MissingDependency: matplotlib is not installed.
+        MissingDependency: matplotlib is not installed, or modelopt where the search is in INT8.
         KeyboardInterrupt: what was measured is kept.
     """
     require("matplotlib.figure", extra="report", purpose="draw the front")
     trained = load_trained(recipe, checkpoint)
-    engines = PlanEngines(trained, recipe.export, options.runtime or recipe.targets[0].runtime, options.threads)
+    programs = Int8Programs(recipe, trained, options.quantized) if options.quantized is not None else None
+    setting = (trained, recipe.export, options.runtime or recipe.targets[0].runtime, options.threads)
+    engines, float_engines = PlanEngines(*setting, programs), PlanEngines(*setting) if programs else None
     seeds = seeds_of(engines.space, recipe.isr.plan(), options)
     dataset = open_dataset(recipe.data, "val", data_root)
     if dataset.labels.names != trained.labels.names:
@@ -119,8 +128,12 @@ def search(
         "checkpoint_sha256": trained.sha256,
         "size_hw": list(recipe.export.size_hw),
         "mask_stride": recipe.export.mask_stride,
+        "precision": "float",
     }
-    return search_plans(engines, subset, seeds, recipe.isr.choose, out, options, facts, progress or NoProgress())
+    if programs:
+        facts |= {"precision": "int8", "quantized_sha256": programs.sha256, "calibrated_at": str(programs.home)}
+    rule, progress = recipe.isr.choose, progress or NoProgress()
+    return search_plans(engines, subset, seeds, rule, out, options, facts, progress, float_engines=float_engines)
 
 
 def search_plans(
@@ -133,8 +146,14 @@ def search_plans(
     facts: Mapping[str, Any],
     progress: Progress,
     clock: Callable[[], float] = time.perf_counter,
+    float_engines: Engines | None = None,
 ) -> SearchResult:
-    """The search itself, on engines and data that are there. `facts` go into table.json."""
+    """The search itself, on engines and data that are there.
+
+    Args:
+        facts: go into table.json.
+        float_engines: where `engines` are not float: of these the base plan's accuracy is told beside it.
+    """
     journal_path = out / "search.jsonl"
     if options.force:
         journal_path.unlink(missing_ok=True)
@@ -142,11 +161,15 @@ def search_plans(
     def tick(count: int) -> None:
         progress.advance(_TASK, count)
 
-    with Meter(engines, subset, Journal(journal_path), options.rounds, tick=tick, clock=clock) as meter:
+    journal, float_base = Journal(journal_path), {}
+    with Meter(engines, subset, journal, options.rounds, tick=tick, clock=clock) as meter:
         walk = _Search(engines, meter, options.max_plans, progress)
         most = len(seeds) if options.strategy != "greedy" else min(options.max_plans, len(engines.space))
         progress.start(_TASK, most * meter.ticks)
         try:
+            if float_engines is not None:
+                float_meter = Meter(float_engines, subset, journal, options.rounds)
+                float_base = {"float_base_miou": float_meter.measure_miou(float_engines.space.base)}
             walk.run(seeds, options.strategy)
         except (KeyboardInterrupt, EdgesegError):
             progress.message(f"what was measured is kept in {journal_path}; the same command continues from there")
@@ -154,6 +177,7 @@ def search_plans(
         progress.finish(_TASK)
         setting = {
             **facts,
+            **float_base,
             "runtime": engines.device.runtime,
             "runtime_version": engines.device.runtime_version,
             "device": str(engines.device),

@@ -53,7 +53,7 @@ def export_bundle(
     Args:
         out: the bundle's folder.
         quantized: the quantized checkpoint, where the recipe has a `quant` section; or several, of different ISR plans. A level
-            takes the one that was calibrated at its plan, else the first one's weights and scales.
+            takes the last one that was calibrated at its plan, else the first one's weights and scales.
         levels: ISR plans, from most exact to fastest, one level each, or the plan.json of a search, which is packed as the report
             `isr`; none: one level at the recipe's plan. What weights levels share, which is nearly all, is stored once.
         data_root: golden frames are taken from the validation split below it; without it, from generated street scenes.
@@ -75,13 +75,9 @@ def export_bundle(
     progress = progress or NoProgress()
     reports = {**(reports or {})}
     trained = load_trained(recipe, checkpoint)
+    plans = level_plans(levels, recipe, trained)
     if isinstance(levels, Path):
-        found = load_levels(levels, checkpoint_sha256=trained.sha256, size_hw=recipe.export.size_hw)
-        levels = [level.plan for level in found]
-        reports["isr"] = {"levels": [level.to_json() for level in found]}
-    plans = list(levels) or [recipe.isr.plan()]
-    if twice := sorted({str(plan) for plan in plans if plans.count(plan) > 1}):
-        raise RecipeError(f"two levels at one ISR plan: {', '.join(twice)}", hint="name each plan once")
+        reports["isr"] = {"levels": [level.to_json() for level in load_levels(levels)]}
     floats = [trained.at(plan) for plan in plans]
     int8 = quantized_levels(recipe, trained, [quantized] if isinstance(quantized, Path) else quantized, plans)
     if int8:
@@ -115,6 +111,21 @@ def export_bundle(
     return bundle, True
 
 
+def level_plans(levels: Path | Sequence[IsrPlan], recipe: Recipe, trained: Trained) -> list[IsrPlan]:
+    """The ISR plan of each level; the recipe's where none is named.
+
+    Raises:
+        DataError: the plan.json is of another checkpoint or size; RecipeError: a plan is named twice.
+    """
+    if isinstance(levels, Path):
+        found = load_levels(levels, checkpoint_sha256=trained.sha256, size_hw=recipe.export.size_hw)
+        levels = [level.plan for level in found]
+    plans = list(levels) or [recipe.isr.plan()]
+    if twice := sorted({str(plan) for plan in plans if plans.count(plan) > 1}):
+        raise RecipeError(f"two levels at one ISR plan: {', '.join(twice)}", hint="name each plan once")
+    return plans
+
+
 def quantized_levels(recipe: Recipe, trained: Trained, files: Sequence[Path], plans: Sequence[IsrPlan]) -> list[Quantized]:
     """The quantized model of each level; empty where the recipe does not quantize. Raises as `export_bundle`."""
     if recipe.quant is None:
@@ -136,7 +147,7 @@ def quantized_levels(recipe: Recipe, trained: Trained, files: Sequence[Path], pl
                 f"{file} was quantized from another checkpoint than the one for its float twin",
                 hint=f"edgeseg quantize {recipe.name}, or give the float checkpoint that it was made from",
             )
-    by_plan = {one.plan: one for one in reversed(at_home)}
+    by_plan = {one.plan: one for one in at_home}
     return [by_plan.get(plan) or load_quantized(recipe, files[0], plan) for plan in plans]
 
 

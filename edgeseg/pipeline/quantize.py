@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,12 +14,15 @@ from edgeseg import __version__
 from edgeseg.bundle import Bundle, copy_bundle, open_bundle
 from edgeseg.contracts import NoProgress, Progress
 from edgeseg.errors import BundleError, GateFailed, RecipeError, Unsupported, require
-from edgeseg.pipeline.quantize_engines import Bench, check_drop, speedup, timings
-from edgeseg.pipeline.quantize_model import Int8Checkpoint, calibrated, trained_int8
-from edgeseg.pipeline.stages import Stage, write_json, write_whole
+from edgeseg.pipeline.export import level_plans
+from edgeseg.pipeline.quantize_engines import Bench, check_drop, check_levels, speedup, timings
+from edgeseg.pipeline.quantize_levels import Settled, settle
+from edgeseg.pipeline.quantize_model import Int8Checkpoint, calibrated, recalibrated, trained_int8
+from edgeseg.pipeline.stages import Stage, file_sha256, write_json, write_whole
 from edgeseg.recipe.load import recipe_digest
 from edgeseg.recipe.schema import Recipe
 from edgeseg.report.quant import draw_quantization
+from edgeseg.specs import IsrPlan
 from edgeseg.trained import Trained, load_trained
 
 
@@ -45,6 +49,7 @@ def quantize_run(
     data_root: Path,
     run_dir: Path,
     *,
+    levels: Path | Sequence[IsrPlan] = (),
     ptq_only: bool = False,
     fresh: bool = False,
     device: str = "auto",
@@ -58,8 +63,13 @@ def quantize_run(
     the bundle NAME.edgeseg, and quant/ with what every stage made, quant.json and quant.png. Checkpoint and bundle appear when
     the gate is passed; earlier ones are untouched until then, and the figures of what was refused are in quant/refused.json.
 
+    With several ISR levels, calibration sees the images at every level's plan, and training is at that of level 0. Levels share
+    one set of scales where each of them passes the gate with it; one that does not gets activation scales of its own, in
+    quantized-PLAN.safetensors.
+
     Args:
         checkpoint: of the float model.
+        levels: ISR plans, from most exact to fastest, or the plan.json of a search; none: one level at the recipe's plan.
         ptq_only: calibration only, whatever `quant.qat` says.
         fresh: repeat every stage; an earlier training is kept aside.
         device, workers: of the training.
@@ -67,7 +77,8 @@ def quantize_run(
     Raises:
         RecipeError: the recipe has no quant section, or it does not fit the model.
         DataError: checkpoint, calibration set, or data are not what they should be.
-        GateFailed: coverage below `quant.min_coverage`, or INT8 lost more than `quant.max_miou_drop`; the report holds all.
+        GateFailed: coverage below `quant.min_coverage`, or INT8 lost more than `quant.max_miou_drop` at some level; the report
+            holds all.
         ParityError: a program does not compute what its model does.
         Unsupported: several processes; MissingDependency: modelopt or matplotlib is not installed.
         KeyboardInterrupt: Ctrl-C; the training's state is kept.
@@ -86,14 +97,17 @@ def quantize_run(
     if fresh:
         _forget(folder)
     trained = load_trained(recipe, checkpoint)
-    ptq = calibrated(recipe, recipe.quant, trained, data_root, folder, progress)
+    plans = level_plans(levels, recipe, trained)
+    trained = trained.at(plans[0])
+    ptq = calibrated(recipe, recipe.quant, trained, data_root, folder, progress, plans)
     found = {"ptq": ptq}
     if recipe.quant.qat is not None and not ptq_only:
         found["qat"] = trained_int8(
             recipe, recipe.quant, trained, ptq, data_root, folder, device=device, workers=workers, progress=progress
         )
     kept = [{"ptq": "calibration", "qat": "training"}[name] for name, one in found.items() if not one.made]
-    engines = _Engines(recipe, checkpoint, trained, data_root, run_dir, threads, found, progress)
+    bench = Bench(recipe, checkpoint, data_root, folder, threads, progress, levels=levels)
+    engines = _Engines(bench, trained, plans, run_dir, found)
     if (before := engines.kept()) is not None:
         return Quantization(engines.final, before[0], before[1], (*kept, "engines"))
     bundle, report = engines.make()
@@ -110,42 +124,36 @@ class _Engines:
     """The last stage: engines, their figures, the gate, and what is delivered."""
 
     def __init__(
-        self,
-        recipe: Recipe,
-        checkpoint: Path,
-        trained: Trained,
-        data_root: Path,
-        run_dir: Path,
-        threads: int | None,
-        found: Mapping[str, Int8Checkpoint],
-        progress: Progress,
+        self, bench: Bench, trained: Trained, plans: Sequence[IsrPlan], run_dir: Path, found: Mapping[str, Int8Checkpoint]
     ) -> None:
-        self.recipe, self.checkpoint, self.trained, self.data_root = recipe, checkpoint, trained, data_root
-        self.threads, self.found, self.progress = threads, found, progress
-        self.folder = run_dir / "quant"
-        self.final, self.bundle_path = run_dir / "quantized.safetensors", run_dir / f"{recipe.name}.edgeseg"
+        self.bench, self.trained, self.plans, self.found = bench, trained, plans, found
+        self.recipe, self.progress = bench.recipe, bench.progress
+        self.run_dir, self.folder = run_dir, run_dir / "quant"
+        self.final, self.bundle_path = run_dir / "quantized.safetensors", run_dir / f"{self.recipe.name}.edgeseg"
         self.best = "qat" if "qat" in found and found["qat"].report["best_step"] else "ptq"
         if "qat" in found and self.best == "ptq":
-            progress.message("no step of training was better than calibration alone: the calibrated checkpoint is the best")
+            self.progress.message("no step of training was better than calibration alone: the calibrated checkpoint is the best")
         inputs = {
             "edgeseg": __version__,
-            "recipe": recipe_digest(recipe),
+            "recipe": recipe_digest(self.recipe),
             "float_sha256": trained.sha256,
             "quantized_sha256": {name: one.sha256 for name, one in found.items()},
-            "threads": threads,
+            "levels": file_sha256(bench.levels) if isinstance(bench.levels, Path) else [str(plan) for plan in plans],
+            "threads": bench.threads,
         }
         self.stage = Stage(self.folder / "engines.json", inputs)
 
     def kept(self) -> tuple[Bundle, dict[str, Any]] | None:
         """Bundle and report of an earlier run from the same inputs, if all is there and was made for this device."""
         report = self.stage.kept()
-        if report is None or not self.final.is_file():
+        if report is None or not all((self.run_dir / name).is_file() for name in report["checkpoints"]):
             return None
         try:
             bundle = open_bundle(self.bundle_path)
             bundle.verify()
-            for precision in ("float", "int8"):
-                bundle.find_engine(0, precision=precision)  # type: ignore[arg-type]
+            for level in range(len(self.plans)):
+                bundle.find_engine(level, precision="float")
+                bundle.find_engine(level, precision="int8")
         except BundleError as error:
             self.progress.message(f"engines are made anew: {error}")
             return None
@@ -154,29 +162,52 @@ class _Engines:
     def make(self) -> tuple[Bundle, dict[str, Any]]:
         """Export, build, measure, gate; then deliver. Raises GateFailed with the report, and delivers nothing."""
         with TemporaryDirectory(prefix=".engines-", dir=self.folder) as scratch:
-            bench = Bench(self.recipe, self.checkpoint, self.data_root, Path(scratch), self.threads, self.progress)
-            bundle, built = bench.bundle(self.found[self.best].path)
-            accuracy = {"float": bench.accuracy(bundle, "float"), self.best: bench.accuracy(bundle, "int8")}
+            bench, best = replace(self.bench, folder=Path(scratch)), self.found[self.best].path
+            settled = settle(bench, self.plans, best, partial(self._own_scales, best, Path(scratch)), *self._gate)
+            accuracy = {"float": settled.levels[0].float_report, self.best: settled.levels[0].int8_report}
             if self.best == "qat":
-                calibrated_only, _ = bench.bundle(self.found["ptq"].path)
-                accuracy = {"float": accuracy["float"], "ptq": bench.accuracy(calibrated_only, "int8"), "qat": accuracy["qat"]}
-            report = self._report(accuracy, timings(built), built.engine.kind)
+                runtime = accuracy["qat"]["runtime"]  # one for both, or the difference would not be that of the training
+                calibrated_only, _ = replace(bench, runtimes=(runtime,)).bundle([self.found["ptq"].path], self.plans[:1])
+                ptq = bench.accuracy(calibrated_only, "int8", runtime=runtime)
+                accuracy = {"float": accuracy["float"], "ptq": ptq, "qat": accuracy["qat"]}
+            report = self._report(accuracy, settled)
             refused = self.folder / "refused.json"
             try:
                 check_drop(self.recipe, accuracy, self.best, report)
+                check_levels(report["levels"], *self._gate, report)
             except GateFailed:
                 write_json(refused, report)
                 raise
             picture = draw_quantization(report)
-            delivered = copy_bundle(bundle, self.bundle_path)
-        write_whole(self.final, self.found[self.best].path.read_bytes())
+            delivered = copy_bundle(settled.bundle, self.bundle_path)
+            self._deliver(settled)
         write_json(self.folder / "quant.json", report)
         write_whole(self.folder / "quant.png", picture)
         self.stage.done(report)
         refused.unlink(missing_ok=True)
         return delivered, report
 
-    def _report(self, accuracy: dict[str, Any], rows: list[dict[str, Any]], default: str) -> dict[str, Any]:
+    @property
+    def _gate(self) -> tuple[str, float]:
+        return self.recipe.miou_gate("int8")
+
+    def _own_scales(self, source: Path, folder: Path, plan: IsrPlan, why: str) -> Path:
+        assert self.recipe.quant is not None
+        return recalibrated(self.recipe, self.recipe.quant, self.trained, source, plan, why, self.bench.data_root, folder)
+
+    def _deliver(self, settled: Settled) -> None:
+        """The checkpoints, and none of a level's own scales that an earlier run left."""
+        for stale in self.run_dir.glob(f"{self.final.stem}-*.safetensors"):
+            stale.unlink()
+        for name, file in zip(self._names(settled), settled.files, strict=True):
+            write_whole(self.run_dir / name, file.read_bytes())
+
+    def _names(self, settled: Settled) -> list[str]:
+        own = [f"{self.final.stem}-{level.plan}.safetensors" for level in settled.levels if level.why is not None]
+        return [self.final.name, *own]
+
+    def _report(self, accuracy: dict[str, Any], settled: Settled) -> dict[str, Any]:
+        rows = timings(settled.built[0])
         quant = self.recipe.quant
         assert quant is not None
         return {
@@ -193,7 +224,9 @@ class _Engines:
             "qat": self.found["qat"].report if "qat" in self.found else None,
             "accuracy": accuracy,
             "miou_drop": accuracy["float"]["miou"] - accuracy[self.best]["miou"],
+            "levels": settled.rows(),
+            "checkpoints": self._names(settled),
             "engines": rows,
-            "default_engine": default,
+            "default_engine": settled.built[0].engine.kind,
             "speedup": speedup(rows),
         }

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeseg import __version__
 from edgeseg.contracts import Progress
-from edgeseg.data.calib import load_calib
+from edgeseg.data.calib import CalibSet, load_calib
 from edgeseg.data.calib_images import open_calib
 from edgeseg.deploy.form import deploy
 from edgeseg.pipeline.stages import Stage, file_sha256
-from edgeseg.quant.calibrate import calibrate
+from edgeseg.quant.calibrate import CalibrationReport, observe, set_ranges
 from edgeseg.quant.coverage import Coverage, Layer, coverage
+from edgeseg.quant.state import load_scales, scales
 from edgeseg.recipe.schema import Quant, Recipe
+from edgeseg.specs import IsrPlan
 from edgeseg.train.loop import set_aside
 from edgeseg.train.qat import finetune_int8, schedule
 from edgeseg.train.quantized import FORM, prepare, save_quantized
@@ -52,6 +54,7 @@ class _Maker:
     def save(
         self, path: Path, model: Any, calibration: Mapping[str, Any], covered: Mapping[str, Any], qat: Mapping[str, Any] | None
     ) -> None:
+        """At the plan in force of `trained`."""
         save_quantized(
             path,
             model,
@@ -69,18 +72,29 @@ class _Maker:
 
 
 def calibrated(
-    recipe: Recipe, quant: Quant, trained: Trained, data_root: Path, folder: Path, progress: Progress
+    recipe: Recipe,
+    quant: Quant,
+    trained: Trained,
+    data_root: Path,
+    folder: Path,
+    progress: Progress,
+    levels: Sequence[IsrPlan] = (),
 ) -> Int8Checkpoint:
     """Calibrate a float model: `ptq.safetensors`, made anew only where model, images or settings changed.
 
-    `report` is {"calibration", "coverage"}.
+    `report` is {"calibration", "coverage"}; coverage is that at the plan in force of `trained`.
 
+    Args:
+        levels: ISR plans that the one set of scales is for, the plan in force first; default: that plan alone. Each quantizer
+            then sees every image at every plan.
     Raises:
         GateFailed: less than `quant.min_coverage` of the multiply-adds would be in INT8; nothing is written.
         DataError: the calibration set, an image of it, or an activation is not what it should be.
         BuildError, RecipeError, MissingDependency: quantizers cannot be placed as the recipe says.
     """
     path, calib_set = folder / "ptq.safetensors", load_calib(quant.calibration.images)
+    models = [trained.at(plan) for plan in levels] or [trained]
+    plans = [one.model.isr_plan for one in models]
     placement = quant.model_dump(mode="json", exclude={"qat", "min_coverage", "max_miou_drop"})
     stage = Stage(
         folder / "ptq.json",
@@ -88,7 +102,7 @@ def calibrated(
             "edgeseg": __version__,
             "float_sha256": trained.sha256,
             "calib_sha256": calib_set.sha256,
-            "isr": str(trained.model.isr_plan),
+            "isr": [str(plan) for plan in plans],
             "size_hw": list(trained.image.size_hw),
             "quant": placement,
         },
@@ -99,19 +113,55 @@ def calibrated(
     images = open_calib(calib_set, recipe.data, data_root)
     for text in images.warnings:
         progress.message(f"warning: {text}")
-    prepared = prepare(trained.model, trained.image, quant)
-    covered = coverage(prepared.model, prepared.hints, quant, prepared.image.size_hw)
-    covered.check(quant)
-    progress.start(_TASK, len(images))
-    found = calibrate(prepared.model, calibration_tensors(images, prepared.image), quant, lambda done: progress.advance(_TASK))
+    seen, prepared, covered = None, [prepare(one.model, one.image, quant) for one in models], []
+    for one in prepared:
+        covered.append(coverage(one.model, one.hints, quant, one.image.size_hw))
+        covered[-1].check(quant)
+    progress.start(_TASK, len(images) * len(plans))
+    for one in prepared:
+        tensors = calibration_tensors(images, one.image)
+        seen = observe(one.model, tensors, lambda done: progress.advance(_TASK), onto=seen)
     progress.finish(_TASK)
+    assert seen is not None
+    found = set_ranges(prepared[0].model, seen, quant)
     for note in found.notes:
         progress.message(f"warning: {note}")
-    calibration = {"set": calib_set.name, "set_sha256": calib_set.sha256, **found.to_json()}
-    _Maker(recipe, quant, trained).save(path, prepared.model, calibration, covered.to_json(), None)
-    report = {"calibration": calibration, "coverage": covered.to_json()}
+    calibration = _calibration(calib_set, plans, found)
+    _Maker(recipe, quant, models[0]).save(path, prepared[0].model, calibration, covered[0].to_json(), None)
+    report = {"calibration": calibration, "coverage": covered[0].to_json()}
     stage.done(report, [path])
     return Int8Checkpoint(path, file_sha256(path), True, report)
+
+
+def recalibrated(
+    recipe: Recipe, quant: Quant, trained: Trained, source: Path, plan: IsrPlan, why: str, data_root: Path, folder: Path
+) -> Path:
+    """A quantized checkpoint's twin for one ISR level, in `folder`: its weights and their scales, but the level's own activation
+    scales, calibrated at its plan.
+
+    Args:
+        trained: the float model, for the facts of the file.
+        why: goes into the file; the reason why the level does not live on the scales of `source`.
+    Raises:
+        as `calibrated`.
+    """
+    calib_set = load_calib(quant.calibration.images)
+    images = open_calib(calib_set, recipe.data, data_root)
+    level = load_quantized(recipe, source, plan)
+    shared = scales(level.model)
+    found = set_ranges(level.model, observe(level.model, calibration_tensors(images, level.image)), quant)
+    load_scales(level.model, scales(level.model) | {name: one for name, one in shared.items() if name.endswith(".weight_scale")})
+    covered = coverage(level.model, level.hints, quant, level.image.size_hw).to_json()
+    path = folder / f"{source.stem}-{plan}.safetensors"
+    calibration = {**_calibration(calib_set, [plan], found), "why": why}
+    _Maker(recipe, quant, trained.at(plan)).save(path, level.model, calibration, covered, level.facts["qat"])
+    return path
+
+
+def _calibration(calib_set: CalibSet, plans: Sequence[IsrPlan], found: CalibrationReport) -> dict[str, Any]:
+    """What a checkpoint says of where its activation scales come from."""
+    seen_at = [str(plan) for plan in plans]
+    return {"set": calib_set.name, "set_sha256": calib_set.sha256, "isr": seen_at, **found.to_json()}
 
 
 def _coverage_of(document: Mapping[str, Any]) -> Coverage:

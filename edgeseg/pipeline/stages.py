@@ -29,7 +29,7 @@ class Stage:
         """The result of an earlier run, if it came from exactly these inputs and its files are what they were."""
         try:
             record = json.loads(self.path.read_text(encoding="utf-8"))
-            if record["inputs"] != json.loads(json.dumps(self.inputs)):
+            if _canonical(record["inputs"]) != _canonical(self.inputs):
                 return None
             if any(file_sha256(self.path.parent / name) != digest for name, digest in record["files"].items()):
                 return None
@@ -42,6 +42,11 @@ class Stage:
         """Record the result, after its files are complete. Raises BuildError where it cannot be written."""
         names = {file.relative_to(self.path.parent).as_posix(): file_sha256(file) for file in files}
         write_json(self.path, {"inputs": self.inputs, "files": names, "result": result})
+
+
+def _canonical(value: Any) -> str:
+    """Equal texts for equal JSON values only; Python holds true and 1 for equal."""
+    return json.dumps(value, sort_keys=True)
 
 
 def file_sha256(path: Path) -> str:

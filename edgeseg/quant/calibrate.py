@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -70,7 +71,13 @@ def calibrate(
 
 
 @torch.no_grad()
-def observe(model: nn.Module, images: Iterable[Tensor], progress: Callable[[int], None] = lambda done: None) -> Seen:
+def observe(
+    model: nn.Module,
+    images: Iterable[Tensor],
+    progress: Callable[[int], None] = lambda done: None,
+    *,
+    onto: Seen | None = None,
+) -> Seen:
     """Count what every activation quantizer is given; no range changes.
 
     The float model runs: no quantizer rounds while others look, so the order of layers does not matter.
@@ -78,14 +85,17 @@ def observe(model: nn.Module, images: Iterable[Tensor], progress: Callable[[int]
     Args:
         images: (1, 3, H, W) float32, normalised as the deployed model takes them.
         progress: called with the number of images done.
+        onto: count on from what the same model saw of these images at another ISR plan; not changed.
     Raises:
         DataError: no images; or values that are not finite, with the layer and the image.
-        ValueError: the model has no quantizers.
+        ValueError: the model has no quantizers, or not those of `onto`.
     """
     activations = _activations(model)
     if not activations:
         raise ValueError("the model has no quantizers: insert_quantizers comes first")
-    histograms = {name: Histogram() for name in activations}
+    histograms = copy.deepcopy(onto.histograms) if onto else {name: Histogram() for name in activations}
+    if histograms.keys() != activations.keys():
+        raise ValueError("what was seen is of another model, or of other quantizers")
     count = 0
     with _looking(model, activations, histograms):
         for count, image in enumerate(images, start=1):

@@ -214,7 +214,7 @@ class Quant(Section):
     """INT8: weights symmetric per output channel, activations symmetric per tensor; everything else stays float."""
 
     calibration: Calibration
-    attention: Literal["float", "int8"] = Field(default="float", description="the products of queries, keys and values")
+    attention: Literal["float", "int8"] = Field(default="int8", description="the products of queries, keys and values")
     first_conv: Literal["float", "int8"] = Field(default="int8", description="the convolution that sees the image")
     classifier: Literal["float", "int8"] = Field(default="int8", description="the last convolution, which gives the logits")
     keep_float: tuple[str, ...] = Field(default=(), description="globs of layers that stay float, on your word")

@@ -30,6 +30,7 @@ def isr_page(table: Mapping[str, Any], picture: bytes) -> bytes:
         "chosen": chosen or "none: no plan satisfies the rule",
         "rule": ", ".join(f"{name}: {value}" for name, value in table["rule"].items()),
         "checkpoint": f"{table['recipe']} ({table['arch']}), sha256 {table['checkpoint_sha256'][:16]}",
+        "precision": _precision(table),
         "image": f"{width}x{height}, mask at stride {table['mask_stride']}",
         "accuracy": f"mIoU of the engine on {table['images']} validation images, evenly spread",
         "device": f"{table['device']}, {table['threads']} threads",
@@ -66,6 +67,13 @@ def isr_page(table: Mapping[str, Any], picture: bytes) -> bytes:
         f"<p>Time and MACs without unit are shares of the base plan's.</p>{_table(columns, rows)}"
     )
     return _page(f"ISR plans of {table['recipe']}", body)
+
+
+def _precision(table: Mapping[str, Any]) -> str:
+    if table["precision"] == "float":
+        return "float"
+    scales = f"one set of scales for every plan, found at {table['calibrated_at']}, sha256 {table['quantized_sha256'][:16]}"
+    return f"INT8, {scales}; the float base plan has mIoU {100 * table['float_base_miou']:.2f} %"
 
 
 def sensitivity_page(table: Mapping[str, Any], picture: bytes) -> bytes:

@@ -54,7 +54,8 @@ def draw_pareto(table: Mapping[str, Any]) -> bytes:
             color="tab:blue",
         )
     height, width = table["size_hw"]
-    axes.set(xlabel=f"one image, ms ({table['runtime']}, {table['threads']} threads)", ylabel="mIoU, %")
+    runtime = f"{table['runtime']} {table['precision']}"
+    axes.set(xlabel=f"one image, ms ({runtime}, {table['threads']} threads)", ylabel="mIoU, %")
     axes.set_title(
         f"{table['recipe']}, {width}x{height}, {table['images']} images; times within {table['noise_ms']:.2f} ms are equal"
     )

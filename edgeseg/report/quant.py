@@ -35,7 +35,7 @@ def draw_quantization(report: Mapping[str, Any]) -> bytes:
         )
     left.set(ylabel="IoU through the engine, %", ylim=(0, 100))
     left.set_xticks(range(len(names)), names, rotation=60, ha="right")
-    left.legend(loc="lower left", fontsize=8)
+    left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(accuracy), fontsize=8, frameon=False)
     left.grid(axis="y", alpha=0.3)
     rows = [row for row in report["engines"] if row["median_ms"]]
     colours = [_COLOURS[report["best"] if row["precision"] == "int8" else "float"] for row in rows]

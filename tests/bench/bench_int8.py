@@ -173,12 +173,12 @@ def _size_bytes(path: Path) -> int:
 
 
 def child(runner: str, path: Path, pixels: Path, threads: int) -> None:
-    import resource
-
     run = Candidate(path, runner).open(np.load(pixels), threads)
     for _ in range(5):
         run()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    # Not getrusage: its peak includes that of the process that started this one.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    print(status["VmHWM"].split()[0])
 
 
 def measure(size_hw: tuple[int, int], stride: int, plan: IsrPlan, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -194,6 +194,7 @@ def measure(size_hw: tuple[int, int], stride: int, plan: IsrPlan, arguments: arg
             found = {name: one for name, one in found.items() if name == PLAIN or any(text in name for text in arguments.only)}
         runs: dict[str, Run] = {name: one.open(pixels, threads) for name, one in found.items()}
         runs["torch eager"] = lambda: reference.infer(held_out)
+        print(f"{len(runs)} rows, {arguments.rounds} rounds", file=sys.stderr)
         rows: dict[str, dict[str, Any]] = interleave(runs, arguments.rounds)
         for row, one in found.items():
             agreement = round(float((np.squeeze(runs[row]()) == expected).mean()), 4)

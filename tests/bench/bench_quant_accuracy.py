@@ -66,7 +66,7 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
 def engines(args: argparse.Namespace, recipe: Any, folder: Path, name: str, int8: Path, with_float: bool) -> dict[str, Any]:
     """Figures of one quantized checkpoint; with those of its float twin where nobody measured it yet."""
     bench = Bench(recipe, args.checkpoint, args.data_root, folder, args.threads, Told(), runtimes=("onnxruntime",))
-    bundle, built = bench.bundle(int8)
+    bundle, (built,) = bench.bundle([int8])
     found = {"float": bench.accuracy(bundle, "float")} if with_float else {}
     found[name] = {**bench.accuracy(bundle, "int8"), "engines": timings(built)}
     print(name, json.dumps({key: one["miou"] for key, one in found.items()}), file=sys.stderr, flush=True)

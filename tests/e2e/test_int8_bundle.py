@@ -104,6 +104,11 @@ def test_built_run_and_climbed(exported: Path, run_dir: Path, capsys: pytest.Cap
         assert set(verdicts.values()) == {"default", "passed"}
     assert run(["run", str(exported), "--source", "synthetic://128x128@5?frames=3", "--precision", "int8", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["precision"] == "int8"
+    governed = ["--source", "synthetic://128x128@5?frames=3", "--target-fps", "1000", "--precision", "int8", "--json"]
+    assert run(["run", str(exported), *governed]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["precision"] == "int8"
+    assert [level["isr"] for level in report["governor"]["levels"]] == [BASE, FAST]
     assert run(["bundle", "show", str(exported)]) == 0
     share = open_bundle(exported).report("quantization")["levels"][1]["coverage"]["share"]
     shown = capsys.readouterr().out
@@ -125,10 +130,10 @@ def test_kept_where_nothing_changed(exported: Path, run_dir: Path, capsys: pytes
 def test_a_broken_rung_leaves_the_earlier_bundle(
     exported: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = levels.write_dialect
+    real = levels.write_form
 
-    def spoilt(program: Program, form: str, out: Path) -> Program:
-        made = real(program, form, out)
+    def spoilt(program: Program, form: str, folder: Path) -> Program:
+        made = real(program, form, folder)
         if form == "arm":
             model = onnx.load(made.onnx_path)
             weights = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
@@ -137,7 +142,7 @@ def test_a_broken_rung_leaves_the_earlier_bundle(
             onnx.save(model, made.onnx_path)
         return made
 
-    monkeypatch.setattr(levels, "write_dialect", spoilt)
+    monkeypatch.setattr(levels, "write_form", spoilt)
     before = {file: file.read_bytes() for file in exported.rglob("*") if file.is_file()}
     assert run(["export", str(run_dir), "-o", str(exported), "--level", BASE, "--force", "--json"]) == 5
     error: dict[str, Any] = json.loads(capsys.readouterr().out)["error"]

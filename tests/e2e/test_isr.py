@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -11,15 +12,21 @@ import pytest
 import torch
 
 from edgeseg.cli.main import run
+from edgeseg.data.datasets import open_dataset
+from edgeseg.data.evaluate import evaluate
+from edgeseg.data.subset import Subset
 from edgeseg.isr import measure
 from edgeseg.isr.plans import load_levels
 from edgeseg.models import build_model
 from edgeseg.recipe.load import dump_recipe, load_recipe
+from edgeseg.recipe.schema import Calibration, Quant
 from edgeseg.specs import IsrPlan
-from edgeseg.synthetic import LABELS
+from edgeseg.synthetic import LABELS, Scene
 from edgeseg.train.checkpoint import save_checkpoint
+from edgeseg.trained import load_quantized, load_trained
 
 SETS = ("export.size_hw=[64, 64]", "export.mask_stride=4", "augment.crop_hw=[64, 64]", "train.batch_size=2")
+SETTINGS = Quant(calibration=Calibration(images="none", method="max"), min_coverage=0.5, max_miou_drop=0.01, qat=None)
 PAPER = ["1,1,1,1-2,2,2", "2,1,1,1-1,1,1", "2,1,1,1-2,2,2", "2,2,1,1-2,2,2", "2,2,2,1-2,2,2", "2,2,2,2-2,2,2"]
 
 
@@ -107,6 +114,59 @@ def test_the_greedy_search_goes_beyond_the_paper(tmp_path: Path, capsys: pytest.
     assert (folder / "isr" / "pareto.png").exists() and (folder / "isr" / "report.html").exists()
 
 
+def quantized(folder: Path) -> Path:
+    """What quantization leaves in a run folder, calibrated at one plan on two scenes."""
+    from edgeseg.quant.calibrate import calibrate
+    from edgeseg.train.quantized import prepare, save_quantized
+    from edgeseg.trained import calibration_tensors, load_trained
+
+    recipe, path = load_recipe(folder / "recipe.yaml"), folder / "quantized.safetensors"
+    trained = load_trained(recipe, folder / "best.safetensors")
+    prepared = prepare(trained.model, trained.image, SETTINGS)
+    images = [Scene(seed, recipe.export.size_hw).frame(0)[0] for seed in (1, 2)]
+    report = calibrate(prepared.model, calibration_tensors(images, prepared.image), SETTINGS)
+    save_quantized(
+        path,
+        prepared.model,
+        arch=trained.arch,
+        options={},
+        labels=trained.labels,
+        plan=trained.model.isr_plan,
+        size_hw=recipe.export.size_hw,
+        settings=SETTINGS,
+        float_sha256=trained.sha256,
+        calibration=report.to_json(),
+        coverage={},
+    )
+    return path
+
+
+@pytest.mark.slow
+def test_a_search_through_int8_engines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("modelopt", reason="the quant extra is not installed")
+    folder = run_folder(tmp_path / "run")
+    file = quantized(folder)
+    search = ("--search", "presets", "--levels", 2, "--precision", "int8", "--json")
+    assert isr(folder, *search) == 0
+    found = document(capsys)
+    assert found["out"].endswith("isr-int8") and found["precision"] == "int8" and len(found["candidates"]) == 7
+    assert found["quantized_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    recipe = load_recipe(folder / "recipe.yaml")
+    subset = Subset(open_dataset(recipe.data, "val", Path()), 2)
+    for row in found["candidates"]:  # the engine's accuracy is that of the model with this plan and the one set of scales
+        reference = load_quantized(recipe, file, IsrPlan.parse(row["plan"])).reference(recipe.export.mask_stride)
+        assert evaluate(reference.segment, subset).miou() == pytest.approx(row["miou"], abs=0.01)
+    base = load_trained(recipe, folder / "best.safetensors").reference(recipe.export.mask_stride)
+    assert evaluate(base.segment, subset).miou() == pytest.approx(found["float_base_miou"], abs=0.001)
+    levels = load_levels(folder / "isr-int8" / "plan.json", checkpoint_sha256=found["checkpoint_sha256"], size_hw=(64, 64))
+    assert {level.precision for level in levels} == {"int8"}
+    assert isr(folder, *search[:-1]) == 0
+    assert "7 of them measured before" in capsys.readouterr().out
+    with file.open("ab") as other:  # another file, by its hash; here one that is damaged
+        other.write(b"\0")
+    assert isr(folder, *search) == 3
+
+
 def test_fine_tuning_at_a_plan_leaves_a_run_at_that_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run_folder(tmp_path / "run", "edaformer_nano", "isr.finetune_steps=3")
     command = ["isr", str(folder), "--data-root", ".", "--finetune", "2,2,2,2-2,2,2", "--json"]
@@ -132,6 +192,8 @@ def test_fine_tuning_at_a_plan_leaves_a_run_at_that_plan(tmp_path: Path, capsys:
         (["--search", "random"], 2, "'random' is not one of", "--help"),
         (["--runtime", "onnxruntim"], 4, "no runtime named", "did you mean 'onnxruntime'?"),
         (["--finetune", "2,2,2,2-2,2,2"], 2, "limit, rounds cannot go with it", "--help"),
+        (["--precision", "int8"], 3, "no such quantized checkpoint", "edgeseg quantize edaformer_nano_synthetic"),
+        (["--quantized", "some.safetensors"], 2, "--quantized names the weights of INT8 engines", "--help"),
         (["--checkpoint", "none.safetensors"], 3, "no such checkpoint", "edgeseg train"),
         (["--set", "isr.choose={}"], 2, "give exactly one of max_miou_drop, latency_ms, knee", "recipe schema"),
         (["--set", "isr.choose={knee: true, latency_ms: 4}"], 2, "give exactly one of", "recipe schema"),

@@ -18,6 +18,7 @@ from edgeseg.contracts import NoProgress
 from edgeseg.errors import GateFailed
 from edgeseg.models import build_model
 from edgeseg.pipeline import quantize as stage
+from edgeseg.pipeline.quantize_engines import Bench
 from edgeseg.recipe.load import dump_recipe, load_recipe
 from edgeseg.synthetic import LABELS
 from edgeseg.train.checkpoint import load_checkpoint, save_checkpoint
@@ -141,6 +142,48 @@ def test_a_stopped_training_continues_and_a_gate_on_coverage_leaves_nothing(
         quantize(folder, "--set", "quant.qat.lr=5e-5")
     assert "the earlier training is kept aside" in capsys.readouterr().err
     assert (folder / "quant" / "qat.1" / "best.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_levels_share_their_scales_but_one_that_loses_too_much(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("modelopt", reason="the quant extra is not installed")
+    folder = run_folder(tmp_path / "run", "quant.max_miou_drop=0.1")
+    base, fast = "1,1,1,1-1,1,1", "2,2,1,1-2,2,2"
+    real = Bench.accuracy
+
+    def scripted(bench: Bench, bundle: Any, precision: Any, level: int = 0) -> dict[str, Any]:
+        """Level 1 loses 0.3 with the scales of all levels."""
+        told = bundle.report("quantization")["levels"][level]
+        lost = 0.3 if (level, precision, told["calibrated_at"]) == (1, "int8", base) else 0.0
+        return {**real(bench, bundle, precision, level), "miou": 0.5 - lost}
+
+    monkeypatch.setattr(Bench, "accuracy", scripted)
+    assert quantize(folder, "--ptq-only", "--level", base, "--level", fast, "--json") == 0
+    made: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert made["isr"] == base and [row["scales"] for row in made["levels"]] == ["shared", "own"]
+    assert made["checkpoints"] == ["quantized.safetensors", f"quantized-{fast}.safetensors"]
+    assert quantize(folder, "--ptq-only", "--level", base, "--level", fast) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "calibration, engines" in shown and "with one set of scales for all levels it lost 0.3000 mIoU" in shown
+
+    shared, own = (load_checkpoint(folder / name) for name in made["checkpoints"])
+    assert shared.meta["calibration"]["isr"] == [base, fast] and own.meta["calibration"]["isr"] == [fast]
+    assert shared.tensors.keys() == own.tensors.keys()
+    differing = {name for name in own.tensors if not torch.equal(own.tensors[name], shared.tensors[name])}
+    activations = {name for name in own.tensors if name.endswith("_scale") and not name.endswith(".weight_scale")}
+    assert differing and differing <= activations, "weights and their scales are the same"
+    assert all(own.tensors[name] <= shared.tensors[name] for name in differing), "the largest value of one plan, and of both"
+
+    out = tmp_path / "again.edgeseg"
+    assert run(["export", str(folder), "-o", str(out), "--level", base, "--level", fast]) == 0
+    assert run(["bundle", "show", str(out)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "level 0, INT8 activation scales: one set, calibrated at 2 plans" in shown
+    assert "level 1, INT8 activation scales: its own: with one set of scales for all levels it lost 0.3000 mIoU" in shown
+    assert quantize(folder, "--ptq-only", "--set", "quant.max_miou_drop=0.5") == 0
+    assert sorted(path.name for path in folder.glob("quantized*")) == ["quantized.safetensors"]
 
 
 def test_without_modelopt_the_extra_is_named(

@@ -115,6 +115,22 @@ def test_int8_may_lose_what_the_quant_section_allows(
     if verdict == "refused":
         assert row.verdict == "refused"
         assert "quant.max_miou_drop is 0.005" in row.reason
+        assert (
+            row.hint
+            == "onnxruntime int8: not packed; calibrate again, or train with the quantizers in force: edgeseg quantize RECIPE"
+        )
+
+
+def test_a_level_on_the_scales_of_another_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, level = "1,1,1,1-1,1,1", "2,2,1,1-2,2,2"
+    facts = {"isr": level, "calibrated_at": home, "calibration": {"isr": [home]}, "coverage": {"share": 0.5}}
+    told = {"levels": [facts]}
+    bundle = tiny_bundle(tmp_path / "b.edgeseg", **tiny_precisions(tmp_path), reports={"quantization": told})
+    runtimes(monkeypatch, FakeBackend("onnxruntime", tiny_mask))
+    figures = {"float": 0.70, "int8": 0.60}
+    made = build_level(bundle, threads=1, accuracy=lambda session: figures[session.program.precision])
+    assert made.engine.precision == "float"
+    assert "edgeseg quantize RECIPE --level 1,1,1,1-1,1,1 --level 2,2,1,1-2,2,2" in made.choice.candidates[1].hint
 
 
 def test_programs_and_golden_frames_that_do_not_belong_together(tmp_path: Path) -> None:

@@ -90,6 +90,28 @@ def test_convolution_of_patches(form: str, across: int, down: int, patch: int, w
     assert (count_ops(made)["MatMulIntegerToFloat"], count_ops(made)["Conv"]) == (1 - ragged, int(ragged))
 
 
+@settings(max_examples=15, deadline=None)
+@given(form=forms, side=sides, low=st.floats(-3, 0), high=st.floats(0, 20))
+def test_limits_between_a_convolution_and_its_codes(form: str, side: int, low: float, high: float) -> None:
+    graph = QdqGraph(side, x=(1, 3, side, side))
+    y = graph.add("Clip", graph.conv("x", 3, 5), graph.constant(low), graph.constant(high))
+    made = hold(graph, graph.rounded(y, 1 / 8), form)
+    counts = count_ops(made)
+    assert (counts["QLinearConv"], counts["Clip"], counts["Max"]) == (1, 0, 1)
+    assert counts["Min"] == (round(high * 8) < 127)
+
+
+@settings(max_examples=15, deadline=None)
+@given(form=forms, side=st.integers(3, 8), around=st.tuples(*[st.integers(0, 2)] * 4), value=st.sampled_from([0.0, 0.5]))
+def test_padding_before_a_convolution(form: str, side: int, around: tuple[int, ...], value: float) -> None:
+    top, left, bottom, right = around
+    graph = QdqGraph(sum(around), x=(1, 4, side, side))
+    pads = graph.constant([0, 0, top, left, 0, 0, bottom, right], np.int64)
+    x = graph.add("Pad", "x", pads, graph.constant(value))
+    made = hold(graph, graph.rounded(graph.conv(x, 4, 4, 3, depthwise=True)), form)
+    assert (count_ops(made)["QLinearConv"], count_ops(made)["Pad"]) == (1, int(value != 0))
+
+
 @pytest.mark.parametrize("form", DIALECTS)
 def test_what_has_no_integer_operator_keeps_its_weights_as_floats(form: str) -> None:
     graph = QdqGraph(x=(1, 4, 6, 6))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,8 @@ def written(path: Path, **changes: object) -> Path:
 def test_levels_come_back_as_they_were_written(tmp_path: Path) -> None:
     (level,) = load_levels(written(tmp_path / "plan.json"), checkpoint_sha256="ab" * 32, size_hw=(384, 512))
     assert level == Level(IsrPlan((2, 2, 1, 1), (2, 2, 2)), 0.63, 41.2, 4_670_000_000)
+    (level,) = load_levels(written(tmp_path / "plan.json", levels=[replace(level, precision="int8").to_json()]))
+    assert level.precision == "int8"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from edgeseg.data.subset import Subset
 from edgeseg.devices.probe import Fingerprint
 from edgeseg.errors import BuildError, DataError, GateFailed, RecipeError, Unsupported
 from edgeseg.isr.measure import SITTING, WARMUP, Built, Meter, median_interval
-from edgeseg.isr.plans import PlanSpace
+from edgeseg.isr.plans import PlanSpace, load_levels
 from edgeseg.isr.search import SearchOptions, SearchResult, search_plans, seeds_of
 from edgeseg.journal import Journal
 from edgeseg.recipe.schema import Choose
@@ -32,6 +32,7 @@ FACTS: dict[str, Any] = {
     "checkpoint_sha256": "ab" * 32,
     "size_hw": list(SIZE_HW),
     "mask_stride": 1,
+    "precision": "float",
 }
 SAVED_MS = (12.0, 3.0, 1.0)
 LOST_COLUMNS = (2, 1, 4)
@@ -124,6 +125,7 @@ class FakeEngines:
 def run(
     out: Path, engines: FakeEngines, rule: Choose | None = None, progress: NoProgress | None = None, **options: Any
 ) -> SearchResult:
+    facts, float_engines = {**FACTS, **options.pop("facts", {})}, options.pop("float_engines", None)
     chosen = SearchOptions(**{"rounds": 6, **options})
     seeds = seeds_of(engines.space, engines.space.base, chosen)
     return search_plans(
@@ -133,9 +135,10 @@ def run(
         rule or Choose(max_miou_drop=0.07),
         out,
         chosen,
-        FACTS,
+        facts,
         progress or NoProgress(),
         clock=engines.clock,
+        float_engines=float_engines,
     )
 
 
@@ -240,6 +243,39 @@ def test_another_setting_is_measured_anew(tmp_path: Path) -> None:
         engines = FakeEngines()
         vars(engines).update(change)
         assert run(tmp_path, engines, strategy="presets", plans=(IsrPlan((2, 1), (1,)),)).known == 0
+
+
+def test_int8_is_told_beside_the_float_base_and_measured_apart_from_float(tmp_path: Path) -> None:
+    """The two precisions share a journal and nothing of what is in it."""
+
+    class Int8Engines(FakeEngines):
+        """Wrong in four columns more than float."""
+
+        def answer(self, plan: IsrPlan, image: ImageU8) -> MaskU8:
+            mask = super().answer(plan, image)
+            mask[:, 60:] ^= 1
+            return mask
+
+    def int8() -> Int8Engines:
+        engines = Int8Engines()
+        engines.identity = {"checkpoint": "ab", "quantized": "cd", "precision": "int8"}
+        return engines
+
+    facts = {"precision": "int8", "quantized_sha256": "cd" * 32, "calibrated_at": "1,1-1"}
+    beside = FakeEngines()
+    result = run(tmp_path, int8(), strategy="presets", facts=facts, float_engines=beside, plans=tuple(SPACE.lighter(SPACE.base)))
+    base = rows(result)["1,1-1"]
+    assert result.table["float_base_miou"] == 1.0 > base["miou"] and base["drop"] == 0.0
+    assert set(beside.calls) == {SPACE.base} and len(beside.calls) == 5
+    assert [level.precision for level in load_levels(tmp_path / "plan.json")] == ["int8"]
+    assert "the float base plan has mIoU 100.00 %" in (tmp_path / "report.html").read_text()
+
+    again, beside = int8(), FakeEngines()
+    assert run(tmp_path, again, strategy="presets", facts=facts, float_engines=beside).table["float_base_miou"] == 1.0
+    assert not again.calls and not beside.calls
+    floats = FakeEngines()
+    assert run(tmp_path, floats, strategy="presets").table["candidates"][0]["miou"] == 1.0
+    assert floats.calls.count(SPACE.base) >= 6, "its time was not measured"
 
 
 def test_two_searches_on_a_noisy_machine_agree_up_to_the_stated_noise(tmp_path: Path) -> None:

@@ -51,7 +51,9 @@ HINTS = QuantHints(("scores", "weighted"), (("blocks.router", "for its own reaso
 
 def settings(**changes: Any) -> Quant:
     calibration = Calibration(images="none", method=changes.pop("method", "max"))
-    return Quant(**{"calibration": calibration, "min_coverage": 0.0, "max_miou_drop": 1.0, "qat": None, **changes})
+    return Quant(
+        **{"calibration": calibration, "attention": "float", "min_coverage": 0.0, "max_miou_drop": 1.0, "qat": None, **changes}
+    )
 
 
 def images(count: int) -> list[Tensor]:

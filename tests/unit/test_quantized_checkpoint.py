@@ -29,7 +29,12 @@ from golden_rule import fill
 SIZE_HW = (64, 64)
 LABELS = LabelSpace(("road", "sky", "car"), ((1, 1, 1), (2, 2, 2), (3, 3, 3)))
 QUANT = Quant(
-    calibration=Calibration(images="none"), keep_float=("decoder.fuse.2",), min_coverage=0.0, max_miou_drop=1.0, qat=None
+    calibration=Calibration(images="none"),
+    attention="float",
+    keep_float=("decoder.fuse.2",),
+    min_coverage=0.0,
+    max_miou_drop=1.0,
+    qat=None,
 )
 """One layer is float, to see that the placement travels."""
 PLAN = IsrPlan((2, 1, 1, 1), (1, 1, 1))

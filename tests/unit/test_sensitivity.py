@@ -205,7 +205,7 @@ def test_a_stopped_sweep_continues_and_ends_the_same(tmp_path: Path) -> None:
     assert again.known == 2 and again.rows == whole.rows and whole.known == 0
     assert all(module.is_enabled for module in given.model.modules() if isinstance(module, Rounding))
     assert swept(tmp_path / "stopped", "float-one").known == 0
-    assert swept(tmp_path / "stopped", given=replace(given, quant=setting(attention="int8").quant)).known == 0
+    assert swept(tmp_path / "stopped", given=replace(given, quant=setting(attention="float").quant)).known == 0
     given.model.get_submodule("head.input_quantizer").amax *= 2
     assert swept(tmp_path / "stopped", given=given).known == 0
     assert len((tmp_path / "stopped" / JOURNAL).read_text().splitlines()) == 12
