@@ -172,9 +172,9 @@ class ChoiceEntry(Entry):
 
 
 def kind(precision: Precision, options: Mapping[str, Any]) -> str:
-    """Precision of a program, and that of the arithmetic where options name another than float32."""
-    hint = options.get("precision_hint", "f32")
-    return precision if hint == "f32" else f"{precision} {hint}"
+    """Precision of a program, that of the arithmetic where options name another than float32, and what computes but the CPU."""
+    hint, provider = options.get("precision_hint", "f32"), options.get("provider", "cpu")
+    return " ".join((precision, *([hint] if hint != "f32" else []), *([provider] if provider != "cpu" else [])))
 
 
 class GoldenEntry(Entry):

@@ -1,4 +1,7 @@
-"""ONNX Runtime on the CPU.
+"""ONNX Runtime: on the CPU, and on a GPU where `options["provider"]` says so.
+
+On a GPU, an engine is a copy of the program, and the provider compiles it when it is opened (`onnxruntime_providers`). What
+follows is about the CPU.
 
 `compile` lets ONNX Runtime optimise the program at its highest level and keeps the result as the engine file; `load` opens
 that file with optimisation off. Compared with optimising at every load, the session opens in about half the time, runs as
@@ -18,6 +21,7 @@ measured.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -25,9 +29,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from edgeseg.devices.machine import Machine, look
 from edgeseg.devices.probe import processor
+from edgeseg.engines.onnxruntime_providers import PROVIDERS, Bound, installed, open_on_gpu
 from edgeseg.engines.session import ProgramSession, misfit
-from edgeseg.errors import BuildError, BundleError, Unsupported
+from edgeseg.errors import BuildError, BundleError, EdgesegError, Unsupported
 from edgeseg.specs import CANONICAL_FORM, DEFAULT_FORM, ImageU8, MaskU8, Precision, Program
 
 _PROVIDERS = ["CPUExecutionProvider"]
@@ -35,28 +41,66 @@ _ERROR = 3  # of ONNX Runtime's log levels; below it, compile warns that the fil
 
 
 class OnnxRuntime:
-    """The backend. Options: `threads` (int, required) and `spinning` (bool, default False)."""
+    """The backend.
+
+    Options: `threads` (int, required), `spinning` (bool, default False), `provider` ("cpu", which is the default, or one of
+    `onnxruntime_providers.PROVIDERS`); with another provider than the CPU also `cuda_graph` (bool, default True),
+    `workspace_bytes` and `optimization_level`.
+    """
 
     name = "onnxruntime"
-    on_accelerator = False
+
+    def __init__(self, machine: Machine | None = None) -> None:
+        self._machine = machine
+
+    @property
+    def on_accelerator(self) -> bool:
+        """Where there is a GPU and a provider for it. Engines for the CPU are then bound to the GPU too."""
+        return bool(self._gpu_providers())
 
     def form_for(self, precision: Precision) -> str | None:
-        """None for half precision, in which a processor computes by casting. INT8: the form whose kernels this processor has.
-        Unsigned activations only where VNNI adds up 32 bits: without it, x86 adds pairs of products in 16 bits, which saturate,
-        and the answer would be wrong."""
+        """None for half precision without a GPU: a processor computes in it by casting. INT8: the form whose kernels this
+        processor has. Unsigned activations only where VNNI adds up 32 bits: without it, x86 adds pairs of products in 16 bits,
+        which saturate, and the answer would be wrong."""
         if precision != "int8":
-            return DEFAULT_FORM if precision == "float" else None
+            return DEFAULT_FORM if precision == "float" or self._gpu_providers() else None
         return "x86" if any("vnni" in flag for flag in processor()[1]) else "arm"
 
     def version(self) -> str:
         return str(_ort().__version__)
 
     def variants(self) -> Sequence[Mapping[str, Any]]:
-        """One: spinning would win on an idle machine, and lose in a stream."""
-        return [{}]
+        """The CPU, and each provider that is installed where there is a GPU. Spinning would win on an idle machine, and lose in a
+        stream."""
+        _ort()
+        return [{}, *({"provider": name} for name in self._gpu_providers())]
+
+    def _gpu_providers(self) -> list[str]:
+        """The providers that are installed, where there is a GPU."""
+        if not (self._machine or look()).accelerator:
+            return []
+        try:
+            return [name for name in PROVIDERS if installed(_ort(), name)]
+        except Unsupported:
+            return []
 
     def compile(self, program: Program, out_dir: Path, options: Mapping[str, Any]) -> Sequence[Path]:
-        """One file, the optimised graph. Raises BuildError where ONNX Runtime refuses the program."""
+        """One file, the optimised graph; for a GPU the program's own files.
+
+        Raises:
+            BuildError: ONNX Runtime refuses the program, or it is of a precision that this provider brings nothing.
+            Unsupported: the provider is not here.
+        """
+        on_gpu = options.get("provider", "cpu") != "cpu"
+        if program.precision == ("int8" if on_gpu else "fp16"):
+            why = "its INT8 programs are for processors" if on_gpu else "a processor computes in half precision by casting"
+            raise BuildError(
+                f"no {program.precision} engine with this provider: {why}", hint="edgeseg build BUNDLE --runtime tensorrt"
+            )
+        if on_gpu:
+            files = [Path(shutil.copyfile(file, out_dir / file.name)) for file in (program.onnx_path, *program.blobs)]
+            self._open_on_gpu(program, files, options, BuildError, "edgeseg export RECIPE").close()
+            return files
         engine = out_dir / "engine.ort"
         session = open_program(program, options, engine, "ORT")
         if problem := _misfit(session, program):
@@ -64,8 +108,10 @@ class OnnxRuntime:
         return [engine]
 
     def load(self, program: Program, files: Sequence[Path], options: Mapping[str, Any]) -> OnnxRuntimeSession:
-        """Open the file that `compile` wrote. Raises BundleError where ONNX Runtime refuses it."""
+        """Open what `compile` wrote. Raises BundleError where ONNX Runtime refuses it, Unsupported without its provider."""
         ort = _ort()
+        if options.get("provider", "cpu") != "cpu":
+            return self._open_on_gpu(program, files, options, BundleError, "edgeseg build BUNDLE --force")
         (engine,) = files
         settings = _settings(ort, options)
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -78,6 +124,22 @@ class OnnxRuntime:
         if problem := _misfit(session, program):
             raise BundleError(f"{engine} is not an engine of its program: {problem}", hint=rebuild)
         return OnnxRuntimeSession(program, session)
+
+    def _open_on_gpu(
+        self, program: Program, files: Sequence[Path], options: Mapping[str, Any], refused: type[EdgesegError], hint: str
+    ) -> OnnxRuntimeSession:
+        """A session on a GPU. Raises `refused` where ONNX Runtime refuses the files, Unsupported without the provider."""
+        ort = _ort()
+        failures: tuple[type[Exception], ...] = (*_failures(ort), OSError)
+        try:
+            session = open_on_gpu(ort, _settings(ort, options), files, options, (self._machine or look()).accelerator)
+        except failures as error:
+            raise refused(f"onnxruntime refuses {files[0]} on {options['provider']}: {error}", hint=hint) from error
+        if problem := _misfit(session, program):
+            raise refused(f"{files[0]} is not what it is said to be: {problem}", hint=hint)
+        binds = PROVIDERS[options["provider"]].binds
+        shapes = (tuple(session.get_inputs()[0].shape), tuple(session.get_outputs()[0].shape))
+        return OnnxRuntimeSession(program, session, Bound(ort, session, *shapes) if binds else None)
 
 
 def open_program(program: Program, options: Mapping[str, Any], optimised: Path, kind: Literal["ORT", "ONNX"]) -> Any:
@@ -100,17 +162,20 @@ def open_program(program: Program, options: Mapping[str, Any], optimised: Path, 
 
 
 class OnnxRuntimeSession(ProgramSession):
-    """An `edgeseg.contracts.Session`."""
+    """An `edgeseg.contracts.Session`; with `bound`, on buffers of the GPU."""
 
-    def __init__(self, program: Program, session: Any) -> None:
+    def __init__(self, program: Program, session: Any, bound: Bound | None = None) -> None:
         super().__init__(program)
-        self._session = session
+        self._session, self._bound = session, bound
         self._input, self._output = session.get_inputs()[0].name, session.get_outputs()[0].name
 
     def _run(self, pixels: ImageU8) -> MaskU8:
         labels: MaskU8
         try:
-            (labels,) = self._session.run([self._output], {self._input: np.ascontiguousarray(pixels)})
+            if self._bound is not None:
+                labels = self._bound.run(np.ascontiguousarray(pixels))
+            else:
+                (labels,) = self._session.run([self._output], {self._input: np.ascontiguousarray(pixels)})
         except _failures(_ort()) as error:
             raise BundleError(
                 f"onnxruntime failed on an image: {error}", hint="check free memory; edgeseg bundle verify BUNDLE --run"
@@ -118,6 +183,7 @@ class OnnxRuntimeSession(ProgramSession):
         return labels
 
     def _release(self) -> None:
+        self._bound = None
         self._session = None
 
 

@@ -11,6 +11,7 @@ Source: docs.nvidia.com/deeplearning/tensorrt, Python API; "Strongly Typed Netwo
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import multiprocessing
@@ -131,7 +132,7 @@ def construct(pipe: Connection, order: Order) -> None:
         "layers_not_on_dla": on_dla,
         "skipped_tactics": log.skipped,
         "build_s": round(time.perf_counter() - started, 2),
-        "timing_cache_bytes": _keep_times(config, order.timing_cache),
+        "timing_cache": _keep_times(config, order.timing_cache),
         "engine_header_bytes": getattr(trt.Runtime(logger), "engine_header_size", None),
         "inputs": inputs,
         "outputs": outputs,
@@ -195,15 +196,16 @@ def _dla(trt: ModuleType, builder: Any, config: Any, network: Any, order: Order)
     return [layer.name for layer in layers if not config.can_run_on_DLA(layer)]
 
 
-def _keep_times(config: Any, path: Path | None) -> int | None:
-    """Write the timing cache back; its size."""
+def _keep_times(config: Any, path: Path | None) -> dict[str, Any] | None:
+    """Write the timing cache back; its size, and its sha256 before the build (None: there was none) and after it."""
     cache = config.get_timing_cache() if path is not None else None
     if path is None or cache is None:
         return None
+    before = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
     content = bytes(cache.serialize())
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, content)
-    return len(content)
+    return {"bytes": len(content), "sha256_before": before, "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _ports(trt: ModuleType, network: Any, kind: str) -> list[Port]:

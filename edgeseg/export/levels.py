@@ -10,8 +10,9 @@ from typing import Any
 from edgeseg.bundle_golden import GoldenFrame
 from edgeseg.contracts import Progress
 from edgeseg.deploy.form import Form
-from edgeseg.export.dialects import DIALECTS, write_dialect
+from edgeseg.export.dialects import DIALECTS
 from edgeseg.export.float_parity import compare
+from edgeseg.export.forms import write_form
 from edgeseg.export.golden import golden_frames
 from edgeseg.export.half import write_half
 from edgeseg.export.onnx_qdq import export_qdq
@@ -101,8 +102,8 @@ class Int8Level:
         """The canonical form first."""
         out = folder / f"{CANONICAL_FORM}.onnx"
         canonical = export_qdq(self.source, mask_stride=export.mask_stride, opset=export.opset, out=out)
-        made = [canonical, *(write_dialect(canonical, form, folder / f"{form}.onnx") for form in DIALECTS)]
-        return [*made, write_half(canonical, folder / f"{HALF_FORM}.onnx")] if self.half else made
+        others = (*DIALECTS, HALF_FORM) if self.half else DIALECTS
+        return [canonical, *(write_form(canonical, form, folder) for form in others)]
 
     def hold(self, reference: TorchReference, programs: Sequence[Program], images: Sequence[ImageU8]) -> dict[str, Any]:
         """How closely the canonical program agrees with the model, and every other form with it. Raises ParityError."""

@@ -42,8 +42,7 @@ class PlanEngines:
         self._model, self._size_hw = trained.model, export.size_hw
         self._programs = programs or FloatPrograms(trained, export)
         self._backend = table.backend(runtime)
-        precision = self._programs.precision
-        self._form = self._backend.form_for(precision) or canonical_form(precision)
+        self._form = self._backend.form_for(self._programs.precision) or canonical_form(self._programs.precision)
         self.device = table.fingerprint(runtime)
         self.space = plan_space(trained.model, export.size_hw)
         self.options: Mapping[str, Any] = {"threads": threads or usable_cores()}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgeseg.errors import DataError
-from edgeseg.export.dialects import write_dialect
+from edgeseg.export.forms import write_form
 from edgeseg.export.onnx_qdq import export_qdq
 from edgeseg.export.program import export_program
 from edgeseg.recipe.schema import Export, Recipe
@@ -100,4 +100,4 @@ class Int8Programs:
         quantized = load_quantized(self._recipe, self._path, plan)
         out = folder / f"{CANONICAL_FORM}.onnx"
         canonical = export_qdq(quantized, mask_stride=export.mask_stride, opset=export.opset, out=out)
-        return canonical if form == CANONICAL_FORM else write_dialect(canonical, form, folder / f"{form}.onnx")
+        return write_form(canonical, form, folder)

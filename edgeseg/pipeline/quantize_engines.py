@@ -112,10 +112,10 @@ def _row(one: CandidateEntry) -> dict[str, Any]:
 
 
 def fastest_ms(rows: list[dict[str, Any]]) -> dict[str, float | None]:
-    """ "int8", and "float" for every other precision -> the time of its fastest engine, of one run in which all took turns; None
+    """The time of the fastest INT8 engine ("int8") and of the fastest other ("float"), of one run in which all took turns; None
     where there is none."""
     timed = [("int8" if row["precision"] == "int8" else "float", row["median_ms"]) for row in rows if row["median_ms"]]
-    return {kind: min((ms for one, ms in timed if one == kind), default=None) for kind in ("float", "int8")}
+    return {wanted: min((ms for name, ms in timed if name == wanted), default=None) for wanted in ("float", "int8")}
 
 
 def speedup(rows: list[dict[str, Any]]) -> float | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -17,7 +16,7 @@ from edgeseg.engines.measure import measure_together
 from edgeseg.export.program import export_program
 from edgeseg.images import resize_image
 from edgeseg.quant.sensitivity import LayerSwitch
-from edgeseg.specs import CANONICAL_FORM, HALF_FORM, ImageU8, Program
+from edgeseg.specs import CANONICAL_FORM, ImageU8, Program
 from edgeseg.sweeps.setting import Setting
 from edgeseg.trained import Quantized
 
@@ -72,8 +71,7 @@ def _call(session: Session, image: ImageU8) -> Callable[[], object]:
 
 def _program(setting: Setting, floats: tuple[str, ...] | None, form: str, folder: Path) -> Program:
     """One variant in the form that its runtime wants."""
-    from edgeseg.export.dialects import write_dialect
-    from edgeseg.export.half import write_half
+    from edgeseg.export.forms import write_form
     from edgeseg.export.onnx_qdq import export_qdq
 
     trained, export = setting.trained, setting.recipe.export
@@ -105,6 +103,4 @@ def _program(setting: Setting, floats: tuple[str, ...] | None, form: str, folder
         canonical = export_qdq(
             quantized, mask_stride=export.mask_stride, opset=export.opset, out=folder / f"{CANONICAL_FORM}.onnx"
         )
-    if form == CANONICAL_FORM:
-        return canonical
-    return (write_half if form == HALF_FORM else partial(write_dialect, form=form))(canonical, out=folder / f"{form}.onnx")
+    return write_form(canonical, form, folder)

@@ -17,6 +17,7 @@ import pytest
 
 from edgeseg.engines.tensorrt_rtx import TensorRtRtx
 from edgeseg.errors import BuildError, Unsupported
+from edgeseg.export.half import write_half
 from edgeseg.specs import ImageSpec, LabelSpace, Program
 from golden_rule import fill
 from tiny import outside_weights, tiny_program
@@ -71,6 +72,21 @@ def test_edaformer_t(capability: str, version: str, folder: Path, tmp_path: Path
     check(exported("edaformer_t", folder, (384, 512), 1), tmp_path, capability, version)
 
 
+@pytest.mark.parametrize("capability", CARDS.values(), ids=CARDS)
+@pytest.mark.parametrize("name", NANO)
+def test_every_family_in_half_precision(name: str, capability: str, version: str, folder: Path, tmp_path: Path) -> None:
+    check(write_half(exported(name, folder, (64, 128), 4), tmp_path / "half.onnx"), tmp_path, capability, version)
+
+
+def test_half_precision_weighs_less(version: str, folder: Path, tmp_path: Path) -> None:
+    plain = exported("edaformer_t", folder, (384, 512), 1)
+    sizes = []
+    for program in (plain, write_half(plain, tmp_path / "half.onnx")):
+        check(program, tmp_path, "8.9", version)
+        sizes.append((tmp_path / "engine.rtx").stat().st_size)
+    assert sizes[1] < 0.8 * sizes[0]
+
+
 @cache
 def canonical(name: str, folder: Path, size_hw: tuple[int, int]) -> Program:
     """A model with quantizers, as the canonical INT8 program."""
@@ -86,6 +102,12 @@ def canonical(name: str, folder: Path, size_hw: tuple[int, int]) -> Program:
 def test_int8_programs_for_every_card(name: str, capability: str, version: str, folder: Path, tmp_path: Path) -> None:
     """The parser takes every quantizer, and the builder makes an engine. Whether it computes in INT8, only the card shows."""
     check(canonical(name, folder, (384, 512)), tmp_path, capability, version)
+
+
+@pytest.mark.parametrize("capability", CARDS.values(), ids=CARDS)
+@pytest.mark.parametrize("name", ["edaformer_nano", "repsep_nano"])
+def test_int8_with_half_precision_between(name: str, capability: str, version: str, folder: Path, tmp_path: Path) -> None:
+    check(write_half(canonical(name, folder, (64, 128)), tmp_path / "half.onnx"), tmp_path, capability, version)
 
 
 def test_a_quantized_bias_is_refused(version: str, folder: Path, tmp_path: Path) -> None:

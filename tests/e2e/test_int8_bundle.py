@@ -66,7 +66,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def exported(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exported") / "nano.edgeseg"
-    assert run(["export", str(run_dir), "-o", str(out), "--level", BASE, "--level", FAST]) == 0
+    assert run(["export", str(run_dir), "-o", str(out), "--level", BASE, "--level", FAST, "--precision", "fp16"]) == 0
     return out
 
 
@@ -81,13 +81,13 @@ def scales(program: Program) -> dict[str, float]:
 
 def test_every_level_has_both_precisions_on_one_file_of_weights(exported: Path) -> None:
     bundle = open_bundle(exported)
-    programs = [bundle.program(level, "int8", form) for level in (0, 1) for form in ("qdq", "x86", "arm")]
-    assert [program.form for program in programs] == ["qdq", "x86", "arm"] * 2
+    programs = [bundle.program(level, "int8", form) for level in (0, 1) for form in ("qdq", "x86", "arm", "half")]
+    assert [program.form for program in programs] == ["qdq", "x86", "arm", "half"] * 2
     assert {blob.name for program in programs for blob in program.blobs} == {"weights.bin"}
-    base, fast = scales(programs[0]), scales(programs[3])
+    base, fast = scales(programs[0]), scales(programs[4])
     assert base == fast, "one set of scales serves both levels"
     assert {(frame.level, frame.precision) for frame in bundle.manifest.golden} == {
-        (level, precision) for level in (0, 1) for precision in ("float", "int8")
+        (level, precision) for level in (0, 1) for precision in ("float", "fp16", "int8")
     }
     told = bundle.report("quantization")["levels"]
     assert [(one["isr"], one["calibrated_at"]) for one in told] == [(BASE, BASE), (FAST, BASE)]
@@ -121,17 +121,19 @@ def test_built_run_and_climbed(exported: Path, run_dir: Path, capsys: pytest.Cap
 
 
 def test_kept_where_nothing_changed(exported: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["export", str(run_dir), "-o", str(exported), "--level", BASE, "--level", FAST, "--json"]) == 0
+    assert (
+        run(["export", str(run_dir), "-o", str(exported), "--level", BASE, "--level", FAST, "--precision", "fp16", "--json"]) == 0
+    )
     assert json.loads(capsys.readouterr().out)["made"] is False
 
 
 def test_a_broken_rung_leaves_the_earlier_bundle(
     exported: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = levels.write_dialect
+    real = levels.write_form
 
-    def spoilt(program: Program, form: str, out: Path) -> Program:
-        made = real(program, form, out)
+    def spoilt(program: Program, form: str, folder: Path) -> Program:
+        made = real(program, form, folder)
         if form == "arm":
             model = onnx.load(made.onnx_path)
             weights = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
@@ -140,7 +142,7 @@ def test_a_broken_rung_leaves_the_earlier_bundle(
             onnx.save(model, made.onnx_path)
         return made
 
-    monkeypatch.setattr(levels, "write_dialect", spoilt)
+    monkeypatch.setattr(levels, "write_form", spoilt)
     before = {file: file.read_bytes() for file in exported.rglob("*") if file.is_file()}
     assert run(["export", str(run_dir), "-o", str(exported), "--level", BASE, "--force", "--json"]) == 5
     error: dict[str, Any] = json.loads(capsys.readouterr().out)["error"]

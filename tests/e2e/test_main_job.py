@@ -96,6 +96,22 @@ def test_a_smaller_file_with_half_weights(trained: Path, tmp_path: Path, capsys:
     command(capsys, "bundle", "verify", half["bundle"], "--run")
 
 
+def test_half_precision_for_targets_that_compute_in_it(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    targets = "targets=[{runtime: onnxruntime}, {runtime: tensorrt}]"  # it need not be installed
+    made = command(capsys, "export", trained, "-o", tmp_path / "half.edgeseg", "--set", targets)
+    assert made["precisions"] == ["float", "fp16"]
+    (level,) = open_bundle(made["bundle"]).report("parity")["levels"]
+    assert all(rung["passed"] for rung in level["fp16"]["rungs"].values())
+    assert command(capsys, "export", trained, "-o", tmp_path / "half.edgeseg", "--set", targets)["made"] is False
+
+    (built,) = command(capsys, "build", made["bundle"], "--runtime", "onnxruntime")["engines"]
+    assert [row["precision"] for row in built["candidates"]] == ["float"], "a processor would compute it by casting"
+    (ladder,) = command(capsys, "parity", made["bundle"], "--precision", "fp16")["ladders"]
+    assert {rung["rung"]: rung["passed"] for rung in ladder["rungs"]}["P2"]
+    asked = command(capsys, "export", trained, "-o", tmp_path / "asked.edgeseg", "--precision", "fp16")
+    assert asked["precisions"] == ["float", "fp16"]
+
+
 def test_a_form_for_each_runtime_that_the_targets_name(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("openvino")
     targets = "targets=[{runtime: onnxruntime}, {runtime: openvino}]"

@@ -75,3 +75,16 @@ def test_its_engines_are_bound_to_the_gpu(monkeypatch: pytest.MonkeyPatch) -> No
 def test_times_of_kernels_lie_in_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "edgeseg" / "tensorrt"
+
+
+def test_the_facts_say_which_times_of_kernels_were_known(tmp_path: Path) -> None:
+    """The cache is no part of an engine's key, because each build changes it; its hash, before and after, is on record."""
+    path = tmp_path / "cache" / "device.timing"
+    contents = iter([b"one kernel", b"two kernels"])
+    config = SimpleNamespace(get_timing_cache=lambda: SimpleNamespace(serialize=lambda: next(contents)))
+    first, second = (tensorrt_build._keep_times(config, path) for _ in range(2))
+    assert first and second
+    assert (first["sha256_before"], second["sha256_before"]) == (None, first["sha256"])
+    assert second["sha256"] != first["sha256"]
+    assert (path.read_bytes(), second["bytes"]) == (b"two kernels", 11)
+    assert tensorrt_build._keep_times(config, None) is None

@@ -1,0 +1,22 @@
+"""An INT8 program in any of its forms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgeseg.export.dialects import write_dialect
+from edgeseg.export.half import write_half
+from edgeseg.specs import CANONICAL_FORM, HALF_FORM, Program
+
+
+def write_form(canonical: Program, form: str, folder: Path) -> Program:
+    """A canonical INT8 program in the form that a runtime wants: itself, or a file FORM.onnx in `folder`.
+
+    Raises:
+        BuildError: the file cannot be written.
+        ValueError: there is no such form.
+    """
+    if form == CANONICAL_FORM:
+        return canonical
+    out = folder / f"{form}.onnx"
+    return write_half(canonical, out) if form == HALF_FORM else write_dialect(canonical, form, out)

@@ -1,0 +1,251 @@
+"""ONNX Runtime's providers for GPUs, with a module that answers as ONNX Runtime does on a machine with one; and without."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from edgeseg.devices.machine import Machine
+from edgeseg.devices.nvidia import Gpu
+from edgeseg.engines.onnxruntime import OnnxRuntime
+from edgeseg.engines.onnxruntime_providers import PROVIDERS, provider_options
+from edgeseg.errors import BuildError, BundleError, Unsupported
+from edgeseg.manifest import kind
+from tiny import outside_weights, tiny_image, tiny_mask, tiny_program
+
+BARE = Machine("x86_64", "Linux", "", "", (), (), None, None, None, {})
+CARD = Machine("x86_64", "Linux", "", "", (), (Gpu("NVIDIA GeForce RTX 4090", "8.9", 24.0),), None, None, None, {})
+OPTIONS = {"threads": 1}
+PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
+RTX = PROVIDERS["nv_tensorrt_rtx"].title
+
+
+class Value:
+    """A buffer on the GPU."""
+
+    def __init__(self, shape: list[int]) -> None:
+        self.data = np.zeros(shape, np.uint8)
+
+    def update_inplace(self, array: np.ndarray) -> None:
+        assert array.flags.c_contiguous
+        self.data[...] = array
+
+    def numpy(self) -> np.ndarray:
+        return self.data.copy()
+
+
+class GpuOrt:
+    """ONNX Runtime of a GPU build: sessions run on the processor, and say that they run on the provider they were asked for.
+
+    Args:
+        has: titles of its providers.
+        lost: providers do not come up, as where cuDNN is missing: ONNX Runtime falls back to the processor.
+    """
+
+    def __init__(self, *has: str, lost: bool = False, error: Exception | None = None) -> None:
+        self.has, self.lost, self.error = has, lost, error
+        self.asked: list[Any] = []
+        self.libraries: list[str] = []
+        self.bound = 0
+        self.__version__ = "1.31.1"
+        self.OrtValue = SimpleNamespace(ortvalue_from_shape_and_type=lambda shape, kind, device, index: Value(shape))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(onnxruntime, name)
+
+    def get_available_providers(self) -> list[str]:
+        return [*self.has, "CPUExecutionProvider"]
+
+    def register_execution_provider_library(self, name: str, path: str) -> None:
+        self.libraries.append(path)
+
+    def get_ep_devices(self) -> list[Any]:
+        return [SimpleNamespace(ep_name=RTX)] if self.libraries else []
+
+    def SessionOptions(self) -> Any:
+        return Settings()
+
+    def InferenceSession(self, path: str, settings: Any, providers: Any = None, **rest: Any) -> Any:
+        self.asked.append((settings, providers))
+        if self.error:
+            raise self.error
+        real = onnxruntime.InferenceSession(path, settings.real, providers=["CPUExecutionProvider"])
+        titles = [one if isinstance(one, str) else one[0] for one in providers or [settings.devices[0][0].ep_name]]
+        return Session(self, real, ["CPUExecutionProvider"] if self.lost else [*titles, "CPUExecutionProvider"])
+
+
+class Settings:
+    """Session options that keep what they were told."""
+
+    def __init__(self) -> None:
+        object.__setattr__(self, "real", onnxruntime.SessionOptions())
+        object.__setattr__(self, "entries", {})
+        object.__setattr__(self, "devices", [])
+
+    def add_session_config_entry(self, key: str, value: str) -> None:
+        self.entries[key] = value
+
+    def add_provider_for_devices(self, devices: list[Any], options: dict[str, str]) -> None:
+        self.devices.extend((device, options) for device in devices)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.real, name, value)
+
+
+class Session:
+    def __init__(self, ort: GpuOrt, real: Any, titles: list[str]) -> None:
+        self._ort, self._real, self._titles = ort, real, titles
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def get_providers(self) -> list[str]:
+        return self._titles
+
+    def io_binding(self) -> Any:
+        made = SimpleNamespace()
+        made.bind_ortvalue_input = lambda name, value: setattr(made, "image", value)
+        made.bind_ortvalue_output = lambda name, value: setattr(made, "mask", value)
+        return made
+
+    def run_with_iobinding(self, binding: Any) -> None:
+        self._ort.bound += 1
+        binding.mask.data[...] = self._real.run(None, {self._real.get_inputs()[0].name: binding.image.data})[0]
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Installs an ONNX Runtime, and the plug-in where it is wanted."""
+
+    def install(*has: str, plugin: bool = False, **how: Any) -> GpuOrt:
+        ort = GpuOrt(*has, **how)
+        monkeypatch.setitem(sys.modules, "onnxruntime", ort)  # type: ignore[arg-type]
+        if plugin:
+            module = SimpleNamespace(get_ep_name=lambda: RTX, get_library_path=lambda: "librtx.so", __spec__=object())
+            monkeypatch.setitem(sys.modules, PLUGIN, module)  # type: ignore[arg-type]
+        return ort
+
+    return install
+
+
+TITLES = [PROVIDERS[name].title for name in ("tensorrt", "cuda")]
+
+
+def test_candidates_where_there_is_a_gpu_and_a_provider(gpu: Any) -> None:
+    assert (OnnxRuntime(CARD).variants(), OnnxRuntime(CARD).on_accelerator) == ([{}], False)  # the CPU build
+    gpu(*TITLES, plugin=True)
+    names = ["cuda", "tensorrt", "nv_tensorrt_rtx"]
+    assert OnnxRuntime(CARD).variants() == [{}, *({"provider": name} for name in names)]
+    assert OnnxRuntime(CARD).on_accelerator
+    assert OnnxRuntime(CARD).form_for("fp16") == OnnxRuntime(CARD).form_for("float") == "onnxruntime"
+    assert (OnnxRuntime(BARE).variants(), OnnxRuntime(BARE).on_accelerator) == ([{}], False)
+    assert OnnxRuntime(BARE).form_for("fp16") is None
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_on_a_gpu(provider: str, gpu: Any, tmp_path: Path) -> None:
+    ort = gpu(*TITLES)
+    program, runtime, options = outside_weights(tiny_program(tmp_path / "p.onnx")), OnnxRuntime(CARD), {"provider": provider}
+    (tmp_path / "engine").mkdir()
+    files = runtime.compile(program, tmp_path / "engine", {**OPTIONS, **options})
+    assert [file.name for file in files] == ["p.onnx", "weights.bin"]
+    program.onnx_path.unlink()
+    program.blobs[0].unlink()
+    with runtime.load(program, files, {**OPTIONS, **options}) as session:
+        for seed in (0, 1):
+            np.testing.assert_array_equal(session.infer(tiny_image(seed)), tiny_mask(tiny_image(seed)))
+    assert ort.bound == 2
+    for settings, asked in ort.asked:
+        assert asked[0][0] == PROVIDERS[provider].title
+        assert settings.entries["session.disable_cpu_ep_fallback"] == "1"
+
+
+def test_a_plugin_is_registered_once(gpu: Any, tmp_path: Path) -> None:
+    ort = gpu(plugin=True)
+    program, runtime = tiny_program(tmp_path / "p.onnx"), OnnxRuntime(CARD)
+    (tmp_path / "engine").mkdir()
+    options = {**OPTIONS, "provider": "nv_tensorrt_rtx", "workspace_bytes": 1 << 20}
+    files = runtime.compile(program, tmp_path / "engine", options)
+    with runtime.load(program, files, options) as session:
+        np.testing.assert_array_equal(session.infer(tiny_image()), tiny_mask(tiny_image()))
+    assert ort.libraries == ["librtx.so"]
+    settings, asked = ort.asked[-1]
+    assert asked is None and settings.devices[0][1]["nv_max_workspace_size"] == str(1 << 20)
+
+
+def test_kernels_are_kept_by_program_provider_and_gpu(gpu: Any, tmp_path: Path) -> None:
+    ort = gpu(*TITLES)
+    (tmp_path / "engine").mkdir()
+    other = Machine(**{name: getattr(CARD, name) for name in CARD.__slots__} | {"gpus": (Gpu("NVIDIA L4", "8.9", 24.0),)})
+    for machine, threshold in ((CARD, 100.0), (CARD, 150.0), (other, 100.0), (CARD, 100.0)):
+        program = tiny_program(tmp_path / "p.onnx", threshold=threshold)
+        OnnxRuntime(machine).compile(program, tmp_path / "engine", {**OPTIONS, "provider": "tensorrt"})
+    folders = [asked[0][1]["trt_engine_cache_path"] for _, asked in ort.asked]
+    assert len(set(folders)) == 3 and folders[0] == folders[3]
+    assert all(Path(folder).is_dir() for folder in folders)
+
+
+def test_nothing_falls_back_to_the_processor(gpu: Any, tmp_path: Path) -> None:
+    gpu(*TITLES, lost=True)
+    (tmp_path / "engine").mkdir()
+    with pytest.raises(Unsupported, match="did not bring up CUDAExecutionProvider: it would run on CPU"):
+        OnnxRuntime(CARD).compile(tiny_program(tmp_path / "p.onnx"), tmp_path / "engine", {**OPTIONS, "provider": "cuda"})
+
+
+def test_a_graph_that_the_provider_refuses(gpu: Any, tmp_path: Path) -> None:
+    fail = onnxruntime.capi.onnxruntime_pybind11_state.Fail("a node would be left to the CPU")
+    gpu(*TITLES, error=fail)
+    (tmp_path / "engine").mkdir()
+    program, options = tiny_program(tmp_path / "p.onnx"), {**OPTIONS, "provider": "cuda"}
+    with pytest.raises(BuildError, match=r"p\.onnx on cuda: a node"):
+        OnnxRuntime(CARD).compile(program, tmp_path / "engine", options)
+    with pytest.raises(BundleError, match=r"p\.onnx on cuda: a node"):
+        OnnxRuntime(CARD).load(program, [program.onnx_path], options)
+
+
+@pytest.mark.parametrize(
+    ("provider", "message", "hint"),
+    [
+        ("cuda", "has no CUDAExecutionProvider here", "onnxruntime-gpu"),
+        ("tensorrt", "has no TensorrtExecutionProvider here", "onnxruntime-gpu"),
+        ("nv_tensorrt_rtx", "has no NvTensorRTRTXExecutionProvider here", "onnxruntime-ep-nv-tensorrt-rtx"),
+        ("metal", "no provider 'metal'", "cuda, tensorrt, nv_tensorrt_rtx"),
+    ],
+)
+def test_the_real_onnxruntime_for_processors(provider: str, message: str, hint: str, tmp_path: Path) -> None:
+    if set(onnxruntime.get_available_providers()) & set(TITLES):
+        pytest.skip("this onnxruntime is a GPU build")
+    (tmp_path / "engine").mkdir()
+    with pytest.raises(Unsupported, match=message) as refused:
+        OnnxRuntime().compile(tiny_program(tmp_path / "p.onnx"), tmp_path / "engine", {**OPTIONS, "provider": provider})
+    assert hint in refused.value.hint
+
+
+def test_precisions_that_bring_nothing(tmp_path: Path) -> None:
+    program = tiny_program(tmp_path / "p.onnx")
+    for precision, options in (("fp16", {}), ("int8", {"provider": "cuda"})):
+        asked = SimpleNamespace(precision=precision, onnx_path=program.onnx_path, blobs=(), form="qdq")
+        with pytest.raises(BuildError, match=f"no {precision} engine"):
+            OnnxRuntime().compile(asked, tmp_path, {**OPTIONS, **options})  # type: ignore[arg-type]
+
+
+def test_what_providers_are_told() -> None:
+    (cuda,) = provider_options("cuda", {"cuda_graph": False, "workspace_bytes": 5}, Path("c"))
+    assert (cuda[1]["enable_cuda_graph"], cuda[1]["gpu_mem_limit"]) == ("0", "5")
+    tensorrt, after = provider_options("tensorrt", {"optimization_level": 5}, Path("c"))
+    assert tensorrt[1]["trt_cuda_graph_enable"] == "1" and "trt_max_workspace_size" not in tensorrt[1]
+    assert tensorrt[1]["trt_engine_cache_path"] == tensorrt[1]["trt_timing_cache_path"] == "c"
+    assert tensorrt[1]["trt_builder_optimization_level"] == "5" and after[0] == "CUDAExecutionProvider"
+    assert not [name for name in tensorrt[1] if "fp16" in name or "int8" in name]  # the program says what is half
+
+
+def test_engines_of_several_providers_stand_side_by_side() -> None:
+    assert kind("float", {"threads": 2}) == "float"
+    assert kind("fp16", {"provider": "cuda"}) == "fp16 cuda"
+    assert kind("float", {"precision_hint": "bf16", "provider": "cpu"}) == "float bf16"
