@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeseg.engines import table
 from edgeseg.errors import BuildError
-from edgeseg.export.graph import store_half
 from edgeseg.export.float_parity import compare
+from edgeseg.export.graph import store_half
 from edgeseg.export.program import Weights, export_program
 from edgeseg.export.shared_weights import ALIGN_BYTES, MIN_BYTES, WEIGHTS, share_weights
 from edgeseg.graph_files import external_files
@@ -145,6 +145,20 @@ def test_equal_bytes_are_stored_once_whatever_they_are(tmp_path: Path) -> None:
     assert {name: int(place["offset"]) for name, place in located(first).items()} == dict.fromkeys("abcd", 0)
     assert {name: int(place["offset"]) for name, place in located(second).items()} == {"a": 0, "e": ALIGN_BYTES}
     assert (tmp_path / "shared" / WEIGHTS).stat().st_size == ALIGN_BYTES + ones.nbytes
+
+
+def test_sizes_stay_in_the_graph_however_many(tmp_path: Path) -> None:
+    """Shape inference cannot read them elsewhere: attention at 1024x1024 is split into 256 pieces."""
+    pieces = MIN_BYTES // 4
+    model = onnx.load(weighted(tmp_path / "a.onnx", numpy_helper.from_array(np.ones((16, 64), np.float32), "a")).onnx_path)
+    graph, names = model.graph, [f"piece{i}" for i in range(pieces)]
+    graph.initializer.append(numpy_helper.from_array(np.ones(pieces, np.float32), "row"))
+    graph.initializer.append(numpy_helper.from_array(np.ones(pieces, np.int64), "sizes"))
+    graph.node.insert(0, helper.make_node("Split", ["row", "sizes"], names, axis=0))
+    program = tiny_program(tmp_path / "b.onnx")
+    program.onnx_path.write_bytes(model.SerializeToString())
+    (shared,) = share_weights([program], tmp_path / "shared")
+    assert located(shared).keys() == {"a", "row"}
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
