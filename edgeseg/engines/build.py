@@ -154,7 +154,7 @@ class Plan:
         task = f"level {self.level} {self.name}"
         progress.message(f"{task}: building with {self.backend.name} {self.device.runtime_version} ({reason}){estimate}")
         started = time.perf_counter()
-        with paced(progress, task, last_s):
+        with paced(progress, f"{task}, seconds", last_s):
             files = tuple(self.backend.compile(self.program, folder, self.options))
         return files, _since_ms(started)
 

@@ -1,12 +1,11 @@
 """What `edgeseg build` costs and finds: EDAFormer-T in every engine that this machine can run, built, kept, and timed in turns.
 
-python tests/bench/bench_build.py [--bundle B] [--plan 2,2,1,1-2,2,2]... [--data-root DIR] [--no-int8] [--threads 2] [--repeat 1]
+python tests/bench/bench_build.py [--bundle B] [--plan 2,2,1,1-2,2,2]... [--data-root DIR] [--threads 2] [--repeat 1]
 
 Shown: the time of a first build, with compiling, golden frames and the clock; that of a second one, which keeps all; and for each
 engine its size, how long it took to compile and to open, milliseconds, and speed-up over ONNX Runtime in float. Without a bundle
-one is exported from the shipped checkpoint, 512x384, with a program laid out for every runtime, in float and in INT8 (calibration
-alone, no training; on CamVid's images where --data-root is given, else on generated scenes, which changes what INT8 agrees on and
-not how fast it is). A given bundle is left as it is.
+one is exported from the shipped checkpoint, 512x384, with a program laid out for every runtime; with --data-root, of CamVid,
+in INT8 as well (by calibration alone, no training). A given bundle is left as it is.
 `--repeat` builds anew so often; speed-ups that differ between the repeats tell what a difference means on this machine.
 Tables go to stderr, JSON to stdout.
 """
@@ -34,22 +33,20 @@ from edgeseg.trained import load_trained
 CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "edaformer_t_camvid" / "weights.safetensors"
 CHANGES = ["targets=[{runtime: onnxruntime}, {runtime: openvino}]", "gate.min_mask_agreement=0"]
 INT8 = ["quant.qat=null", "quant.min_coverage=0"]
-GENERATED = ["data={format: synthetic, classes: null, train: null, val: null}", "quant.calibration.images=synthetic_train_16"]
 COLUMNS = {"median_ms": "ms", "p90_ms": "p90", "speedup": "speed-up", "bytes": "MB", "compile_ms": "build s", "load_ms": "open s"}
 _UNITS = {"bytes": 1e-6, "compile_ms": 1e-3, "load_ms": 1e-3}
 
 
-def shipped(path: Path, plans: list[str], data_root: Path | None, int8: bool) -> Bundle:
+def shipped(path: Path, plans: list[str], data_root: Path | None) -> Bundle:
     """The shipped checkpoint at each plan, in the form for each runtime; every engine passes the gate, whatever it agrees on."""
-    name = "edaformer_t_camvid_int8" if int8 else "edaformer_t_camvid"
-    changes = [*CHANGES, *(INT8 if int8 else []), *(GENERATED if int8 and data_root is None else [])]
-    recipe = load_recipe(find_recipe(name), changes)
+    name = "edaformer_t_camvid" if data_root is None else "edaformer_t_camvid_int8"
+    recipe = load_recipe(find_recipe(name), [*CHANGES, *(() if data_root is None else INT8)])
     quantized = []
-    if recipe.quant is not None:
-        trained = load_trained(recipe, CHECKPOINT)
+    if recipe.quant is not None and data_root is not None:
         folder = path.with_suffix(".quant")
         folder.mkdir()
-        quantized = [calibrated(recipe, recipe.quant, trained, data_root or folder, folder, NoProgress()).path]
+        trained = load_trained(recipe, CHECKPOINT)
+        quantized = [calibrated(recipe, recipe.quant, trained, data_root, folder, NoProgress()).path]
     levels = [IsrPlan.parse(plan) for plan in plans]
     return export_bundle(recipe, CHECKPOINT, path, quantized=quantized, levels=levels, data_root=data_root)[0]
 
@@ -74,7 +71,6 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--plan", action="append", default=[], help="ISR plan of a level; may be repeated")
     parser.add_argument("--data-root", type=Path, help="of CamVid: calibrate on it, and take golden frames from it")
-    parser.add_argument("--no-int8", action="store_true", help="float alone")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--repeat", type=int, default=1)
     options = parser.parse_args()
@@ -83,7 +79,7 @@ def main() -> None:
         if options.bundle:
             bundle = copy_bundle(open_bundle(options.bundle), path)
         else:
-            bundle = shipped(path, options.plan, options.data_root, not options.no_int8)
+            bundle = shipped(path, options.plan, options.data_root)
         document: dict[str, Any] = {"levels": [level.isr for level in bundle.manifest.levels], "builds": []}
         for _ in range(options.repeat):
             build_s, levels = timed_build(bundle, options.threads, force=True)

@@ -1,0 +1,187 @@
+"""ONNX programs as torch modules: read without the onnx package, and equal to what ONNX Runtime computes."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from edgeseg.engines.onnx_graph import read_graph
+from edgeseg.engines.onnx_torch import TorchProgram, amax_of, round_to_int8
+from edgeseg.engines.tensorrt_graph import cast_first
+from edgeseg.specs import ImageSpec, LabelSpace, Program
+from tiny import outside_weights, tiny_image, tiny_mask, tiny_program
+
+LABELS = LabelSpace(tuple(f"class{i}" for i in range(5)), tuple((i, i, i) for i in range(5)))
+SIZE = (64, 128)
+
+
+def module_of(program: Program) -> TorchProgram:
+    graph = read_graph(cast_first(program.onnx_path.read_bytes()), program.onnx_path.parent)
+    return TorchProgram(graph, round_to_int8).eval()
+
+
+def by_onnxruntime(path: Path, image: np.ndarray) -> np.ndarray:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: image})[0]
+
+
+@cache
+def exported(name: str, folder: Path, **options: str) -> Program:
+    from edgeseg.export.program import export_program
+    from edgeseg.models.catalog import build_model
+    from golden_rule import fill
+
+    model = fill(build_model(name, 5, **options)).eval()
+    return export_program(model, image=ImageSpec(SIZE), labels=LABELS, mask_stride=1, arch=name, out=folder / f"{name}.onnx")
+
+
+def same(program: Program, share: float) -> None:
+    image = np.random.default_rng(0).integers(0, 256, program.image.input_shape, np.uint8)
+    with torch.no_grad():
+        mask = module_of(program)(torch.from_numpy(image))
+    assert mask.dtype == torch.uint8
+    wanted = by_onnxruntime(program.onnx_path, image)
+    assert np.unique(wanted).size > 1
+    assert np.mean(mask.numpy() == wanted) >= share
+
+
+@pytest.mark.parametrize("layout", ["HWC", "NCHW"])
+def test_a_tiny_program(layout: str, tmp_path: Path) -> None:
+    program = outside_weights(tiny_program(tmp_path / "tiny.onnx", layout))
+    image = tiny_image()
+    pixels = image if layout == "HWC" else image.transpose(2, 0, 1)
+    mask = module_of(program)(torch.from_numpy(np.ascontiguousarray(pixels))[None])
+    np.testing.assert_array_equal(mask[0], tiny_mask(image))
+
+
+@pytest.mark.slow
+def test_int8_and_half(tmp_path: Path) -> None:
+    """An INT8 program is the quantized model to the bit, and nearly so with half precision between its integers."""
+    from edgeseg.export.half import write_half
+    from edgeseg.export.onnx_qdq import export_qdq
+    from edgeseg.models.reference import TorchReference
+    from quantized import quantized_model
+
+    quantized = quantized_model("segformer_nano", (32, 64))
+    program = export_qdq(quantized, mask_stride=1, out=tmp_path / "int8.onnx")
+    image = np.random.default_rng(0).integers(0, 256, program.image.input_shape, np.uint8)
+    wanted = TorchReference(quantized.model, quantized.image, 1).infer(image[0])
+    assert np.unique(wanted).size > 1
+    with torch.no_grad():
+        mask, half = (module_of(one)(torch.from_numpy(image))[0] for one in (program, write_half(program, tmp_path / "h.onnx")))
+    np.testing.assert_array_equal(mask, wanted)
+    assert np.mean(half.numpy() == wanted) > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("edaformer_nano", {}),
+        ("segformer_nano", {}),
+        ("vwformer_nano", {}),
+        ("repsep_nano", {}),
+        ("segformer_mobile_nano", {"upsample": "lda_aqu"}),
+    ],
+)
+def test_every_family(name: str, options: dict[str, str], tmp_path: Path) -> None:
+    program = exported(name, tmp_path, **options)
+    same(program, 0.9999)
+    graph, wanted = read_graph(program.onnx_path.read_bytes(), tmp_path), onnx.load(program.onnx_path).graph
+    nodes = [node for node in wanted.node if node.op_type != "Constant"]
+    assert [(n.operator, n.inputs, n.outputs) for n in graph.nodes] == [(n.op_type, (*n.input,), (*n.output,)) for n in nodes]
+    for tensor in wanted.initializer:
+        np.testing.assert_array_equal(graph.constants[tensor.name], numpy_helper.to_array(tensor))
+
+
+def test_torch_export_takes_it(tmp_path: Path) -> None:
+    program = tiny_program(tmp_path / "tiny.onnx")
+    image = torch.from_numpy(tiny_image())[None]
+    exported_program = torch.export.export(module_of(program), (image,), strict=False)
+    np.testing.assert_array_equal(exported_program.module()(image)[0], tiny_mask(tiny_image()))
+
+
+@given(scale=st.floats(2**-26, 2**13, width=32).map(np.float32), steps=st.integers(-140, 140), narrow=st.booleans())
+def test_rounding_is_quantize_linears(scale: np.float32, steps: int, narrow: bool) -> None:
+    given_scale = np.float32(scale * np.float32(127)) / np.float32(127)  # as scales come about
+    amax = amax_of(np.asarray(given_scale))
+    assert amax.dtype == np.float32 and amax / np.float32(127) == given_scale
+    x = np.asarray([steps * given_scale, (steps + 0.5) * given_scale], np.float32)
+    codes = np.clip(np.round(x / given_scale), -127 if narrow else -128, 127)
+    found = round_to_int8(torch.from_numpy(x), torch.from_numpy(amax), narrow)
+    np.testing.assert_array_equal(found, (codes * given_scale).astype(np.float32))
+
+
+@settings(max_examples=20)
+@given(channels=st.integers(1, 5), rest=st.lists(st.integers(1, 3), min_size=1, max_size=3))
+def test_a_scale_for_each_slice_of_axis_0(channels: int, rest: list[int]) -> None:
+    x = torch.randn(channels, *rest, generator=torch.Generator().manual_seed(channels))
+    amax = torch.arange(1.0, channels + 1) / 10
+    apart = torch.stack([round_to_int8(part, value, True) for part, value in zip(x, amax, strict=True)])
+    torch.testing.assert_close(round_to_int8(x, amax, True), apart, rtol=0, atol=0)
+
+
+def graph_of(nodes: list[onnx.NodeProto], *constants: tuple[str, np.ndarray]) -> bytes:
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, (1, 2, 2, 2))
+    mask = helper.make_tensor_value_info("mask", TensorProto.FLOAT, (1, 2, 2, 2))
+    tensors = [numpy_helper.from_array(value, name) for name, value in constants]
+    return helper.make_model(helper.make_graph(nodes, "g", [image], [mask], tensors)).SerializeToString()
+
+
+SCALE, ZERO = ("scale", np.asarray(0.5, np.float32)), ("zero", np.asarray(0, np.int8))
+QUANTIZE = helper.make_node("QuantizeLinear", ["image", "scale", "zero"], ["codes"])
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (graph_of([helper.make_node("Frobnicate", ["image"], ["mask"])]), "no torch form of Frobnicate"),
+        (graph_of([QUANTIZE, helper.make_node("Relu", ["codes"], ["mask"])], SCALE, ZERO), "not dequantized the same way"),
+        (
+            graph_of(
+                [QUANTIZE, helper.make_node("DequantizeLinear", ["codes", "scale", "zero"], ["mask"])],
+                SCALE,
+                ("zero", np.asarray(3, np.int8)),
+            ),
+            "symmetric int8",
+        ),
+    ],
+    ids=["operator", "integers go on", "asymmetric"],
+)
+def test_what_it_does_not_take(model: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TorchProgram(read_graph(model, Path()), round_to_int8)
+
+
+def test_int8_needs_something_that_rounds() -> None:
+    pair = [QUANTIZE, helper.make_node("DequantizeLinear", ["codes", "scale", "zero"], ["mask"])]
+    with pytest.raises(ValueError, match="nothing rounds to INT8"):
+        TorchProgram(read_graph(graph_of(pair, SCALE, ZERO), Path()))
+
+
+@pytest.mark.parametrize("content", [b"", b"no graph"])
+def test_what_is_no_model(content: bytes) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        read_graph(content, Path())
+
+
+@settings(max_examples=30)
+@given(cut=st.floats(0, 1, exclude_max=True))
+def test_a_model_cut_short(cut: float, tmp_path_factory: pytest.TempPathFactory) -> None:
+    whole = tiny_program(tmp_path_factory.mktemp("p") / "tiny.onnx").onnx_path.read_bytes()
+    try:
+        graph = read_graph(whole[: int(cut * len(whole))], Path())
+    except ValueError:
+        return
+    assert graph.nodes  # the cut fell between two fields behind the graph
