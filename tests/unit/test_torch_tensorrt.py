@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
@@ -156,8 +157,12 @@ def order(tmp_path: Path) -> Order:
 def releases(monkeypatch: pytest.MonkeyPatch, convert: Any) -> None:
     """A Torch-TensorRT that calls `convert`; torch.export before it is real."""
     dynamo = SimpleNamespace(convert_exported_program_to_serialized_trt_engine=convert)
-    monkeypatch.setitem(sys.modules, "torch_tensorrt", SimpleNamespace(__version__="2.13.0", dynamo=dynamo))  # type: ignore[arg-type]
-    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="11.0.0"))  # type: ignore[arg-type]
+    for name, facts in {
+        "torch_tensorrt": {"__version__": "2.13.0", "dynamo": dynamo},
+        "tensorrt": {"__version__": "11.0.0"},
+    }.items():
+        module = SimpleNamespace(**facts, __spec__=ModuleSpec(name, None))  # torch asks for it when it first exports
+        monkeypatch.setitem(sys.modules, name, module)  # type: ignore[arg-type]
     monkeypatch.setattr(torch_tensorrt_build, "_convert_to_bytes", lambda: None)
 
 
