@@ -15,12 +15,16 @@ PRODUCTS = ("MatMul", "MatMulIntegerToFloat")
 _BETWEEN = ("Softmax", "QuantizeLinear", "DequantizeLinear")
 
 
-def attention_in_pieces(graph: GraphEditor, piece_bytes: int = PIECE_BYTES) -> None:
+def attention_in_pieces(graph: GraphEditor, piece_bytes: int = PIECE_BYTES) -> int:
     """Compute softmax(q k^T) v for some queries after the others; in place.
 
     It has one row a query, and no row depends on another. The scores of all queries at once would go to memory and come back,
     twice. Shapes are those of the model as it came to the editor.
+
+    Returns:
+        How many softmaxes were split.
     """
+    found = 0
     for softmax in graph.of_type("Softmax"):
         scores, shape = graph.producer(softmax.input[0]), graph.shape(softmax.output[0])
         if scores is None or scores.op_type not in PRODUCTS or shape is None or len(shape) < 3:
@@ -29,6 +33,8 @@ def attention_in_pieces(graph: GraphEditor, piece_bytes: int = PIECE_BYTES) -> N
         pieces = _pieces(shape, piece_bytes)
         if chain and pieces > 1 and graph.only_user(scores.output[0]) is softmax:
             _split(graph, [scores, *chain], len(shape) - 2, pieces, shape[-2])
+            found += 1
+    return found
 
 
 def _to_product(graph: GraphEditor, softmax: NodeProto) -> list[NodeProto]:

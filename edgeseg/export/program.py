@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from edgeseg.deploy.form import Deployed, Form, deploy
 from edgeseg.deploy.rewrites import resize_bilinear
 from edgeseg.errors import BuildError
+from edgeseg.export.edit import GraphEditor
 from edgeseg.export.graph import clean, store_half
+from edgeseg.export.pieces import attention_in_pieces
 from edgeseg.files import replace_file
 from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace, Program
 
@@ -81,11 +83,18 @@ def export_program(
     plan = getattr(model, "isr_plan", IsrPlan((), ()))
     program = Program(out, image, labels, mask_stride, plan, "float", arch, form=form)
     graph = clean(trace_program(deploy(model, image, form), mask_stride, opset))
+    if form == "onnxruntime":
+        graph = _in_pieces(graph)
     if weights == "fp16":
         store_half(graph)
     onnx.checker.check_model(graph, full_check=True)
     write_model(graph, out)
     return program
+
+
+def _in_pieces(graph: onnx.ModelProto) -> onnx.ModelProto:
+    editor = GraphEditor(graph)
+    return editor.finish() if attention_in_pieces(editor) else graph
 
 
 def check_export(model: nn.Module, image: ImageSpec, labels: LabelSpace, mask_stride: int, opset: int) -> None:

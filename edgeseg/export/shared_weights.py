@@ -56,7 +56,9 @@ def share_weights(programs: Sequence[Program], folder: Path) -> list[Program]:
 
 
 def _large(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    return (tensor for tensor in model.graph.initializer if tensor.ByteSize() >= MIN_BYTES)
+    """Those worth moving; never sizes and shapes, which are int64: ONNX reads them from the graph to infer what follows."""
+    tensors = model.graph.initializer
+    return (tensor for tensor in tensors if tensor.ByteSize() >= MIN_BYTES and tensor.data_type != TensorProto.INT64)
 
 
 def _move(tensor: TensorProto, weights: BinaryIO, offsets: dict[bytes, int]) -> None:

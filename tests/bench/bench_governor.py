@@ -1,13 +1,16 @@
 """What the governor is worth: one clip with a slow phase, at a fixed level and governed, side by side.
 
-    python tests/bench/bench_governor.py [--bundle B] [--clip C] (--deadline-ms 40 | --target-fps 25) [--frames 750] [--rounds 2]
+    python tests/bench/bench_governor.py [--bundle B] [--clip C | --data-root DIR] [--deadline-ms 900 | --target-fps 2]
+        [--frames 150] [--rounds 1] [--size 1024] [--plan 2,1,1,1-2,2,2]...
 
 While the middle third of the clip is written, processes that only burn CPU time run beside it. Frames come at the clip's rate, as
 from a camera, and wait where the runner is late. Shown for each run: share of the frames over the limit, in all and in the slow
-third, switches, share of the frames by level; and how far the governed masks are from those of the fixed level.
+third, switches, share of the frames by level; and how far the governed masks are from those of the fixed level. With --data-root
+the frames are the recipe's validation images, again from the first where they end, and mIoU is that against their labels.
 
-Without a bundle one is exported from the shipped checkpoint at three plans. Without a target the deadline is 1.5 times the
-latency of the most exact level on the machine as it is.
+A bundle that is not there is exported from the shipped checkpoint at five plans, and kept where --bundle names a place. Without a
+target the deadline is 1.5 times the latency of the most exact level on the machine as it is; without --fps the frames come 0.8
+times as fast as that level could take them.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import pairwise
@@ -30,7 +33,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from burners import Burners
 from edgeseg.bundle import Bundle, open_bundle
-from edgeseg.contracts import FrameSource
+from edgeseg.contracts import FrameSource, SegDataset
+from edgeseg.data.datasets import open_dataset
 from edgeseg.devices.probe import usable_cores
 from edgeseg.engines.build import build_engine
 from edgeseg.metrics import ConfusionMatrix, mask_agreement
@@ -40,10 +44,14 @@ from edgeseg.stream.levels import open_governed
 from edgeseg.stream.runner import run
 from edgeseg.stream.sources import open_source
 
-CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "edaformer_t_camvid" / "weights.safetensors"
-PLANS = ("1,1,1,1-1,1,1", "2,2,1,1-2,2,2", "4,4,2,1-4,4,2")
+RECIPE = "edaformer_t_camvid"
+CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / RECIPE / "weights.safetensors"
+PLANS = ("1,1,1,1-1,1,1", "2,1,1,1-2,2,2", "2,2,1,1-2,2,2", "2,2,2,1-2,2,2", "4,4,4,4-4,4,4")
 CLIP = "synthetic://640x480@{fps:g}?frames={frames}"
 MASK_STEP = 4
+KEEPS_UP = 0.8
+WARMING = 15
+"""Frames that the latency of the quiet machine is taken from."""
 
 
 class Paced:
@@ -67,6 +75,28 @@ class Paced:
 
     def close(self) -> None:
         self._source.close()
+
+
+class Labelled:
+    """The images of a validation split, in order and again from the first, as a clip."""
+
+    is_live = False
+
+    def __init__(self, data: SegDataset, fps: float, frames: int) -> None:
+        self.data, self.source_id, self.fps, self.frame_count = data, "validation split", fps, frames
+
+    def open(self) -> None: ...
+
+    def frames(self) -> Iterator[Frame]:
+        for index in range(self.frame_count):
+            image, _ = self.data.load(index % len(self.data))
+            yield Frame(image, index, index / self.fps, time.monotonic(), self.source_id)
+
+    def truths(self) -> list[MaskU8]:
+        """The labels of each frame, as sparse as the masks that are kept."""
+        return [self.data.load(index % len(self.data))[1][::MASK_STEP, ::MASK_STEP] for index in range(self.frame_count)]
+
+    def close(self) -> None: ...
 
 
 class Watch:
@@ -100,16 +130,15 @@ class Watch:
         }
 
 
-def shipped_levels(folder: Path) -> Bundle:
-    """The shipped checkpoint at 384x512 and PLANS, with engines."""
+def shipped_levels(path: Path, size: int, plans: Sequence[str], threads: int | None) -> Bundle:
+    """The shipped checkpoint at size x size, mask at stride 4, and plans, with float engines."""
     from edgeseg.pipeline.export import export_bundle
-    from edgeseg.recipe.load import find_recipe, load_recipe
+    from edgeseg.recipe.load import load_recipe
 
-    recipe = load_recipe(find_recipe("edaformer_t_camvid"))
-    plans = [IsrPlan.parse(plan) for plan in PLANS]
-    bundle, _ = export_bundle(recipe, CHECKPOINT, folder / "levels.edgeseg", levels=plans)
-    for level in range(len(PLANS)):
-        build_engine(bundle, level=level)
+    recipe = load_recipe(RECIPE, [f"export.size_hw=[{size},{size}]", "export.mask_stride=4"])
+    bundle, _ = export_bundle(recipe, CHECKPOINT, path, levels=[IsrPlan.parse(plan) for plan in plans])
+    for level in range(len(plans)):
+        build_engine(bundle, level=level, threads=threads)
     return bundle
 
 
@@ -121,58 +150,100 @@ def count(source: FrameSource, limit: int) -> int:
     return frames
 
 
+def miou(truths: Sequence[MaskU8], masks: Sequence[MaskU8], labels: LabelSpace) -> float:
+    confusion = ConfusionMatrix(labels.num_classes, labels.ignore_index)
+    for truth, mask in zip(truths, masks, strict=True):
+        confusion.update(truth, mask)
+    return float(confusion.miou())
+
+
 def distance(fixed: Sequence[MaskU8], governed: Sequence[MaskU8], labels: LabelSpace) -> dict[str, float]:
     """How far the governed masks are from those of the fixed level, which is taken for the truth."""
-    cost = ConfusionMatrix(labels.num_classes, labels.ignore_index)
-    for truth, mask in zip(fixed, governed, strict=True):
-        cost.update(truth, mask)
     agreement = float(np.mean([mask_agreement(mask, truth) for truth, mask in zip(fixed, governed, strict=True)]))
-    return {"mask_agreement_with_fixed": agreement, "miou_against_fixed": float(cost.miou())}
+    return {"mask_agreement_with_fixed": agreement, "miou_against_fixed": miou(fixed, governed, labels)}
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, help="with several levels, and an engine for each")
-    parser.add_argument("--clip", help="a video; a synthetic one where none is given")
-    parser.add_argument("--frames", type=int, default=750, help="of the clip; the phases are thirds of it")
-    parser.add_argument("--fps", type=float, default=25.0, help="of the synthetic clip")
+    parser.add_argument("--bundle", type=Path, help="with several levels, and an engine for each; exported where it is not there")
+    parser.add_argument("--size", type=int, default=1024, help="of the exported bundle's square images")
+    parser.add_argument("--plan", action="append", help="ISR plan of a level of the exported bundle; may be repeated")
+    parser.add_argument("--clip", help="a video; a synthetic one where neither it nor --data-root is given")
+    parser.add_argument(
+        "--data-root", type=Path, help="the frames are the validation images below it, and their labels the truth"
+    )
+    parser.add_argument("--frames", type=int, default=150, help="of the clip; the phases are thirds of it")
+    parser.add_argument("--fps", type=float, help="of the frames that are no video")
     parser.add_argument("--deadline-ms", type=float)
     parser.add_argument("--target-fps", type=float)
     parser.add_argument("--burners", type=int, default=usable_cores(), help="processes of the load")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int)
-    options = parser.parse_args()
-    clip = options.clip or CLIP.format(fps=options.fps, frames=options.frames)
+    return parser.parse_args()
+
+
+def clip_of(options: argparse.Namespace, bundle: Bundle, fps: float) -> tuple[Callable[[], FrameSource], list[MaskU8]]:
+    """What opens the frames, and their labels, where there are any."""
+    if options.data_root is not None:
+        labelled = Labelled(open_dataset(bundle.recipe().data, "val", options.data_root), fps, options.frames)
+        return lambda: labelled, labelled.truths()
+    clip = options.clip or CLIP.format(fps=fps, frames=options.frames)
+    return lambda: open_source(clip), []
+
+
+def main() -> None:
+    options = arguments()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         burners = stack.enter_context(Burners(options.burners))
-        bundle = open_bundle(options.bundle) if options.bundle else shipped_levels(folder)
+        there = options.bundle is not None and options.bundle.exists()
+        path = options.bundle or folder / "levels.edgeseg"
+        bundle = open_bundle(path) if there else shipped_levels(path, options.size, options.plan or PLANS, options.threads)
         session = stack.enter_context(bundle.session(threads=options.threads))
-
-        def source() -> FrameSource:
-            return Paced(open_source(clip))
-
-        frames = count(open_source(clip), options.frames)
+        open_quiet, _ = clip_of(options, bundle, fps=1.0)
+        quiet_ms = run(session, open_quiet(), [], limit=WARMING).latency["p50_ms"]
+        open_clip, truths = clip_of(options, bundle, options.fps or round(1000 * KEEPS_UP / quiet_ms, 2))
         if options.target_fps:
             target = Target.fps(options.target_fps)
-        elif options.deadline_ms:
-            target = Target("deadline", options.deadline_ms)
         else:
-            quiet = run(session, source(), [], limit=100)
-            target = Target("deadline", round(1.5 * quiet.latency["p50_ms"], 1))
-        rounds = []
+            target = Target("deadline", options.deadline_ms or round(1.5 * quiet_ms, 1))
+        frames, rounds = count(open_clip(), options.frames), []
         for _ in range(options.rounds):
             fixed, governed = Watch(burners, frames), Watch(burners, frames)
-            run(session, source(), [], limit=frames, on_frame=fixed)
+            run(session, Paced(open_clip()), [], limit=frames, on_frame=fixed)
             with open_governed(bundle, target, threads=options.threads) as (sessions, governor):
-                report = run(sessions, source(), [], limit=frames, governor=governor, on_frame=governed)
-            cost = distance(fixed.masks, governed.masks, session.program.labels)
+                report = run(sessions, Paced(open_clip()), [], limit=frames, governor=governor, on_frame=governed)
+            figures = {"fixed": fixed.figures(target), "governed": governed.figures(target)}
+            labels = session.program.labels
+            figures["governed"] |= distance(fixed.masks, governed.masks, labels)
+            if truths:
+                for name, watch in (("fixed", fixed), ("governed", governed)):
+                    figures[name]["miou"] = miou(truths[:frames], watch.masks, labels)
+            cost = figures["fixed"]["miou"] - figures["governed"]["miou"] if truths else None
             switches = report.governor["switches"] if report.governor else []
-            rounds.append(
-                {"fixed": fixed.figures(target), "governed": {**governed.figures(target), **cost}, "switches": switches}
-            )
-    setting = {"clip": clip, "frames": frames, "target": target.kind, "limit_ms": target.limit_ms, "burners": options.burners}
+            rounds.append({**figures, "miou_cost": cost, "switches": switches})
+            print(told(figures, cost), file=sys.stderr, flush=True)
+    setting = {
+        "bundle": [level.isr for level in bundle.manifest.levels],
+        "size_hw": session.program.image.size_hw,
+        "source": open_clip().source_id,
+        "frames": frames,
+        "quiet_ms": quiet_ms,
+        "target": target.kind,
+        "limit_ms": target.limit_ms,
+        "burners": options.burners,
+    }
     print(json.dumps({**setting, "rounds": rounds}, indent=2))
+
+
+def told(figures: Mapping[str, Any], cost: float | None) -> str:
+    """The outcome in a sentence."""
+    shares = " and ".join(
+        f"{100 * one['over_limit']:.1f} % {name} ({100 * one['over_limit_slow_third']:.1f} % of the slow third)"
+        for name, one in figures.items()
+    )
+    price = f"{100 * cost:+.2f} points of mIoU" if cost is not None else "unknown mIoU, as there are no labels"
+    return f"over the limit: {shares}; the governor cost {price}"
 
 
 if __name__ == "__main__":

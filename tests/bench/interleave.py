@@ -10,13 +10,17 @@ from typing import Any
 WARMUP = 5
 
 
-def interleave(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
+def interleave(
+    calls: Mapping[str, Callable[[], object]], rounds: int, over: Mapping[str, str] | None = None
+) -> dict[str, dict[str, float]]:
     """Time each call once a round.
 
+    Args:
+        over: name -> the name that its ratios are taken over; default: the first of all.
     Returns:
         For each name, milliseconds: `median_ms`, `q25_ms`, `q75_ms` by the wall clock; `cpu_ms`, the median of processor
         time over all threads, which other programs disturb less; `ratio` and `cpu_ratio`, the medians over rounds of this
-        call's time over the first call's in the same round.
+        call's time over that of the call named by `over` in the same round.
     """
     wall_ms: dict[str, list[float]] = {name: [] for name in calls}
     cpu_ms: dict[str, list[float]] = {name: [] for name in calls}
@@ -30,14 +34,15 @@ def interleave(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
     first = next(iter(calls))
     result = {}
     for name in calls:
+        beside = over[name] if over else first
         q25, median, q75 = statistics.quantiles(wall_ms[name], n=4)
         figures = {
             "median_ms": median,
             "q25_ms": q25,
             "q75_ms": q75,
             "cpu_ms": statistics.median(cpu_ms[name]),
-            "ratio": statistics.median(a / b for a, b in zip(wall_ms[name], wall_ms[first], strict=True)),
-            "cpu_ratio": statistics.median(a / b for a, b in zip(cpu_ms[name], cpu_ms[first], strict=True)),
+            "ratio": statistics.median(a / b for a, b in zip(wall_ms[name], wall_ms[beside], strict=True)),
+            "cpu_ratio": statistics.median(a / b for a, b in zip(cpu_ms[name], cpu_ms[beside], strict=True)),
         }
         result[name] = {key: round(value, 3) for key, value in figures.items()}
     return result

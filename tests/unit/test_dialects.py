@@ -176,9 +176,12 @@ def test_attention_in_pieces(rows: int, keys: int, heads: int, piece: int, round
     graph = QdqGraph(rows, q=(1, heads, rows, 4), k=(1, heads, 4, keys), v=(1, heads, keys, 4))
     weights = graph.add("Softmax", graph.add("MatMul", "q", "k"), axis=-1)
     model, feed = graph.model(graph.add("MatMul", graph.rounded(weights, 1 / 128) if rounded else weights, "v")), graph.feed()
-    made = edited(model, lambda editor: attention_in_pieces(editor, piece))
+    editor = GraphEditor(model)
+    split = attention_in_pieces(editor, piece)
+    made = editor.finish()
     np.testing.assert_allclose(run(made, feed), run(model, feed), rtol=1e-6, atol=1e-6)
     pieces = count_ops(made)["Softmax"]
+    assert split == (pieces > 1)
     assert rows % pieces == 0
     assert pieces == rows or heads * rows * keys * 4 <= pieces * piece
 

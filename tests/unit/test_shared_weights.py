@@ -147,6 +147,20 @@ def test_equal_bytes_are_stored_once_whatever_they_are(tmp_path: Path) -> None:
     assert (tmp_path / "shared" / WEIGHTS).stat().st_size == ALIGN_BYTES + ones.nbytes
 
 
+def test_sizes_stay_in_the_graph_however_many(tmp_path: Path) -> None:
+    """Shape inference cannot read them elsewhere: attention at 1024x1024 is split into 256 pieces."""
+    pieces = MIN_BYTES // 4
+    model = onnx.load(weighted(tmp_path / "a.onnx", numpy_helper.from_array(np.ones((16, 64), np.float32), "a")).onnx_path)
+    graph, names = model.graph, [f"piece{i}" for i in range(pieces)]
+    graph.initializer.append(numpy_helper.from_array(np.ones(pieces, np.float32), "row"))
+    graph.initializer.append(numpy_helper.from_array(np.ones(pieces, np.int64), "sizes"))
+    graph.node.insert(0, helper.make_node("Split", ["row", "sizes"], names, axis=0))
+    program = tiny_program(tmp_path / "b.onnx")
+    program.onnx_path.write_bytes(model.SerializeToString())
+    (shared,) = share_weights([program], tmp_path / "shared")
+    assert located(shared).keys() == {"a", "row"}
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BuildError, match="cannot be written"):
