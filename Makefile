@@ -13,6 +13,8 @@ DEMO_OUT ?= demo-out
 TORCH_VERSION ?= 2.13.0
 # Where torch comes from, when not from pip's own configuration, e.g. https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
+# Test files at a time
+JOBS ?= 2
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
@@ -25,7 +27,7 @@ demo: $(DEMO_VENV)/.installed
 	$(DEMO_VENV)/bin/edgeseg demo -o $(DEMO_OUT)
 
 test: lint
-	@$(VENV)/bin/python -m pytest -q -m "not (gpu or jetson or trt or torch_trt or bench)" $(PYTEST_ARGS)
+	@$(VENV)/bin/python -m pytest -q -n $(JOBS) --dist loadfile -m "not (gpu or jetson or trt or torch_trt or bench)" $(PYTEST_ARGS)
 
 test-trt: $(VENV)/.installed-trt
 	@$(VENV)/bin/python -m pytest -q -m trt tests/conformance/test_rtx_builder.py $(PYTEST_ARGS)
