@@ -53,18 +53,12 @@ class Encoder(Part):
     mean_rgb: RGB = IMAGENET_MEAN_RGB
     std_rgb: RGB = IMAGENET_STD_RGB
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        raise NotImplementedError
-
 
 class Decoder(Part):
     """The encoder's maps -> logits (B, num_classes, H / output_stride, W / output_stride)."""
 
     num_classes: int
     output_stride: int
-
-    def forward(self, feats: Sequence[Tensor]) -> Tensor:
-        raise NotImplementedError
 
     def forward_train(self, feats: Sequence[Tensor], mask: Tensor, ignore_index: int) -> tuple[Tensor, Losses]:
         """Logits, and the losses that this decoder adds to the pixel cross-entropy in training; most add none.

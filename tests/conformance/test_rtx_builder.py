@@ -84,7 +84,7 @@ def test_half_precision_weighs_less(version: str, folder: Path, tmp_path: Path) 
     for program in (plain, write_half(plain, tmp_path / "half.onnx")):
         check(program, tmp_path, "8.9", version)
         sizes.append((tmp_path / "engine.rtx").stat().st_size)
-    assert sizes[1] < sizes[0]
+    assert sizes[1] < 0.95 * sizes[0]
 
 
 @cache

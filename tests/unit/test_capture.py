@@ -162,7 +162,9 @@ def test_frames_that_are_not_read_are_dropped_and_counted() -> None:
     assert source["dropped"]["oldest"] > 50
     assert source["frames"] == source["delivered"] + sum(source["dropped"].values()) + lost_in_the_lanes(source)
     # The newest is kept: what is shown is never older than what lies between two lanes.
-    assert np.median([record["age_ms"] for record in sink.records]) < 1000
+    # Five times the engine's own time, which a busy machine stretches alike: 100 ms where it takes its 20.
+    ages, engine = (np.median([record[name] for record in sink.records]) for name in ("age_ms", "infer_ms"))
+    assert ages < 5 * engine
 
 
 def lost_in_the_lanes(source: Any) -> int:
