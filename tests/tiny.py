@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from edgeseg.bundle import Bundle, create_bundle
-from edgeseg.bundle_golden import GoldenFrame
+from edgeseg.bundle.golden import GoldenFrame
 from edgeseg.manifest import EngineEntry
 from edgeseg.specs import ImageSpec, ImageU8, IsrPlan, LabelSpace, MaskU8, Program
 

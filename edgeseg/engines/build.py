@@ -24,7 +24,7 @@ from typing import Any
 
 from edgeseg import __version__
 from edgeseg.bundle import Bundle
-from edgeseg.bundle_golden import check_gate
+from edgeseg.bundle.golden import check_gate
 from edgeseg.contracts import EngineBackend, NoProgress, Progress, Session
 from edgeseg.devices.machine import look
 from edgeseg.devices.probe import Fingerprint, usable_cores

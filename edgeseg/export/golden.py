@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgeseg.bundle_golden import GoldenFrame
+from edgeseg.bundle.golden import GoldenFrame
 from edgeseg.contracts import SegDataset
 from edgeseg.images import resize_image
 from edgeseg.models.reference import TorchReference

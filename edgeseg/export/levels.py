@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeseg.bundle_golden import GoldenFrame
+from edgeseg.bundle.golden import GoldenFrame
 from edgeseg.contracts import Progress
 from edgeseg.deploy.form import Form
 from edgeseg.export.dialects import DIALECTS

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from edgeseg.bundle_golden import GoldenFrame
+from edgeseg.bundle.golden import GoldenFrame
 from edgeseg.engines.table import backend
 from edgeseg.errors import MissingDependency, ParityError
 from edgeseg.export.imposed import Misplaced, compare_imposed

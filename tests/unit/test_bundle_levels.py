@@ -40,7 +40,7 @@ def answers(bundle: Bundle) -> None:
 
 def reseal(bundle: Bundle, files: dict[str, bytes], change: dict[str, Any] | None = None) -> Bundle:
     """The bundle as somebody makes it who wants to deceive: files changed, their hashes and the manifest's digest right."""
-    from edgeseg.bundle_files import write_file
+    from edgeseg.bundle.files import write_file
 
     data = bundle.manifest.model_dump(mode="json") | (change or {})
     data["files"] |= {name: write_file(bundle.path / name, content).model_dump() for name, content in files.items()}

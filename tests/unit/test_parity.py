@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from edgeseg.bundle_golden import GoldenFrame
+from edgeseg.bundle.golden import GoldenFrame
 from edgeseg.cli.main import run
 from edgeseg.engines import onnxruntime
 from edgeseg.errors import ParityError

@@ -11,7 +11,7 @@
     report/NAME.json                   what was measured
     engines/level0-RUNTIME-.../        one runtime's build for one device, added by `edgeseg build`
 
-A bundle appears, and is replaced, as a whole (edgeseg.bundle_files says how). An engine is added in two steps: its files go
+A bundle appears, and is replaced, as a whole (edgeseg.bundle.files says how). An engine is added in two steps: its files go
 into a folder of their own, then the manifest that names them replaces the old one; what an interrupted build leaves is never
 named, and the next one clears it. No file is used before its hash is checked.
 """
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg import __version__
-from edgeseg.bundle_files import (
+from edgeseg.bundle.files import (
     clear_unnamed,
     copy_file,
     difference,
@@ -40,8 +40,8 @@ from edgeseg.bundle_files import (
     write_file,
     writing,
 )
-from edgeseg.bundle_golden import GoldenFrame, check_gate, check_golden
-from edgeseg.bundle_programs import by_level, canonical, check_files, check_reads, pack, pack_golden
+from edgeseg.bundle.golden import GoldenFrame, check_gate, check_golden
+from edgeseg.bundle.programs import by_level, canonical, check_files, check_reads, pack, pack_golden
 from edgeseg.contracts import Session
 from edgeseg.errors import BundleError, IntegrityError
 from edgeseg.files import replace_file

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edgeseg.bundle_files import copy_file, write_file
-from edgeseg.bundle_golden import GoldenFrame, png
+from edgeseg.bundle.files import copy_file, write_file
+from edgeseg.bundle.golden import GoldenFrame, png
 from edgeseg.errors import BundleError, IntegrityError
 from edgeseg.graph_files import external_files
 from edgeseg.manifest import COPY_AGAIN, FileEntry, GoldenEntry, LevelEntry, ProgramEntry
