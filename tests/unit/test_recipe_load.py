@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeseg.errors import RecipeError
-from edgeseg.recipe.explain import key_names
-from edgeseg.recipe.load import catalogue, dump_recipe, find_recipe, load_recipe, recipe_digest, recipe_schema
-from edgeseg.recipe.schema import Recipe
+from edgeseg.recipe.load import catalogue, find_recipe, load_recipe
 from edgeseg.recipe.strict_yaml import plain_scalar, read_yaml
+from recipes import GOOD, write
 
 QUANT = """\
 quant:
@@ -24,32 +21,6 @@ quant:
   max_miou_drop: 0.01
   attention: int8
   qat: null
-"""
-GOOD = """\
-name: street_test
-summary: a recipe for tests
-model:
-  arch: edaformer_nano
-data:
-  format: synthetic
-  classes: null
-  train: null
-  val: null
-augment:
-  crop_hw: [128, 128]
-train:
-  steps: 200
-  batch_size: 8
-  warmup_steps: 20
-isr: {encoder: [1, 1, 1, 1], decoder: [1, 1, 1]}
-quant: null
-export:
-  size_hw: [128, 128]
-  mask_stride: 1
-targets:
-  - runtime: onnxruntime
-gate:
-  max_miou_drop: 0.01
 """
 FOLDERS = """\
 data:
@@ -62,12 +33,6 @@ data:
 
 def line_of(text: str, part: str) -> int:
     return next(number for number, line in enumerate(text.splitlines(), start=1) if part in line)
-
-
-def write(folder: Path, text: str) -> Path:
-    file = folder / "recipe.yaml"
-    file.write_text(text, encoding="utf-8")
-    return file
 
 
 def mistakes(folder: Path, text: str, *overrides: str) -> list[str]:
@@ -436,69 +401,3 @@ def test_wrong_overrides_are_told_together_after_the_files_mistakes(tmp_path: Pa
 def test_an_override_mends_a_wrong_value(tmp_path: Path) -> None:
     file = write(tmp_path, GOOD.replace("steps: 200", "steps: many"))
     assert load_recipe(file, ["train.steps=50"]).train.steps == 50
-
-
-# --- and back ----------------------------------------------------------------------------------------------------------------
-
-_TRAPS = [*"~=#'\"", "off", "1e-4", "12:30", "null", "", " x ", "0x1", "a: b", "- a", "1_0", "<<", "é\n\t", "\x85\u2028"]
-_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.sampled_from(_TRAPS)
-_FRACTION = st.floats(0, 1)
-_SPLIT = st.fixed_dictionaries({"images": _TEXT, "labels": _TEXT}, optional={"include": st.lists(_TEXT, max_size=3)})
-
-
-@st.composite
-def recipes(draw: st.DrawFn) -> Recipe:
-    data: dict[str, Any] = read_yaml(GOOD, "F").data
-    data["summary"] = draw(_TEXT)
-    data["model"] = {
-        "arch": draw(_TEXT),
-        "options": draw(st.dictionaries(_TEXT, st.integers(-(2**62), 2**62) | st.floats(-1e9, 1e9) | st.booleans() | _TEXT)),
-    }
-    names = draw(st.lists(_TEXT, min_size=1, max_size=4, unique=True))
-    data["data"] |= {
-        "format": "folders",
-        "classes": {"names": names, "palette_rgb": [draw(st.tuples(*[st.integers(0, 255)] * 3)) for _ in names]},
-        "train": draw(_SPLIT),
-        "val": draw(_SPLIT),
-        "index_map": {str(key): value for key, value in draw(st.dictionaries(st.integers(), st.integers(0, 3))).items()},
-    }
-    data["train"] |= {
-        "lr": draw(st.floats(1e-300, 1e300)),
-        "betas": draw(st.tuples(_FRACTION, _FRACTION)),
-        "class_weights": draw(st.none() | st.lists(st.floats(0, 10), min_size=len(names), max_size=len(names))),
-        "init_skip": draw(st.lists(_TEXT, max_size=3)),
-    }
-    return Recipe.model_validate_json(json.dumps(data), strict=True)
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(recipe=recipes())
-@example(recipe=Recipe.model_validate_json(json.dumps(read_yaml(GOOD, "F").data)))
-def test_dump_and_load_are_inverse(tmp_path: Path, recipe: Recipe) -> None:
-    file = tmp_path / "dumped.yaml"
-    file.write_bytes(dump_recipe(recipe).encode())
-    again = load_recipe(file)
-    assert again == recipe
-    assert recipe_digest(again) == recipe_digest(recipe)
-
-
-def test_the_digest_ignores_comments_and_order_and_sees_values(tmp_path: Path) -> None:
-    first = recipe_digest(load_recipe(write(tmp_path, GOOD)))
-    moved = "# comment\nquant: null\n" + GOOD.replace("quant: null\n", "").replace("steps: 200", "steps: 200\n  seed: 0")
-    assert recipe_digest(load_recipe(write(tmp_path, moved))) == first
-    changed = recipe_digest(load_recipe(write(tmp_path, GOOD), ["train.seed=1"]))
-    assert changed != first
-    assert len(first) == 64
-    assert set(first) <= set("0123456789abcdef")
-
-
-def test_the_schema_is_json_and_names_every_top_level_key() -> None:
-    schema = json.loads(json.dumps(recipe_schema()))
-    assert set(schema["properties"]) == set(Recipe.model_fields)
-    assert schema["additionalProperties"] is False
-    assert set(schema["required"]) == set(Recipe.model_fields)
-
-
-def test_key_names_reach_into_sections() -> None:
-    names = set(key_names())
-    assert {"name", "train", "train.steps", "data.classes.names", "data.val.images", "targets.runtime"} <= names

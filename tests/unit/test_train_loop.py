@@ -128,8 +128,8 @@ def test_batch_that_does_not_split_is_refused(tmp_path: Path, monkeypatch: pytes
 
 
 def test_early_stop(tmp_path: Path) -> None:
-    result = run(recipe("train.steps=40", "train.lr=1e-12", "train.val_every=2", "train.patience=3"), tmp_path)
-    assert result.step < 40
+    result = run(recipe("train.steps=20", "train.lr=1e-12", "train.val_every=2", "train.patience=3"), tmp_path)
+    assert result.step < 20
 
 
 def test_init_loads_all_but_what_is_skipped(tmp_path: Path) -> None:
@@ -162,6 +162,7 @@ def torchrun(count: int, run_dir: Path, changes: tuple[str, ...]) -> None:
     assert [child.wait(timeout=120) for child in children] == [0] * count
 
 
+@pytest.mark.slow
 def test_two_processes_follow_the_curve_of_one(tmp_path: Path) -> None:
     plain = "model.options={drop_path: 0.0, decoder_drop_path: 0.0, dropout: 0.0}"
     changes = ("train.steps=50", "train.val_every=50", "train.ema_decay=0.9", plain)
