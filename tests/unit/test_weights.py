@@ -79,6 +79,13 @@ class TestFiles:
         torch.load(path, weights_only=False)  # the file is what it claims to be
         assert target.read_text() == "executed"
 
+    @pytest.mark.parametrize("protocol", [0, 1, 3, 4, 5, 200])
+    def test_a_pickle_of_another_protocol_is_read_or_named(self, tmp_path: Path, protocol: int) -> None:
+        path = tmp_path / "x.pth"
+        path.write_bytes(bytes((0x80, protocol)))
+        with pytest.raises(DataError, match=re.escape(str(path))):
+            read_state_dict(path)
+
     @settings(max_examples=80)
     @given(data=st.data())
     def test_a_truncated_or_foreign_file_is_named(self, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
