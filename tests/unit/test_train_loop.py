@@ -127,9 +127,10 @@ def test_batch_that_does_not_split_is_refused(tmp_path: Path, monkeypatch: pytes
         run(recipe("train.class_weights=[1.0, 2.0]"), tmp_path)
 
 
+@pytest.mark.slow
 def test_early_stop(tmp_path: Path) -> None:
-    result = run(recipe("train.steps=20", "train.lr=1e-12", "train.val_every=2", "train.patience=3"), tmp_path)
-    assert result.step < 20
+    result = run(recipe("train.steps=40", "train.lr=1e-12", "train.val_every=2", "train.patience=3"), tmp_path)
+    assert result.step < 40
 
 
 def test_init_loads_all_but_what_is_skipped(tmp_path: Path) -> None:
