@@ -28,16 +28,23 @@ class _Function:
 class FakeLibrary:
     """libcudart in host memory. A stream runs its work at once, unless it is being captured.
 
+    Args:
+        capabilities: compute capabilities of its GPUs.
     Attributes:
+        device: the current one.
+        status: what every function answers, where that is not 0.
         live: what was made and not yet freed: handle -> kind.
         launches: how often a graph was launched.
         fail: name of a function that answers with an error.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, capabilities: tuple[str, ...] = ("8.9",)) -> None:
+        self.capabilities = capabilities
+        self.device = 0
         self.live: dict[int, str] = {}
         self.launches = 0
         self.fail = ""
+        self.status = 0
         self.capturing: list[Callable[[], Any]] | None = None
         self._graphs: dict[int, list[Callable[[], Any]]] = {}
         self._memory: dict[int, Any] = {}
@@ -48,7 +55,7 @@ class FakeLibrary:
         work = getattr(self, f"_{name}")
         if name != "cudaGetErrorString":
             whole = work
-            work = lambda *arguments: OUT_OF_MEMORY if self.fail == name else (whole(*arguments) or 0)  # noqa: E731
+            work = lambda *arguments: self.status or (OUT_OF_MEMORY if self.fail == name else whole(*arguments) or 0)  # noqa: E731
         function = _Function(work)
         setattr(self, name, function)
         return function
@@ -70,6 +77,16 @@ class FakeLibrary:
     def _allocate(self, out: Any, size: int, kind: str) -> None:
         memory = ctypes.create_string_buffer(size)
         self._memory[self._new(out, kind, ctypes.addressof(memory))] = memory
+
+    def _cudaGetDeviceCount(self, out: Any) -> None:
+        out._obj.value = len(self.capabilities)
+
+    def _cudaDeviceGetAttribute(self, out: Any, which: int, device: int) -> None:
+        out._obj.value = int(self.capabilities[device].split(".")[{75: 0, 76: 1}[which]])
+
+    def _cudaSetDevice(self, device: int) -> None:
+        assert 0 <= device < len(self.capabilities)
+        self.device = device
 
     def _cudaMalloc(self, out: Any, size: int) -> None:
         self._allocate(out, size, "device")

@@ -1,4 +1,4 @@
-"""The dozen functions of NVIDIA's CUDA runtime library that a session needs, through ctypes.
+"""The few functions of NVIDIA's CUDA runtime library that a session needs, through ctypes.
 
 JetPack ships the library and no Python package for it, and torch stays off the device. The functions are those of CUDA 11.4 to
 13, with unchanged signatures.
@@ -24,8 +24,16 @@ _LIBRARIES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.s
 _TO_DEVICE, _TO_HOST = 1, 2  # cudaMemcpyKind
 _NON_BLOCKING = 1  # cudaStreamNonBlocking
 _THREAD_LOCAL = 1  # cudaStreamCaptureModeThreadLocal
+_CAPABILITY = (75, 76)  # cudaDevAttrComputeCapabilityMajor, ...Minor
+_NO_GPU = {
+    35: "NVIDIA's driver is missing, or older than the CUDA runtime needs",  # cudaErrorInsufficientDriver
+    100: "there is no GPU that CUDA may use",  # cudaErrorNoDevice
+}
 
 _SIGNATURES: dict[str, list[Any]] = {
+    "cudaGetDeviceCount": [ctypes.c_void_p],
+    "cudaDeviceGetAttribute": [ctypes.c_void_p, ctypes.c_int, ctypes.c_int],
+    "cudaSetDevice": [ctypes.c_int],
     "cudaMalloc": [ctypes.c_void_p, ctypes.c_size_t],
     "cudaFree": [ctypes.c_void_p],
     "cudaMallocHost": [ctypes.c_void_p, ctypes.c_size_t],
@@ -50,6 +58,8 @@ Handle = int
 class Cuda:
     """The CUDA runtime on the current device.
 
+    Its methods raise BundleError with what CUDA says, and Unsupported where the driver does not fit or there is no GPU.
+
     Args:
         library: the loaded library; default: the one that the system finds, or that lies in NVIDIA's Python packages.
     Raises:
@@ -63,6 +73,16 @@ class Cuda:
             function.argtypes, function.restype = kinds, ctypes.c_int
         self._library.cudaGetErrorString.argtypes = [ctypes.c_int]
         self._library.cudaGetErrorString.restype = ctypes.c_char_p
+
+    def capabilities(self) -> list[str]:
+        """Compute capability of each GPU that this process may use, in CUDA's order: ["8.9", "8.6"]."""
+        count = ctypes.c_int()
+        self._call("cudaGetDeviceCount", ctypes.byref(count))
+        return [".".join(str(self._attribute(which, index)) for which in _CAPABILITY) for index in range(count.value)]
+
+    def use(self, device: int) -> None:
+        """Let this thread's further calls go to a GPU, by CUDA's number."""
+        self._call("cudaSetDevice", device)
 
     def device_buffer(self, size: int) -> Handle:
         """`size` bytes on the device; `free` them."""
@@ -135,6 +155,11 @@ class Cuda:
         self._call("cudaStreamEndCapture", stream, ctypes.byref(graph))
         recorded.append(graph.value or 0)
 
+    def _attribute(self, which: int, device: int) -> int:
+        value = ctypes.c_int()
+        self._call("cudaDeviceGetAttribute", ctypes.byref(value), which, device)
+        return value.value
+
     def _made(self, name: str, *arguments: Any) -> Handle:
         """The handle that a function writes to where its first argument points."""
         handle = ctypes.c_void_p()
@@ -143,6 +168,11 @@ class Cuda:
 
     def _call(self, name: str, *arguments: Any) -> None:
         status = getattr(self._library, name)(*arguments)
+        if status in _NO_GPU:
+            raise Unsupported(
+                f"CUDA cannot be used here: {_NO_GPU[status]}",
+                hint="edgeseg doctor says which driver fits; after installing it, start the machine again",
+            )
         if status:
             told = self._library.cudaGetErrorString(status) or b"?"
             raise BundleError(

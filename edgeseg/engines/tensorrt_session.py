@@ -8,7 +8,9 @@ Source: docs.nvidia.com/deeplearning/tensorrt, Python API, IExecutionContext; "C
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +26,22 @@ from edgeseg.specs import ImageU8, MaskU8, Program
 _REBUILD = "edgeseg build BUNDLE --force"
 
 
+@dataclass
+class OpenEngine:
+    """An engine of TensorRT or TensorRT-RTX that is open.
+
+    Attributes:
+        context, engine: the module's own.
+        warmed: called once, after the first image.
+        recordable: whether its work on a stream may be recorded as a CUDA graph.
+    """
+
+    context: Any
+    engine: Any
+    warmed: Callable[[], None] = lambda: None
+    recordable: Callable[[Handle], bool] = lambda stream: True
+
+
 class TensorRtSession(ProgramSession):
     """An `edgeseg.contracts.Session`.
 
@@ -31,17 +49,34 @@ class TensorRtSession(ProgramSession):
         trt: the module `tensorrt` or `tensorrt_rtx`.
         engine: the serialized engine.
         cuda_graph: launch recorded work instead of queueing it anew for every image.
+        dla_core: of an engine for a deep-learning accelerator: the core that it is to run on.
+        device: the GPU, by CUDA's number; None: the current one.
+        opener: opens the engine; default: `open_engine`.
     Raises:
         BundleError: the engine is not one of its program, or cannot be opened: built by another version, too little memory.
+        Unsupported: NVIDIA's driver does not fit, or there is no GPU.
     """
 
-    def __init__(self, program: Program, trt: ModuleType, engine: Path, cuda: Cuda, *, cuda_graph: bool = True) -> None:
+    def __init__(
+        self,
+        program: Program,
+        trt: ModuleType,
+        engine: Path,
+        cuda: Cuda,
+        *,
+        cuda_graph: bool = True,
+        dla_core: int | None = None,
+        device: int | None = None,
+        opener: Callable[[ModuleType, Path], OpenEngine] | None = None,
+    ) -> None:
         super().__init__(program)
-        self._cuda, self._wants_graph = cuda, cuda_graph
+        self._cuda, self._device, self._wants_graph = cuda, device, cuda_graph
         self._graph: Handle | None = None
+        self._cold = True
+        self._use_device()
         with ExitStack() as made:
-            self._context, self._engine = _open(trt, engine)
-            (in_name, in_port), (out_name, out_port) = _ports(trt, self._engine)
+            self._opened = opener(trt, engine) if opener else open_engine(trt, engine, dla_core)
+            (in_name, in_port), (out_name, out_port) = _ports(trt, self._opened.engine)
             if problem := misfit([in_port], [out_port], program):
                 raise BundleError(f"{engine} is not an engine of its program: {problem}", hint=_REBUILD)
             self._stream = cuda.stream()
@@ -52,12 +87,13 @@ class TensorRtSession(ProgramSession):
             self._inbox, self._outbox = (cuda.device_buffer(array.nbytes) for array in (self._sent, self._received))
             for name, buffer in ((in_name, self._inbox), (out_name, self._outbox)):
                 made.callback(cuda.free, buffer)
-                if not self._context.set_tensor_address(name, buffer):
+                if not self._opened.context.set_tensor_address(name, buffer):
                     raise BundleError(f"{engine} takes no memory for {name}", hint=_REBUILD)
             self._pixels = self._sent.reshape(in_port[1])
             self._made = made.pop_all()
 
     def _run(self, pixels: ImageU8) -> MaskU8:
+        self._use_device()
         np.copyto(self._pixels, pixels)
         if self._graph is not None:
             self._cuda.launch(self._graph, self._stream)
@@ -65,36 +101,52 @@ class TensorRtSession(ProgramSession):
         else:
             self._enqueue()
             self._cuda.wait(self._stream)
-            if self._wants_graph:  # after a first run: what the engine prepares once must not be recorded
-                self._graph = self._cuda.record(self._enqueue, self._stream)
-                self._made.callback(self._cuda.destroy_graph, self._graph)
+            if self._cold:  # after a first run: what the engine prepares once must not be recorded
+                self._cold = False
+                self._opened.warmed()
+                if self._wants_graph and self._opened.recordable(self._stream):
+                    self._graph = self._cuda.record(self._enqueue, self._stream)
+                    self._made.callback(self._cuda.destroy_graph, self._graph)
         mask: MaskU8 = self._received.copy()
         return mask
 
+    def _use_device(self) -> None:
+        """CUDA's current device belongs to a thread, and a session may be opened by another than the one that runs it."""
+        if self._device is not None:
+            self._cuda.use(self._device)
+
     def _enqueue(self) -> None:
         self._cuda.upload(self._inbox, self._sent, self._stream)
-        if not self._context.execute_async_v3(self._stream):
+        if not self._opened.context.execute_async_v3(self._stream):
             raise BundleError("TensorRT failed on an image", hint="edgeseg bundle verify BUNDLE --run; edgeseg doctor")
         self._cuda.download(self._received, self._outbox, self._stream)
 
     def _release(self) -> None:
-        # The context before the engine, and both after the work that reads them.
+        # The context before the engine and all that it was opened with, and these after the work that reads them.
+        self._use_device()
         self._cuda.wait(self._stream)
         self._made.close()
-        self._context = None
-        self._engine = None
+        self._opened.context = None
+        del self._opened
 
 
-def _open(trt: ModuleType, path: Path) -> tuple[Any, Any]:
-    """An execution context, and its engine. Raises BundleError with what the runtime says."""
+def open_engine(trt: ModuleType, path: Path, dla_core: int | None = None) -> OpenEngine:
+    """Open a serialized engine. Raises BundleError with what the runtime says."""
     log = Log(trt)
     runtime = trt.Runtime(log.logger)
+    if dla_core is not None:
+        runtime.DLA_core = dla_core  # the engine does not say, and core 0 would be taken
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
     context = engine.create_execution_context() if engine is not None else None
     if context is None:
-        told = "; ".join(log.errors) or "it gives no reason"
-        raise BundleError(f"{trt.__name__} {trt.__version__} cannot open {path}: {told}", hint=_REBUILD)
-    return context, engine
+        raise cannot_open(trt, path, log)
+    return OpenEngine(context, engine)
+
+
+def cannot_open(trt: ModuleType, path: Path, log: Log) -> BundleError:
+    """What a runtime says that opens no engine."""
+    told = "; ".join(log.errors) or "it gives no reason"
+    return BundleError(f"{trt.__name__} {trt.__version__} cannot open {path}: {told}", hint=_REBUILD)
 
 
 def _ports(trt: ModuleType, engine: Any) -> tuple[tuple[str, Port], tuple[str, Port]]:
