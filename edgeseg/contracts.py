@@ -7,8 +7,9 @@ conformance suite in `tests/conformance` that runs over every row, and a fake in
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from edgeseg.specs import Frame, ImageU8, LabelSpace, MaskU8, Precision, Program
@@ -53,10 +54,53 @@ class Session(Protocol):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
 
 
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What a runtime can be told beside the number of threads. Its name has the unit of its values.
+
+    Attributes:
+        kind: of its values: bool, int or str.
+        text: what it does, and what happens without it; one line.
+        choices: all values that there are; empty: any of its kind.
+        least, most: bounds of a number; `most` None: there is none.
+    """
+
+    kind: type[bool] | type[int] | type[str]
+    text: str
+    choices: tuple[str, ...] = ()
+    least: int = 0
+    most: int | None = None
+
+    def allows(self, value: object) -> bool:
+        """Whether it may be told this. 1 is no truth value, and True no number."""
+        if type(value) is not self.kind or (self.choices and value not in self.choices):
+            return False
+        if self.kind is not int or not isinstance(value, int):
+            return True
+        return self.least <= value and (self.most is None or value <= self.most)
+
+    @property
+    def values(self) -> str:
+        """The values that it takes, for people: "true or false", "0 to 5", "cpu, cuda"."""
+        if self.kind is bool:
+            return "true or false"
+        if self.kind is int:
+            return f"{self.least} or more" if self.most is None else f"{self.least} to {self.most}"
+        return ", ".join(self.choices)
+
+
 class EngineBackend(Protocol):
     """One inference runtime: makes engine files from a program, and opens them."""
 
     name: str
+
+    @property
+    def options(self) -> Mapping[str, Option]:
+        """All that `variants`, `compile` and `load` read of their options, beside `threads`, by name."""
+        ...
 
     def form_for(self, precision: Precision) -> str | None:
         """Which form of a program of this precision it runs fastest here (`Program.form`); where a bundle lacks it, it gets
@@ -70,10 +114,17 @@ class EngineBackend(Protocol):
         """Version of the runtime. Raises MissingDependency where it is not installed."""
         ...
 
-    def variants(self) -> Sequence[Mapping[str, Any]]:
+    def variants(self, wanted: Mapping[str, Any] = NO_OPTIONS) -> Sequence[Mapping[str, Any]]:
         """Options, beside `threads`, that are worth measuring against each other on this device.
 
-        At least one where the runtime can run here, `{}` where there is no choice; none where it cannot. Raises as `version`.
+        At least one where the runtime can run here, `{}` where there is no choice; none where it cannot.
+
+        Args:
+            wanted: what the user asks for, of `options`. Every variant has it that it means anything to; an option that names
+                where to compute chooses among the variants, or adds one.
+        Raises:
+            MissingDependency: as `version`, where a device is there that it runs on.
+            Unsupported: it cannot do here what is wanted.
         """
         ...
 
@@ -83,6 +134,19 @@ class EngineBackend(Protocol):
 
     def load(self, program: Program, files: Sequence[Path], options: Mapping[str, Any]) -> Session:
         """Open what `compile` built. Raises BundleError where the runtime refuses the files."""
+        ...
+
+
+@runtime_checkable
+class PortableBackend(EngineBackend, Protocol):
+    """A runtime whose engines move: each runs in every machine that has its accelerator, whatever else is in it."""
+
+    def accelerators(self) -> Sequence[str]:
+        """Those of this machine that it has engines for, whether or not it is installed here."""
+        ...
+
+    def accelerator(self, options: Mapping[str, Any]) -> str:
+        """The one that an engine with these options is for, in this machine or another; "" where it can be for none."""
         ...
 
 

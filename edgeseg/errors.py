@@ -2,6 +2,7 @@
 
     EdgesegError                exit   what the caller can do
     +- RecipeError                2    edit the recipe
+    +- OptionError                2    edit the command line
     +- DataError                  3    fix the data
     +- Unsupported                4    install something, or choose another target
     |  +- MissingDependency              names the extra to install
@@ -54,6 +55,12 @@ def _revive(kind: type[EdgesegError], args: tuple[Any, ...], attributes: dict[st
 
 class RecipeError(EdgesegError):
     """The recipe (or an option that overrides it) is wrong. The message lists every mistake, one a line."""
+
+    exit_code = 2
+
+
+class OptionError(EdgesegError):
+    """An option that a runtime does not take, or not with this value, or that would do nothing."""
 
     exit_code = 2
 

@@ -59,11 +59,13 @@ class ProgramEntry(Entry):
     """One ONNX program: its files (the graph first) and what `Program.to_json` says about it.
 
     Attributes:
+        opset: of the ONNX graph; None in bundles made before it was kept.
         forms: the same program laid out for other runtimes: form -> its files, the graph first.
     """
 
     files: Files
     spec: dict[str, Any]
+    opset: int | None = None
     forms: dict[str, Files] = Field(default_factory=dict)
 
     def in_form(self, form: str | None) -> Files:
@@ -90,8 +92,9 @@ class EngineEntry(Entry):
         key: hash over all that the build depends on; an equal key is a cache hit.
         options: what the runtime is opened with, e.g. threads.
         measurements: figures with their unit in the name.
-        built_with: versions on the machine that built it which its device does not name: edgeseg, system, driver, CUDA, Jetson
-            Linux; those that are known.
+        built_with: the machine that built it, beyond what its device names: versions of edgeseg, system, driver, CUDA, JetPack;
+            module, GPU, its multiprocessors and memory; those that are known.
+        clocks: how fast that machine was set to run when it timed the engine (`devices.clocks`); figures hold for that alone.
         created: UTC, ISO 8601.
         checked: it ran on the golden frames and passed. False where it was compiled for another machine.
     """
@@ -108,6 +111,7 @@ class EngineEntry(Entry):
     measurements: dict[str, Any]
     created: str
     built_with: dict[str, str] = Field(default_factory=dict)
+    clocks: dict[str, str] = Field(default_factory=dict)
     checked: bool = True
 
     @property
@@ -172,9 +176,11 @@ class ChoiceEntry(Entry):
 
 
 def kind(precision: Precision, options: Mapping[str, Any]) -> str:
-    """Precision of a program, that of the arithmetic where options name another than float32, and what computes but the CPU."""
-    hint, provider = options.get("precision_hint", "f32"), options.get("provider", "cpu")
-    return " ".join((precision, *([hint] if hint != "f32" else []), *([provider] if provider != "cpu" else [])))
+    """Precision of a program, that of the arithmetic where options name another than float32, and what computes but the CPU or
+    the GPU: "float bf16", "fp16 cuda", "int8 dla0"."""
+    hint, provider, core = options.get("precision_hint", "f32"), options.get("provider", "cpu"), options.get("dla_core")
+    others = [hint] * (hint != "f32") + [provider] * (provider != "cpu") + [f"dla{core}"] * (core is not None)
+    return " ".join((precision, *others))
 
 
 class GoldenEntry(Entry):

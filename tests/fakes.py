@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeseg.contracts import EngineBackend, FrameSink, FrameSource, LiveSource, Session
+from edgeseg.contracts import NO_OPTIONS, EngineBackend, FrameSink, FrameSource, LiveSource, Option, Session
 from edgeseg.images import resize_image, resize_mask
 from edgeseg.specs import CANONICAL_FORM, DEFAULT_FORM, Frame, ImageU8, LabelSpace, MaskU8, Precision, Program
 
@@ -55,6 +55,7 @@ class FakeBackend:
 
     Args:
         answer: as of FakeSession, or one for each variant's value of `precision_hint`.
+        options: that it takes; it passes them on to every variant.
         error: raised by `compile`.
     """
 
@@ -68,8 +69,10 @@ class FakeBackend:
         form: str = DEFAULT_FORM,
         int8_form: str = CANONICAL_FORM,
         half_form: str | None = None,
+        options: Mapping[str, Option] = NO_OPTIONS,
         error: Exception | None = None,
     ) -> None:
+        self.options = options
         self.name, self._forms = name, {"float": form, "fp16": half_form, "int8": int8_form}
         self.compiled: list[Mapping[str, Any]] = []
         self._answer, self._variants, self._error = answer, variants, error
@@ -80,8 +83,8 @@ class FakeBackend:
     def version(self) -> str:
         return "1.0"
 
-    def variants(self) -> Sequence[Mapping[str, Any]]:
-        return self._variants
+    def variants(self, wanted: Mapping[str, Any] = NO_OPTIONS) -> Sequence[Mapping[str, Any]]:
+        return [{**variant, **wanted} for variant in self._variants]
 
     def compile(self, program: Program, out_dir: Path, options: Mapping[str, Any]) -> Sequence[Path]:
         self.compiled.append({**options, "precision": program.precision, "form": program.form})

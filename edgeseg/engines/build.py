@@ -26,10 +26,12 @@ from edgeseg import __version__
 from edgeseg.bundle import Bundle
 from edgeseg.bundle.golden import check_gate
 from edgeseg.contracts import EngineBackend, NoProgress, Progress, Session
-from edgeseg.devices.machine import look
+from edgeseg.devices.catalog import load_catalog
+from edgeseg.devices.machine import Machine, look
 from edgeseg.devices.probe import Fingerprint, usable_cores
 from edgeseg.engines import table
 from edgeseg.engines.measure import measure_latency
+from edgeseg.engines.options import check
 from edgeseg.engines.pace import expected_s, paced
 from edgeseg.errors import BuildError, IntegrityError
 from edgeseg.manifest import EngineEntry, kind
@@ -77,11 +79,14 @@ def build_engine(
     Raises:
         GateFailed: on a golden frame, the engine agrees with the reference less than `gate.min_mask_agreement`; not packed.
         BuildError: the runtime refuses the program, or `threads` is no number of threads.
+        OptionError: the runtime does not take these options.
         Unsupported: there is no such runtime, or it is not installed.
         BundleError: the bundle lacks the program, is damaged, or cannot be written.
     """
     progress = progress or NoProgress()
-    wanted = plan_engine(bundle, runtime, level, precision, threads, options or {}, progress)
+    check({runtime: options or {}})
+    chosen = {**next(iter(table.backend(runtime).variants()), {}), **(options or {})}
+    wanted = plan_engine(bundle, runtime, level, precision, threads, chosen, progress)
     kept, reason = wanted.built(bundle)
     if kept and not force:
         return EngineBuild(kept, built=False, reason=reason)
@@ -133,7 +138,7 @@ class Plan:
         engine = here[0]
         if engine.key != self.key:
             changed = [name for name in {**engine.options, **self.options} if engine.options.get(name) != self.options.get(name)]
-            told = ", ".join(f"{name} {engine.options.get(name)} -> {self.options.get(name)}" for name in changed)
+            told = ", ".join(f"{name} {_shown(engine.options, name)} -> {_shown(self.options, name)}" for name in changed)
             return None, told or "the program changed, or how edgeseg lays out engines"
         try:
             for path in engine.files:
@@ -168,6 +173,7 @@ class Plan:
     def entry(self, files: Sequence[Path], figures: Mapping[str, Any], *, checked: bool = True) -> EngineEntry:
         """The engine as the manifest holds it; `figures` are its measurements, beside threads and size."""
         size = sum(file.stat().st_size for file in files)
+        machine = look()
         threads = {name: value for name, value in self.options.items() if name == "threads"}
         return EngineEntry(
             level=self.level,
@@ -180,7 +186,8 @@ class Plan:
             files=tuple(file.name for file in files),
             options=dict(self.options),
             measurements={**figures, **threads, "bytes": size},
-            built_with=_built_with(),
+            built_with=_built_with(machine),
+            clocks=machine.clocks if checked else {},
             checked=checked,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
@@ -195,12 +202,11 @@ def plan_engine(
     options: Mapping[str, Any],
     progress: Progress | None = None,
 ) -> Plan:
-    """What `build_engine` would build. Raises as it does."""
+    """The engine of a runtime with these options, for this device. Raises as `build_engine`."""
     if threads is not None and threads < 1:
         raise BuildError(f"{threads} threads cannot run anything", hint="--threads 1 or more; leave it out for all cores")
     backend, device = table.backend(runtime, progress), table.fingerprint(runtime)
-    default = next(iter(backend.variants()), {})
-    return plan_for(bundle, backend, device, level, precision, {"threads": threads or usable_cores(), **default, **options})
+    return plan_for(bundle, backend, device, level, precision, {"threads": threads or usable_cores(), **options})
 
 
 def plan_for(
@@ -234,12 +240,28 @@ def check_golden(bundle: Bundle, plan: Plan, session: Session) -> dict[str, floa
     return {name: round(share, 6) for name, share in agreement.items()}
 
 
-def _built_with() -> dict[str, str]:
-    """What this machine is, beyond what the engine is bound to, as far as it says so."""
-    machine = look()
-    release = machine.jetson.l4t if machine.jetson else None
-    known = {"edgeseg": __version__, "os": machine.os, "driver": machine.driver, "cuda": machine.cuda, "jetson_linux": release}
-    return {name: value for name, value in known.items() if value}
+def _built_with(machine: Machine) -> dict[str, str]:
+    """What a machine is, beyond what an engine is bound to, as far as it says so."""
+    catalog, board, gpu = load_catalog(), machine.jetson, next(iter(machine.gpus), None)
+    known = {
+        "edgeseg": __version__,
+        "os": machine.os,
+        "driver": machine.driver,
+        "cuda": machine.cuda,
+        "jetson_linux": board.l4t if board else None,
+        "jetpack": catalog.jetpack(machine),
+        "module": board.parts[-1] if board and board.parts else None,
+        "memory_gb": machine.memory_gb,
+        "gpu": gpu and gpu.name,
+        "gpu_compute_capability": gpu and catalog.compute_capability(gpu),
+        "gpu_multiprocessors": gpu and gpu.multiprocessors,
+        "gpu_memory_gb": gpu and gpu.memory_gb,
+    }
+    return {name: str(value) for name, value in known.items() if value}
+
+
+def _shown(options: Mapping[str, Any], name: str) -> object:
+    return options.get(name, "left out")
 
 
 def _since_ms(started: float) -> float:

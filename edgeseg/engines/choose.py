@@ -9,25 +9,25 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from edgeseg.bundle import Bundle
-from edgeseg.contracts import NoProgress, Progress, Session
-from edgeseg.engines import table
-from edgeseg.engines.build import RUNS, WARMUP, Plan, check_golden, plan_engine
+from edgeseg.contracts import NO_OPTIONS, NoProgress, Progress, Session
+from edgeseg.devices.here import timed_otherwise
+from edgeseg.engines.build import RUNS, WARMUP, check_golden
+from edgeseg.engines.candidates import REFERENCE, Trial, candidates
 from edgeseg.engines.measure import measure_together
 from edgeseg.engines.memory import peak_memory_bytes
-from edgeseg.errors import BuildError, BundleError, EdgesegError, GateFailed, IntegrityError, Unsupported
+from edgeseg.engines.options import Wanted
+from edgeseg.errors import BuildError, BundleError, GateFailed, IntegrityError, Unsupported
 from edgeseg.manifest import CandidateEntry, ChoiceEntry, EngineEntry
-from edgeseg.specs import Precision
 
-REFERENCE = "onnxruntime"
+__all__ = ["REFERENCE", "LevelBuild", "build_level", "select"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ def build_level(
     level: int = 0,
     *,
     runtimes: Sequence[str] = (),
+    options: Wanted = NO_OPTIONS,
     threads: int | None = None,
     force: bool = False,
     accuracy: Callable[[Session], float] | None = None,
@@ -62,25 +63,25 @@ def build_level(
 
     Args:
         runtimes: consider these only, and the reference; default: every runtime that is installed.
+        options: of runtimes, by name: {"tensorrt": {"optimization_level": 5}}. What each takes: `EngineBackend.options`.
         threads: default: the physical cores that this process may use.
         force: build and time all anew.
         accuracy: mIoU of a session, a fraction; where it is given, engines that are there are checked and timed anew.
         memory: also measure each engine's peak memory, in a process of its own; engines that are there are timed anew too.
     Raises:
         GateFailed, BuildError: no float engine came through; the reference's error. The bundle is as it was.
-        Unsupported: one of `runtimes` does not exist or is not installed.
+        OptionError: a runtime does not take what `options` has for it, or is not considered.
+        Unsupported: one of `runtimes` does not exist, is not installed, or cannot do here what `options` ask of it.
         BundleError: the bundle is damaged, or cannot be written.
     """
     progress = progress or NoProgress()
-    trials = [
-        trial
-        for precision in sorted(bundle.level(level).programs)
-        for trial in _trials(bundle, level, precision, runtimes, threads, progress)
-    ]
+    trials = candidates(bundle, level, runtimes=runtimes, wanted=options, threads=threads, progress=progress)
     key = hashlib.sha256(json.dumps([(trial.name, trial.plan and trial.plan.key) for trial in trials]).encode()).hexdigest()
     kept, reason = _kept(bundle, level, key, trials)
     if kept and not force and accuracy is None and not memory:
         engine = next(engine for engine in bundle.manifest.engines if engine.key == kept.engine)
+        if told := timed_otherwise(engine.clocks):
+            progress.message(f"level {level} {engine.runtime} {engine.kind}: {told}; --force times all anew")
         return LevelBuild(kept, engine, built=False, reason=reason)
     measured = " and ".join(name for name, wanted in (("mIoU", accuracy), ("memory", memory)) if wanted)
     reason = "--force" if kept and force else f"to measure {measured}" if kept else reason
@@ -144,68 +145,7 @@ def _median_ms(candidate: CandidateEntry) -> float:
     return float(candidate.measurements["median_ms"])
 
 
-@dataclass
-class _Trial:
-    """A candidate on its way: planned, then open (`session`), or stopped by an error."""
-
-    runtime: str
-    precision: Precision
-    options: Mapping[str, Any]
-    plan: Plan | None = None
-    files: Sequence[Path] = ()
-    session: Session | None = None
-    figures: dict[str, Any] = field(default_factory=dict)
-    error: EdgesegError | None = None
-
-    @property
-    def name(self) -> str:
-        return self.plan.name if self.plan else f"{self.runtime} {self.precision}"
-
-    def row(self) -> CandidateEntry:
-        return CandidateEntry(
-            runtime=self.runtime,
-            precision=self.precision,
-            options=dict(self.plan.options if self.plan else self.options),
-            device_key=self.plan.device.key if self.plan else None,
-            key=self.plan.key if self.plan else None,
-            verdict="refused" if isinstance(self.error, GateFailed) else "not built" if self.error else "passed",
-            reason=f"{self.error}: {self.error.hint}" if isinstance(self.error, Unsupported) else str(self.error or ""),
-            hint=self.hint,
-            measurements=self.figures,
-        )
-
-    @property
-    def hint(self) -> str:
-        if isinstance(self.error, GateFailed):
-            return f"{self.name}: {self.error.hint}"
-        wanted = self.plan and self.plan.backend.form_for(self.precision)
-        if self.plan is None or self.plan.program.form == wanted:
-            return ""
-        got = f"{self.runtime} got the {self.precision} program laid out for {self.plan.program.form}"
-        if self.precision == "int8":
-            return f"{got}, for want of {wanted}; export again"
-        return f"{got}; name it in the recipe's targets and export again"
-
-
-def _trials(
-    bundle: Bundle, level: int, precision: Precision, runtimes: Sequence[str], threads: int | None, progress: Progress
-) -> Iterator[_Trial]:
-    """The candidates of one program, the reference first; those of the float program come before all others."""
-    for runtime in dict.fromkeys((REFERENCE, *(runtimes or table.engines()))):
-        if table.backend(runtime).form_for(precision) is None:
-            continue
-        try:
-            variants = table.backend(runtime).variants()
-        except Unsupported as error:
-            if runtime in runtimes:
-                raise
-            yield _Trial(runtime, precision, {}, error=error)
-            continue
-        for options in variants:
-            yield _Trial(runtime, precision, options, plan_engine(bundle, runtime, level, precision, threads, options, progress))
-
-
-def _kept(bundle: Bundle, level: int, key: str, trials: Sequence[_Trial]) -> tuple[ChoiceEntry | None, str]:
+def _kept(bundle: Bundle, level: int, key: str, trials: Sequence[Trial]) -> tuple[ChoiceEntry | None, str]:
     """The choice that was made among just these candidates, if its engines are intact; and why it can be kept or cannot."""
     found = next((choice for choice in bundle.manifest.choices if (choice.level, choice.key) == (level, key)), None)
     passed = {c.key for c in found.candidates if c.verdict in ("default", "passed")} if found else None
@@ -218,13 +158,13 @@ def _kept(bundle: Bundle, level: int, key: str, trials: Sequence[_Trial]) -> tup
 
 
 def _check(
-    trial: _Trial,
+    trial: Trial,
     bundle: Bundle,
     folder: Path,
     stack: ExitStack,
     force: bool,
     accuracy: Callable[[Session], float] | None,
-    reference: _Trial,
+    reference: Trial,
     progress: Progress,
 ) -> None:
     """Build a candidate, or take what the bundle holds; open it, and put it to the gates. What stops it becomes its `error`."""
@@ -257,7 +197,7 @@ def _check(
         progress.message(f"level {plan.level} {plan.name}: {error}")
 
 
-def _check_miou(trial: _Trial, reference: _Trial, bundle: Bundle) -> None:
+def _check_miou(trial: Trial, reference: Trial, bundle: Bundle) -> None:
     """Raise GateFailed where an engine lost too much against the reference, if that one was measured."""
     gate, allowed = bundle.recipe().miou_gate(trial.precision)
     before = reference.figures.get("miou")
@@ -269,7 +209,7 @@ def _check_miou(trial: _Trial, reference: _Trial, bundle: Bundle) -> None:
         )
 
 
-def _calibrate_again(trial: _Trial, bundle: Bundle) -> str:
+def _calibrate_again(trial: Trial, bundle: Bundle) -> str:
     """What to do about an INT8 engine that loses too much. A level may live on the scales of another one."""
     if trial.precision == "float" or trial.plan is None:
         return "not packed; use another precision of the arithmetic"
@@ -280,7 +220,7 @@ def _calibrate_again(trial: _Trial, bundle: Bundle) -> str:
     return f"not packed; its scales were found at ISR {home} alone: edgeseg quantize RECIPE --level {home} --level {level}"
 
 
-def _weigh(trials: Sequence[_Trial], progress: Progress) -> None:
+def _weigh(trials: Sequence[Trial], progress: Progress) -> None:
     """Measure the memory of all that are open."""
     for trial in trials:
         if trial.session and trial.plan:
@@ -289,7 +229,7 @@ def _weigh(trials: Sequence[_Trial], progress: Progress) -> None:
             trial.figures |= {} if peak is None else {"peak_memory_bytes": peak}
 
 
-def _time(trials: Sequence[_Trial], bundle: Bundle, level: int, progress: Progress) -> None:
+def _time(trials: Sequence[Trial], bundle: Bundle, level: int, progress: Progress) -> None:
     """Time all that are open, in turns."""
     image = next(bundle.golden(level, trials[0].precision)).image_rgb
     sessions = {number: trial.session for number, trial in enumerate(trials) if trial.session}

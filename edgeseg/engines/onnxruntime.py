@@ -23,32 +23,40 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
 
+from edgeseg.contracts import NO_OPTIONS, Option
 from edgeseg.devices.machine import Machine, look
 from edgeseg.devices.probe import processor
-from edgeseg.engines.onnxruntime_providers import PROVIDERS, Bound, installed, open_on_gpu
+from edgeseg.engines.onnxruntime_providers import PROVIDERS, Bound, installed, open_on_gpu, providers_to_try
+from edgeseg.engines.options import CUDA_GRAPH, OPTIMIZATION_LEVEL, WORKSPACE_BYTES
 from edgeseg.engines.session import ProgramSession, misfit
 from edgeseg.errors import BuildError, BundleError, EdgesegError, Unsupported
 from edgeseg.specs import CANONICAL_FORM, DEFAULT_FORM, ImageU8, MaskU8, Precision, Program
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _ERROR = 3  # of ONNX Runtime's log levels; below it, compile warns that the file is for this machine, which is the point
+OPTIONS = {
+    "provider": Option(
+        str, "consider this execution provider only, beside the CPU; by default every one that is here", ("cpu", *PROVIDERS)
+    ),
+    "spinning": Option(bool, "threads spin for work: faster on an idle machine, slower in a stream; by default false"),
+    "cuda_graph": replace(CUDA_GRAPH, text=f"of the providers cuda and tensorrt: {CUDA_GRAPH.text}"),
+    "workspace_bytes": replace(WORKSPACE_BYTES, text="of the providers for GPUs: memory that they may take; by default no limit"),
+    "optimization_level": replace(OPTIMIZATION_LEVEL, text=f"of the provider tensorrt: {OPTIMIZATION_LEVEL.text}"),
+}
 
 
 class OnnxRuntime:
-    """The backend.
-
-    Options: `threads` (int, required), `spinning` (bool, default False), `provider` ("cpu", which is the default, or one of
-    `onnxruntime_providers.PROVIDERS`); with another provider than the CPU also `cuda_graph` (bool, default True),
-    `workspace_bytes` and `optimization_level`.
-    """
+    """The backend; needs the option `threads` (int)."""
 
     name = "onnxruntime"
+    options = OPTIONS
 
     def __init__(self, machine: Machine | None = None) -> None:
         self._machine = machine
@@ -69,11 +77,10 @@ class OnnxRuntime:
     def version(self) -> str:
         return str(_ort().__version__)
 
-    def variants(self) -> Sequence[Mapping[str, Any]]:
-        """The CPU, and each provider that is installed where there is a GPU. Spinning would win on an idle machine, and lose in a
-        stream."""
-        _ort()
-        return [{}, *({"provider": name} for name in self._gpu_providers())]
+    def variants(self, wanted: Mapping[str, Any] = NO_OPTIONS) -> Sequence[Mapping[str, Any]]:
+        """The CPU, and each provider that is installed where there is a GPU, or that which is wanted. Spinning would win on an
+        idle machine, and lose in a stream."""
+        return providers_to_try(_ort(), wanted, self._gpu_providers())
 
     def _gpu_providers(self) -> list[str]:
         """The providers that are installed, where there is a GPU."""

@@ -37,21 +37,27 @@ class Provider:
     Attributes:
         title: what ONNX Runtime calls it.
         install: how it comes to a machine that lacks it.
+        takes: the options that it reads.
         plugin: the package that brings it, where ONNX Runtime has it not built in.
         binds: images and masks can stay in buffers on the GPU, which CUDA graphs need.
     """
 
     title: str
     install: str
+    takes: tuple[str, ...]
     plugin: str | None = None
     binds: bool = True
 
 
 PROVIDERS = {
-    "cuda": Provider("CUDAExecutionProvider", _GPU_BUILD),
-    "tensorrt": Provider("TensorrtExecutionProvider", _GPU_BUILD),
+    "cuda": Provider("CUDAExecutionProvider", _GPU_BUILD, ("cuda_graph", "workspace_bytes")),
+    "tensorrt": Provider("TensorrtExecutionProvider", _GPU_BUILD, ("cuda_graph", "workspace_bytes", "optimization_level")),
     "nv_tensorrt_rtx": Provider(
-        "NvTensorRTRTXExecutionProvider", "pip install onnxruntime-ep-nv-tensorrt-rtx", _PLUGIN, binds=False
+        "NvTensorRTRTXExecutionProvider",
+        "pip install onnxruntime-ep-nv-tensorrt-rtx",
+        ("workspace_bytes",),
+        _PLUGIN,
+        binds=False,
     ),
 }
 """Values of `options["provider"]` beside "cpu"."""
@@ -63,6 +69,33 @@ def installed(ort: ModuleType, name: str) -> bool:
     if provider.plugin is not None:
         return hasattr(ort, "register_execution_provider_library") and importlib.util.find_spec(provider.plugin) is not None
     return provider.title in ort.get_available_providers()
+
+
+def providers_to_try(ort: ModuleType, wanted: Mapping[str, Any], here: Sequence[str]) -> list[dict[str, Any]]:
+    """The CPU first, then the providers that are here or wanted, each with what it reads of the options that are wanted.
+
+    Args:
+        here: providers that are installed, where there is a GPU.
+    Raises:
+        Unsupported: the provider that is wanted is not here, or what is wanted means nothing to any that is considered.
+    """
+    asked: str | None = wanted.get("provider")
+    if asked is not None and asked not in ("cpu", *here):
+        title, install = PROVIDERS[asked].title, PROVIDERS[asked].install
+        raise Unsupported(
+            f"onnxruntime {ort.__version__} has no {title} here",
+            hint="it needs an NVIDIA GPU: edgeseg devices --here" if installed(ort, asked) else install,
+        )
+    chosen: dict[str, tuple[str, ...]] = {"cpu": (), **{name: PROVIDERS[name].takes for name in here if asked in (None, name)}}
+    if lost := set(wanted) - {"provider", "spinning"} - {name for takes in chosen.values() for name in takes}:
+        raise Unsupported(
+            f"{', '.join(sorted(lost))} means nothing to onnxruntime on {', '.join(chosen)}",
+            hint="they are for its providers on a GPU: onnxruntime.provider=tensorrt takes them all",
+        )
+    return [
+        {**({} if name == "cpu" else {"provider": name}), **{key: wanted[key] for key in wanted if key in ("spinning", *takes)}}
+        for name, takes in chosen.items()
+    ]
 
 
 def open_on_gpu(ort: ModuleType, settings: Any, files: Sequence[Path], options: Mapping[str, Any], place: str) -> Any:

@@ -21,19 +21,26 @@ from typing import Any
 
 import numpy as np
 
+from edgeseg.contracts import NO_OPTIONS, Option
 from edgeseg.engines.session import Port, ProgramSession, misfit
-from edgeseg.errors import BuildError, BundleError, require
+from edgeseg.errors import BuildError, BundleError, Unsupported, require
 from edgeseg.specs import CANONICAL_FORM, ImageU8, MaskU8, Precision, Program
 
 PRECISION_HINTS = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 """Values of `options["precision_hint"]`, and what OpenVINO calls the capability of the processor that each needs."""
+OPTIONS = {
+    "precision_hint": Option(
+        str, "compute in this precision only; by default in every one that the processor has", tuple(PRECISION_HINTS)
+    )
+}
 _DEVICE = "CPU"
 
 
 class OpenVino:
-    """The backend. Options: `threads` (int, required) and `precision_hint` ("f32", "bf16" or "f16", default "f32")."""
+    """The backend; needs the option `threads` (int). Left alone it computes in float32."""
 
     name = "openvino"
+    options = OPTIONS
     on_accelerator = False
 
     def form_for(self, precision: Precision) -> str | None:
@@ -43,10 +50,16 @@ class OpenVino:
     def version(self) -> str:
         return "-".join(_openvino().__version__.split("-")[:2])  # release and build number; the commit and branch follow
 
-    def variants(self) -> Sequence[Mapping[str, Any]]:
-        """Each precision that this processor computes in."""
+    def variants(self, wanted: Mapping[str, Any] = NO_OPTIONS) -> Sequence[Mapping[str, Any]]:
+        """Each precision that this processor computes in, or the one that is wanted."""
         capabilities = lasting_core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
-        return [{"precision_hint": hint} for hint, needed in PRECISION_HINTS.items() if needed in capabilities]
+        here = [hint for hint, needed in PRECISION_HINTS.items() if needed in capabilities]
+        asked = wanted.get("precision_hint")
+        if asked not in (None, *here):
+            raise Unsupported(
+                f"openvino does not compute in {asked} on this processor", hint=f"precision_hint: {', '.join(here)}"
+            )
+        return [{"precision_hint": hint} for hint in here if asked in (None, hint)]
 
     def compile(self, program: Program, out_dir: Path, options: Mapping[str, Any]) -> Sequence[Path]:
         """One file, the compiled graph. Raises BuildError where OpenVINO refuses the program."""

@@ -1,7 +1,8 @@
 """TensorRT: engines for the NVIDIA GPU of this device, by the Python package that JetPack ships, or PyPI's. No torch.
 
 An engine is for one GPU and one release of TensorRT. It is built where it runs, in a child process, with half of the memory that
-is free then. Times of kernels are kept between builds, in the user's cache folder, one file for each device.
+is free then. Times of kernels are kept between builds, in the user's cache folder, one file for each device. With `dla_core`, a
+deep-learning accelerator computes what it can (`dla`), and the GPU the rest.
 """
 
 from __future__ import annotations
@@ -12,27 +13,32 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from edgeseg.contracts import NoProgress, Progress
+from edgeseg.contracts import NO_OPTIONS, NoProgress, Option, Progress
 from edgeseg.devices.machine import Machine, look
 from edgeseg.devices.probe import fingerprint
+from edgeseg.engines import dla
 from edgeseg.engines.cudart import Cuda
+from edgeseg.engines.options import CUDA_GRAPH, OPTIMIZATION_LEVEL, WORKSPACE_BYTES
 from edgeseg.engines.tensorrt_build import Order, build
 from edgeseg.engines.tensorrt_session import TensorRtSession
-from edgeseg.errors import Unsupported
+from edgeseg.errors import BuildError, Unsupported
 from edgeseg.specs import DEFAULT_FORM, HALF_FORM, Precision, Program
 
 ENGINE, FACTS = "engine.trt", "engine.json"
+OPTIONS = {
+    "cuda_graph": CUDA_GRAPH,
+    "dla_core": Option(int, "try this deep-learning accelerator of a Jetson module too, beside the GPU; it takes FP16 and INT8"),
+    "optimization_level": OPTIMIZATION_LEVEL,
+    "workspace_bytes": WORKSPACE_BYTES,
+}
 _BUILDER = ("dla_core", "optimization_level", "workspace_bytes")
 
 
 class TensorRt:
-    """The backend.
-
-    Options: `cuda_graph` (bool, default True), `dla_core` (int: build for that deep-learning accelerator, with the GPU for what
-    it cannot do), `optimization_level` (0 to 5), `workspace_bytes` (default: half of the memory that is free when it builds).
-    """
+    """The backend."""
 
     name = "tensorrt"
+    options = OPTIONS
     on_accelerator = True
 
     def __init__(self, progress: Progress | None = None, machine: Machine | None = None, cuda: Cuda | None = None) -> None:
@@ -45,18 +51,29 @@ class TensorRt:
     def version(self) -> str:
         return str(_trt().__version__)
 
-    def variants(self) -> Sequence[Mapping[str, Any]]:
-        """One where there is a GPU; none elsewhere."""
-        return [{}] if (self._machine or look()).accelerator else []
+    def variants(self, wanted: Mapping[str, Any] = NO_OPTIONS) -> Sequence[Mapping[str, Any]]:
+        """The GPU, where there is one; none elsewhere. With `dla_core`, that accelerator too, where the device has it."""
+        machine = self._machine or look()
+        if not machine.accelerator:
+            return []
+        version = self.version()
+        on_gpu = {name: value for name, value in wanted.items() if name != "dla_core"}
+        if "dla_core" not in wanted:
+            return [on_gpu]
+        dla.check_core(wanted["dla_core"], machine, version)
+        return [on_gpu, {name: value for name, value in wanted.items() if name != "cuda_graph"}]
 
     def compile(self, program: Program, out_dir: Path, options: Mapping[str, Any]) -> Sequence[Path]:
         """Two files: the engine, and as JSON what it was built with.
 
         Raises:
-            BuildError: TensorRT refuses the program, or its process ended early.
+            BuildError: TensorRT refuses the program, DLA does not compute its precision, or the builder's process ended early.
             Unsupported: no TensorRT, no CUDA runtime, or no GPU.
         """
-        trt, cuda = _trt(), self._runtime()
+        trt = _trt()
+        if "dla_core" in options and (problem := dla.refusal(program.precision, str(trt.__version__))):
+            raise BuildError(problem, hint="name tensorrt in the recipe's targets, and export again: it brings an fp16 program")
+        cuda = self._runtime()
         machine = self._machine or look()
         if not machine.accelerator:
             raise Unsupported("tensorrt builds on the GPU that it builds for, and here is none", hint="edgeseg devices --here")
@@ -69,7 +86,9 @@ class TensorRt:
 
     def load(self, program: Program, files: Sequence[Path], options: Mapping[str, Any]) -> TensorRtSession:
         """Open what `compile` wrote. Raises BundleError where TensorRT refuses it, Unsupported without a CUDA runtime."""
-        return TensorRtSession(program, _trt(), files[0], self._runtime(), cuda_graph=bool(options.get("cuda_graph", True)))
+        core = options.get("dla_core")
+        recorded = bool(options.get("cuda_graph", True)) and core is None
+        return TensorRtSession(program, _trt(), files[0], self._runtime(), cuda_graph=recorded, dla_core=core)
 
     def _runtime(self) -> Cuda:
         self._cuda = self._cuda or Cuda()

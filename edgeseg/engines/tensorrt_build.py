@@ -1,12 +1,13 @@
 """Building engines with TensorRT or TensorRT-RTX, whose Python modules have the same names in them.
 
 The network is strongly typed: each operator computes in the type that the program gives it. That is the one language of precision
-that TensorRT 10, TensorRT 11 and TensorRT-RTX share.
+that TensorRT 10, TensorRT 11 and TensorRT-RTX share. The exception is a network for a deep-learning accelerator in TensorRT 10
+(`dla`).
 
 The builder works in a process of its own, so that one that runs out of memory or crashes ends nothing else. It is spawned: a
 script that builds needs the usual `if __name__ == "__main__":`.
 
-Source: docs.nvidia.com/deeplearning/tensorrt, Python API; "Strongly Typed Networks", "Timing Cache", "Working with DLA".
+Source: docs.nvidia.com/deeplearning/tensorrt, Python API; "Strongly Typed Networks", "Timing Cache".
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from types import ModuleType
 from typing import Any
 
 from edgeseg.contracts import Progress
+from edgeseg.engines import dla
 from edgeseg.engines.session import Port, misfit
 from edgeseg.engines.tensorrt_graph import cast_first
 from edgeseg.engines.tensorrt_log import Log
@@ -55,11 +57,18 @@ class Order:
     timing_cache: Path | None = None
 
 
+@dataclass(frozen=True)
+class Note:
+    """What a builder's process has to say to the user, beside the phase that it is in."""
+
+    text: str
+
+
 def build(order: Order, progress: Progress, work: Callable[[Connection, Order], None] | None = None) -> None:
     """Build in a child process, showing the phase that it is in.
 
     Args:
-        work: what the child does; default: `construct`.
+        work: what the child does; default: `construct`. It sends phases (texts), `Note`s, and a list of what speaks against it.
     Raises:
         BuildError: the builder refuses the program, or its process ended early.
     """
@@ -74,6 +83,8 @@ def build(order: Order, progress: Progress, work: Callable[[Connection, Order], 
         while (said := _receive(ours)) is not None:
             if isinstance(said, list):
                 refused = said
+            elif isinstance(said, Note):
+                progress.message(said.text)
             else:
                 progress.advance(order.module, 0, phase=said)
         child.join()
@@ -110,13 +121,17 @@ def construct(pipe: Connection, order: Order) -> None:
     log = Log(trt)
     logger = log.logger
     builder = trt.Builder(logger)
-    network = builder.create_network(_strongly_typed(trt))
+    core = order.settings.get("dla_core")
+    typed = core is None or dla.strongly_typed(trt.__version__)
+    network = builder.create_network(_strongly_typed(trt) if typed else 0)
     try:
-        _parse(trt, network, logger, order.program)
-        config = _config(trt, builder, order)
-        on_dla = _dla(trt, builder, config, network, order)
+        _parse(trt, network, logger, order.program, for_dla=core is not None)
+        config = _config(trt, builder, order, log)
+        report = None if core is None else dla.send(trt, builder, config, network, core)
     except ValueError as error:
         return pipe.send([*map(str, error.args), *log.errors][:8])
+    if report is not None:
+        pipe.send(Note(dla.told(report)))
     config.progress_monitor = _monitor(trt, pipe)
     inputs, outputs = (_ports(trt, network, kind) for kind in ("input", "output"))
     started = time.perf_counter()
@@ -127,9 +142,9 @@ def construct(pipe: Connection, order: Order) -> None:
         "runtime": order.module,
         "runtime_version": trt.__version__,
         **order.settings,
-        "strongly_typed": True,
+        "strongly_typed": typed,
         "layers": network.num_layers,
-        "layers_not_on_dla": on_dla,
+        "dla": report,
         "skipped_tactics": log.skipped,
         "build_s": round(time.perf_counter() - started, 2),
         "timing_cache": _keep_times(config, order.timing_cache),
@@ -148,9 +163,12 @@ def _strongly_typed(trt: ModuleType) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
-def _parse(trt: ModuleType, network: Any, logger: Any, program: Program) -> None:
+def _parse(trt: ModuleType, network: Any, logger: Any, program: Program, *, for_dla: bool) -> None:
     """Read the program into the network. Raises ValueError with what speaks against it, one argument each."""
     parser = trt.OnnxParser(network, logger)
+    fitting = getattr(trt.OnnxParserFlag, "ADJUST_FOR_DLA", None) if for_dla else None
+    if fitting is not None:
+        parser.set_flag(fitting)
     try:
         graph = cast_first(program.onnx_path.read_bytes())
     except OSError as error:
@@ -163,8 +181,9 @@ def _parse(trt: ModuleType, network: Any, logger: Any, program: Program) -> None
         raise ValueError(f"it is not the program it is said to be: {problem}")
 
 
-def _config(trt: ModuleType, builder: Any, order: Order) -> Any:
-    config, settings = builder.create_builder_config(), order.settings
+def _config(trt: ModuleType, builder: Any, order: Order, log: Log) -> Any:
+    """What the builder is told. Raises ValueError with its words where it refuses a setting: it logs an error, and goes on."""
+    config, settings, before = builder.create_builder_config(), order.settings, len(log.errors)
     if capability := settings.get("compute_capability"):
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}"), 0)
@@ -172,28 +191,14 @@ def _config(trt: ModuleType, builder: Any, order: Order) -> Any:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, max(workspace, _MIN_WORKSPACE_BYTES))
     if (level := settings.get("optimization_level")) is not None:
         config.builder_optimization_level = level
+    if log.errors[before:]:
+        told = ", ".join(f"{name} {value}" for name, value in settings.items())
+        raise ValueError(f"it does not take these settings: {told}")
     if order.timing_cache is not None:
         known = order.timing_cache.read_bytes() if order.timing_cache.is_file() else b""
         cache = config.create_timing_cache(known) or config.create_timing_cache(b"")  # one of another version is not taken
         config.set_timing_cache(cache, False)
     return config
-
-
-def _dla(trt: ModuleType, builder: Any, config: Any, network: Any, order: Order) -> list[str] | None:
-    """Send the network to a deep-learning accelerator; the layers that it leaves to the GPU. None without `dla_core`.
-
-    Raises ValueError where the device has no such core.
-    """
-    core = order.settings.get("dla_core")
-    if core is None:
-        return None
-    if core >= builder.num_DLA_cores:
-        raise ValueError(f"this device has {builder.num_DLA_cores} DLA cores; dla_core {core} is none of them")
-    config.default_device_type = trt.DeviceType.DLA
-    config.DLA_core = core
-    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
-    layers = (network.get_layer(index) for index in range(network.num_layers))
-    return [layer.name for layer in layers if not config.can_run_on_DLA(layer)]
 
 
 def _keep_times(config: Any, path: Path | None) -> dict[str, Any] | None:

@@ -23,11 +23,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from edgeseg.contracts import NoProgress, Progress
+from edgeseg.contracts import NO_OPTIONS, NoProgress, Progress
 from edgeseg.devices.machine import Machine, look
 from edgeseg.devices.probe import fingerprint
 from edgeseg.engines import torch_tensorrt_build
 from edgeseg.engines.cudart import Cuda
+from edgeseg.engines.options import CUDA_GRAPH, OPTIMIZATION_LEVEL, WORKSPACE_BYTES
 from edgeseg.engines.tensorrt import TensorRt, cache_folder
 from edgeseg.engines.tensorrt_build import Order, build
 from edgeseg.engines.tensorrt_session import TensorRtSession
@@ -36,17 +37,15 @@ from edgeseg.specs import DEFAULT_FORM, HALF_FORM, Precision, Program
 
 ENGINE, FACTS = "engine.trt", "engine.json"
 _PURPOSE = "compile engines with Torch-TensorRT"
+OPTIONS = {"cuda_graph": CUDA_GRAPH, "optimization_level": OPTIMIZATION_LEVEL, "workspace_bytes": WORKSPACE_BYTES}
 _BUILDER = ("optimization_level", "workspace_bytes")
 
 
 class TorchTensorRt:
-    """The backend.
-
-    Options: `cuda_graph` (bool, default True), `optimization_level` (0 to 5), `workspace_bytes` (default: half of the memory that
-    is free when it builds).
-    """
+    """The backend."""
 
     name = "torch_tensorrt"
+    options = OPTIONS
     on_accelerator = True
 
     def __init__(self, progress: Progress | None = None, machine: Machine | None = None, cuda: Cuda | None = None) -> None:
@@ -64,10 +63,12 @@ class TorchTensorRt:
             raise MissingDependency("torch_tensorrt", extra="tensorrt", purpose=_PURPOSE) from error
         return f"{own} on TensorRT {TensorRt().version()}"
 
-    def variants(self) -> Sequence[Mapping[str, Any]]:
+    def variants(self, wanted: Mapping[str, Any] = NO_OPTIONS) -> Sequence[Mapping[str, Any]]:
         """One where there is a GPU; none elsewhere."""
+        if not (self._machine or look()).accelerator:
+            return []
         self.version()
-        return [{}] if (self._machine or look()).accelerator else []
+        return [wanted]
 
     def compile(self, program: Program, out_dir: Path, options: Mapping[str, Any]) -> Sequence[Path]:
         """Two files: the engine, and as JSON what it was built with.

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgeseg.bundle import Bundle
-from edgeseg.contracts import Progress, Session
+from edgeseg.contracts import NO_OPTIONS, Progress, Session
 from edgeseg.data.evaluate import evaluate
 from edgeseg.engines.choose import LevelBuild, build_level
+from edgeseg.engines.options import Wanted
 from edgeseg.pipeline.evaluate import validation_split
 
 
@@ -16,6 +17,7 @@ def build_bundle(
     bundle: Bundle,
     *,
     runtimes: Sequence[str] = (),
+    options: Wanted = NO_OPTIONS,
     threads: int | None = None,
     data_root: Path | None = None,
     limit: int | None = None,
@@ -26,6 +28,7 @@ def build_bundle(
     """Find this device's best engine for every level; see `engines.choose.build_level`.
 
     Args:
+        options: of runtimes, by name: {"tensorrt": {"dla_core": 0}}.
         data_root: measure every engine's mIoU on the recipe's validation split, and hold it to the gate for its precision.
         limit: of that split, use this many images, evenly spread.
         memory: also measure every engine's peak memory.
@@ -44,6 +47,7 @@ def build_bundle(
             bundle,
             level,
             runtimes=runtimes,
+            options=options,
             threads=threads,
             force=force,
             accuracy=accuracy,

@@ -50,7 +50,7 @@ def test_kept_or_built_and_why(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) 
     threads = build_engine(bundle, threads=2)
     assert (threads.built, threads.reason) == (True, "threads 1 -> 2")
     spinning = build_engine(bundle, threads=2, options={"spinning": True})
-    assert (spinning.built, spinning.reason) == (True, "spinning None -> True")
+    assert (spinning.built, spinning.reason) == (True, "spinning left out -> True")
     (bundle.path / spinning.engine.files[0]).write_bytes(b"rot")
     damaged = build_engine(bundle, threads=2, options={"spinning": True})
     assert damaged.built

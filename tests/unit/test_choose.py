@@ -205,7 +205,7 @@ def test_what_cannot_be_built_is_told_and_does_not_stop_the_rest(
     bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Missing(FakeBackend):
-        def variants(self) -> Any:
+        def variants(self, wanted: Any = None) -> Any:
             raise MissingDependency("ghost", extra="ghost", purpose="haunt")
 
     broken = FakeBackend("broken", error=BuildError("no kernel for Conv", hint="none"))

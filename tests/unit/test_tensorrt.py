@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,7 +45,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_is_ordered(options: dict[str, Any], ordered: dict[str, int], tmp_path: Path) -> None:
-    program = tiny_program(tmp_path / "tiny.onnx")
+    program = replace(tiny_program(tmp_path / "tiny.onnx"), precision="fp16")
     engine, facts = TensorRt(machine=CARD, cuda=Cuda(FakeLibrary())).compile(program, tmp_path, options)
     assert engine.name == "engine.trt"
     assert json.loads(facts.read_text()) == ordered

@@ -1,0 +1,148 @@
+"""Deep-learning accelerators (DLA) of Jetson modules: where there are any, what they compute, how much of a network they took.
+
+They compute in FP16 and INT8, in fixed functions for convolutional networks; the GPU computes what they cannot. How a network
+says its precision to them, and whether there is DLA at all, hangs on the release of TensorRT:
+
+    10.0 to 10.7      JetPack 6, Orin. By the builder's flags, on a weakly typed network: FP16. INT8 takes implicit quantization,
+                      with a range for every tensor, which strong typing excludes; a Q/DQ program gets none.
+    10.8 to 11.4.0    none on a Jetson, JetPack 7.2 with 10.16 included
+    11.4.1 on         JetPack 7.2.2 on AGX Orin. By the types of a strongly typed network: half precision, and Q/DQ for INT8.
+
+Where the network is weakly typed, layers in float32 are pinned to it, as the program has them.
+
+An engine holds a piece for every run of layers on DLA, and a core loads 16 at most. Work on DLA cannot be recorded as a CUDA
+graph. An engine forgets its core: whoever opens it names it again. Nothing of this was run on a DLA here.
+
+Source: docs.nvidia.com/deeplearning/tensorrt, 11.4.1: "Working with DLA", "Strongly Typed Networks for DLA", "DLA Supported
+Layers and Restrictions"; 10.16.1: release notes; 10.x: "Working with Quantized Types", and samples/common/sampleEngines.cpp of
+trtexec; NVIDIA/TensorRT#2222 and NVIDIA/Model-Optimizer#1661 (Q/DQ), NVIDIA/TensorRT#3524 (CUDA graphs).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from edgeseg.devices.catalog import load_catalog
+from edgeseg.devices.machine import Machine
+from edgeseg.errors import Unsupported
+from edgeseg.specs import Precision
+
+MAX_PIECES = 16
+"""That one core can hold at a time."""
+MUCH = 0.2
+"""Share of the layers on the GPU from which on a user is told of it."""
+
+
+def check_core(core: int, machine: Machine, version: str) -> None:
+    """Raise Unsupported where a machine has no such accelerator, by the catalogue, or its TensorRT does not build for it.
+
+    Args:
+        version: of TensorRT.
+    """
+    found = load_catalog().recognise(machine)
+    module = next((device for device in found if device.kind == "jetson"), None)
+    if machine.jetson is None:
+        names = " + ".join(dict.fromkeys(gpu.name for gpu in machine.gpus))
+        raise Unsupported(f"{names} has no DLA: dla_core is for Jetson modules", hint=_LEAVE_OUT)
+    if module is not None and module.dla is not None:
+        count = int(module.dla.value)
+        if not count:
+            raise Unsupported(f"{module.title} has no DLA", hint=_LEAVE_OUT)
+        if core >= count:
+            cores = "only core 0" if count == 1 else f"cores 0 to {count - 1}"
+            raise Unsupported(f"{module.title} has no DLA core {core}: {cores}", hint="dla_core 0, or leave it out")
+    if not _supports(version):
+        raise Unsupported(
+            f"TensorRT {version} does not build for DLA: 10.8 to 11.4.0 do not on a Jetson",
+            hint="JetPack 6.2 has TensorRT 10.3, which does; so does TensorRT 11.4.1 on AGX Orin with JetPack 7.2.2",
+        )
+
+
+_LEAVE_OUT = "leave dla_core out; edgeseg devices orin says which modules have one"
+
+
+def refusal(precision: Precision, version: str) -> str | None:
+    """Why DLA does not compute a program of this precision with this release of TensorRT; None: it does."""
+    if precision == "float":
+        return "DLA computes in FP16 and INT8 only, and this program is in float32"
+    if precision == "int8" and not strongly_typed(version):
+        return f"TensorRT {version} takes no Q/DQ program on DLA, which 11.4.1 does; DLA computes the fp16 program"
+    return None
+
+
+def strongly_typed(version: str) -> bool:
+    """Whether a network for DLA says its precision by its types."""
+    return _release(version)[0] >= 11
+
+
+def _supports(version: str) -> bool:
+    return _release(version) < (10, 8) or _release(version) >= (11, 4, 1)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+
+
+def send(trt: ModuleType, builder: Any, config: Any, network: Any, core: int) -> dict[str, Any]:
+    """Send a network to a DLA core, with the GPU for what it cannot do. To be called before the network is built.
+
+    Returns:
+        core; layers: how many there are, constants left out; on_dla: how many of them DLA takes; pieces: runs of layers that it
+        takes, by their order in the network, which is about what the engine holds; on_gpu: operator -> how many of its layers
+        stay on the GPU, the most frequent first.
+    Raises:
+        ValueError: the device has no such core.
+    """
+    if core >= builder.num_DLA_cores:
+        raise ValueError(f"this device has {builder.num_DLA_cores} DLA cores; dla_core {core} is none of them")
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core
+    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    layers = [layer for layer in layers if layer.type != trt.LayerType.CONSTANT]
+    if not strongly_typed(trt.__version__):
+        config.set_flag(trt.BuilderFlag.FP16)
+        config.set_flag(trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
+        _pin_float(trt, layers)
+    taken = [bool(config.can_run_on_DLA(layer)) for layer in layers]
+    left = Counter(layer.type.name for layer, on_dla in zip(layers, taken, strict=True) if not on_dla)
+    return {
+        "core": core,
+        "layers": len(layers),
+        "on_dla": sum(taken),
+        "pieces": sum(on_dla for on_dla, _ in groupby(taken)),
+        "on_gpu": dict(left.most_common()),
+    }
+
+
+def _pin_float(trt: ModuleType, layers: Sequence[Any]) -> None:
+    """What the program computes in float32, the builder shall not compute in half precision, as it may without strong typing."""
+    for layer in layers:
+        if layer.type != trt.LayerType.CAST and layer.num_outputs and layer.get_output(0).dtype == trt.float32:
+            layer.precision = trt.float32
+
+
+def told(report: dict[str, Any]) -> str:
+    """What `send` found, in one line."""
+    line = f"DLA core {report['core']} takes {report['on_dla']} of {report['layers']} layers, in {report['pieces']} pieces"
+    left = ", ".join(f"{count} {operator}" for operator, count in report["on_gpu"].items())
+    return f"{line}; the GPU computes {left}" if left else line
+
+
+def hint(facts: Path) -> str:
+    """What to know of an engine, by the facts beside it, where the GPU computes much of what DLA was to do; else ""."""
+    report = json.loads(facts.read_text()).get("dla")
+    if report is None or not report["layers"]:
+        return ""
+    much = 1 - report["on_dla"] / report["layers"] >= MUCH
+    if not much and report["pieces"] <= MAX_PIECES:
+        return ""
+    limit = f"; a core holds {MAX_PIECES} pieces at most" if report["pieces"] > MAX_PIECES else ""
+    return f"{told(report)}{limit}; each hand-over costs time"
