@@ -97,6 +97,7 @@ class EngineEntry(Entry):
         clocks: how fast that machine was set to run when it timed the engine (`devices.clocks`); figures hold for that alone.
         created: UTC, ISO 8601.
         checked: it ran on the golden frames and passed. False where it was compiled for another machine.
+        measured_on: the machine that checked and timed it, of an engine that runs on others too; "" where its device says it.
     """
 
     level: int = Field(ge=0)
@@ -113,6 +114,7 @@ class EngineEntry(Entry):
     built_with: dict[str, str] = Field(default_factory=dict)
     clocks: dict[str, str] = Field(default_factory=dict)
     checked: bool = True
+    measured_on: str = ""
 
     @property
     def kind(self) -> str:
@@ -161,6 +163,7 @@ class ChoiceEntry(Entry):
         engine: key of the default engine.
         candidates: the float engine that speed-ups refer to first.
         created: UTC, ISO 8601.
+        machine: that timed them; no other goes by it. "" in bundles made before it was kept.
     """
 
     level: int = Field(ge=0)
@@ -168,11 +171,12 @@ class ChoiceEntry(Entry):
     engine: Sha256
     candidates: tuple[CandidateEntry, ...] = Field(min_length=1)
     created: str
+    machine: str = ""
 
     def replaces(self, other: ChoiceEntry) -> bool:
-        """True where a bundle keeps only the newer of the two: same level, and a runtime on the same device."""
+        """True where a bundle keeps only the newer of the two: same level and machine, and a runtime on the same device."""
         devices, others = ({c.device_key for c in choice.candidates} - {None} for choice in (self, other))
-        return self.level == other.level and bool(devices & others)
+        return (self.level, self.machine) == (other.level, other.machine) and bool(devices & others)
 
 
 def kind(precision: Precision, options: Mapping[str, Any]) -> str:
@@ -241,11 +245,14 @@ class Manifest(Entry):
     def with_engines(
         self, engines: Sequence[EngineEntry], files: Mapping[RelPath, FileEntry], choice: ChoiceEntry | None = None
     ) -> Manifest:
-        """The manifest with engines, their files and a choice added; what they replace goes, and choices without their engine."""
+        """The manifest with engines, their files and a choice added; what they replace goes, and choices without their engine.
+
+        An engine that was compiled elsewhere takes the place of one that was checked, but not its place in a choice.
+        """
         kept = (*(other for other in self.engines if not any(new.replaces(other) for new in engines)), *engines)
         named = {path for engine in kept for path in engine.files}
         gone = {path for engine in self.engines for path in engine.files} - named
-        there = {engine.key for engine in kept}
+        there = {engine.key for engine in kept if engine.checked}
         choices = [old for old in self.choices if old.engine in there and not (choice and choice.replaces(old))]
         changed = {
             "engines": kept,

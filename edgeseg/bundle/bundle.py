@@ -149,15 +149,17 @@ class Bundle:
         return {frame.name: mask_agreement(session.infer(frame.image_rgb), frame.mask) for frame in frames}
 
     def find_engine(self, level: int = 0, runtime: str | None = None, precision: Precision | None = None) -> EngineEntry:
-        """The engine for this device: the one that a build chose, else the fastest measured.
+        """The engine for this device: the one that a build on this machine chose, else the fastest of those measured here.
+
+        One that was compiled on another machine and never checked is not it: `edgeseg build` checks it.
 
         Args:
             runtime: only engines of this runtime; None: of any that is installed.
             precision: only engines of programs of this precision; None: of any.
         Raises:
             EngineMismatch: there are engines, and none is for this device.
-            BundleError: there is no engine at all for this level (and runtime, and precision).
-            Unsupported: the runtime that built one here is not installed any more.
+            BundleError: there is no engine at all for this level (and runtime, and precision), or none that was checked.
+            Unsupported: the runtime of one that is for this device is not installed (any more).
         """
         from edgeseg.engines import table
 
@@ -170,9 +172,20 @@ class Bundle:
         if not engines:
             kind = " ".join(word for word in (precision, "engine", runtime and f"of {runtime}") if word)
             raise BundleError(f"{self.path} holds no {kind} for level {level} yet", hint=build)
-        fitting = table.for_this_device(engines, rebuild=build)
-        chosen = {choice.engine for choice in self.manifest.choices}
-        return min(fitting, key=lambda e: (e.key not in chosen, float(e.measurements.get("median_ms", float("inf")))))
+        fitting = [engine for engine in table.for_this_device(engines, rebuild=build) if engine.checked]
+        if not fitting:
+            raise BundleError(
+                f"{self.path} holds an engine for this device that was compiled elsewhere and never checked",
+                hint=f"{build} checks it on the golden frames, without compiling again",
+            )
+        here = table.this_machine()
+        chosen = {choice.engine for choice in self.manifest.choices if choice.machine in ("", here)}
+
+        def rank(engine: EngineEntry) -> tuple[bool, bool, float]:
+            timed_here = engine.measured_on in ("", here)
+            return engine.key not in chosen, not timed_here, float(engine.measurements.get("median_ms", float("inf")))
+
+        return min(fitting, key=rank)
 
     def session(
         self,

@@ -28,9 +28,10 @@ from edgeseg.bundle.golden import check_gate
 from edgeseg.contracts import EngineBackend, NoProgress, Progress, Session
 from edgeseg.devices.catalog import load_catalog
 from edgeseg.devices.machine import Machine, look
+from edgeseg.devices.power import PowerMeter
 from edgeseg.devices.probe import Fingerprint, usable_cores
 from edgeseg.engines import table
-from edgeseg.engines.measure import measure_latency
+from edgeseg.engines.measure import measure_latency, measure_power
 from edgeseg.engines.options import check
 from edgeseg.engines.pace import expected_s, paced
 from edgeseg.errors import BuildError, IntegrityError
@@ -73,9 +74,9 @@ def build_engine(
 
     Args:
         runtime: a row of the engine table.
-        threads: default: the physical cores that this process may use. Written into the engine's options.
+        threads: default: the physical cores that this process may use. Written into the options of an engine that runs on them.
         options: further options of the runtime, over those of its first variant; written into the engine's options too.
-        force: build even where the engine is there.
+        force: build even where the engine is there. One that was compiled elsewhere is not built either, but checked and timed.
     Raises:
         GateFailed: on a golden frame, the engine agrees with the reference less than `gate.min_mask_agreement`; not packed.
         BuildError: the runtime refuses the program, or `threads` is no number of threads.
@@ -88,17 +89,24 @@ def build_engine(
     chosen = {**next(iter(table.backend(runtime).variants()), {}), **(options or {})}
     wanted = plan_engine(bundle, runtime, level, precision, threads, chosen, progress)
     kept, reason = wanted.built(bundle)
-    if kept and not force:
+    if kept and kept.checked and not force:
         return EngineBuild(kept, built=False, reason=reason)
-    reason = "--force" if kept else reason
     with tempfile.TemporaryDirectory(prefix="edgeseg-build-") as folder:
-        files, compile_ms = wanted.compile(bundle, Path(folder), reason, progress)
+        if kept and not force:
+            reason, files, compile_ms = wanted.kept(bundle, kept, progress)
+        else:
+            kept, reason = None, "--force" if kept else reason
+            files, compile_ms = wanted.compile(bundle, Path(folder), reason, progress)
         with wanted.open(files) as (session, load_ms):
             agreement = check_golden(bundle, wanted, session)
             image = next(bundle.golden(level, precision)).image_rgb
-            latency = measure_latency(lambda: session.infer(image), RUNS, WARMUP)
-        figures = {**latency.to_json(), "compile_ms": compile_ms, "load_ms": load_ms, "mask_agreement": agreement}
-        return EngineBuild(bundle.add_engine(wanted.entry(files, figures), files), built=True, reason=reason)
+            meter = PowerMeter()
+            meter.read()
+            latency = measure_latency(lambda: session.infer(image), RUNS, WARMUP).to_json()
+            latency |= measure_power(lambda: session.infer(image), meter)
+        figures = {**latency, "compile_ms": compile_ms, "load_ms": load_ms, "mask_agreement": agreement}
+        engine = bundle.add_engine(wanted.entry(files, figures, kept=kept), files)
+    return EngineBuild(engine, built=kept is None, reason=reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +155,12 @@ class Plan:
             return None, f"damaged: {error}"
         return engine, "same program, runtime, device and options"
 
+    def kept(self, bundle: Bundle, engine: EngineEntry, progress: Progress) -> tuple[str, tuple[Path, ...], float]:
+        """Why nothing is compiled, the engine's files, and how long it took when it was built, in milliseconds."""
+        reason = "same program, runtime, device and options" if engine.checked else "compiled elsewhere, checked here"
+        progress.message(f"level {self.level} {self.name}: kept ({reason})")
+        return reason, tuple(bundle.file(path) for path in engine.files), engine.measurements["compile_ms"]
+
     def compile(self, bundle: Bundle, folder: Path, reason: str, progress: Progress) -> tuple[tuple[Path, ...], float]:
         """Build the engine into a folder; its files, and how long it took in milliseconds.
 
@@ -170,10 +184,19 @@ class Plan:
         with self.backend.load(self.program, files, self.options) as session:
             yield session, _since_ms(started)
 
-    def entry(self, files: Sequence[Path], figures: Mapping[str, Any], *, checked: bool = True) -> EngineEntry:
-        """The engine as the manifest holds it; `figures` are its measurements, beside threads and size."""
+    def entry(
+        self, files: Sequence[Path], figures: Mapping[str, Any], *, checked: bool = True, kept: EngineEntry | None = None
+    ) -> EngineEntry:
+        """The engine as the manifest holds it.
+
+        Args:
+            figures: its measurements, beside threads and size.
+            checked: it ran here.
+            kept: the engine that was there, where it was not built again.
+        """
         size = sum(file.stat().st_size for file in files)
         machine = look()
+        moves = isinstance(self.device, table.Target)
         threads = {name: value for name, value in self.options.items() if name == "threads"}
         return EngineEntry(
             level=self.level,
@@ -186,10 +209,11 @@ class Plan:
             files=tuple(file.name for file in files),
             options=dict(self.options),
             measurements={**figures, **threads, "bytes": size},
-            built_with=_built_with(machine),
+            built_with=kept.built_with if kept else _built_with(machine),
             clocks=machine.clocks if checked else {},
             checked=checked,
-            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            measured_on=table.this_machine() if checked and moves else "",
+            created=kept.created if kept else datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
 
 
@@ -202,11 +226,16 @@ def plan_engine(
     options: Mapping[str, Any],
     progress: Progress | None = None,
 ) -> Plan:
-    """The engine of a runtime with these options, for this device. Raises as `build_engine`."""
+    """The engine of a runtime with these options, for this device. Raises as `build_engine`.
+
+    Args:
+        threads: of the processor; they mean nothing to an engine that runs beside it.
+    """
     if threads is not None and threads < 1:
         raise BuildError(f"{threads} threads cannot run anything", hint="--threads 1 or more; leave it out for all cores")
-    backend, device = table.backend(runtime, progress), table.fingerprint(runtime)
-    return plan_for(bundle, backend, device, level, precision, {"threads": threads or usable_cores(), **options})
+    backend, device = table.backend(runtime, progress), table.fingerprint(runtime, options=options)
+    own = {} if backend.on_accelerator else {"threads": threads or usable_cores()}
+    return plan_for(bundle, backend, device, level, precision, {**own, **options})
 
 
 def plan_for(
@@ -260,8 +289,10 @@ def _built_with(machine: Machine) -> dict[str, str]:
     return {name: str(value) for name, value in known.items() if value}
 
 
-def _shown(options: Mapping[str, Any], name: str) -> object:
-    return options.get(name, "left out")
+def _shown(options: Mapping[str, Any], name: str) -> str:
+    """As a user would type it."""
+    value = options.get(name, "left out")
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _since_ms(started: float) -> float:

@@ -14,7 +14,7 @@ from edgeseg.contracts import NO_OPTIONS, Progress, Session
 from edgeseg.engines import dla, options, table
 from edgeseg.engines.build import Plan, plan_engine
 from edgeseg.errors import EdgesegError, GateFailed, Unsupported
-from edgeseg.manifest import CandidateEntry
+from edgeseg.manifest import CandidateEntry, EngineEntry
 from edgeseg.specs import Precision
 
 REFERENCE = "onnxruntime"
@@ -26,6 +26,7 @@ class Trial:
 
     Attributes:
         bundle: folder of the bundle.
+        kept: the engine that was in the bundle, where it is taken as it is.
         figures: what was measured so far.
     """
 
@@ -35,6 +36,7 @@ class Trial:
     plan: Plan | None = None
     files: Sequence[Path] = ()
     session: Session | None = None
+    kept: EngineEntry | None = None
     figures: dict[str, Any] = field(default_factory=dict)
     error: EdgesegError | None = None
 

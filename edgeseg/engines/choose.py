@@ -19,9 +19,11 @@ from pathlib import Path
 from edgeseg.bundle import Bundle
 from edgeseg.contracts import NO_OPTIONS, NoProgress, Progress, Session
 from edgeseg.devices.here import timed_otherwise
+from edgeseg.devices.power import PowerMeter
+from edgeseg.engines import table
 from edgeseg.engines.build import RUNS, WARMUP, check_golden
 from edgeseg.engines.candidates import REFERENCE, Trial, candidates
-from edgeseg.engines.measure import measure_together
+from edgeseg.engines.measure import measure_power, measure_together
 from edgeseg.engines.memory import peak_memory_bytes
 from edgeseg.engines.options import Wanted
 from edgeseg.errors import BuildError, BundleError, GateFailed, IntegrityError, Unsupported
@@ -77,7 +79,8 @@ def build_level(
     progress = progress or NoProgress()
     trials = candidates(bundle, level, runtimes=runtimes, wanted=options, threads=threads, progress=progress)
     key = hashlib.sha256(json.dumps([(trial.name, trial.plan and trial.plan.key) for trial in trials]).encode()).hexdigest()
-    kept, reason = _kept(bundle, level, key, trials)
+    here = table.this_machine()
+    kept, reason = _kept(bundle, level, key, here, trials)
     if kept and not force and accuracy is None and not memory:
         engine = next(engine for engine in bundle.manifest.engines if engine.key == kept.engine)
         if told := timed_otherwise(engine.clocks):
@@ -106,8 +109,10 @@ def build_level(
             engine=chosen.key,
             candidates=tuple(rows),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            machine=here,
         )
-        passed = [(trial.plan.entry(trial.files, trial.figures), trial.files) for trial in trials if trial.session and trial.plan]
+        through = [(trial, trial.plan) for trial in trials if trial.session and trial.plan]
+        passed = [(plan.entry(trial.files, trial.figures, kept=trial.kept), trial.files) for trial, plan in through]
         engines = bundle.add_engines(passed, choice)
     return LevelBuild(choice, next(engine for engine in engines if engine.key == choice.engine), built=True, reason=reason)
 
@@ -145,16 +150,23 @@ def _median_ms(candidate: CandidateEntry) -> float:
     return float(candidate.measurements["median_ms"])
 
 
-def _kept(bundle: Bundle, level: int, key: str, trials: Sequence[Trial]) -> tuple[ChoiceEntry | None, str]:
-    """The choice that was made among just these candidates, if its engines are intact; and why it can be kept or cannot."""
-    found = next((choice for choice in bundle.manifest.choices if (choice.level, choice.key) == (level, key)), None)
+def _kept(bundle: Bundle, level: int, key: str, here: str, trials: Sequence[Trial]) -> tuple[ChoiceEntry | None, str]:
+    """The choice that was made here among just these candidates, if its engines are intact; and why it can be kept or cannot.
+
+    Args:
+        here: this machine.
+    """
+    same = [choice for choice in bundle.manifest.choices if (choice.level, choice.key) == (level, key)]
+    found = next((choice for choice in same if choice.machine in ("", here)), None)
     passed = {c.key for c in found.candidates if c.verdict in ("default", "passed")} if found else None
     for trial in trials:
         if trial.plan and (passed is None or trial.plan.key in passed):
             engine, reason = trial.plan.built(bundle)
-            if engine is None:
-                return None, f"{trial.name}: {reason}"
-    return found, "same program, runtimes, device and options" if found else "never timed against each other"
+            if engine is None or not engine.checked:
+                return None, f"{trial.name}: {'compiled elsewhere, and never checked' if engine else reason}"
+    if found:
+        return found, "same program, runtimes, device and options"
+    return None, "timed against each other on another machine only" if same else "never timed against each other"
 
 
 def _check(
@@ -175,9 +187,8 @@ def _check(
     engine, reason = plan.built(bundle)
     try:
         if engine and not force:
-            progress.message(f"level {plan.level} {plan.name}: kept ({reason})")
-            trial.files = [bundle.file(path) for path in engine.files]
-            compile_ms = engine.measurements["compile_ms"]
+            _, trial.files, compile_ms = plan.kept(bundle, engine, progress)
+            trial.kept = engine
         else:
             trial.files, compile_ms = plan.compile(bundle, folder, "--force" if engine else reason, progress)
         session, load_ms = stack.enter_context(plan.open(trial.files))
@@ -237,8 +248,10 @@ def _time(trials: Sequence[Trial], bundle: Bundle, level: int, progress: Progres
         return
     progress.message(f"level {level}: timing {', '.join(trials[number].name for number in sessions)} in turns")
     calls = {number: partial(session.infer, image) for number, session in sessions.items()}
+    meter = PowerMeter()
+    meter.read()
     for number, latency in measure_together(calls, RUNS, WARMUP).items():
         figures = latency.to_json()
         if 0 not in sessions:
             del figures["speedup"]  # over the reference, which was not there
-        trials[number].figures |= figures
+        trials[number].figures |= figures | measure_power(calls[number], meter)

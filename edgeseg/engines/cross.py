@@ -1,42 +1,62 @@
 """Engines for another machine: compiled here for a customer's graphics card, neither checked nor timed.
 
-Such an engine carries the fingerprint of its target, which no machine that compiles has: it is never opened here.
+Such an engine carries the fingerprint of its target, the one that the card itself has with this release of TensorRT-RTX. There,
+`edgeseg build` finds it, checks and times it without compiling, and makes it the default if it is the best. Until then nothing
+opens it, on the card or elsewhere.
 """
 
 from __future__ import annotations
 
 import difflib
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from edgeseg.bundle import Bundle
-from edgeseg.contracts import NoProgress, Progress
+from edgeseg.contracts import NO_OPTIONS, NoProgress, Progress
 from edgeseg.devices.catalog import load_catalog
-from edgeseg.devices.probe import Fingerprint
 from edgeseg.engines.build import EngineBuild, plan_for
-from edgeseg.engines.tensorrt_rtx import COMPUTE_CAPABILITIES, TensorRtRtx
-from edgeseg.errors import Unsupported
+from edgeseg.engines.options import check
+from edgeseg.engines.table import Target
+from edgeseg.engines.table import target as portable
+from edgeseg.engines.tensorrt_rtx import COMPUTE_CAPABILITIES, TensorRtRtx, card
+from edgeseg.errors import OptionError, Unsupported
 
 
-def build_for_card(bundle: Bundle, card: str, *, force: bool = False, progress: Progress | None = None) -> list[EngineBuild]:
+def build_for_card(
+    bundle: Bundle,
+    name: str,
+    *,
+    options: Mapping[str, Any] = NO_OPTIONS,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> list[EngineBuild]:
     """Make sure that a bundle holds a TensorRT-RTX engine of each of its programs for a graphics card.
 
     Args:
-        card: as `compute_capability` takes it.
+        name: of the card, as `compute_capability` takes it.
+        options: of TensorRT-RTX; the card says the compute capability.
         force: build even where the engine is there.
     Raises:
+        OptionError: TensorRT-RTX does not take these options, or not with this card.
         Unsupported: there is no such card, TensorRT-RTX does not build for it, or TensorRT-RTX is not installed.
         BuildError: TensorRT-RTX refuses a program, or its process ended early.
         BundleError: the bundle is damaged, or cannot be written.
     """
     progress = progress or NoProgress()
-    capability = compute_capability(card)
+    capability = compute_capability(name)
+    check({TensorRtRtx.name: options})
+    if options.get("compute_capability", capability) != capability:
+        raise OptionError(
+            f"{name} is of compute capability {capability}, not {options['compute_capability']}", hint="leave that option out"
+        )
     backend = TensorRtRtx(progress)
     device = target(capability, backend.version())
     made = []
     for level, entry in enumerate(bundle.manifest.levels):
         for precision in entry.programs:
-            plan = plan_for(bundle, backend, device, level, precision, {"compute_capability": capability})
+            plan = plan_for(bundle, backend, device, level, precision, {**options, "compute_capability": capability})
             kept, reason = plan.built(bundle)
             if kept and not force:
                 made.append(EngineBuild(kept, built=False, reason=reason))
@@ -44,43 +64,35 @@ def build_for_card(bundle: Bundle, card: str, *, force: bool = False, progress: 
             there = any(engine.device_key == device.key for engine in bundle.manifest.engines)
             reason = "--force" if kept else reason if there else "none was built for it yet"
             with tempfile.TemporaryDirectory(prefix="edgeseg-build-") as folder:
-                files, compile_ms = plan.compile(bundle, Path(folder), f"for {card}; {reason}", progress)
+                files, compile_ms = plan.compile(bundle, Path(folder), f"for {name}; {reason}", progress)
                 engine = bundle.add_engine(plan.entry(files, {"compile_ms": compile_ms}, checked=False), files)
             made.append(EngineBuild(engine, built=True, reason=reason))
     return made
 
 
-def compute_capability(card: str) -> str:
+def compute_capability(name: str) -> str:
     """Compute capability of a card that TensorRT-RTX builds for, such as "8.9".
 
     Args:
-        card: a name in the catalogue of devices ("rtx4090"), or an architecture ("sm89").
+        name: in the catalogue of devices ("rtx4090"), or an architecture ("sm89").
     Raises:
         Unsupported: there is no such card, or TensorRT-RTX does not build for it.
     """
     known = {d.name: d.compute_capability.value for d in load_catalog().devices if d.compute_capability}
     known |= {f"sm{capability.replace('.', '')}": capability for capability in COMPUTE_CAPABILITIES}
-    if card not in known:
-        near = difflib.get_close_matches(card, known, n=1)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
         raise Unsupported(
-            f"there is no device named {card!r}", hint=f"did you mean {near[0]!r}?" if near else "edgeseg devices names them"
+            f"there is no device named {name!r}", hint=f"did you mean {near[0]!r}?" if near else "edgeseg devices names them"
         )
-    if known[card] not in COMPUTE_CAPABILITIES:
+    if known[name] not in COMPUTE_CAPABILITIES:
         raise Unsupported(
-            f"TensorRT-RTX does not build for {card}: its compute capability is {known[card]}",
+            f"TensorRT-RTX does not build for {name}: its compute capability is {known[name]}",
             hint="build on the device itself: edgeseg build BUNDLE",
         )
-    return known[card]
-
-
-class Target(Fingerprint):
-    """The fingerprint of an accelerator, in whatever machine it is."""
-
-    @property
-    def place(self) -> str:
-        return self.accelerator
+    return known[name]
 
 
 def target(capability: str, runtime_version: str) -> Target:
     """What a TensorRT-RTX engine is bound to: a compute capability and the runtime's version, and nothing else of a machine."""
-    return Target(TensorRtRtx.name, runtime_version, "", "", (), "", f"NVIDIA GPU of compute capability {capability}")
+    return portable(TensorRtRtx.name, runtime_version, card(capability))

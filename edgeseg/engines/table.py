@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
+from typing import Any
 
-from edgeseg.contracts import EngineBackend, Progress
+from edgeseg.contracts import NO_OPTIONS, EngineBackend, PortableBackend, Progress
 from edgeseg.devices import probe
 from edgeseg.devices.machine import look
 from edgeseg.errors import EngineMismatch, Unsupported
@@ -50,45 +51,86 @@ def backend(name: str, progress: Progress | None = None) -> EngineBackend:
     return made
 
 
-def fingerprint(name: str, version: str | None = None) -> probe.Fingerprint:
-    """This device with a runtime.
+class Target(probe.Fingerprint):
+    """The fingerprint of an accelerator with a runtime, in whatever machine it is."""
+
+    @property
+    def place(self) -> str:
+        return self.accelerator
+
+
+def target(name: str, version: str, accelerator: str) -> Target:
+    """What an engine of a `PortableBackend` is bound to."""
+    return Target(name, version, "", "", (), "", accelerator)
+
+
+def fingerprint(name: str, version: str | None = None, options: Mapping[str, Any] = NO_OPTIONS) -> probe.Fingerprint:
+    """What an engine of a runtime is bound to: this device, or, where engines move, the accelerator that it is for.
 
     Args:
         version: of the runtime; default: the installed one.
+        options: of the engine.
     Raises:
         Unsupported: there is no such runtime; MissingDependency: it is not installed, and no version is given.
     """
     runtime = backend(name)
     version = runtime.version() if version is None else version
+    if isinstance(runtime, PortableBackend) and (accelerator := runtime.accelerator(options)):
+        return target(name, version, accelerator)
     return probe.fingerprint(name, version, accelerator=look().accelerator if runtime.on_accelerator else "")
 
 
+def this_machine() -> str:
+    """This machine as a whole, which measured times belong to; one line. Raises Unsupported where nothing tells its processor."""
+    return probe.fingerprint("", "", accelerator=look().accelerator).place
+
+
 def for_this_device(engines: Sequence[EngineEntry], *, rebuild: str) -> list[EngineEntry]:
-    """Those built here, by the runtimes that are installed; at least one.
+    """Those that run here, by the runtimes that are installed; at least one.
 
     Args:
         engines: at least one.
         rebuild: the command that builds them for this device.
     Raises:
         EngineMismatch: all were built for other devices or versions, whether or not their runtimes are installed here.
-        Unsupported: one was built here, by a runtime that is not installed any more; or no such runtime is known.
+        Unsupported: one is for this device, of a runtime that is not installed (any more); or no such runtime is known.
     """
-    here: dict[str, str] = {}
+    here: dict[str, list[probe.Fingerprint]] = {}
     missing: dict[str, Unsupported] = {}
     for name in sorted({engine.runtime for engine in engines}):
         try:
-            here[name] = fingerprint(name).key
+            here[name] = _fingerprints(name)
         except Unsupported as error:
             missing[name] = error
-    fitting = [engine for engine in engines if here.get(engine.runtime) == engine.device_key]
+    fitting = [engine for engine in engines if engine.device_key in _keys(here.get(engine.runtime, ()))]
     if fitting:
         return fitting
+    for engine in engines:
+        if engine.runtime in missing and _is_for_here(engine):
+            raise missing[engine.runtime]
     nearest = next((engine for engine in engines if engine.runtime in here), None)
     if nearest is not None:
-        raise EngineMismatch(nearest.device, str(fingerprint(nearest.runtime)), hint=rebuild)
-    for engine in engines:
-        if fingerprint(engine.runtime, engine.runtime_version).key == engine.device_key:
-            raise missing[engine.runtime]
+        raise EngineMismatch(nearest.device, " and ".join(map(str, here[nearest.runtime])), hint=rebuild)
     lost = engines[0]
     place = fingerprint(lost.runtime, lost.runtime_version).place
     raise EngineMismatch(lost.device, f"{place} without {lost.runtime}", hint=rebuild)
+
+
+def _is_for_here(engine: EngineEntry) -> bool:
+    """Whether an engine would run here if its runtime were installed in the version that built it."""
+    try:
+        return engine.device_key in _keys(_fingerprints(engine.runtime, engine.runtime_version))
+    except Unsupported:  # nobody knows such a runtime
+        return False
+
+
+def _keys(fingerprints: Iterable[probe.Fingerprint]) -> set[str]:
+    return {one.key for one in fingerprints}
+
+
+def _fingerprints(name: str, version: str | None = None) -> list[probe.Fingerprint]:
+    """All that engines of a runtime may be bound to and still run here; at least one. Raises as `fingerprint`."""
+    runtime = backend(name)
+    accelerators = runtime.accelerators() if isinstance(runtime, PortableBackend) else ()
+    version = runtime.version() if version is None else version
+    return [target(name, version, accelerator) for accelerator in accelerators] or [fingerprint(name, version)]

@@ -1,7 +1,8 @@
 """TensorRT-RTX: engines for NVIDIA's RTX graphics cards, compiled on any machine; none of them has to be there.
 
-An engine is for one compute capability and one release of TensorRT-RTX, and runs on Linux and on Windows. The card's driver makes
-its kernels when the engine is first opened there.
+An engine is for one compute capability and one release of TensorRT-RTX, and for nothing else of a machine: one that was compiled
+elsewhere is the very engine that would be compiled on the card, has the same key, and is only checked and timed there. The card's
+kernels are made when an engine is first opened on it, and kept (`rtx_engine`).
 
 Source: docs.nvidia.com/deeplearning/tensorrt-rtx, "CPU-Only AOT and TensorRT-RTX Engines", "Engine Compatibility".
 """
@@ -9,30 +10,40 @@ Source: docs.nvidia.com/deeplearning/tensorrt-rtx, "CPU-Only AOT and TensorRT-RT
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from edgeseg.contracts import NoProgress, Progress
+from edgeseg.contracts import NO_OPTIONS, NoProgress, Option, Progress
+from edgeseg.devices.catalog import load_catalog
+from edgeseg.devices.machine import Machine, look
 from edgeseg.engines.cudart import Cuda
+from edgeseg.engines.options import CUDA_GRAPH
+from edgeseg.engines.rtx_engine import open_engine
 from edgeseg.engines.tensorrt_build import Order, build
 from edgeseg.engines.tensorrt_session import TensorRtSession
-from edgeseg.errors import Unsupported, require
+from edgeseg.errors import EngineMismatch, Unsupported, require
 from edgeseg.specs import DEFAULT_FORM, HALF_FORM, Precision, Program
 
 COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """What an engine can be built for: values of `options["compute_capability"]`."""
+OPTIONS = {
+    "compute_capability": Option(str, "build for these cards; by default for each kind that is here", COMPUTE_CAPABILITIES),
+    "cuda_graph": CUDA_GRAPH,
+}
 ENGINE, FACTS = "engine.rtx", "engine.json"
 
 
 class TensorRtRtx:
-    """The backend. Option: `compute_capability` (one of `COMPUTE_CAPABILITIES`, required)."""
+    """The backend; a `PortableBackend`. Where options name no `compute_capability`, that of the first card here is meant."""
 
     name = "tensorrt_rtx"
+    options = OPTIONS
     on_accelerator = True
 
-    def __init__(self, progress: Progress | None = None, cuda: Cuda | None = None) -> None:
-        self._progress, self._cuda = progress or NoProgress(), cuda
+    def __init__(self, progress: Progress | None = None, machine: Machine | None = None, cuda: Cuda | None = None) -> None:
+        self._progress, self._machine, self._cuda = progress or NoProgress(), machine, cuda
 
     def form_for(self, precision: Precision) -> str:
         """INT8: with half precision between the integers; the network is strongly typed."""
@@ -41,19 +52,41 @@ class TensorRtRtx:
     def version(self) -> str:
         return str(_rtx().__version__)
 
-    def variants(self) -> Sequence[Mapping[str, Any]]:
-        """None, whether it is installed or not: its engines are for other machines."""
-        return ()
+    def variants(self, wanted: Mapping[str, Any] = NO_OPTIONS) -> Sequence[Mapping[str, Any]]:
+        """One for each compute capability of the cards here; none where there is no card, whether it is installed or not.
+
+        Raises:
+            MissingDependency: there is a card, and TensorRT-RTX is not installed.
+            Unsupported: none of the cards has the compute capability that is wanted.
+        """
+        here = self._capabilities()
+        if not here:
+            return ()
+        self.version()
+        asked = wanted.get("compute_capability", here[0])
+        if asked not in here:
+            raise Unsupported(
+                f"there is no card of compute capability {asked} here, only of {' and '.join(here)}",
+                hint=f"edgeseg build BUNDLE --device sm{asked.replace('.', '')} compiles for another machine",
+            )
+        chosen = [asked] if "compute_capability" in wanted else here
+        return [{**wanted, "compute_capability": capability} for capability in chosen]
+
+    def accelerators(self) -> Sequence[str]:
+        return [card(capability) for capability in self._capabilities()]
+
+    def accelerator(self, options: Mapping[str, Any]) -> str:
+        return card(capability) if (capability := self._capability(options)) else ""
 
     def compile(self, program: Program, out_dir: Path, options: Mapping[str, Any]) -> Sequence[Path]:
         """Two files: the engine, and as JSON what it was built with and what a machine needs to open it.
 
         Raises:
             BuildError: TensorRT-RTX refuses the program, or its process ended early.
-            Unsupported: TensorRT-RTX does not build for this compute capability.
+            Unsupported: TensorRT-RTX does not build for this compute capability, or none is given and no card is here.
         """
         _rtx()
-        capability = options.get("compute_capability")
+        capability = self._capability(options)
         if capability not in COMPUTE_CAPABILITIES:
             raise Unsupported(
                 f"tensorrt_rtx builds for compute capabilities {', '.join(COMPUTE_CAPABILITIES)}, not {capability}",
@@ -64,9 +97,44 @@ class TensorRtRtx:
         return [order.engine, order.facts]
 
     def load(self, program: Program, files: Sequence[Path], options: Mapping[str, Any]) -> TensorRtSession:
-        """Open what `compile` wrote, on the card. Raises BundleError where the runtime refuses it, Unsupported without CUDA."""
-        return TensorRtSession(program, _rtx(), files[0], self._cuda or Cuda(), cuda_graph=bool(options.get("cuda_graph", True)))
+        """Open what `compile` wrote, on the first card that it is for.
+
+        Raises:
+            EngineMismatch: it is for other cards than those that CUDA sees here, or for another release of TensorRT-RTX.
+            BundleError: the runtime refuses it.
+            Unsupported: no TensorRT-RTX, no CUDA runtime, no GPU, or a driver that is too old.
+        """
+        rtx, cuda = _rtx(), self._cuda or Cuda()
+        here, wanted = cuda.capabilities(), self._capability(options)
+        if wanted not in here:
+            seen = " and ".join(card(capability) for capability in dict.fromkeys(here)) or "a machine without one that CUDA sees"
+            raise EngineMismatch(card(wanted) if wanted else "an RTX card", seen, hint="edgeseg build BUNDLE")
+        return TensorRtSession(
+            program,
+            rtx,
+            files[0],
+            cuda,
+            cuda_graph=bool(options.get("cuda_graph", True)),
+            device=here.index(wanted),
+            opener=partial(open_engine, capability=wanted),
+        )
+
+    def _capability(self, options: Mapping[str, Any]) -> str | None:
+        """What options mean; None where they name none and no card is here."""
+        named: str | None = options.get("compute_capability")
+        return named or next(iter(self._capabilities()), None)
+
+    def _capabilities(self) -> list[str]:
+        """Those of the cards here that engines can be built for, each once, in the system's order."""
+        catalog = load_catalog()
+        found = dict.fromkeys(catalog.compute_capability(gpu) for gpu in (self._machine or look()).gpus)
+        return [capability for capability in found if capability in COMPUTE_CAPABILITIES]
+
+
+def card(capability: str) -> str:
+    """What an engine is bound to, beside the release of TensorRT-RTX."""
+    return f"NVIDIA GPU of compute capability {capability}"
 
 
 def _rtx() -> ModuleType:
-    return require("tensorrt_rtx", extra="rtx", purpose="build engines for RTX graphics cards")
+    return require("tensorrt_rtx", extra="rtx", purpose="build and run engines for RTX graphics cards")
