@@ -10,7 +10,7 @@ import click
 from edgeseg.cli import render
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.console import RenderableType
 
@@ -20,11 +20,25 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--device", default="auto", show_default=True, metavar="NAME", help="This machine, or an RTX card to compile for: rtx4090."
 )
 @click.option("--runtime", "runtimes", multiple=True, metavar="NAME", help="Consider this runtime only; repeatable.")
+@click.option(
+    "--option",
+    "given",
+    multiple=True,
+    metavar="RUNTIME.NAME=VALUE",
+    help="Tell a runtime something: tensorrt.optimization_level=5; repeatable.",
+)
+@click.option(
+    "--dla-core",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Also try this DLA core of a Jetson module; short for --option tensorrt.dla_core=N.",
+)
+@click.option("--options", "listed", is_flag=True, help="List what each runtime can be told, and exit.")
 @click.option("--threads", type=click.IntRange(1), help="Default: all physical cores that this process may use.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Also measure each engine's mIoU on the validation split.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="With --data-root: use N images, evenly spread.")
@@ -32,9 +46,12 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="Build and time anew what is there.")
 @render.json_option
 def build(
-    bundle: Path,
+    bundle: Path | None,
     device: str,
     runtimes: tuple[str, ...],
+    given: tuple[str, ...],
+    dla_core: int | None,
+    listed: bool,
     threads: int | None,
     data_root: Path | None,
     limit: int | None,
@@ -46,13 +63,21 @@ def build(
 
     Every installed runtime is tried in every precision that this processor has. Each engine is checked on the golden frames, and
     all take turns at the clock; those that pass are packed. ONNX Runtime in float is always among them. What is there is kept.
+    --option tells a runtime something; where it names a place to compute, that is tried beside the others.
 
     With --device rtx4090, or another RTX card, compile with TensorRT-RTX for that card instead; no GPU is needed. Such an engine
     is not checked, and this machine never uses it.
     """
+    if listed:
+        _list_options(as_json)
+        return
     from edgeseg.bundle import open_bundle
+    from edgeseg.engines.options import read
     from edgeseg.pipeline.build import build_bundle
 
+    if bundle is None:
+        raise click.UsageError("BUNDLE is missing")
+    options = read([*given, *([f"tensorrt.dla_core={dla_core}"] if dla_core is not None else [])])
     if limit is not None and data_root is None:
         raise click.UsageError("--limit is about the images of --data-root")
     opened = open_bundle(bundle)
@@ -61,12 +86,17 @@ def build(
             raise click.UsageError(
                 "--runtime, --threads, --data-root and --memory are about this machine; --device names another"
             )
-        _build_for_card(opened, device, force, as_json)
+        if others := set(options) - {"tensorrt_rtx"}:
+            raise click.UsageError(
+                f"--device compiles with tensorrt_rtx; options of {', '.join(sorted(others))} would do nothing"
+            )
+        _build_for_card(opened, device, options.get("tensorrt_rtx", {}), force, as_json)
         return
     with render.RichProgress() as progress:
         made = build_bundle(
             opened,
             runtimes=runtimes,
+            options=options,
             threads=threads,
             data_root=data_root,
             limit=limit,
@@ -84,11 +114,36 @@ def build(
     render.result(data, as_json, human)
 
 
-def _build_for_card(bundle: Bundle, card: str, force: bool, as_json: bool) -> None:
+def _list_options(as_json: bool) -> None:
+    from edgeseg.engines.options import declared
+
+    found = [(runtime, name, option) for runtime, options in declared().items() for name, option in options.items()]
+    data = [
+        {
+            "runtime": runtime,
+            "name": name,
+            "type": option.kind.__name__,
+            "values": option.values,
+            "choices": list(option.choices),
+            "text": option.text,
+        }
+        for runtime, name, option in found
+    ]
+
+    def human() -> list[RenderableType]:
+        rows = [(f"{runtime}.{name}", option.values, option.text) for runtime, name, option in found]
+        drawn = render.table("", ("option", "values", ""), rows)
+        drawn.columns[0].no_wrap = True
+        return [drawn, "edgeseg build BUNDLE --option tensorrt.optimization_level=5"]
+
+    render.result({"options": data}, as_json, human)
+
+
+def _build_for_card(bundle: Bundle, card: str, options: Mapping[str, Any], force: bool, as_json: bool) -> None:
     from edgeseg.engines.cross import build_for_card
 
     with render.RichProgress() as progress:
-        made = build_for_card(bundle, card, force=force, progress=progress)
+        made = build_for_card(bundle, card, options=options, force=force, progress=progress)
     engines = [{"built": one.built, "reason": one.reason, **one.engine.model_dump(mode="json")} for one in made]
     warning = f"NOT CHECKED: no golden frame ran on these engines, and nothing was timed: that needs the {card} itself"
 
@@ -113,25 +168,31 @@ def _document(one: LevelBuild) -> dict[str, Any]:
 
 def _shown(one: LevelBuild, isr: str) -> list[RenderableType]:
     engine, candidates = one.engine, one.choice.candidates
+    threads = f", {engine.options['threads']} threads" if "threads" in engine.options else ""
     head = (
         f"level {engine.level} ({isr}): {engine.runtime} {engine.kind}, "
-        f"{'built' if one.built else 'kept'} ({one.reason})\n{engine.device}, {engine.options['threads']} threads"
+        f"{'built' if one.built else 'kept'} ({one.reason})\n{engine.device}{threads}"
     )
     known = {name for candidate in candidates for name in candidate.measurements}
     extra = [name for name in _ON_REQUEST if name in known]
     columns = [
         "engine",
-        "median ms",
-        "p90 ms",
-        "speed-up",
-        "agreement",
+        "median\nms",
+        "p90\nms",
+        "speed-\nup",
+        "agree-\nment",
         *(_ON_REQUEST[name] for name in extra),
         "size",
         "build",
         "",
     ]
+    drawn = render.table("", columns, [_row(candidate, extra) for candidate in candidates])
+    drawn.collapse_padding = True  # 80 columns are usual where there is no desktop
+    for column in (drawn.columns[0], drawn.columns[4], drawn.columns[-1]):
+        column.no_wrap = True
+    reasons = [f"{candidate.runtime} {candidate.kind}: {candidate.reason}" for candidate in candidates if candidate.reason]
     hints = dict.fromkeys(candidate.hint for candidate in candidates if candidate.hint)
-    return [head, render.table("", columns, [_row(candidate, extra) for candidate in candidates]), *hints]
+    return [head, drawn, *reasons, *hints]
 
 
 _ON_REQUEST = {"miou": "mIoU", "peak_memory_bytes": "memory"}
@@ -149,7 +210,6 @@ def _row(candidate: CandidateEntry, extra: Sequence[str]) -> list[object]:
         "miou": render.percent(figures.get("miou"), 2),
         "peak_memory_bytes": render.size(figures["peak_memory_bytes"]) if "peak_memory_bytes" in figures else None,
     }
-    verdict = candidate.verdict
     return [
         f"{candidate.runtime} {candidate.kind}",
         number("median_ms", 1),
@@ -159,5 +219,5 @@ def _row(candidate: CandidateEntry, extra: Sequence[str]) -> list[object]:
         *(requested[name] for name in extra),
         render.size(figures["bytes"]) if "bytes" in figures else None,
         render.duration(figures["compile_ms"] / 1000) if "compile_ms" in figures else None,
-        candidate.reason if verdict == "passed" else f"{verdict}: {candidate.reason}" if candidate.reason else verdict,
+        candidate.verdict,
     ]

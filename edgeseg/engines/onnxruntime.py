@@ -25,7 +25,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -37,18 +37,16 @@ from edgeseg.engines.onnxruntime_providers import PROVIDERS, Bound, installed, o
 from edgeseg.engines.options import CUDA_GRAPH, OPTIMIZATION_LEVEL, WORKSPACE_BYTES
 from edgeseg.engines.session import ProgramSession, misfit
 from edgeseg.errors import BuildError, BundleError, EdgesegError, Unsupported
-from edgeseg.specs import CANONICAL_FORM, DEFAULT_FORM, ImageU8, MaskU8, Precision, Program
+from edgeseg.specs import CANONICAL_FORM, DEFAULT_FORM, GPU_FORM, ImageU8, MaskU8, Precision, Program
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _ERROR = 3  # of ONNX Runtime's log levels; below it, compile warns that the file is for this machine, which is the point
 OPTIONS = {
-    "provider": Option(
-        str, "consider this execution provider only, beside the CPU; by default every one that is here", ("cpu", *PROVIDERS)
-    ),
-    "spinning": Option(bool, "threads spin for work: faster on an idle machine, slower in a stream; by default false"),
-    "cuda_graph": replace(CUDA_GRAPH, text=f"of the providers cuda and tensorrt: {CUDA_GRAPH.text}"),
-    "workspace_bytes": replace(WORKSPACE_BYTES, text="of the providers for GPUs: memory that they may take; by default no limit"),
-    "optimization_level": replace(OPTIMIZATION_LEVEL, text=f"of the provider tensorrt: {OPTIMIZATION_LEVEL.text}"),
+    "provider": Option(str, "consider this provider only, beside the CPU; by default every one here", ("cpu", *PROVIDERS)),
+    "spinning": Option(bool, "threads spin for work: faster alone, slower in a stream; by default false"),
+    "cuda_graph": replace(CUDA_GRAPH, text=f"cuda, tensorrt: {CUDA_GRAPH.text}"),
+    "workspace_bytes": replace(WORKSPACE_BYTES, text="all but cpu: memory that they may take; by default no limit"),
+    "optimization_level": replace(OPTIMIZATION_LEVEL, text=f"tensorrt: {OPTIMIZATION_LEVEL.text}"),
 }
 
 
@@ -56,6 +54,7 @@ class OnnxRuntime:
     """The backend; needs the option `threads` (int)."""
 
     name = "onnxruntime"
+    exports: Mapping[Precision, str] = MappingProxyType({"float": DEFAULT_FORM, "int8": CANONICAL_FORM})
     options = OPTIONS
 
     def __init__(self, machine: Machine | None = None) -> None:
@@ -70,8 +69,10 @@ class OnnxRuntime:
         """None for half precision without a GPU: a processor computes in it by casting. INT8: the form whose kernels this
         processor has. Unsigned activations only where VNNI adds up 32 bits: without it, x86 adds pairs of products in 16 bits,
         which saturate, and the answer would be wrong."""
-        if precision != "int8":
-            return DEFAULT_FORM if precision == "float" or self._gpu_providers() else None
+        if precision == "fp16":
+            return GPU_FORM if self._gpu_providers() else None
+        if precision == "float":
+            return DEFAULT_FORM
         return "x86" if any("vnni" in flag for flag in processor()[1]) else "arm"
 
     def version(self) -> str:
@@ -80,7 +81,7 @@ class OnnxRuntime:
     def variants(self, wanted: Mapping[str, Any] = NO_OPTIONS) -> Sequence[Mapping[str, Any]]:
         """The CPU, and each provider that is installed where there is a GPU, or that which is wanted. Spinning would win on an
         idle machine, and lose in a stream."""
-        return providers_to_try(_ort(), wanted, self._gpu_providers())
+        return providers_to_try(_ort(), wanted, self._gpu_providers(), (self._machine or look()).accelerator)
 
     def _gpu_providers(self) -> list[str]:
         """The providers that are installed, where there is a GPU."""

@@ -71,21 +71,22 @@ def installed(ort: ModuleType, name: str) -> bool:
     return provider.title in ort.get_available_providers()
 
 
-def providers_to_try(ort: ModuleType, wanted: Mapping[str, Any], here: Sequence[str]) -> list[dict[str, Any]]:
+def providers_to_try(ort: ModuleType, wanted: Mapping[str, Any], here: Sequence[str], place: str) -> list[dict[str, Any]]:
     """The CPU first, then the providers that are here or wanted, each with what it reads of the options that are wanted.
 
     Args:
         here: providers that are installed, where there is a GPU.
+        place: the GPU; "": there is none.
     Raises:
         Unsupported: the provider that is wanted is not here, or what is wanted means nothing to any that is considered.
     """
     asked: str | None = wanted.get("provider")
     if asked is not None and asked not in ("cpu", *here):
-        title, install = PROVIDERS[asked].title, PROVIDERS[asked].install
-        raise Unsupported(
-            f"onnxruntime {ort.__version__} has no {title} here",
-            hint="it needs an NVIDIA GPU: edgeseg devices --here" if installed(ort, asked) else install,
-        )
+        if not place:
+            raise Unsupported(
+                f"onnxruntime's provider {asked} needs an NVIDIA GPU, and here is none", hint="edgeseg devices --here"
+            )
+        raise Unsupported(f"onnxruntime {ort.__version__} has no {PROVIDERS[asked].title} here", hint=PROVIDERS[asked].install)
     chosen: dict[str, tuple[str, ...]] = {"cpu": (), **{name: PROVIDERS[name].takes for name in here if asked in (None, name)}}
     if lost := set(wanted) - {"provider", "spinning"} - {name for takes in chosen.values() for name in takes}:
         raise Unsupported(

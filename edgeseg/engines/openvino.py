@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ PRECISION_HINTS = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 """Values of `options["precision_hint"]`, and what OpenVINO calls the capability of the processor that each needs."""
 OPTIONS = {
     "precision_hint": Option(
-        str, "compute in this precision only; by default in every one that the processor has", tuple(PRECISION_HINTS)
+        str, "compute in this precision only; by default in each that the processor has", tuple(PRECISION_HINTS)
     )
 }
 _DEVICE = "CPU"
@@ -42,10 +42,11 @@ class OpenVino:
     name = "openvino"
     options = OPTIONS
     on_accelerator = False
+    exports: Mapping[Precision, str] = MappingProxyType({"float": "openvino", "int8": CANONICAL_FORM})
 
     def form_for(self, precision: Precision) -> str | None:
         """INT8: the canonical form, which its own quantizer writes too. None for half precision, which is an option here."""
-        return {"float": "openvino", "fp16": None, "int8": CANONICAL_FORM}[precision]
+        return self.exports.get(precision)
 
     def version(self) -> str:
         return "-".join(_openvino().__version__.split("-")[:2])  # release and build number; the commit and branch follow

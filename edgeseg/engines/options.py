@@ -14,11 +14,9 @@ from edgeseg.errors import OptionError
 LIST = "edgeseg build --options"
 """The command that lists what there is."""
 
-CUDA_GRAPH = Option(bool, "launch work recorded as a CUDA graph instead of queueing it for every image; by default true")
-OPTIMIZATION_LEVEL = Option(int, "how long the builder looks for faster kernels; by default the builder's own level", most=5)
-WORKSPACE_BYTES = Option(
-    int, "memory that kernels may work in; by default half of what is free when it builds", least=64 << 20, most=1 << 40
-)
+CUDA_GRAPH = Option(bool, "launch all work at once, recorded as a CUDA graph; by default true")
+OPTIMIZATION_LEVEL = Option(int, "how long the builder looks for fast kernels; by default its own level", most=5)
+WORKSPACE_BYTES = Option(int, "memory that kernels may work in; by default half of what is free", least=64 << 20)
 
 _TRUTH = {"true": True, "false": False}
 _NUMBER = re.compile(r"-?[0-9]{1,18}")

@@ -22,12 +22,12 @@ from edgeseg.engines.options import CUDA_GRAPH, OPTIMIZATION_LEVEL, WORKSPACE_BY
 from edgeseg.engines.tensorrt_build import Order, build
 from edgeseg.engines.tensorrt_session import TensorRtSession
 from edgeseg.errors import BuildError, Unsupported
-from edgeseg.specs import DEFAULT_FORM, HALF_FORM, Precision, Program
+from edgeseg.specs import GPU_FORMS, Precision, Program
 
 ENGINE, FACTS = "engine.trt", "engine.json"
 OPTIONS = {
     "cuda_graph": CUDA_GRAPH,
-    "dla_core": Option(int, "try this deep-learning accelerator of a Jetson module too, beside the GPU; it takes FP16 and INT8"),
+    "dla_core": Option(int, "also try this accelerator (DLA) of a Jetson module; it takes FP16 and INT8"),
     "optimization_level": OPTIMIZATION_LEVEL,
     "workspace_bytes": WORKSPACE_BYTES,
 }
@@ -40,13 +40,14 @@ class TensorRt:
     name = "tensorrt"
     options = OPTIONS
     on_accelerator = True
+    exports = GPU_FORMS
 
     def __init__(self, progress: Progress | None = None, machine: Machine | None = None, cuda: Cuda | None = None) -> None:
         self._progress, self._machine, self._cuda = progress or NoProgress(), machine, cuda
 
     def form_for(self, precision: Precision) -> str:
         """INT8: with half precision between the integers; the network is strongly typed."""
-        return HALF_FORM if precision == "int8" else DEFAULT_FORM
+        return self.exports[precision]
 
     def version(self) -> str:
         return str(_trt().__version__)
