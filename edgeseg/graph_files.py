@@ -1,4 +1,4 @@
-"""Which other files an ONNX graph reads, told without the onnx package and before any runtime opens it.
+"""Which other files an ONNX graph reads, and its opset, told without the onnx package and before any runtime opens it.
 
 A tensor of an ONNX file may name another file that holds its values, by a path that the runtime will open. Only the fields on
 the way from the model to its tensors are followed; whatever they hold is counted, even where a runtime would not use it.
@@ -23,6 +23,8 @@ _MESSAGES: dict[str, dict[int, str]] = {
 """Message -> number of each field that leads to tensors -> the message in it."""
 _KEY, _VALUE = 1, 2
 """Fields of an entry that says where a tensor's values lie: key "location" has the path."""
+_OPSETS, _DOMAIN, _VERSION = 8, 1, 2
+"""Field of a model that names an opset, and the fields therein."""
 _FIXED_BYTES = {1: 8, 5: 4}
 _LAST_TAG = (1 << 32) - 1
 
@@ -45,6 +47,17 @@ def external_files(model: bytes) -> set[str]:
             inside = _MESSAGES[kind]
             pending.extend((inside[number], content) for number, content in wire_fields(message) if number in inside)
     return found
+
+
+def opset(model: bytes) -> int | None:
+    """Version of the standard operators that an ONNX model uses; None where it names none. Raises as `external_files`."""
+    for number, content in wire_fields(memoryview(model)):
+        if number == _OPSETS:
+            fields = dict(wire_values(content))
+            version = fields.get(_VERSION)
+            if bytes(fields.get(_DOMAIN, b"")) in (b"", b"ai.onnx") and isinstance(version, int):
+                return version
+    return None
 
 
 def wire_fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:

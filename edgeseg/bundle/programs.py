@@ -12,7 +12,7 @@ from pathlib import Path
 from edgeseg.bundle.files import copy_file, write_file
 from edgeseg.bundle.golden import GoldenFrame, png
 from edgeseg.errors import BundleError, IntegrityError
-from edgeseg.graph_files import external_files
+from edgeseg.graph_files import external_files, opset
 from edgeseg.manifest import COPY_AGAIN, FileEntry, GoldenEntry, LevelEntry, ProgramEntry
 from edgeseg.specs import IsrPlan, Precision, Program, canonical_form
 
@@ -103,6 +103,7 @@ def pack(root: Path, levels: Levels) -> tuple[list[LevelEntry], dict[str, FileEn
         return ProgramEntry(
             files=packed(forms[own], f"level{index}-{precision}"),
             spec=forms[own].to_json(),
+            opset=opset(forms[own].onnx_path.read_bytes()),
             forms={form: packed(program, f"level{index}-{precision}-{form}") for form, program in others.items()},
         )
 

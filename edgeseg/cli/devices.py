@@ -62,13 +62,18 @@ def _show_here(catalog: Catalog, as_json: bool) -> None:
 
 
 def _facts(catalog: Catalog, machine: Machine, stack: Stack | None) -> Iterator[tuple[str, str]]:
+    from edgeseg.devices.clocks import told
+
     yield "system", f"{machine.os} ({machine.arch})"
     if machine.board:
         yield "board", machine.board
     yield "processor", f"{machine.cpu or 'unknown'}: {' '.join(machine.isa) or 'no instruction sets that kernels are chosen by'}"
+    if machine.memory_gb:
+        yield "memory", f"{machine.memory_gb:g} GB"
     for gpu in machine.gpus:
-        memory = f", {gpu.memory_gb} GB" if gpu.memory_gb else ""
-        yield "GPU", f"{gpu.name}, compute capability {catalog.compute_capability(gpu) or 'unknown'}{memory}"
+        units = f", {gpu.multiprocessors} multiprocessors" if gpu.multiprocessors else ""
+        memory = f", {gpu.memory_gb:g} GB" if gpu.memory_gb else ""
+        yield "GPU", f"{gpu.name}, compute capability {catalog.compute_capability(gpu) or 'unknown'}{units}{memory}"
     if machine.driver:
         yield "NVIDIA driver", machine.driver
     if machine.cuda:
@@ -78,6 +83,7 @@ def _facts(catalog: Catalog, machine: Machine, stack: Stack | None) -> Iterator[
         release = catalog.jetpack(machine)
         yield "Jetson Linux", f"{machine.jetson.l4t or 'unknown'}{f' (JetPack {release})' if release else ''}"
     yield from machine.packages.items()
+    yield from ((told(name), value) for name, value in machine.clocks.items())
     yield "software", stack.name if stack else "no line of the catalogue fits"
 
 

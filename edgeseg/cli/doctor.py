@@ -12,6 +12,8 @@ from edgeseg.cli import render
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from edgeseg.devices.finding import Finding
+
 
 @click.command()
 @render.json_option
@@ -27,8 +29,13 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     broken = any(finding.required and not finding.ok for finding in findings)
 
     def human() -> RenderableType:
-        rows = [(f.area, f.name, "ok" if f.ok else "missing", f.found, f.hint) for f in findings]
+        rows = [(f.area, f.name, _state(f), f.found, f.hint) for f in findings]
         return render.table("", ("", "", "", "found", "to get it"), rows)
 
     render.result({"ok": not broken, "findings": [asdict(finding) for finding in findings]}, as_json, human)
     ctx.exit(4 if broken else 0)
+
+
+def _state(finding: Finding) -> str:
+    """A trap is there, and should not be; what else is not well is missing."""
+    return "ok" if finding.ok else "trap" if finding.area == "traps" else "missing"

@@ -17,7 +17,7 @@ from edgeseg.errors import EdgesegError, StreamError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from edgeseg.contracts import FrameSource, Session
+    from edgeseg.contracts import FrameSource, Progress, Session
     from edgeseg.specs import LabelSpace
     from edgeseg.stream.alarms import RegionMonitor
     from edgeseg.stream.config import Streams
@@ -108,6 +108,7 @@ def _run(settings: Streams, sheet_path: Path | None, as_json: bool, log: JsonLog
         labels = program.labels
         regions = _regions(by_id, labels)
         progress = log or stack.enter_context(render.RichProgress())
+        _tell_settings(opened, settings, progress)
         monitor = Monitor()
         stack.callback(monitor.events.close)
         monitor.events.subscribe(log.event if log else run_report.teller(progress, any(one.is_live for one in sources)))
@@ -155,6 +156,15 @@ def _sessions(settings: Streams, opened: Any, stack: ExitStack) -> tuple[dict[in
     target = Target("deadline", settings.deadline_ms) if settings.deadline_ms else Target.fps(settings.target_fps or 0.0)
     sessions, governor = stack.enter_context(open_governed(opened, target, first=level, threads=threads, precision=precision))
     return dict(sessions), governor
+
+
+def _tell_settings(opened: Any, settings: Streams, progress: Progress) -> None:
+    """Say where the machine is set otherwise than when its engine was timed: a governor goes by those times."""
+    from edgeseg.devices.here import timed_otherwise
+
+    engine = opened.find_engine(settings.level, precision=settings.precision)
+    if told := timed_otherwise(engine.clocks):
+        progress.message(f"{engine.runtime} {engine.kind}: {told}; to time it anew: edgeseg build {opened.path} --force")
 
 
 def _regions(by_id: Mapping[str, Any], labels: LabelSpace) -> dict[str, RegionMonitor]:

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from edgeseg.devices.clocks import told
 from edgeseg.devices.finding import Finding
-from edgeseg.devices.machine import look
+from edgeseg.devices.machine import Machine, look
 from edgeseg.devices.probe import fingerprint, usable_cores
 from edgeseg.devices.targets import targets
 from edgeseg.devices.traps import traps
@@ -25,10 +26,12 @@ from edgeseg.images import opencv
 
 _DISTRIBUTION = "edgeseg"
 # The extras that something here uses.
-_EXTRAS = ("video", "train", "demo", "openvino")
+_EXTRAS = ("video", "train", "quant", "demo", "openvino", "web", "mqtt")
 # Packages whose import name is not their distribution's; the others differ in dashes and case only.
 _IMPORT_NAMES = {
+    "nvidia-modelopt": "modelopt",
     "opencv-python-headless": "cv2",
+    "paho-mqtt": "paho",
     "pillow": "PIL",
     "pyyaml": "yaml",
     "scikit-video": "skvideo",
@@ -40,7 +43,7 @@ def checkup() -> list[Finding]:
     machine, packages = look(), installed()
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     return [
-        *(*_python(), *_machine(), *_packages(), *targets(machine, packages, python)),
+        *(*_python(), *_processor(), *_settings(machine), *_packages(), *targets(machine, packages, python)),
         *(*_video(), *_storage(), *traps(machine, packages)),
     ]
 
@@ -61,7 +64,7 @@ def _python() -> Iterator[Finding]:
     yield Finding("python", "python", new_enough, found, "" if new_enough else "install Python 3.10 or newer", required=True)
 
 
-def _machine() -> Iterator[Finding]:
+def _processor() -> Iterator[Finding]:
     try:
         here = fingerprint("onnxruntime", _version("onnxruntime", "onnxruntime"))
     except Unsupported as error:
@@ -77,6 +80,17 @@ def _machine() -> Iterator[Finding]:
     else:
         providers = (name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
         yield Finding("machine", "ONNX Runtime", True, f"{onnxruntime.__version__}, runs on {', '.join(providers)}")
+
+
+def _settings(machine: Machine) -> Iterator[Finding]:
+    """Memory, and how fast the machine is set to run: times hold for that alone."""
+    if machine.memory_gb is not None:
+        swap = "" if machine.swap_gb is None else f", {machine.swap_gb:g} GB of swap"
+        yield Finding("machine", "memory", True, f"{machine.memory_gb:g} GB{swap}")
+    if machine.clocks:
+        yield Finding(
+            "machine", "power and clocks", True, ", ".join(f"{told(name)} {value}" for name, value in machine.clocks.items())
+        )
 
 
 def _packages() -> Iterator[Finding]:

@@ -1,8 +1,11 @@
-"""Whether a device that a user names is this machine: what is measured here holds here only."""
+"""Whether this machine is the one that is meant, and is set as it was: what is measured here holds here only, and so."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from edgeseg.devices.catalog import load_catalog
+from edgeseg.devices.clocks import differences
 from edgeseg.devices.machine import Machine, look
 from edgeseg.errors import Unsupported
 
@@ -28,3 +31,14 @@ def check_here(name: str, machine: Machine | None = None) -> None:
             f"times of {meant[0].title} cannot be measured on this machine: it is {found}",
             hint="run the same command there; it takes the run folder, the data, and torch",
         )
+
+
+def timed_otherwise(clocks: Mapping[str, str], machine: Machine | None = None) -> str:
+    """What is set otherwise now than when an engine was timed, as a clause; "" where nothing is, or nothing is known.
+
+    Args:
+        clocks: of the engine; see `clocks.clocks`.
+        machine: another machine than this one, for tests.
+    """
+    found = differences(clocks, (machine or look()).clocks) if clocks else []
+    return f"its times were taken at other settings: {'; '.join(found)}" if found else ""

@@ -6,15 +6,20 @@ import json
 import platform
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeseg.devices import probe
+from edgeseg.devices.clocks import clocks
 from edgeseg.devices.jetson import Jetson, device_tree, jetson
 from edgeseg.devices.nvidia import Gpu, driver_version, gpus
+from edgeseg.devices.nvpmodel import PowerMode, power_modes
 
 ROOT = Path("/")
-_PACKAGES = re.compile(r"nvidia-jetpack|nvidia-l4t-core|python3-libnvinfer|libnvinfer\d+")
+_PACKAGES = re.compile(
+    r"nvidia-jetpack|nvidia-l4t-core|python3-libnvinfer|libnvinfer\d+|libcudnn\d+(-cuda-\d+)?|libopencv-python|python3-opencv"
+)
+_FAMILY = re.compile(r"libnvinfer|libcudnn|opencv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +35,12 @@ class Machine:
         driver: version of NVIDIA's kernel driver.
         cuda: version of the CUDA toolkit in /usr/local/cuda.
         jetson: which Jetson it is.
-        packages: versions of NVIDIA's system packages; "libnvinfer" is TensorRT.
+        packages: versions of the system's packages; "libnvinfer" is TensorRT, "libcudnn" is cuDNN, "opencv" the one for the
+            system's Python.
+        memory_gb: of the system, in 1e9 bytes; None where nothing says.
+        swap_gb, disk_swap_gb: swap space, and how much of it lies on a disk rather than, compressed, in memory.
+        clocks: how fast it is set to run; see `clocks.clocks`.
+        power_modes: of a Jetson, those that it has.
     """
 
     arch: str
@@ -43,13 +53,19 @@ class Machine:
     cuda: str | None
     jetson: Jetson | None
     packages: dict[str, str]
+    memory_gb: float | None = None
+    swap_gb: float | None = None
+    disk_swap_gb: float | None = None
+    clocks: dict[str, str] = field(default_factory=dict)
+    power_modes: tuple[PowerMode, ...] = ()
 
     @property
     def accelerator(self) -> str:
         """What an engine for the GPU is bound to: "NVIDIA GeForce RTX 4090 (8.9)", "p3767-0005 tegra234"; "" without one."""
         if self.jetson:  # the module, on whatever carrier board
             return " ".join((*self.jetson.parts[-1:], self.jetson.soc))
-        return " + ".join(f"{gpu.name} ({gpu.compute_capability or '?'})" for gpu in dict.fromkeys(self.gpus))
+        # What a card is, not how it is set: limits of power and clocks do not tell two cards apart.
+        return " + ".join(dict.fromkeys(f"{gpu.name} ({gpu.compute_capability or '?'})" for gpu in self.gpus))
 
 
 def look(root: Path = ROOT, arch: str | None = None) -> Machine:
@@ -60,26 +76,29 @@ def look(root: Path = ROOT, arch: str | None = None) -> Machine:
     """
     cpu, isa = probe.processor(root / "proc/cpuinfo")
     packages = _system_packages(root / "var/lib/dpkg/status")
+    cards, board = tuple(gpus(root)), jetson(root, packages.get("nvidia-l4t-core"))
+    swap_gb, disk_swap_gb = _swap_gb(root / "proc/swaps")
     return Machine(
         arch=arch or platform.machine(),
         os=_system_name(root / "etc/os-release") or platform.system(),
         board=" ".join(device_tree(root, "model")),
         cpu=cpu,
         isa=isa,
-        gpus=tuple(gpus(root)),
+        gpus=cards,
         driver=driver_version(root),
         cuda=_cuda(root / "usr/local/cuda/version.json"),
-        jetson=jetson(root, packages.get("nvidia-l4t-core")),
+        jetson=board,
         packages=packages,
+        memory_gb=_memory_gb(root / "proc/meminfo"),
+        swap_gb=swap_gb,
+        disk_swap_gb=disk_swap_gb,
+        clocks=clocks(root, () if board else cards, jetson=board is not None),
+        power_modes=tuple(power_modes(root)[1]) if board else (),
     )
 
 
 def _system_name(os_release: Path) -> str | None:
-    try:
-        lines = os_release.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return None
-    for line in lines:
+    for line in _text(os_release).splitlines():
         key, _, value = line.partition("=")
         if key == "PRETTY_NAME":
             try:
@@ -98,15 +117,35 @@ def _cuda(version_json: Path) -> str | None:
 
 
 def _system_packages(dpkg_status: Path) -> dict[str, str]:
-    """Installed packages of interest, as dpkg lists them: name -> version, "libnvinfer10" as "libnvinfer"."""
-    try:
-        text = dpkg_status.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return {}
+    """Installed packages of interest, as dpkg lists them: name -> version; "libnvinfer10" as "libnvinfer", others likewise."""
     found = {}
-    for stanza in text.split("\n\n"):
+    for stanza in _text(dpkg_status).split("\n\n"):
         fields = dict(line.split(": ", 1) for line in stanza.splitlines() if re.match(r"(Package|Status|Version): ", line))
         name = fields.get("Package", "")
         if _PACKAGES.fullmatch(name) and fields.get("Status", "").endswith(" installed"):
-            found[name.rstrip("0123456789") if name.startswith("libnvinfer") else name] = fields.get("Version", "")
+            family = _FAMILY.search(name) if name != "python3-libnvinfer" else None
+            found[family[0] if family else name] = fields.get("Version", "")
     return found
+
+
+def _memory_gb(meminfo: Path) -> float | None:
+    match = re.search(r"^MemTotal:\s+(\d{1,15}) kB$", _text(meminfo), re.MULTILINE | re.ASCII)
+    return round(int(match[1]) * 1024 / 1e9, 1) if match else None
+
+
+def _swap_gb(swaps: Path) -> tuple[float | None, float | None]:
+    """Swap space in all, and that on disks: zram is memory, too. None where nothing says."""
+    lines = _text(swaps).splitlines()
+    if not lines:
+        return None, None
+    rows = [re.fullmatch(r"(\S+)\s+\w+\s+(\d{1,15})\s.*", line, re.ASCII) for line in lines[1:]]
+    sizes = [(row[1], int(row[2]) * 1024 / 1e9) for row in rows if row]
+    on_disk = sum((gb for name, gb in sizes if "zram" not in name), 0.0)
+    return round(sum((gb for _, gb in sizes), 0.0), 1), round(on_disk, 1)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,4 +1,7 @@
-"""NVIDIA GPUs and their driver: by NVML where its Python package is installed, else nvidia-smi, else what the kernel lists."""
+"""NVIDIA GPUs and their driver: by NVML where its Python package is, else nvidia-smi, the CUDA driver, or the kernel's list.
+
+Sources: NVIDIA, NVML API Reference ("Device Queries"); nvidia-smi --help-query-gpu.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,15 @@ import importlib
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
+from typing import Any, TypeVar
 
-_QUERY = ["--query-gpu=name,compute_cap,memory.total", "--format=csv,noheader,nounits"]
+from edgeseg.devices import cuda_driver
+
+_FIELDS = "name,compute_cap,memory.total,power.limit,power.default_limit,clocks.max.sm,persistence_mode"
+_QUERY = [f"--query-gpu={_FIELDS}", "--format=csv,noheader,nounits"]
 _DRIVER = re.compile(r"Kernel Module(?: for \S+)?\s+(\d+(?:\.\d+)+)")
 _MODEL = re.compile(r"^Model:\s*(\S.*?)\s*$", re.MULTILINE)
 
@@ -23,17 +30,30 @@ class Gpu:
         name: as its driver has it.
         compute_capability: e.g. "8.9"; None where nobody could be asked.
         memory_gb: size of its memory in 1e9 bytes; None where it is the system's, or unknown.
+        multiprocessors: its streaming multiprocessors, by the CUDA driver.
+        power_limit_w, power_default_w: watts that it may draw now, and those that it is made for.
+        max_mhz: highest clock of its multiprocessors.
+        persistence: the driver stays loaded while nobody uses the GPU.
     """
 
     name: str
     compute_capability: str | None = None
     memory_gb: float | None = None
+    multiprocessors: int | None = None
+    power_limit_w: float | None = None
+    power_default_w: float | None = None
+    max_mhz: int | None = None
+    persistence: bool | None = None
 
 
 def gpus(root: Path) -> list[Gpu]:
     """The GPUs of the machine whose files lie below `root`. Libraries and programs are asked for `/` alone."""
-    live = root == Path("/")
-    return (_by_nvml() or _by_smi() if live else []) or _by_kernel(root)
+    if root != Path("/"):
+        return _by_kernel(root)
+    driver = cuda_driver.devices()
+    told = _by_nvml() or _by_smi() or [Gpu(one.name, one.compute_capability, _gb(one.memory_bytes)) for one in driver]
+    counts = {device.name: device.multiprocessors for device in driver}
+    return [replace(gpu, multiprocessors=counts.get(gpu.name)) for gpu in told or _by_kernel(root)]
 
 
 def driver_version(root: Path) -> str | None:
@@ -47,21 +67,30 @@ def driver_version(root: Path) -> str | None:
 
 
 def parse_smi(text: str) -> list[Gpu]:
-    """GPUs of nvidia-smi's answer: one a line, "name, compute capability, MiB"; what it does not know stands in brackets."""
+    """GPUs of nvidia-smi's answer: one a line, the fields of the query; what it does not know stands in brackets."""
     found = []
     for line in text.splitlines():
-        name, _, rest = line.partition(",")
-        capability, _, memory_mib = rest.partition(",")
-        if name.strip() and rest:
-            known = re.fullmatch(r"\d+\.\d+", capability.strip())
-            size = re.fullmatch(r"\d+", memory_mib.strip())
-            found.append(Gpu(name.strip(), known[0] if known else None, _gb(int(size[0]) << 20) if size else None))
+        name, *rest = (field.strip() for field in line.split(","))
+        if name and rest:
+            capability, memory_mib, limit_w, default_w, mhz, persistence, *_ = (*rest, *[""] * 6)
+            memory = _number(memory_mib)
+            found.append(
+                Gpu(
+                    name,
+                    capability if re.fullmatch(r"\d+\.\d+", capability, re.ASCII) else None,
+                    None if memory is None else _gb(int(memory) << 20),
+                    power_limit_w=_number(limit_w),
+                    power_default_w=_number(default_w),
+                    max_mhz=None if (top := _number(mhz)) is None else int(top),
+                    persistence={"Enabled": True, "Disabled": False}.get(persistence),
+                )
+            )
     return found
 
 
 def _by_nvml() -> list[Gpu]:
     try:
-        nvml = importlib.import_module("pynvml")  # of nvidia-ml-py
+        nvml: Any = importlib.import_module("pynvml")  # of nvidia-ml-py
     except ImportError:
         return []
     try:
@@ -76,14 +105,28 @@ def _by_nvml() -> list[Gpu]:
         nvml.nvmlShutdown()
 
 
-def _nvml_gpu(nvml: ModuleType, handle: object) -> Gpu:
+Answer = TypeVar("Answer")
+
+
+def _nvml_gpu(nvml: Any, handle: object) -> Gpu:
+    def asked(question: Callable[[], Answer]) -> Answer | None:
+        """None where this GPU does not answer: one without memory of its own, a laptop's without a power limit, a Jetson's."""
+        try:
+            return question()
+        except (nvml.NVMLError, AttributeError):  # the latter: an NVML older than the question
+            return None
+
     major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
     name = nvml.nvmlDeviceGetName(handle)
-    try:
-        memory_gb = _gb(nvml.nvmlDeviceGetMemoryInfo(handle).total)
-    except nvml.NVMLError:  # a GPU without memory of its own
-        memory_gb = None
-    return Gpu(name if isinstance(name, str) else name.decode(), f"{major}.{minor}", memory_gb)
+    return Gpu(
+        name if isinstance(name, str) else name.decode(),
+        f"{major}.{minor}",
+        asked(lambda: _gb(nvml.nvmlDeviceGetMemoryInfo(handle).total)),
+        power_limit_w=asked(lambda: float(nvml.nvmlDeviceGetPowerManagementLimit(handle) / 1e3)),
+        power_default_w=asked(lambda: float(nvml.nvmlDeviceGetPowerManagementDefaultLimit(handle) / 1e3)),
+        max_mhz=asked(lambda: int(nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM))),
+        persistence=asked(lambda: bool(nvml.nvmlDeviceGetPersistenceMode(handle))),
+    )
 
 
 def _by_smi() -> list[Gpu]:
@@ -106,5 +149,10 @@ def _by_kernel(root: Path) -> list[Gpu]:
     return found
 
 
-def _gb(count_bytes: int) -> float:
-    return round(count_bytes / 1e9, 1)
+def _gb(count_bytes: int | None) -> float | None:
+    return None if count_bytes is None else round(count_bytes / 1e9, 1)
+
+
+def _number(text: str) -> float | None:
+    """A figure of nvidia-smi: "450.00"; None where it has none, such as "[N/A]"."""
+    return float(text) if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text, re.ASCII) else None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from edgeseg.devices.finding import Finding
 from edgeseg.devices.machine import Machine
+from edgeseg.devices.slow import SLOW
 
 Packages = Mapping[str, str]
 """Installed Python packages: normalised name ("opencv-python") -> version."""
@@ -17,12 +18,15 @@ _ONNXRUNTIMES = (
 _OPENCVS = ("opencv-python", "opencv-contrib-python", "opencv-python-headless", "opencv-contrib-python-headless")
 _TENSORRTS = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 _MODELOPT_NEEDS = ("requests", "huggingface-hub")
+_TENSORRT_OF_TORCH_TENSORRT = {"2.12": "10.16", "2.13": "11.0", "2.14": "11.1"}
+"""Torch-TensorRT -> the TensorRT that its packages on PyPI ask for. Source: their metadata."""
 
 
 def traps(machine: Machine, packages: Packages) -> Iterator[Finding]:
-    """The traps that this installation is in; one line if it is in none."""
+    """The traps that this machine is in, by its packages and by its settings; one line if it is in none."""
     found = [finding for trap in TRAPS if (finding := trap(machine, packages))]
-    yield from found or [Finding("traps", "known traps", True, f"none of {len(TRAPS)}")]
+    found += [finding for trap in SLOW if (finding := trap(machine))]
+    yield from found or [Finding("traps", "known traps", True, f"none of {len(TRAPS) + len(SLOW)}")]
 
 
 def two_onnxruntimes(machine: Machine, packages: Packages) -> Finding | None:
@@ -82,6 +86,58 @@ def tensorrt_of_pip_on_jetson(machine: Machine, packages: Packages) -> Finding |
     return Finding("traps", "TensorRT from pip on a Jetson", False, found, f"pip uninstall -y {' '.join(others)}")
 
 
+def another_tensorrt_for_torch(machine: Machine, packages: Packages) -> Finding | None:
+    """Torch-TensorRT is compiled against one TensorRT; beside another its library does not load. JetPack's takes JetPack's."""
+    wanted = _TENSORRT_OF_TORCH_TENSORRT.get(".".join(_minor(packages.get("torch-tensorrt", ""))))
+    there = next((name for name in ("tensorrt-cu13", "tensorrt-cu12", "tensorrt") if name in packages), None)
+    if wanted is None or there is None or ".".join(_minor(packages[there])) == wanted:
+        return None
+    found = f"torch-tensorrt {packages['torch-tensorrt']} wants TensorRT {wanted}, and {there} {packages[there]} is installed"
+    return Finding("traps", "TensorRT of Torch-TensorRT", False, found, f"pip install '{there}=={wanted}.*'")
+
+
+def cudas_of_two_majors(machine: Machine, packages: Packages) -> Finding | None:
+    """TensorRT for CUDA 12 beside torch for CUDA 13, or the other way round: each brings gigabytes of CUDA libraries of its own,
+    and which of them a process gets depends on what is imported first."""
+    torch = packages.get("torch", "").partition("+cu")[2][:2]
+    others = [name for name in ("tensorrt-cu12", "tensorrt-cu13") if name in packages and torch and not name.endswith(torch)]
+    if machine.jetson or not others:
+        return None
+    found = f"{others[0]} {packages[others[0]]} beside torch {packages['torch']}"
+    hint = f"pip uninstall -y tensorrt {others[0]} && pip install tensorrt-cu{torch}"
+    return Finding("traps", "CUDA of two releases", False, found, hint)
+
+
+def onnxruntime_without_cudnn(machine: Machine, packages: Packages) -> Finding | None:
+    """onnxruntime-gpu loads cuDNN 9 when a session is opened; without it, it says so in its log and runs on the processor."""
+    pips = [packages[name] for name in ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12") if name in packages]
+    versions = [*pips, *([machine.packages["libcudnn"]] if "libcudnn" in machine.packages else [])]
+    if "onnxruntime-gpu" not in packages or any(version.startswith("9.") for version in versions):
+        return None
+    here = f"cuDNN {versions[0]} is here" if versions else "none is here"
+    found = f"onnxruntime-gpu {packages['onnxruntime-gpu']} needs cuDNN 9, and {here}"
+    hint = "sudo apt install nvidia-jetpack" if machine.jetson else "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+    return Finding("traps", "cuDNN of ONNX Runtime", False, found, hint)
+
+
+def numpy_2_with_opencv_of_the_system(machine: Machine, packages: Packages) -> Finding | None:
+    """Ubuntu's and JetPack's OpenCV are compiled against numpy 1; with numpy 2 in the virtual environment, `import cv2` fails."""
+    if "opencv" not in machine.packages or any(name in packages for name in _OPENCVS):
+        return None
+    if not packages.get("numpy", "").startswith("2."):
+        return None
+    found = f"numpy {packages['numpy']} beside the system's OpenCV {machine.packages['opencv']}: cv2 cannot be imported"
+    return Finding("traps", "numpy 2 with the system's OpenCV", False, found, "pip install 'numpy>=1.26,<2'")
+
+
+def no_nvml(machine: Machine, packages: Packages) -> Finding | None:
+    """Without NVML's package, what a graphics card draws is not measured."""
+    if machine.jetson or not machine.gpus or "nvidia-ml-py" in packages:
+        return None
+    found = "nvidia-ml-py is not installed: no watts in reports and on the live page"
+    return Finding("traps", "power of the GPU", False, found, "pip install nvidia-ml-py")
+
+
 TRAPS: tuple[Callable[[Machine, Packages], Finding | None], ...] = (
     two_onnxruntimes,
     two_opencvs,
@@ -89,6 +145,11 @@ TRAPS: tuple[Callable[[Machine, Packages], Finding | None], ...] = (
     modelopt_without_its_needs,
     torchvision_of_another_torch,
     tensorrt_of_pip_on_jetson,
+    another_tensorrt_for_torch,
+    cudas_of_two_majors,
+    onnxruntime_without_cudnn,
+    numpy_2_with_opencv_of_the_system,
+    no_nvml,
 )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import machines
-from edgeseg.devices import checkup, traps
+from edgeseg.devices import checkup, slow, traps
 from edgeseg.devices.finding import Finding
 from edgeseg.devices.machine import Machine, look
 from edgeseg.devices.targets import targets
@@ -118,6 +118,7 @@ def _with(machine: Machine, **changes: object) -> Machine:
 
 
 JETSON, PC = machines.ORIN_NANO_JETPACK_62, machines.RTX_4090
+JETSON_DEV = machines.ORIN_NANO_WITH_CUDNN
 
 
 @pytest.mark.parametrize(
@@ -173,6 +174,47 @@ JETSON, PC = machines.ORIN_NANO_JETPACK_62, machines.RTX_4090
         (traps.tensorrt_of_pip_on_jetson, JETSON, {"tensorrt": "10.3.0"}, None),  # JetPack's own
         (traps.tensorrt_of_pip_on_jetson, JETSON, {"tensorrt": "10.16.1", "torch-tensorrt": "2.12.1"}, None),
         (traps.tensorrt_of_pip_on_jetson, PC, {"tensorrt": "11.0.0.114"}, None),
+        (
+            traps.another_tensorrt_for_torch,
+            PC,
+            {"torch-tensorrt": "2.13.0", "tensorrt-cu13": "11.1.0.5"},
+            "pip install 'tensorrt-cu13==11.0.*'",
+        ),
+        (traps.another_tensorrt_for_torch, PC, {"torch-tensorrt": "2.13.0", "tensorrt-cu13": "11.0.0.114"}, None),
+        (traps.another_tensorrt_for_torch, JETSON, {"torch-tensorrt": "2.8.0", "tensorrt": "10.3.0"}, None),
+        (traps.another_tensorrt_for_torch, PC, {"tensorrt": "11.1.0"}, None),
+        (
+            traps.cudas_of_two_majors,
+            PC,
+            {"torch": "2.13.0+cu130", "tensorrt-cu12": "11.0.0.114"},
+            "pip uninstall -y tensorrt tensorrt-cu12 && pip install tensorrt-cu13",
+        ),
+        (traps.cudas_of_two_majors, PC, {"torch": "2.13.0+cu130", "tensorrt-cu13": "11.0.0.114"}, None),
+        (traps.cudas_of_two_majors, PC, {"torch": "2.13.0+cpu", "tensorrt-cu12": "11.0.0.114"}, None),
+        (
+            traps.onnxruntime_without_cudnn,
+            PC,
+            {"onnxruntime-gpu": "1.31.1"},
+            "pip install 'onnxruntime-gpu[cuda,cudnn]'",
+        ),
+        (
+            traps.onnxruntime_without_cudnn,
+            PC,
+            {"onnxruntime-gpu": "1.31.1", "nvidia-cudnn-cu12": "8.9.7.29"},
+            "pip install 'onnxruntime-gpu[cuda,cudnn]'",
+        ),
+        (traps.onnxruntime_without_cudnn, PC, {"onnxruntime-gpu": "1.31.1", "nvidia-cudnn-cu13": "9.20.0.46"}, None),
+        (traps.onnxruntime_without_cudnn, PC, {"onnxruntime": "1.31.1"}, None),
+        (traps.onnxruntime_without_cudnn, JETSON_DEV, {"onnxruntime-gpu": "1.23.0"}, None),
+        (traps.onnxruntime_without_cudnn, JETSON, {"onnxruntime-gpu": "1.23.0"}, "sudo apt install nvidia-jetpack"),
+        (traps.numpy_2_with_opencv_of_the_system, JETSON_DEV, {"numpy": "2.2.6"}, "pip install 'numpy>=1.26,<2'"),
+        (traps.numpy_2_with_opencv_of_the_system, JETSON_DEV, {"numpy": "1.26.4"}, None),
+        (traps.numpy_2_with_opencv_of_the_system, JETSON_DEV, {"numpy": "2.2.6", "opencv-python": "5.0.0.93"}, None),
+        (traps.numpy_2_with_opencv_of_the_system, JETSON, {"numpy": "2.2.6"}, None),
+        (traps.no_nvml, PC, {}, "pip install nvidia-ml-py"),
+        (traps.no_nvml, PC, {"nvidia-ml-py": "13.590.44"}, None),
+        (traps.no_nvml, JETSON, {}, None),
+        (traps.no_nvml, machines.SERVER, {}, None),
     ],
 )
 def test_each_trap(trap: Trap, tree: Tree, packages: dict[str, str], hint: str | None, tmp_path: Path) -> None:
@@ -182,20 +224,29 @@ def test_each_trap(trap: Trap, tree: Tree, packages: dict[str, str], hint: str |
 
 
 def test_every_trap_is_looked_for(tmp_path: Path) -> None:
-    machine = look(write_tree(tmp_path, JETSON), "aarch64")
-    assert [finding.found for finding in traps.traps(machine, {})] == [f"none of {len(traps.TRAPS)}"]
+    count = len(traps.TRAPS) + len(slow.SLOW)
+    machine = look(write_tree(tmp_path / "jetson", JETSON), "aarch64")
+    assert [finding.found for finding in traps.traps(machine, {})] == [f"none of {count}"]
     everything = {
         "onnxruntime": "1",
         "onnxruntime-gpu": "1",
         "opencv-python": "5",
         "opencv-python-headless": "5",
         "tensorrt": "11.0",
+        "tensorrt-cu12": "11.1",
+        "torch-tensorrt": "2.13.0",
         "nvidia-modelopt": "0.47",
-        "torch": "2.13.0+cpu",
-        "torchvision": "0.28.0",
+        "torch": "2.13.0+cu130",
+        "torchvision": "0.28.0+cpu",
     }
-    found = list(traps.traps(machine, everything))
-    assert len({finding.name for finding in found}) == len(found) == len(traps.TRAPS)
+    card = look(write_tree(tmp_path / "pc", {**PC, **machines.LAPTOP_ON_BATTERY}), "x86_64")
+    board = look(write_tree(tmp_path / "board", {**machines.ORIN_NANO_25W, **machines.memory(7802840)}), "aarch64")
+    found = [[finding.name for finding in traps.traps(one, everything)] for one in (card, board)]
+    assert all(len(set(names)) == len(names) for names in found)
+    without_torch = {name: version for name, version in everything.items() if name != "torch-tensorrt"}
+    seen = {name for names in found for name in names} | {finding.name for finding in traps.traps(board, without_torch)}
+    # Two more ask for what these two machines cannot have at once: no OpenCV of pip's, and a card with a limit.
+    assert len(seen) == count - 2
 
 
 def test_opencv_without_gstreamer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

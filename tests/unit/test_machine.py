@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -12,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import machines
-from edgeseg.devices import nvidia
+from edgeseg.devices import cuda_driver, nvidia
 from edgeseg.devices.catalog import load_catalog
+from edgeseg.devices.cuda_driver import CudaDevice
 from edgeseg.devices.jetson import parse_release
 from edgeseg.devices.machine import look
 from edgeseg.devices.nvidia import Gpu, gpus, parse_smi
@@ -28,7 +30,10 @@ from machines import Tree, write_tree
         (machines.AGX_ORIN_CONTAINER, "aarch64", ["agx-orin-64gb", "arm-dotprod"], "6.2.1", "JetPack 6.2"),
         (machines.AGX_ORIN_JETPACK_51, "aarch64", ["agx-orin-32gb", "arm-dotprod"], "5.1.2", "JetPack 5.1"),
         (machines.XAVIER_NX_JETPACK_51, "aarch64", ["xavier-nx", "arm-neon"], "5.1.2", "JetPack 5.1"),
+        (machines.ORIN_NANO_4GB, "aarch64", ["orin-nano-4gb", "arm-dotprod"], "6.2", "JetPack 6.2"),
+        (machines.NANO_JETPACK_46, "aarch64", ["jetson-nano", "arm-neon"], "4.6.1", "JetPack 4.6"),
         (machines.THOR_JETPACK_70, "aarch64", ["agx-thor", "arm-i8mm"], "7.0", "JetPack 7.0 and 7.1"),
+        (machines.T4000_JETPACK_71, "aarch64", ["t4000", "arm-i8mm"], "7.1", "JetPack 7.0 and 7.1"),
         (machines.NEWER_JETPACK, "aarch64", ["orin-nx-16gb", "arm-dotprod"], None, None),
         (machines.RTX_4090, "x86_64", ["rtx4090", "x86-avx-vnni"], None, "PC with an NVIDIA GPU"),
         (machines.RTX_2080_TI_OLD_DRIVER, "x86_64", ["rtx2080ti", "x86-avx2"], None, "PC with an NVIDIA GPU"),
@@ -111,13 +116,71 @@ def test_parse_release_never_fails(text: str) -> None:
 
 
 def test_parse_smi() -> None:
-    text = "NVIDIA GeForce RTX 4090, 8.9, 24564\nOrin (nvgpu), 8.7, [N/A]\nOld, [Not Supported], 8192\n"
+    text = (
+        "NVIDIA GeForce RTX 4090, 8.9, 24564, 350.00, 450.00, 3105, Enabled\n"
+        "Orin (nvgpu), 8.7, [N/A], [N/A], [N/A], [N/A], [N/A]\n"
+        "Old, [Not Supported], 8192\n"
+    )
     assert parse_smi(text) == [
-        Gpu("NVIDIA GeForce RTX 4090", "8.9", 25.8),
+        Gpu("NVIDIA GeForce RTX 4090", "8.9", 25.8, None, 350.0, 450.0, 3105, True),
         Gpu("Orin (nvgpu)", "8.7", None),
         Gpu("Old", None, 8.6),
     ]
     assert parse_smi("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n") == []
+
+
+@given(st.text() | st.lists(st.sampled_from(["a", "8.9", "[N/A]", "24564", "1e999", "", "Enabled", "-3"])).map(", ".join))
+def test_parse_smi_never_fails(text: str) -> None:
+    assert all(gpu.name and (gpu.power_limit_w is None or gpu.power_limit_w >= 0) for gpu in parse_smi(text))
+
+
+class CudaLibrary:
+    """Two GPUs as the CUDA driver tells of them: a card, and one that shares the system's memory and says little."""
+
+    def __init__(self, *, broken: str = "") -> None:
+        self._broken = broken
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        if name == self._broken == "cuInit":
+            return lambda *arguments: 100  # CUDA_ERROR_NO_DEVICE
+        answers: dict[str, Callable[..., object]] = {
+            "cuInit": lambda flags: None,
+            "cuDeviceGetCount": lambda count: setattr(count._obj, "value", 2),
+            "cuDeviceGet": lambda handle, index: setattr(handle._obj, "value", index),
+            "cuDeviceGetName": lambda name, size, handle: setattr(name, "value", (b"NVIDIA L4", b"Orin")[handle.value]),
+            "cuDeviceTotalMem_v2": lambda size, handle: setattr(size._obj, "value", 24_000_000_000),
+            "cuDeviceGetAttribute": lambda value, number, handle: setattr(
+                value._obj, "value", {16: (58, 8), 18: (0, 1), 75: (8, 8), 76: (9, 7)}[number][handle.value]
+            ),
+        }
+        if name not in answers or name == self._broken:
+            raise AttributeError(name)
+        return lambda *arguments: answers[name](*arguments) or 0
+
+
+def test_the_cuda_driver_counts_multiprocessors() -> None:
+    card, board = cuda_driver.read(CudaLibrary())
+    assert card == CudaDevice("NVIDIA L4", "8.9", 58, 24_000_000_000)
+    assert board == CudaDevice("Orin", "8.7", 8, None)
+
+
+@pytest.mark.parametrize("broken", ["cuInit", "cuDeviceGetCount", "cuDeviceTotalMem_v2"])
+def test_a_cuda_driver_that_does_not_answer(broken: str) -> None:
+    assert cuda_driver.read(CudaLibrary(broken=broken)) == ()
+
+
+@pytest.mark.usefixtures("_no_nvml")
+def test_a_board_without_nvml_is_known_by_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvidia, "_by_smi", list)
+    monkeypatch.setattr(cuda_driver, "devices", lambda: cuda_driver.read(CudaLibrary()))
+    assert gpus(Path("/")) == [Gpu("NVIDIA L4", "8.9", 24.0, 58), Gpu("Orin", "8.7", None, 8)]
+
+
+def test_memory_and_swap(tmp_path: Path) -> None:
+    found = look(write_tree(tmp_path, machines.ORIN_NANO_25W), "aarch64")
+    assert (found.memory_gb, found.swap_gb, found.disk_swap_gb) == (8.0, 4.0, 0.0)
+    both = look(write_tree(tmp_path, machines.memory(3866704, *machines.ZRAM, ("/swapfile", 8388604))), "aarch64")
+    assert (both.memory_gb, both.swap_gb, both.disk_swap_gb) == (4.0, 12.6, 8.6)
 
 
 @pytest.fixture
@@ -139,7 +202,9 @@ def test_nvidia_smi_is_asked(script: str, found: list[Gpu], tmp_path: Path, monk
     assert gpus(Path("/")) == found
 
 
-@pytest.mark.parametrize("fails_at", [None, "nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetMemoryInfo"])
+@pytest.mark.parametrize(
+    "fails_at", [None, "nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetMemoryInfo", "nvmlDeviceGetPersistenceMode"]
+)
 def test_nvml_comes_first(fails_at: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     class NVMLError(Exception):
         pass
@@ -156,14 +221,24 @@ def test_nvml_comes_first(fails_at: str | None, monkeypatch: pytest.MonkeyPatch)
         "nvmlDeviceGetName": lambda handle: b"NVIDIA H200",  # bytes, as older versions answer
         "nvmlDeviceGetCudaComputeCapability": lambda handle: (9, 0),
         "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(total=150_754_820_096),
+        "nvmlDeviceGetPowerManagementLimit": lambda handle: 600_000,
+        "nvmlDeviceGetPowerManagementDefaultLimit": lambda handle: 700_000,
+        "nvmlDeviceGetMaxClockInfo": lambda handle, kind: {1: 1980}[kind],
+        "nvmlDeviceGetPersistenceMode": lambda handle: 1,
     }
+    fake.NVML_CLOCK_SM = 1  # type: ignore[attr-defined]
     for name, answer in answers.items():
         setattr(fake, name, fail if name == fails_at else answer)
     fake.NVMLError = NVMLError  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pynvml", fake)
     monkeypatch.setattr(nvidia, "_by_smi", list)
     monkeypatch.setattr(nvidia, "_by_kernel", lambda root: [])
-    by_failure = {None: [Gpu("NVIDIA H200", "9.0", 150.8)], "nvmlDeviceGetMemoryInfo": [Gpu("NVIDIA H200", "9.0", None)]}
+    limits = {"power_limit_w": 600.0, "power_default_w": 700.0, "max_mhz": 1980, "persistence": True}
+    by_failure = {
+        None: [Gpu("NVIDIA H200", "9.0", 150.8, **limits)],
+        "nvmlDeviceGetMemoryInfo": [Gpu("NVIDIA H200", "9.0", None, **limits)],
+        "nvmlDeviceGetPersistenceMode": [Gpu("NVIDIA H200", "9.0", 150.8, **{**limits, "persistence": None})],
+    }
     assert gpus(Path("/")) == by_failure.get(fails_at, [])
     assert calls == ([] if fails_at == "nvmlInit" else ["init", "shutdown"])
 

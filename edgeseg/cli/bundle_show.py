@@ -1,0 +1,253 @@
+"""What `edgeseg bundle show` tells: where a bundle is from, its levels, programs and engines, and who timed them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from edgeseg.cli import render
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from edgeseg.bundle import Bundle
+    from edgeseg.manifest import EngineEntry
+
+_FLOATS_SHOWN = 8
+_HASH = 12
+"""Digits of a hash that are shown; --json has all."""
+
+
+def document(bundle: Bundle) -> dict[str, Any]:
+    """The manifest, with what the packed reports and this machine add to it."""
+    data = {"path": bundle.path, **bundle.manifest.model_dump(mode="json")}
+    data["levels"] = [{**level, **more} for level, more in zip(data["levels"], figures(bundle), strict=True)]
+    data["made_from"] = bundle.report("export") if "export" in bundle.manifest.reports else None
+    data["min_mask_agreement"] = bundle.recipe().gate.min_mask_agreement
+    return data
+
+
+def human(bundle: Bundle) -> list[RenderableType]:
+    known = figures(bundle)
+    return [_head(bundle), _levels(bundle, known), *_scales(known), *_programs(bundle), *_int8(bundle), *_engines(bundle)]
+
+
+def figures(bundle: Bundle) -> list[dict[str, Any]]:
+    """What is known of each level, None where it is not: from the search that chose it, and from this device's engine."""
+    searched = bundle.report("isr")["levels"] if "isr" in bundle.manifest.reports else []
+    by_plan, quantized = {row["plan"]: row for row in searched}, _quantization(bundle)
+    found = []
+    for number, level in enumerate(bundle.manifest.levels):
+        row, engine, int8 = by_plan.get(level.isr, {}), _engine_here(bundle, number), quantized.get(number)
+        found.append(
+            {
+                "miou": row.get("miou"),
+                "miou_precision": row.get("precision"),
+                "macs": row.get("macs"),
+                "runtime": engine and engine.runtime,
+                "precision": engine and engine.precision,
+                "median_ms": engine and engine.measurements.get("median_ms"),
+                "int8_scales": int8 and _found_at(int8),
+                "int8": int8 and _summary(int8),
+            }
+        )
+    return found
+
+
+def _engine_here(bundle: Bundle, level: int) -> EngineEntry | None:
+    from edgeseg.errors import BundleError, Unsupported
+
+    try:
+        return bundle.find_engine(level)
+    except (BundleError, Unsupported):
+        return None
+
+
+def _quantization(bundle: Bundle) -> dict[int, dict[str, Any]]:
+    """Level -> what its quantized checkpoint says of itself, where the bundle tells."""
+    told = bundle.report("quantization")["levels"] if "quantization" in bundle.manifest.reports else []
+    return dict(enumerate(told))
+
+
+def _found_at(level: Mapping[str, Any]) -> str:
+    """Where the activation scales of a level's INT8 program come from."""
+    calibration = level.get("calibration", {})
+    plans = calibration.get("isr", [level["calibrated_at"]])
+    if level["isr"] not in plans:
+        return f"those of {level['calibrated_at']}"
+    if len(plans) > 1:
+        return f"one set, calibrated at {len(plans)} plans"
+    return f"its own: {calibration['why']}" if "why" in calibration else "calibrated at its plan"
+
+
+def _summary(level: Mapping[str, Any]) -> dict[str, Any]:
+    """A level's quantization without the ranges of every layer."""
+    calibration, covered = level.get("calibration", {}), level["coverage"]
+    layers = [layer for layer in covered.get("layers", []) if layer["precision"] == "float"]
+    return {
+        "checkpoint_sha256": level.get("sha256"),
+        "mac_share": covered["share"],
+        "macs": covered.get("macs"),
+        "float_layers": sorted(layers, key=lambda layer: -layer["macs"]),
+        "calibration": {name: calibration.get(name) for name in ("set", "set_sha256", "images", "method", "percentile")},
+    }
+
+
+def _head(bundle: Bundle) -> str:
+    manifest = bundle.manifest
+    total, images = sum(file.bytes for file in manifest.files.values()), {frame.image for frame in manifest.golden}
+    lines = [
+        f"{bundle.path}",
+        f"{manifest.name}, made {manifest.created} by edgeseg {manifest.tool_version}, {len(manifest.files)} files, "
+        f"{render.size(total)}",
+        f"recipe {manifest.recipe_digest[:_HASH]}; {len(images)} golden images, on which engines agree to "
+        f"{render.percent(bundle.recipe().gate.min_mask_agreement)} or more",
+    ]
+    image = bundle.any_program().image
+    mean, std = (" ".join(f"{value:g}" for value in values) for values in (image.mean_rgb, image.std_rgb))
+    lines.append(
+        f"takes RGB bytes, {image.layout}, {image.size_hw[1]}x{image.size_hw[0]}; frames are resized to that (bilinear), and "
+        f"normalised inside (mean {mean}, std {std})"
+    )
+    if "export" in manifest.reports:
+        made = bundle.report("export")
+        libraries = ", ".join(f"{name} {version}" for name, version in made.get("libraries", {}).items())
+        told = (
+            f"checkpoint {made['checkpoint_sha256'][:_HASH]}" if "checkpoint_sha256" in made else "",
+            f"weights stored as {made['weights']}" if "weights" in made else "",
+            f"exported with {libraries}" if libraries else "",
+        )
+        lines.append("; ".join(filter(None, told)))
+    return "\n".join(filter(None, lines))
+
+
+def _levels(bundle: Bundle, known: list[dict[str, Any]]) -> RenderableType:
+    rows = [
+        (
+            number,
+            level.isr,
+            render.percent(one["miou"], 2) + (" INT8" if one["miou_precision"] == "int8" else ""),
+            f"{one['macs'] / 1e9:.2f}" if one["macs"] else None,
+            f"{one['median_ms']:.1f}" if one["median_ms"] else None,
+            f"{one['runtime']} {one['precision']}" if one["runtime"] else None,
+        )
+        for number, (level, one) in enumerate(zip(bundle.manifest.levels, known, strict=True))
+    ]
+    return render.table("levels", ("level", "isr", "mIoU", "GMACs", "ms here", "by"), rows)
+
+
+def _scales(known: list[dict[str, Any]]) -> list[str]:
+    told = [f"level {n}, INT8 activation scales: {one['int8_scales']}" for n, one in enumerate(known) if one["int8_scales"]]
+    return told if len(told) > 1 else []
+
+
+def _programs(bundle: Bundle) -> list[RenderableType]:
+    from edgeseg.graph_files import opset
+    from edgeseg.specs import canonical_form
+
+    manifest, quantized = bundle.manifest, _quantization(bundle)
+    rows: list[tuple[Any, ...]] = []
+    blobs: dict[str, int] = {}
+    for number, level in enumerate(manifest.levels):
+        for precision, program in level.programs.items():
+            spec = program.spec
+            (height, width), stride, classes = spec["image"]["size_hw"], spec["mask_stride"], len(spec["labels"]["names"])
+            covered = quantized[number]["coverage"]["share"] if precision == "int8" and number in quantized else None
+            for form, (graph, *shared) in {canonical_form(precision): program.files, **program.forms}.items():
+                blobs |= {name: manifest.files[name].bytes for name in shared}
+                file = manifest.files[graph]
+                rows.append(
+                    (
+                        *(
+                            number,
+                            precision,
+                            render.percent(covered),
+                            form,
+                            spec["arch"],
+                            f"{width}x{height}",
+                            f"1/{stride}",
+                            classes,
+                        ),
+                        *(program.opset or opset(bundle.file(graph).read_bytes()), file.sha256[:_HASH], render.size(file.bytes)),
+                    )
+                )
+    columns = (
+        *("level", "precision", "MACs in INT8", "laid out for", "model", "image", "mask", "classes"),
+        *("opset", "sha256", "size"),
+    )
+    told = [f"{name}: {render.size(size)} of weights, shared by the programs" for name, size in blobs.items()]
+    return [render.table("programs", columns, rows), *told]
+
+
+def _int8(bundle: Bundle) -> Iterator[RenderableType]:
+    """How each level's INT8 program came about, and which layers of it are float, and why."""
+    for number, level in _quantization(bundle).items():
+        summary = _summary(level)
+        calibration = {name: value for name, value in summary["calibration"].items() if value is not None}
+        if "set" in calibration:
+            digest = calibration.get("set_sha256", "")[:_HASH]
+            method = " ".join(str(calibration[name]) for name in ("method", "percentile") if name in calibration)
+            images = f"{calibration.get('images')} images of {calibration['set']} ({digest})"
+            yield f"level {number} INT8: calibrated on {images}, by {method}"
+        floats = [layer for layer in summary["float_layers"] if layer["macs"]]
+        if floats:
+            rows = [(one["name"], one["kind"], render.percent(one["macs"] / summary["macs"], 2), one["reason"]) for one in floats]
+            more = f", the costliest {_FLOATS_SHOWN} of {len(rows)}" if len(rows) > _FLOATS_SHOWN else ""
+            yield render.table(
+                f"float layers of level {number} INT8{more}", ("layer", "kind", "MACs", "why"), rows[:_FLOATS_SHOWN]
+            )
+
+
+def _engines(bundle: Bundle) -> Iterator[RenderableType]:
+    manifest = bundle.manifest
+    if not manifest.engines:
+        yield f"no engine yet: edgeseg build {bundle.path}"
+        return
+    defaults = {choice.engine for choice in manifest.choices}
+    machines = list(dict.fromkeys(_machine(engine) for engine in manifest.engines))
+    rows = [
+        (
+            engine.level,
+            f"{engine.runtime} {engine.runtime_version}",
+            engine.kind,
+            "compiled only" if not engine.checked else "default" if engine.key in defaults else "",
+            engine.options.get("threads"),
+            *(_time(engine, name) for name in ("median_ms", "p90_ms", "p99_ms")),
+            render.percent(engine.measurements.get("miou"), 2),
+            _watts(engine),
+            machines.index(_machine(engine)) + 1,
+        )
+        for engine in manifest.engines
+    ]
+    columns = ("level", "runtime", "precision", "", "threads", "median", "p90", "p99", "mIoU", "power", "machine")
+    yield render.table("engines", columns, rows)
+    if any(not engine.checked for engine in manifest.engines):
+        yield "compiled only: for another machine; nobody has run it, on golden frames or at all"
+    yield from (f"machine {number}: {machine}" for number, machine in enumerate(machines, start=1))
+    if any(engine.clocks for engine in manifest.engines):
+        yield "times compare only where power mode and clocks are the same"
+
+
+def _machine(engine: EngineEntry) -> str:
+    """Where an engine was built and timed, and how that machine was set."""
+    from edgeseg.devices.clocks import told
+
+    place = engine.device.removesuffix(f" with {engine.runtime} {engine.runtime_version}")
+    facts = ", ".join(_fact(name, value) for name, value in engine.built_with.items())
+    settings = ", ".join(f"{told(name)} {value}" for name, value in engine.clocks.items())
+    lines = (place, f"built with {facts}" if facts else "", f"set to {settings}" if settings else "")
+    return "\n  ".join(filter(None, lines))
+
+
+def _fact(name: str, value: str) -> str:
+    what = name.removesuffix("_gb").replace("_", " ")
+    return f"{what} {value}{' GB' if name.endswith('_gb') else ''}"
+
+
+def _time(engine: EngineEntry, name: str) -> str | None:
+    return render.duration(engine.measurements[name] / 1000) if name in engine.measurements else None
+
+
+def _watts(engine: EngineEntry) -> str | None:
+    drawn = engine.measurements.get("power_w")
+    return ", ".join(f"{rail} {watts:.1f} W" for rail, watts in drawn.items()) if drawn else None
