@@ -5,7 +5,6 @@ Source: onnx.proto (onnx 1.17) and the protocol buffers' wire format.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +20,14 @@ Array = npt.NDArray[Any]
 DTYPES: dict[int, str] = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
 """Number of an element type -> its name in numpy."""
 
-_GRAPH = 7  # in a model
+_GRAPH, _OPSETS = 7, 8  # in a model
+_O_DOMAIN, _O_VERSION = 1, 2  # in an opset
 _NODE, _CONSTANT, _INPUT, _OUTPUT = 1, 5, 11, 12  # in a graph
-_READS, _WRITES, _NAME, _OPERATOR, _ATTRIBUTE = 1, 2, 3, 4, 5  # in a node
-_A_NAME, _A_FLOAT, _A_INT, _A_TEXT, _A_TENSOR, _A_FLOATS, _A_INTS, _A_TYPE = 1, 2, 3, 4, 5, 7, 8, 20  # in an attribute
-_A_GRAPHS = (6, 11)
-_T_DIMS, _T_TYPE, _T_NAME, _T_RAW, _T_EXTERNAL = 1, 2, 8, 9, 13  # in a tensor
+_READS, _WRITES, _NAME, _OPERATOR, _ATTRIBUTE, _DOMAIN = 1, 2, 3, 4, 5, 7  # in a node
+_A_NAME, _A_FLOAT, _A_INT, _A_TEXT, _A_TENSOR, _A_FLOATS, _A_INTS, _A_KIND = 1, 2, 3, 4, 5, 7, 8, 20  # in an attribute
+_T_DIMS, _T_KIND, _T_NAME, _T_RAW, _T_EXTERNAL = 1, 2, 8, 9, 13  # in a tensor
 _T_TYPED = (4, 5, 7, 10, 11)  # its values, where they are not raw bytes
+_ONNX = ("", "ai.onnx")
 
 _Fields = Mapping[int, Sequence[memoryview | int | bytes]]
 
@@ -37,6 +37,7 @@ class Node:
     """One operator.
 
     Attributes:
+        operator: its name; "DOMAIN.NAME" where it is not one of ONNX's own.
         inputs: names of values; "" where an optional one is left out.
         attributes: numbers, texts, lists of numbers, and arrays.
     """
@@ -56,12 +57,14 @@ class Graph:
         nodes: in an order in which they can run.
         constants: arrays that nodes read, by name; those of Constant nodes among them.
         inputs, outputs: names of values.
+        opset: the version of ONNX's operators.
     """
 
     nodes: tuple[Node, ...]
     constants: Mapping[str, Array]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    opset: int
 
 
 def read_graph(model: bytes, folder: Path) -> Graph:
@@ -73,27 +76,31 @@ def read_graph(model: bytes, folder: Path) -> Graph:
         ValueError: the bytes are no ONNX model, or hold something that no program of ours has.
         OSError: a file of weights cannot be read.
     """
-    (graph,) = _messages(_fields(memoryview(model)), _GRAPH) or [memoryview(b"")]
+    whole = _fields(memoryview(model))
+    (graph,) = _messages(whole, _GRAPH) or [memoryview(b"")]
     parts = _fields(graph)
     constants = dict(_tensor(message, folder) for message in _messages(parts, _CONSTANT))
     nodes = []
     for message in _messages(parts, _NODE):
         node = _node(message, folder)
         if node.operator == "Constant":
-            constants[node.outputs[0]] = np.asarray(next(iter(node.attributes.values())))
+            constants.update(zip(node.outputs, map(_constant, node.attributes.values()), strict=True))
         else:
             nodes.append(node)
     inputs, outputs = (tuple(_text(_fields(message), 1) for message in _messages(parts, number)) for number in (_INPUT, _OUTPUT))
-    if not nodes:
-        raise ValueError("it holds no operators")
-    return Graph(tuple(nodes), constants, inputs, outputs)
+    if not (nodes and inputs and outputs):
+        raise ValueError("it holds no operators, or nothing goes in or comes out")
+    opsets = [_fields(message) for message in _messages(whole, _OPSETS)]
+    versions = [_number(opset, _O_VERSION) for opset in opsets if _text(opset, _O_DOMAIN) in _ONNX]
+    return Graph(tuple(nodes), constants, inputs, outputs, max(versions, default=0))
 
 
 def _node(message: memoryview, folder: Path) -> Node:
     fields = _fields(message)
+    domain, operator = _text(fields, _DOMAIN), _text(fields, _OPERATOR)
     return Node(
         name=_text(fields, _NAME),
-        operator=_text(fields, _OPERATOR),
+        operator=operator if domain in _ONNX else f"{domain}.{operator}",
         inputs=tuple(_texts(fields, _READS)),
         outputs=tuple(_texts(fields, _WRITES)),
         attributes=dict(_attribute(_fields(one), folder) for one in _messages(fields, _ATTRIBUTE)),
@@ -101,28 +108,37 @@ def _node(message: memoryview, folder: Path) -> Node:
 
 
 def _attribute(fields: _Fields, folder: Path) -> tuple[str, Any]:
-    name = _text(fields, _A_NAME)
-    if any(number in fields for number in _A_GRAPHS):
-        raise ValueError(f"the attribute {name} holds a graph")
-    if floats := fields.get(_A_FLOAT):
-        return name, struct.unpack("<f", _bytes(floats[-1]))[0]
-    if _A_TENSOR in fields:
-        return name, _tensor(_messages(fields, _A_TENSOR)[-1], folder)[1]
-    if _A_TEXT in fields:
-        return name, _text(fields, _A_TEXT)
-    if _A_INTS in fields:
-        return name, _integers(fields[_A_INTS])
-    if _A_FLOATS in fields:
-        return name, [v for part in fields[_A_FLOATS] for v in np.frombuffer(_bytes(part), "<f4").tolist()]
-    if number := fields.get(_A_INT):
-        return name, _integers(number)[-1]
-    empty: dict[int, Any] = {1: 0.0, 2: 0, 3: "", 6: [], 7: []}  # what holds nothing is not written
-    return name, empty[_integers(fields[_A_TYPE])[-1]]
+    """Name and value; a value that is 0 or holds nothing need not be written."""
+    name, kind = _text(fields, _A_NAME), _number(fields, _A_KIND)
+    match kind:
+        case 1:
+            return name, next(iter(_floats(fields, _A_FLOAT)), 0.0)
+        case 2:
+            return name, _number(fields, _A_INT)
+        case 3:
+            return name, _text(fields, _A_TEXT)
+        case 4 if tensors := _messages(fields, _A_TENSOR):
+            return name, _tensor(tensors[-1], folder)[1]
+        case 6:
+            return name, _floats(fields, _A_FLOATS)
+        case 7:
+            return name, _integers(fields.get(_A_INTS, ()))
+    raise ValueError(f"the attribute {name} is of kind {kind}")
+
+
+def _constant(value: Any) -> Array:
+    """What a Constant node holds. Its numbers are float32 or int64."""
+    if isinstance(value, np.ndarray):
+        return value
+    array = np.asarray(value)
+    if array.dtype.kind not in "fi":
+        raise ValueError(f"a constant is {value!r}")
+    return array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
 
 
 def _tensor(message: memoryview, folder: Path) -> tuple[str, Array]:
     fields = _fields(message)
-    name, kind = _text(fields, _T_NAME), _integers(fields.get(_T_TYPE, [0]))[-1]
+    name, kind = _text(fields, _T_NAME), _number(fields, _T_KIND)
     if kind not in DTYPES:
         raise ValueError(f"the tensor {name} is of type {kind}")
     dtype, shape = np.dtype(DTYPES[kind]).newbyteorder("<"), _integers(fields.get(_T_DIMS, ()))
@@ -137,6 +153,8 @@ def _tensor(message: memoryview, folder: Path) -> tuple[str, Array]:
 
 
 def _outside(place: Mapping[str, str], folder: Path) -> bytes:
+    if "location" not in place:
+        raise ValueError("a tensor lies in a file that is not named")
     with (folder / place["location"]).open("rb") as file:
         file.seek(int(place.get("offset", 0)))
         return file.read(int(place["length"]) if "length" in place else -1)
@@ -165,6 +183,15 @@ def _texts(fields: _Fields, number: int) -> list[str]:
 
 def _text(fields: _Fields, number: int) -> str:
     return next(iter(_texts(fields, number)), "")
+
+
+def _floats(fields: _Fields, number: int) -> list[float]:
+    return [value for content in fields.get(number, ()) for value in np.frombuffer(_bytes(content), "<f4").tolist()]
+
+
+def _number(fields: _Fields, number: int) -> int:
+    """A whole number; 0 where it is not written."""
+    return next(iter(_integers(fields.get(number, ()))), 0)
 
 
 def _integers(contents: Sequence[memoryview | int | bytes]) -> list[int]:

@@ -95,7 +95,7 @@ class LdaAqu(nn.Module):
         logits = torch.stack(scores, dim=2) + self._heads(self.position(q))  # (B, heads, neighbours, H, W)
         weights = logits.softmax(2).unsqueeze(3).unbind(2)  # each (B, heads, 1, H, W)
         terms = [weight * self._heads(self._read(x, grid)) for weight, grid in zip(weights, grids, strict=True)]
-        return sum(terms[1:], terms[0]).reshape(x.shape[0], -1, *grids[0].shape[1:3])
+        return sum(terms[1:], terms[0]).reshape(int(x.shape[0]), -1, *grids[0].shape[1:3])
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Queries (B, C / reduction, H, W), of the output's size, and keys (B, C / reduction, h, w)."""

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeseg.engines.onnx_graph import read_graph
-from edgeseg.engines.onnx_torch import TorchProgram, amax_of, round_to_int8
+from edgeseg.engines.onnx_quantizers import amax_of
+from edgeseg.engines.onnx_torch import TorchProgram, round_to_int8
 from edgeseg.engines.tensorrt_graph import cast_first
 from edgeseg.specs import ImageSpec, LabelSpace, Program
 from tiny import outside_weights, tiny_image, tiny_mask, tiny_program
@@ -132,42 +133,112 @@ def test_a_scale_for_each_slice_of_axis_0(channels: int, rest: list[int]) -> Non
     torch.testing.assert_close(round_to_int8(x, amax, True), apart, rtol=0, atol=0)
 
 
-def graph_of(nodes: list[onnx.NodeProto], *constants: tuple[str, np.ndarray]) -> bytes:
+def graph_of(nodes: list[onnx.NodeProto], *constants: tuple[str, np.ndarray], opset: int = 19) -> bytes:
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, (1, 2, 2, 2))
     mask = helper.make_tensor_value_info("mask", TensorProto.FLOAT, (1, 2, 2, 2))
-    tensors = [numpy_helper.from_array(value, name) for name, value in constants]
-    return helper.make_model(helper.make_graph(nodes, "g", [image], [mask], tensors)).SerializeToString()
+    graph = helper.make_graph(nodes, "g", [image], [mask], [numpy_helper.from_array(value, name) for name, value in constants])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)]).SerializeToString()
 
 
 SCALE, ZERO = ("scale", np.asarray(0.5, np.float32)), ("zero", np.asarray(0, np.int8))
-QUANTIZE = helper.make_node("QuantizeLinear", ["image", "scale", "zero"], ["codes"])
+QUANTIZE = helper.make_node("QuantizeLinear", ["image", "scale", "zero"], ["codes"], "q")
+DEQUANTIZE = helper.make_node("DequantizeLinear", ["codes", "scale", "zero"], ["mask"], "dq")
+
+
+def one(operator: str, *constants: np.ndarray, opset: int = 19, **attributes: object) -> bytes:
+    """A graph of one operator on the image and constants."""
+    names = [f"c{place}" for place in range(len(constants))]
+    node = helper.make_node(operator, ["image", *names], ["mask"], "it", **attributes)
+    return graph_of([node], *zip(names, constants, strict=True), opset=opset)
+
+
+def computed(operator: str, *cast: int) -> list[onnx.NodeProto]:
+    """An operator whose second input comes from the image."""
+    return [
+        helper.make_node("Cast", ["image"], ["second"], to=cast[0]),
+        helper.make_node(operator, ["image", "second"], ["mask"], "it"),
+    ]
+
+
+KERNEL = np.ones((1, 2, 1, 1), np.float32)
+REFUSED = {
+    "an operator": (one("Frobnicate"), "no torch form of Frobnicate"),
+    "an operator of somebody's own": (one("Relu", domain="com.example"), "no torch form of com.example.Relu"),
+    "an older opset": (one("Relu", opset=13), "opset 13"),
+    "a newer opset": (one("Relu", opset=22), "opset 22"),
+    "an attribute": (one("Softmax", axis=1, temperature=2.0), "Softmax it with temperature 2"),
+    "another resize": (one("Resize", np.ones(4, np.float32), np.ones(4, np.float32), mode="cubic"), "with mode cubic"),
+    "a resize by default": (one("Resize", np.ones(4, np.float32), np.ones(4, np.float32)), "no torch form of Resize it"),
+    "a resize of channels": (
+        one("Resize", np.ones(0, np.float32), np.asarray([1, 2, 1, 1], np.float32), mode="linear"),
+        "no torch form of Resize it",
+    ),
+    "another padding": (one("Pad", np.zeros(8, np.int64), mode="reflect"), "with mode reflect"),
+    "windows over the border": (one("AveragePool", kernel_shape=[2, 2], ceil_mode=1), "with ceil_mode 1"),
+    "padding to a size": (one("Conv", KERNEL, auto_pad="SAME_UPPER"), "with auto_pad SAME_UPPER"),
+    "padding at one end": (one("Conv", KERNEL, pads=[0, 0, 1, 1]), "no torch form of Conv it"),
+    "sizes that are computed": (
+        graph_of(computed("Reshape", TensorProto.INT64)),
+        "Reshape it: what it does depends on the image",
+    ),
+    "integers that go on": (graph_of([QUANTIZE, helper.make_node("Relu", ["codes"], ["mask"])], SCALE, ZERO), "the same way"),
+    "another scale": (
+        graph_of(
+            [QUANTIZE, helper.make_node("DequantizeLinear", ["codes", "two", "zero"], ["mask"])], SCALE, ZERO, ("two", KERNEL)
+        ),
+        "the same way",
+    ),
+    "an offset": (graph_of([QUANTIZE, DEQUANTIZE], SCALE, ("zero", np.asarray(3, np.int8))), "symmetric int8"),
+    "unsigned": (graph_of([QUANTIZE, DEQUANTIZE], SCALE, ("zero", np.asarray(0, np.uint8))), "symmetric int8"),
+    "unsigned, unsaid": (
+        graph_of([helper.make_node(n.op_type, [*n.input[:2]], [*n.output]) for n in (QUANTIZE, DEQUANTIZE)], SCALE),
+        "symmetric int8",
+    ),
+    "a scale for each column": (
+        graph_of([QUANTIZE, DEQUANTIZE], ("scale", np.ones(2, np.float32)), ("zero", np.zeros(2, np.int8))),
+        "along axis 0",
+    ),
+    "integers from elsewhere": (
+        graph_of([helper.make_node("Cast", ["image"], ["codes"], to=TensorProto.INT8), DEQUANTIZE], SCALE, ZERO),
+        "what nothing quantized",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_it_does_not_take(name: str) -> None:
+    model, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message):
+        TorchProgram(read_graph(model, Path()), round_to_int8)(torch.zeros(1, 2, 2, 2))
 
 
 @pytest.mark.parametrize(
-    ("model", "message"),
+    ("attributes", "wanted"),
     [
-        (graph_of([helper.make_node("Frobnicate", ["image"], ["mask"])]), "no torch form of Frobnicate"),
-        (graph_of([QUANTIZE, helper.make_node("Relu", ["codes"], ["mask"])], SCALE, ZERO), "not dequantized the same way"),
-        (
-            graph_of(
-                [QUANTIZE, helper.make_node("DequantizeLinear", ["codes", "scale", "zero"], ["mask"])],
-                SCALE,
-                ("zero", np.asarray(3, np.int8)),
-            ),
-            "symmetric int8",
-        ),
+        ({"value": numpy_helper.from_array(np.ones((2, 1), np.float16))}, np.ones((2, 1), np.float16)),
+        ({"value_float": 0.1}, np.float32(0.1)),
+        ({"value_floats": [0.5, 0.0]}, np.asarray([0.5, 0], np.float32)),
+        ({"value_int": -3}, np.int64(-3)),
+        ({"value_ints": [-(2**63), 0, 2**63 - 1]}, np.asarray([-(2**63), 0, 2**63 - 1])),
     ],
-    ids=["operator", "integers go on", "asymmetric"],
 )
-def test_what_it_does_not_take(model: bytes, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        TorchProgram(read_graph(model, Path()), round_to_int8)
+def test_constants(attributes: dict[str, object], wanted: np.ndarray) -> None:
+    nodes = [helper.make_node("Constant", [], ["k"], **attributes), helper.make_node("Relu", ["image"], ["mask"])]
+    found = read_graph(graph_of(nodes), Path()).constants["k"]
+    assert found.dtype == wanted.dtype
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_scale_of_one_element_is_for_the_whole_tensor() -> None:
+    model = graph_of([QUANTIZE, DEQUANTIZE], ("scale", np.asarray([0.5], np.float32)), ("zero", np.zeros(1, np.int8)))
+    x = torch.tensor([0.2, 0.3, -70.0, 70.0]).repeat(2).reshape(1, 2, 2, 2)
+    found = TorchProgram(read_graph(model, Path()), round_to_int8)(x)
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.5, -64.0, 63.5]).repeat(2).reshape(1, 2, 2, 2))
 
 
 def test_int8_needs_something_that_rounds() -> None:
-    pair = [QUANTIZE, helper.make_node("DequantizeLinear", ["codes", "scale", "zero"], ["mask"])]
     with pytest.raises(ValueError, match="nothing rounds to INT8"):
-        TorchProgram(read_graph(graph_of(pair, SCALE, ZERO), Path()))
+        TorchProgram(read_graph(graph_of([QUANTIZE, DEQUANTIZE], SCALE, ZERO), Path()))
 
 
 @pytest.mark.parametrize("content", [b"", b"no graph"])
@@ -185,3 +256,14 @@ def test_a_model_cut_short(cut: float, tmp_path_factory: pytest.TempPathFactory)
     except ValueError:
         return
     assert graph.nodes  # the cut fell between two fields behind the graph
+
+
+@settings(max_examples=60)
+@given(place=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
+def test_a_model_with_one_byte_changed(place: float, value: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    content = bytearray(tiny_program(tmp_path_factory.mktemp("p") / "tiny.onnx").onnx_path.read_bytes())
+    content[int(place * len(content))] = value
+    try:
+        assert read_graph(bytes(content), Path()).nodes
+    except (ValueError, OSError) as error:
+        assert str(error)
