@@ -38,7 +38,7 @@ def read(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
     Raises:
         OptionError: there is no such runtime, option or value; or one is given twice.
     """
-    wanted: dict[str, dict[str, Any]] = {}
+    known, wanted = declared(), dict[str, dict[str, Any]]()
     for text in texts:
         key, _, value = text.partition("=")
         runtime, _, name = key.partition(".")
@@ -46,7 +46,7 @@ def read(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
             raise OptionError(
                 f"{text!r} is no option of a runtime", hint=f"RUNTIME.NAME=VALUE, such as tensorrt.optimization_level=5; {LIST}"
             )
-        option = _find(runtime, name)
+        option = _find(known, runtime, name)
         if name in wanted.setdefault(runtime, {}):
             raise OptionError(f"{runtime}.{name} is given twice", hint="a runtime is built with one value of an option at a time")
         wanted[runtime][name] = _value(runtime, name, option, _parsed(option, value), value)
@@ -59,9 +59,10 @@ def check(wanted: Wanted, runtimes: Sequence[str] = ()) -> None:
     Args:
         runtimes: that are considered; empty: every one.
     """
+    known = declared() if any(wanted.values()) else {}
     for runtime, options in wanted.items():
         for name, value in options.items():
-            _value(runtime, name, _find(runtime, name), value, value)
+            _value(runtime, name, _find(known, runtime, name), value, value)
         if options and runtimes and runtime not in runtimes:
             raise OptionError(
                 f"{', '.join(f'{runtime}.{name}' for name in options)} would do nothing: considered are {', '.join(runtimes)}",
@@ -69,8 +70,7 @@ def check(wanted: Wanted, runtimes: Sequence[str] = ()) -> None:
             )
 
 
-def _find(runtime: str, name: str) -> Option:
-    known = declared()
+def _find(known: Mapping[str, Mapping[str, Option]], runtime: str, name: str) -> Option:
     if runtime not in known:
         raise OptionError(f"there is no runtime named {runtime!r}", hint=f"{_near(runtime, known)}{LIST}")
     if name not in known[runtime]:

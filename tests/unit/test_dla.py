@@ -1,0 +1,310 @@
+"""Deep-learning accelerators: where there are any, what a builder is told, what a user is told, and how an engine is opened."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import builders
+import machines
+from edgeseg.bundle import open_bundle
+from edgeseg.cli.main import run
+from edgeseg.contracts import NoProgress, Progress
+from edgeseg.devices.jetson import Jetson
+from edgeseg.devices.machine import Machine, look
+from edgeseg.devices.nvidia import Gpu
+from edgeseg.engines import dla, table, tensorrt, tensorrt_build
+from edgeseg.engines.choose import build_level
+from edgeseg.engines.cudart import Cuda
+from edgeseg.engines.tensorrt import TensorRt
+from edgeseg.engines.tensorrt_build import Note, Order, construct
+from edgeseg.errors import BuildError, Unsupported
+from edgeseg.manifest import kind
+from edgeseg.specs import canonical_form
+from fake_builder import FLOAT, FakeTrt, Layer
+from fake_cuda import FakeLibrary, fake_trt
+from fakes import FakeBackend
+from tiny import tiny_bundle, tiny_image, tiny_mask, tiny_precisions, tiny_program
+
+
+def module(part: str, soc: str = "tegra234") -> Machine:
+    return Machine("aarch64", "Linux", "", "", (), (), None, None, Jetson("", soc, ("p3737-0000", part), False, "36.4.3"), {})
+
+
+NX_8GB, NX_16GB, DEVKIT = (module(part) for part in ("p3767-0001", "p3767-0000", "p3701-0000"))
+
+
+@pytest.mark.parametrize(
+    ("machine", "core", "said"),
+    [
+        (module("p3767-0005"), 0, "Jetson Orin Nano 8GB has no DLA"),
+        (module("p3834-0008", "tegra264"), 0, "Jetson AGX Thor, T5000 has no DLA"),
+        (NX_8GB, 1, "Jetson Orin NX 8GB has no DLA core 1: only core 0"),
+        (NX_16GB, 2, "Jetson Orin NX 16GB has no DLA core 2: cores 0 to 1"),
+        (
+            replace(NX_8GB, jetson=None, gpus=(Gpu("NVIDIA GeForce RTX 4090", "8.9", 24.0),)),
+            0,
+            "NVIDIA GeForce RTX 4090 has no DLA",
+        ),
+    ],
+)
+def test_cores_that_are_not_there(machine: Machine, core: int, said: str) -> None:
+    with pytest.raises(Unsupported, match=said) as refused:
+        dla.check_core(core, machine, "10.3.0")
+    assert "leave" in refused.value.hint
+
+
+@pytest.mark.parametrize("machine", [NX_8GB, NX_16GB, DEVKIT, module("p9999-0000")])
+def test_cores_that_are_there_or_that_only_the_builder_can_tell(machine: Machine) -> None:
+    dla.check_core(0, machine, "10.3.0")
+
+
+@pytest.mark.parametrize(
+    ("version", "has", "typed"),
+    [
+        *(("10.0.1", True, False), ("10.3.0", True, False), ("10.7.0.23", True, False), ("10.8.0", False, False)),
+        *(("10.16.2.10", False, False), ("11.0.0", False, True), ("11.4.0.106", False, True)),
+        *(("11.4.1", True, True), ("11.5.0", True, True), ("12.0.0", True, True)),
+    ],
+)
+def test_releases_of_tensorrt(version: str, has: bool, typed: bool) -> None:
+    assert dla.strongly_typed(version) == typed
+    assert "float32" in str(dla.refusal("float", version))
+    assert dla.refusal("fp16", version) is None
+    assert (dla.refusal("int8", version) is None) == typed
+    if has:
+        dla.check_core(0, NX_8GB, version)
+    else:
+        with pytest.raises(Unsupported, match=rf"TensorRT {version} does not build for DLA"):
+            dla.check_core(0, NX_8GB, version)
+
+
+def test_a_recorded_jetson(tmp_path: Path) -> None:
+    nano = look(machines.write_tree(tmp_path / "nano", machines.ORIN_NANO_JETPACK_62), "aarch64")
+    with pytest.raises(Unsupported, match="Jetson Orin Nano 8GB has no DLA"):
+        dla.check_core(0, nano, "10.3.0")
+    nx = look(machines.write_tree(tmp_path / "nx", machines.ORIN_NX_JETPACK_72), "aarch64")
+    dla.check_core(0, nx, "10.3.0")
+    with pytest.raises(Unsupported, match=r"10\.16\.2 does not build for DLA") as refused:
+        dla.check_core(0, nx, "10.16.2")
+    assert "JetPack 6.2" in refused.value.hint
+
+
+# What the builder is told
+
+ON_DLA = [Layer("CONVOLUTION", on_dla=True), Layer("CONSTANT"), Layer("ACTIVATION", on_dla=True)]
+MIXED = [*ON_DLA, Layer("NORMALIZATION", FLOAT), Layer("CAST", FLOAT), Layer("SOFTMAX"), *ON_DLA, Layer("SOFTMAX")]
+
+
+class Pipe:
+    """What a builder's process says."""
+
+    def __init__(self) -> None:
+        self.said: list[Any] = []
+
+    def send(self, what: Any) -> None:
+        self.said.append(what)
+
+
+def built(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, version: str, layers: Sequence[Layer], settings: dict[str, Any]
+) -> tuple[FakeTrt, list[Any], Order]:
+    program = replace(tiny_program(folder / "p.onnx"), precision="fp16")
+    trt = FakeTrt(version, layers, (program.image.input_shape, (1, *program.mask_shape)))
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)  # type: ignore[arg-type]
+    monkeypatch.setattr(tensorrt_build, "misfit", lambda *ports: None)
+    order, pipe = Order("tensorrt", program, folder / "engine.trt", folder / "engine.json", settings), Pipe()
+    construct(pipe, order)  # type: ignore[arg-type]
+    return trt, pipe.said, order
+
+
+def test_tensorrt_10_is_told_by_flags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    layers = [replace(layer) for layer in MIXED]
+    trt, said, order = built(monkeypatch, tmp_path, "10.3.0", layers, {"dla_core": 1})
+    assert trt.told["flags"] == {"GPU_FALLBACK", "FP16", "PREFER_PRECISION_CONSTRAINTS"}
+    assert (trt.told["strongly_typed"], trt.told["default_device_type"], trt.told["DLA_core"]) == (False, "DLA", 1)
+    assert [layer.kind for layer in layers if layer.precision] == ["NORMALIZATION"], "what is float in the program stays float"
+    assert trt.told["parser_flags"] == []
+    line = "DLA core 1 takes 4 of 8 layers, in 2 pieces; the GPU computes 2 SOFTMAX, 1 NORMALIZATION, 1 CAST"
+    assert said == [Note(line)]
+    facts = json.loads(order.facts.read_text())
+    assert facts["dla"] == {
+        "core": 1,
+        "layers": 8,
+        "on_dla": 4,
+        "pieces": 2,
+        "on_gpu": {"SOFTMAX": 2, "NORMALIZATION": 1, "CAST": 1},
+    }
+    assert facts["strongly_typed"] is False
+    assert dla.hint(order.facts) == f"{line}; each hand-over costs time"
+
+
+def test_tensorrt_11_is_told_by_types(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    layers = [replace(layer) for layer in ON_DLA]
+    trt, said, order = built(monkeypatch, tmp_path, "11.4.1", layers, {"dla_core": 0})
+    assert (trt.told["flags"], trt.told["strongly_typed"], trt.told["parser_flags"]) == ({"GPU_FALLBACK"}, True, [4])
+    assert not [layer for layer in layers if layer.precision]
+    assert said == [Note("DLA core 0 takes 2 of 2 layers, in 1 pieces")]
+    assert dla.hint(order.facts) == "", "nothing fell back"
+
+
+def test_a_network_in_too_many_pieces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    layers = [Layer("CONVOLUTION", on_dla=True) for _ in range(100)]
+    for place in range(5, 100, 6):
+        layers[place] = Layer("SOFTMAX")
+    _, _, order = built(monkeypatch, tmp_path, "11.4.1", layers, {"dla_core": 0})
+    assert "in 17 pieces; the GPU computes 16 SOFTMAX; a core holds 16 pieces at most" in dla.hint(order.facts)
+
+
+@pytest.mark.parametrize("version", ["10.3.0", "11.4.1"])
+def test_without_a_core_the_gpu_is_told_as_ever(version: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    trt, said, order = built(monkeypatch, tmp_path, version, MIXED, {"optimization_level": 5, "workspace_bytes": 1 << 30})
+    assert trt.told["strongly_typed"] and "flags" not in trt.told and "default_device_type" not in trt.told
+    assert (trt.told["builder_optimization_level"], trt.told["WORKSPACE"], said) == (5, 1 << 30, [])
+    assert "dla" not in json.loads(order.facts.read_text())
+    assert dla.hint(order.facts) == ""
+
+
+def test_what_the_builder_itself_refuses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It logs an error, and goes on without the setting; we do not."""
+    _, said, order = built(monkeypatch, tmp_path, "10.3.0", MIXED, {"workspace_bytes": 1 << 40})
+    assert said == [
+        [
+            f"it does not take these settings: workspace_bytes {1 << 40}",
+            f"the workspace of {1 << 40} bytes is more than the device has",
+        ]
+    ]
+    assert not order.engine.exists()
+    _, said, order = built(monkeypatch, tmp_path, "10.3.0", MIXED, {"dla_core": 2})
+    assert said == [["this device has 2 DLA cores; dla_core 2 is none of them"]]
+
+
+# The row, and a build
+
+ROW_TRT = "10.3.0"
+
+
+def row(machine: Machine = NX_16GB, progress: Progress | None = None) -> TensorRt:
+    return TensorRt(progress=progress, machine=machine, cuda=Cuda(FakeLibrary()))
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """A TensorRT whose engines answer rightly, and whose builder writes at once, half of the layers on DLA where it is asked."""
+    program = tiny_program(tmp_path / "shape.onnx")
+    library = FakeLibrary()
+
+    def answer(image: Any) -> Any:
+        return tiny_mask(image[0])[None]
+
+    trt = fake_trt(library, program.image.input_shape, (1, *program.mask_shape), answer)
+    opened: list[Any] = []
+    plain = trt.Runtime
+
+    class Runtime(plain):  # type: ignore[misc, valid-type]
+        def __init__(self, logger: Any) -> None:
+            super().__init__(logger)
+            self.DLA_core = None
+            opened.append(self)
+
+    trt.Runtime, trt.__version__ = Runtime, ROW_TRT
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+
+    def build(order: Order, progress: Progress) -> None:
+        order.engine.write_bytes(json.dumps(dict(order.settings)).encode())
+        core = order.settings.get("dla_core")
+        report = {"core": core, "layers": 8, "on_dla": 4, "pieces": 2, "on_gpu": {"SOFTMAX": 4}}
+        order.facts.write_text(json.dumps({} if core is None else {"dla": report}))
+
+    monkeypatch.setattr(tensorrt, "build", build)
+    return SimpleNamespace(library=library, opened=opened)
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_core_is_tried_beside_the_gpu() -> None:
+    wanted = {"dla_core": 1, "cuda_graph": False, "optimization_level": 4}
+    assert row().variants(wanted) == [{"cuda_graph": False, "optimization_level": 4}, {"dla_core": 1, "optimization_level": 4}]
+    assert row().variants() == [{}]
+    with pytest.raises(Unsupported, match="Orin NX 8GB has no DLA core 1"):
+        row(NX_8GB).variants(wanted)
+    assert row(replace(NX_8GB, jetson=None)).variants(wanted) == []
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(("precision", "said"), [("float", "in float32"), ("int8", "takes no Q/DQ program on DLA")])
+def test_programs_that_it_does_not_compute(precision: Any, said: str, tmp_path: Path) -> None:
+    program = replace(
+        tiny_program(tmp_path / "p.onnx"), precision=precision, form="qdq" if precision == "int8" else "onnxruntime"
+    )
+    with pytest.raises(BuildError, match=said):
+        row().compile(program, tmp_path, {"dla_core": 0})
+    assert not (tmp_path / "engine.trt").exists()
+    assert len(row().compile(program, tmp_path, {})) == 2
+
+
+def test_it_is_opened_on_its_core_and_not_recorded(installed: Any, tmp_path: Path) -> None:
+    program = replace(tiny_program(tmp_path / "p.onnx"), precision="fp16")
+    backend = TensorRt(machine=NX_16GB, cuda=Cuda(installed.library))
+    for options, core, launches in (({}, None, 1), ({"dla_core": 1, "cuda_graph": True}, 1, 1)):
+        files = backend.compile(program, tmp_path, options)
+        with backend.load(program, files, options) as session:
+            for _ in range(2):
+                session.infer(tiny_image())
+        assert (installed.opened[-1].DLA_core, installed.library.launches) == (core, launches)
+
+
+def test_measured_against_the_gpu_and_kept_beside_it(
+    installed: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = replace(tiny_program(tmp_path / "half.onnx"), precision="fp16", form=canonical_form("fp16"))
+    parts = tiny_precisions(tmp_path / "parts")
+    golden = [*parts["golden"], parts["golden"][0]._replace(precision="fp16")]
+    both = [frame for frame in golden if frame.precision != "int8"]
+    bundle = tiny_bundle(tmp_path / "b.edgeseg", programs=[parts["programs"][0], half], golden=both)
+    backends = {"onnxruntime": FakeBackend("onnxruntime", tiny_mask)}
+    made_row = TensorRt(machine=NX_16GB, cuda=Cuda(installed.library))
+    monkeypatch.setattr(table, "engines", lambda: dict.fromkeys(("onnxruntime", "tensorrt"), ""))
+    monkeypatch.setattr(table, "backend", lambda name, progress=None: made_row if name == "tensorrt" else backends[name])
+    monkeypatch.setattr(table, "look", lambda: NX_16GB)
+    build_level(bundle, threads=1)
+    made = build_level(open_bundle(bundle.path), threads=1, options={"tensorrt": {"dla_core": 0}})
+    rows = {f"{one.runtime} {one.kind}": one for one in made.choice.candidates}
+    assert list(rows) == ["onnxruntime float", "tensorrt float", "tensorrt float dla0", "tensorrt fp16", "tensorrt fp16 dla0"]
+    assert made.reason.endswith("dla0: none was built yet")
+    assert (rows["tensorrt float dla0"].verdict, "in float32" in rows["tensorrt float dla0"].reason) == ("not built", True)
+    assert "median_ms" in rows["tensorrt fp16 dla0"].measurements and "median_ms" in rows["tensorrt fp16"].measurements
+    assert "tensorrt fp16 dla0: DLA core 0 takes 4 of 8 layers" in rows["tensorrt fp16 dla0"].hint
+    kinds = [f"{engine.runtime} {engine.kind}" for engine in open_bundle(bundle.path).manifest.engines]
+    assert sorted(kinds) == ["onnxruntime float", "tensorrt float", "tensorrt fp16", "tensorrt fp16 dla0"]
+    again = build_level(open_bundle(bundle.path), threads=1, options={"tensorrt": {"dla_core": 0}})
+    assert (again.built, again.reason) == (False, "same program, runtimes, device and options")
+
+    before = (bundle.path / "manifest.json").read_bytes()
+    made_row._machine = NX_8GB
+    assert run(["build", str(bundle.path), "--dla-core", "1"]) == 4
+    assert "Jetson Orin NX 8GB has no DLA core 1" in capsys.readouterr().err
+    assert (bundle.path / "manifest.json").read_bytes() == before
+
+
+def test_engines_on_an_accelerator_stand_beside_those_on_the_gpu() -> None:
+    assert [kind("int8", options) for options in ({}, {"dla_core": 0}, {"dla_core": 1})] == ["int8", "int8 dla0", "int8 dla1"]
+
+
+def test_notes_of_the_builder_s_process_are_messages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    class Ears(NoProgress):
+        def message(self, text: str) -> None:
+            heard.append(text)
+
+    monkeypatch.setattr(tensorrt_build, "construct", builders.note)
+    program = tiny_program(tmp_path / "p.onnx")
+    tensorrt_build.build(Order("tensorrt", program, tmp_path / "e", tmp_path / "f", {}), Ears())
+    assert heard == ["DLA takes half of it"]
