@@ -92,7 +92,8 @@ class TorchTensorRt:
 
     def load(self, program: Program, files: Sequence[Path], options: Mapping[str, Any]) -> TensorRtSession:
         """Open what `compile` wrote. Raises BundleError where TensorRT refuses it, Unsupported without a CUDA runtime."""
-        return TensorRt(machine=self._machine, cuda=self._runtime()).load(program, files, options)
+        opened = {"cuda_graph": options.get("cuda_graph", True)}
+        return TensorRt(machine=self._machine, cuda=self._runtime()).load(program, files, opened)
 
     def _runtime(self) -> Cuda:
         self._cuda = self._cuda or Cuda()
