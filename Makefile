@@ -30,7 +30,7 @@ test: lint
 	@$(VENV)/bin/python -m pytest -q -n $(JOBS) --dist loadfile -m "not (gpu or jetson or trt or torch_trt or bench)" $(PYTEST_ARGS)
 
 test-trt: $(VENV)/.installed-trt
-	@$(VENV)/bin/python -m pytest -q -m trt tests/conformance/test_rtx_builder.py $(PYTEST_ARGS)
+	@$(VENV)/bin/python -m pytest -q -m trt tests/conformance/test_rtx_builder.py tests/conformance/test_rtx_runtime.py $(PYTEST_ARGS)
 
 test-torch-trt: $(TORCH_TRT_VENV)/.installed
 	@$(TORCH_TRT_VENV)/bin/python -m pytest -q -m torch_trt tests/conformance/test_torch_trt.py $(PYTEST_ARGS)

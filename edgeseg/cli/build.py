@@ -65,8 +65,8 @@ def build(
     all take turns at the clock; those that pass are packed. ONNX Runtime in float is always among them. What is there is kept.
     --option tells a runtime something; where it names a place to compute, that is tried beside the others.
 
-    With --device rtx4090, or another RTX card, compile with TensorRT-RTX for that card instead; no GPU is needed. Such an engine
-    is not checked, and this machine never uses it.
+    With --device rtx4090, or another RTX card, compile with TensorRT-RTX for that card instead; no GPU is needed. Nothing uses
+    such an engine until `edgeseg build BUNDLE` has checked and timed it on a machine with that card, without compiling again.
     """
     if listed:
         _list_options(as_json)
@@ -145,19 +145,28 @@ def _build_for_card(bundle: Bundle, card: str, options: Mapping[str, Any], force
     with render.RichProgress() as progress:
         made = build_for_card(bundle, card, options=options, force=force, progress=progress)
     engines = [{"built": one.built, "reason": one.reason, **one.engine.model_dump(mode="json")} for one in made]
-    warning = f"NOT CHECKED: no golden frame ran on these engines, and nothing was timed: that needs the {card} itself"
+    checked = all(one.engine.checked for one in made)
 
     def human() -> str:
         lines = [
             f"level {one.engine.level} {one.engine.runtime} {one.engine.kind} for {card}: "
             f"{'compiled' if one.built else 'kept'} ({one.reason}), {render.size(one.engine.measurements['bytes'])}, "
             f"{render.duration(one.engine.measurements['compile_ms'] / 1000)}\n  {bundle.path / one.engine.files[0]}"
+            + (f"\n  checked on {one.engine.measured_on}" if one.engine.checked else "")
             for one in made
         ]
         version = made[0].engine.runtime_version
-        return "\n".join([*lines, warning, f"next: on the {card}, open them with NVIDIA's TensorRT-RTX runtime {version}"])
+        if not checked:
+            lines.append(
+                f"NOT CHECKED: no golden frame ran on what was only compiled, and nothing was timed: that needs the {card} itself"
+            )
+        lines += [
+            f"next: copy the bundle to a machine with the {card}, and there: pip install 'edgeseg[rtx]'; edgeseg build BUNDLE",
+            f"      it checks and times these engines; with another TensorRT-RTX than {version} it compiles them anew",
+        ]
+        return "\n".join(lines)
 
-    render.result({"bundle": bundle.path, "checked": False, "engines": engines}, as_json, human)
+    render.result({"bundle": bundle.path, "checked": checked, "engines": engines}, as_json, human)
 
 
 def _document(one: LevelBuild) -> dict[str, Any]:

@@ -34,11 +34,14 @@ def human(bundle: Bundle) -> list[RenderableType]:
 
 def figures(bundle: Bundle) -> list[dict[str, Any]]:
     """What is known of each level, None where it is not: from the search that chose it, and from this device's engine."""
+    from edgeseg.engines.table import this_machine
+
     searched = bundle.report("isr")["levels"] if "isr" in bundle.manifest.reports else []
     by_plan, quantized = {row["plan"]: row for row in searched}, _quantization(bundle)
     found = []
     for number, level in enumerate(bundle.manifest.levels):
         row, engine, int8 = by_plan.get(level.isr, {}), _engine_here(bundle, number), quantized.get(number)
+        timed = engine is not None and engine.measured_on in ("", this_machine())
         found.append(
             {
                 "miou": row.get("miou"),
@@ -46,7 +49,7 @@ def figures(bundle: Bundle) -> list[dict[str, Any]]:
                 "macs": row.get("macs"),
                 "runtime": engine and engine.runtime,
                 "precision": engine and engine.precision,
-                "median_ms": engine and engine.measurements.get("median_ms"),
+                "median_ms": engine.measurements.get("median_ms") if engine and timed else None,
                 "int8_scales": int8 and _found_at(int8),
                 "int8": int8 and _summary(int8),
             }
@@ -222,7 +225,7 @@ def _engines(bundle: Bundle) -> Iterator[RenderableType]:
     columns = ("level", "runtime", "precision", "", "threads", "median", "p90", "p99", "mIoU", "power", "machine")
     yield render.table("engines", columns, rows)
     if any(not engine.checked for engine in manifest.engines):
-        yield "compiled only: for another machine; nobody has run it, on golden frames or at all"
+        yield "compiled only: nobody has run it, on golden frames or at all; on the machine that it is for, edgeseg build does"
     yield from (f"machine {number}: {machine}" for number, machine in enumerate(machines, start=1))
     if any(engine.clocks for engine in manifest.engines):
         yield "times compare only where power mode and clocks are the same"
@@ -235,7 +238,12 @@ def _machine(engine: EngineEntry) -> str:
     place = engine.device.removesuffix(f" with {engine.runtime} {engine.runtime_version}")
     facts = ", ".join(_fact(name, value) for name, value in engine.built_with.items())
     settings = ", ".join(f"{told(name)} {value}" for name, value in engine.clocks.items())
-    lines = (place, f"built with {facts}" if facts else "", f"set to {settings}" if settings else "")
+    lines = (
+        place,
+        f"built with {facts}" if facts else "",
+        f"timed on {engine.measured_on}" if engine.measured_on else "",
+        f"set to {settings}" if settings else "",
+    )
     return "\n  ".join(filter(None, lines))
 
 
