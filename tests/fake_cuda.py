@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,21 +31,27 @@ class FakeLibrary:
 
     Args:
         capabilities: compute capabilities of its GPUs.
+        driver, runtime: versions, 12040 for CUDA 12.4.
+        integrated: its GPUs share the system's memory.
     Attributes:
         device: the current one.
         status: what every function answers, where that is not 0.
         live: what was made and not yet freed: handle -> kind.
         launches: how often a graph was launched.
         fail: name of a function that answers with an error.
+        fail_after: how often it answers well before.
+        last_error: what the next who asks is told.
     """
 
-    def __init__(self, capabilities: tuple[str, ...] = ("8.9",)) -> None:
-        self.capabilities = capabilities
+    def __init__(
+        self, capabilities: tuple[str, ...] = ("8.9",), driver: int = 12040, runtime: int = 12090, integrated: bool = False
+    ) -> None:
+        self.capabilities, self.driver, self.runtime, self.integrated = capabilities, driver, runtime, integrated
         self.device = 0
         self.live: dict[int, str] = {}
         self.launches = 0
-        self.fail = ""
-        self.status = 0
+        self.fail, self.fail_after = "", 0
+        self.status = self.last_error = 0
         self.capturing: list[Callable[[], Any]] | None = None
         self._graphs: dict[int, list[Callable[[], Any]]] = {}
         self._memory: dict[int, Any] = {}
@@ -53,12 +60,20 @@ class FakeLibrary:
         if not name.startswith("cuda"):
             raise AttributeError(name)
         work = getattr(self, f"_{name}")
-        if name != "cudaGetErrorString":
-            whole = work
-            work = lambda *arguments: self.status or (OUT_OF_MEMORY if self.fail == name else whole(*arguments) or 0)  # noqa: E731
-        function = _Function(work)
+        function = _Function(work if name in ("cudaGetErrorString", "cudaGetLastError") else partial(self._answer, name, work))
         setattr(self, name, function)
         return function
+
+    def _answer(self, name: str, work: Callable[..., Any], *arguments: Any) -> int:
+        status = self.status
+        if self.fail == name:
+            status = status or (OUT_OF_MEMORY if self.fail_after <= 0 else 0)
+            self.fail_after -= 1
+        if status and name == "cudaStreamEndCapture":
+            self.capturing = None  # it is over, whatever came of it
+        status = status or work(*arguments) or 0
+        self.last_error = status or self.last_error
+        return status
 
     def queue(self, work: Callable[[], Any]) -> None:
         if self.capturing is None:
@@ -78,11 +93,25 @@ class FakeLibrary:
         memory = ctypes.create_string_buffer(size)
         self._memory[self._new(out, kind, ctypes.addressof(memory))] = memory
 
+    def _cudaGetLastError(self) -> int:
+        last, self.last_error = self.last_error, 0
+        return last
+
+    def _cudaDriverGetVersion(self, out: Any) -> None:
+        out._obj.value = self.driver
+
+    def _cudaRuntimeGetVersion(self, out: Any) -> None:
+        out._obj.value = self.runtime
+
+    def _cudaGetDevice(self, out: Any) -> None:
+        out._obj.value = self.device
+
     def _cudaGetDeviceCount(self, out: Any) -> None:
         out._obj.value = len(self.capabilities)
 
     def _cudaDeviceGetAttribute(self, out: Any, which: int, device: int) -> None:
-        out._obj.value = int(self.capabilities[device].split(".")[{75: 0, 76: 1}[which]])
+        major, minor = map(int, self.capabilities[device].split("."))
+        out._obj.value = {75: major, 76: minor, 18: int(self.integrated)}[which]
 
     def _cudaSetDevice(self, device: int) -> None:
         assert 0 <= device < len(self.capabilities)
@@ -114,6 +143,7 @@ class FakeLibrary:
         assert self.live.pop(handle) == "stream"
 
     def _cudaStreamSynchronize(self, stream: int) -> None:
+        assert self.live[stream] == "stream"
         assert self.capturing is None, "nothing may wait while work is recorded"
 
     def _cudaStreamBeginCapture(self, stream: int, mode: int) -> None:
@@ -149,12 +179,14 @@ def fake_trt(
     *,
     refuse: str = "",
     fail: bool = False,
+    recordable: bool = True,
 ) -> Any:
     """A module `tensorrt` whose engines compute `answer`, on the addresses that they were given.
 
     Args:
         refuse: what it says where no engine can be opened.
         fail: every inference fails.
+        recordable: otherwise an inference fails while it is recorded.
     """
     shapes = {"image": in_shape, "mask": out_shape}
     modes = SimpleNamespace(INPUT="in", OUTPUT="out")
@@ -168,6 +200,8 @@ def fake_trt(
             return True
 
         def execute_async_v3(self, stream: int) -> bool:
+            if library.capturing is not None and not recordable:
+                return False
             library.queue(self._compute)
             return not fail
 

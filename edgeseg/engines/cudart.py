@@ -3,7 +3,8 @@
 JetPack ships the library and no Python package for it, and torch stays off the device. The functions are those of CUDA 11.4 to
 13, with unchanged signatures.
 
-Source: docs.nvidia.com/cuda/cuda-runtime-api, modules "Memory Management", "Stream Management" and "Graph Management".
+Source: docs.nvidia.com/cuda/cuda-runtime-api, modules "Error Handling", "Memory Management", "Stream Management" and "Graph
+Management"; cuda_runtime_api.h of CUDA 11.8, 12.9 and 13.5. On memory of integrated GPUs: cudaMemGetInfo there, "CUDA for Tegra".
 """
 
 from __future__ import annotations
@@ -21,17 +22,25 @@ import numpy.typing as npt
 from edgeseg.errors import BundleError, Unsupported
 
 _LIBRARIES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
+_TOOLKIT = Path("/usr/local/cuda/lib64")  # which no search path need name
+MEMINFO = Path("/proc/meminfo")
 _TO_DEVICE, _TO_HOST = 1, 2  # cudaMemcpyKind
 _NON_BLOCKING = 1  # cudaStreamNonBlocking
 _THREAD_LOCAL = 1  # cudaStreamCaptureModeThreadLocal
-_CAPABILITY = (75, 76)  # cudaDevAttrComputeCapabilityMajor, ...Minor
+_CAPABILITY, _INTEGRATED = (75, 76), 18  # cudaDevAttrComputeCapabilityMajor, ...Minor; cudaDevAttrIntegrated
 _NO_GPU = {
+    34: "the driver that was found is the toolkit's stub, not NVIDIA's",  # cudaErrorStubLibrary
     35: "NVIDIA's driver is missing, or older than the CUDA runtime needs",  # cudaErrorInsufficientDriver
     100: "there is no GPU that CUDA may use",  # cudaErrorNoDevice
+    803: "NVIDIA's kernel driver and its libraries are of two releases",  # cudaErrorSystemDriverMismatch
 }
 
 _SIGNATURES: dict[str, list[Any]] = {
+    "cudaDriverGetVersion": [ctypes.c_void_p],
+    "cudaRuntimeGetVersion": [ctypes.c_void_p],
+    "cudaGetLastError": [],
     "cudaGetDeviceCount": [ctypes.c_void_p],
+    "cudaGetDevice": [ctypes.c_void_p],
     "cudaDeviceGetAttribute": [ctypes.c_void_p, ctypes.c_int, ctypes.c_int],
     "cudaSetDevice": [ctypes.c_int],
     "cudaMalloc": [ctypes.c_void_p, ctypes.c_size_t],
@@ -61,18 +70,15 @@ class Cuda:
     Its methods raise BundleError with what CUDA says, and Unsupported where the driver does not fit or there is no GPU.
 
     Args:
-        library: the loaded library; default: the one that the system finds, or that lies in NVIDIA's Python packages.
+        library: the loaded library; default: of those that the system finds, or that lie in NVIDIA's Python packages, the first
+            that the driver is new enough for.
     Raises:
         Unsupported: there is none.
     """
 
     def __init__(self, library: Any = None) -> None:
         self._library = library if library is not None else _load()
-        for name, kinds in _SIGNATURES.items():
-            function = getattr(self._library, name)
-            function.argtypes, function.restype = kinds, ctypes.c_int
-        self._library.cudaGetErrorString.argtypes = [ctypes.c_int]
-        self._library.cudaGetErrorString.restype = ctypes.c_char_p
+        _declare(self._library)
 
     def capabilities(self) -> list[str]:
         """Compute capability of each GPU that this process may use, in CUDA's order: ["8.9", "8.6"]."""
@@ -101,10 +107,12 @@ class Cuda:
         self._call("cudaFreeHost", array.ctypes.data)
 
     def free_bytes(self) -> int:
-        """Device memory that nobody uses; on a Jetson, the system's."""
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        """Device memory that nobody uses. A GPU that shares the system's may also have what holds copies of files, which CUDA
+        does not count as free and the system gives back at once."""
+        free, total, device = ctypes.c_size_t(), ctypes.c_size_t(), ctypes.c_int()
         self._call("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
-        return free.value
+        self._call("cudaGetDevice", ctypes.byref(device))
+        return max(free.value, _available_bytes()) if self._attribute(_INTEGRATED, device.value) else free.value
 
     def stream(self) -> Handle:
         """A queue of its own; `destroy_stream` it."""
@@ -143,7 +151,8 @@ class Cuda:
 
     @contextmanager
     def _capture(self, stream: Handle) -> Iterator[list[Handle]]:
-        """Collects what is queued; the graph is in the list at the end. A capture that an error breaks is ended, too."""
+        """Collects what is queued; the graph is in the list at the end. A capture that an error breaks is ended, too, and what
+        it had collected is let go."""
         self._call("cudaStreamBeginCapture", stream, _THREAD_LOCAL)
         recorded: list[Handle] = []
         graph = ctypes.c_void_p()
@@ -151,6 +160,9 @@ class Cuda:
             yield recorded
         except BaseException:
             self._library.cudaStreamEndCapture(stream, ctypes.byref(graph))
+            if graph.value:  # none where CUDA itself broke it off
+                self._library.cudaGraphDestroy(graph.value)
+            self._library.cudaGetLastError()
             raise
         self._call("cudaStreamEndCapture", stream, ctypes.byref(graph))
         recorded.append(graph.value or 0)
@@ -168,6 +180,8 @@ class Cuda:
 
     def _call(self, name: str, *arguments: Any) -> None:
         status = getattr(self._library, name)(*arguments)
+        if status:
+            self._library.cudaGetLastError()  # forgets it: whoever asks next, TensorRT for one, would take it for its own
         if status in _NO_GPU:
             raise Unsupported(
                 f"CUDA cannot be used here: {_NO_GPU[status]}",
@@ -181,13 +195,49 @@ class Cuda:
             )
 
 
+def _declare(library: Any) -> None:
+    for name, kinds in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = kinds, ctypes.c_int
+    library.cudaGetErrorString.argtypes, library.cudaGetErrorString.restype = [ctypes.c_int], ctypes.c_char_p
+
+
 def _load() -> Any:
-    for name in filter(None, (*_LIBRARIES, ctypes.util.find_library("cudart"), *_in_packages())):
+    """The first library that the driver serves; where it serves none, the first there is: its own calls tell why."""
+    found = None
+    for name in _candidates():
         try:
-            return ctypes.CDLL(str(name))
-        except OSError:
+            library = ctypes.CDLL(name)
+            _declare(library)
+        except (OSError, AttributeError):  # not there; or from before CUDA 11.4, without the functions
             continue
-    raise Unsupported("there is no CUDA runtime library (libcudart) on this machine", hint="edgeseg doctor says what to install")
+        if _served(library):
+            return library
+        found = found or library
+    if found is None:
+        raise Unsupported(
+            "there is no CUDA runtime library (libcudart, of CUDA 11.4 or later) on this machine",
+            hint="edgeseg doctor says what to install",
+        )
+    return found
+
+
+def _candidates() -> Iterator[str]:
+    """Where the library may be, nearest first."""
+    yield from _LIBRARIES
+    yield from map(str, sorted(_TOOLKIT.glob("libcudart.so*")))
+    yield from map(str, _in_packages())
+    yield ctypes.util.find_library("cudart") or "libcudart.so"  # last: it starts other programs
+
+
+def _served(library: Any) -> bool:
+    """Whether the driver is new enough for a library: releases of one major version go together."""
+    major = {}
+    for part in ("Driver", "Runtime"):
+        version = ctypes.c_int()
+        getattr(library, f"cuda{part}GetVersion")(ctypes.byref(version))
+        major[part] = version.value // 1000  # of 12040, which is CUDA 12.4; CUDA 11 tells neither without a driver
+    return 0 < major["Runtime"] <= major["Driver"]
 
 
 def _in_packages() -> Iterator[Path]:
@@ -197,4 +247,13 @@ def _in_packages() -> Iterator[Path]:
     except ImportError:
         return
     for folder in nvidia.__path__:
-        yield from sorted(Path(folder).glob("*/lib/libcudart.so.*"), reverse=True)
+        yield from sorted(Path(folder).glob("*/lib/libcudart.so.*"))
+
+
+def _available_bytes() -> int:
+    """The system's memory that can be had without swapping, as Linux estimates it; 0 where nothing tells."""
+    try:
+        lines = MEMINFO.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), 0)

@@ -9,21 +9,22 @@ Source: docs.nvidia.com/deeplearning/tensorrt, Python API, IExecutionContext; "C
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from edgeseg.engines.cudart import Cuda, Handle
 from edgeseg.engines.session import Port, ProgramSession, misfit
 from edgeseg.engines.tensorrt_log import Log
-from edgeseg.errors import BundleError
+from edgeseg.errors import BundleError, Unsupported
 from edgeseg.specs import ImageU8, MaskU8, Program
 
 _REBUILD = "edgeseg build BUNDLE --force"
+Resource = TypeVar("Resource")
 
 
 @dataclass
@@ -79,14 +80,14 @@ class TensorRtSession(ProgramSession):
             (in_name, in_port), (out_name, out_port) = _ports(trt, self._opened.engine)
             if problem := misfit([in_port], [out_port], program):
                 raise BundleError(f"{engine} is not an engine of its program: {problem}", hint=_REBUILD)
-            self._stream = cuda.stream()
-            made.callback(cuda.destroy_stream, self._stream)
-            self._sent, self._received = (cuda.pinned(int(np.prod(shape))) for _, shape in (in_port, out_port))
-            for array in (self._sent, self._received):
-                made.callback(cuda.free_pinned, array)
-            self._inbox, self._outbox = (cuda.device_buffer(array.nbytes) for array in (self._sent, self._received))
+            self._stream = _held(made, cuda.destroy_stream, cuda.stream())
+            self._sent, self._received = (
+                _held(made, cuda.free_pinned, cuda.pinned(int(np.prod(shape)))) for _, shape in (in_port, out_port)
+            )
+            self._inbox, self._outbox = (
+                _held(made, cuda.free, cuda.device_buffer(array.nbytes)) for array in (self._sent, self._received)
+            )
             for name, buffer in ((in_name, self._inbox), (out_name, self._outbox)):
-                made.callback(cuda.free, buffer)
                 if not self._opened.context.set_tensor_address(name, buffer):
                     raise BundleError(f"{engine} takes no memory for {name}", hint=_REBUILD)
             self._pixels = self._sent.reshape(in_port[1])
@@ -105,10 +106,14 @@ class TensorRtSession(ProgramSession):
                 self._cold = False
                 self._opened.warmed()
                 if self._wants_graph and self._opened.recordable(self._stream):
-                    self._graph = self._cuda.record(self._enqueue, self._stream)
-                    self._made.callback(self._cuda.destroy_graph, self._graph)
+                    self._record()
         mask: MaskU8 = self._received.copy()
         return mask
+
+    def _record(self) -> None:
+        """Record the work. An engine whose work CUDA does not let be recorded goes on being queued, as with trtexec."""
+        with suppress(BundleError):
+            self._graph = _held(self._made, self._cuda.destroy_graph, self._cuda.record(self._enqueue, self._stream))
 
     def _use_device(self) -> None:
         """CUDA's current device belongs to a thread, and a session may be opened by another than the one that runs it."""
@@ -123,11 +128,20 @@ class TensorRtSession(ProgramSession):
 
     def _release(self) -> None:
         # The context before the engine and all that it was opened with, and these after the work that reads them.
-        self._use_device()
-        self._cuda.wait(self._stream)
-        self._made.close()
+        # On a device that fell off nothing can be freed; it was told, and this must not take the place of that.
+        with suppress(BundleError, Unsupported):
+            self._use_device()
+            self._cuda.wait(self._stream)
+        with suppress(BundleError, Unsupported):
+            self._made.close()
         self._opened.context = None
         del self._opened
+
+
+def _held(made: ExitStack, free: Callable[[Resource], None], resource: Resource) -> Resource:
+    """What was made, to be freed with the rest."""
+    made.callback(free, resource)
+    return resource
 
 
 def open_engine(trt: ModuleType, path: Path, dla_core: int | None = None) -> OpenEngine:
