@@ -19,16 +19,21 @@ Layout = Literal["HWC", "NCHW"]
 Precision = Literal["float", "fp16", "int8"]
 """Of a program: its arithmetic is float32; or half precision wherever that does no harm; or the layers' is INT8."""
 DEFAULT_FORM = "onnxruntime"
-"""The form that every float program, and every one in half precision, comes in; see `Program.form`."""
+"""The form that every float program comes in; see `Program.form`."""
+GPU_FORM = "tensorrt"
+"""What a float program is laid out for where a GPU computes it, and the one form of a program in half precision."""
 CANONICAL_FORM = "qdq"
 """The form that every INT8 program comes in: symmetric Q/DQ, from which all others are derived by exact edits."""
 HALF_FORM = "half"
 """The INT8 form that computes in half precision what the canonical one computes in float32."""
+GPU_FORMS: Mapping[Precision, str] = {"float": GPU_FORM, "fp16": GPU_FORM, "int8": HALF_FORM}
+"""The forms for runtimes that compute on a GPU, in the types that a program names."""
+_CANONICAL: Mapping[Precision, str] = {"float": DEFAULT_FORM, "fp16": GPU_FORM, "int8": CANONICAL_FORM}
 
 
 def canonical_form(precision: Precision) -> str:
     """The form that a program of this precision always comes in, and that a runtime gets where there is none of its own."""
-    return CANONICAL_FORM if precision == "int8" else DEFAULT_FORM
+    return _CANONICAL[precision]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +183,9 @@ class Program:
         blobs: files in the folder of `onnx_path` that hold its large weights, shared with other programs; empty where it holds
             all its weights itself.
         form: what the graph is laid out for. Every form of one precision computes the same. Of a float program it is a runtime,
-            and every runtime reads it; an INT8 one is "qdq", which every runtime reads, or "x86" or "arm", for ONNX Runtime's
-            integer kernels on these processors, or "half", which rounds to half precision between its integers.
+            "tensorrt" being all that compute on a GPU, and every runtime reads it; an INT8 one is "qdq", which every runtime
+            reads, or "x86" or "arm", for ONNX Runtime's integer kernels on these processors, or "half", which rounds to half
+            precision between its integers.
     """
 
     onnx_path: Path

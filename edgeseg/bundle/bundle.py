@@ -122,7 +122,7 @@ class Bundle:
         entry = self.level(level).programs.get(precision)
         if entry is None:
             raise BundleError(f"{self.path} has no {precision} program at level {level}", hint=f"edgeseg bundle show {self.path}")
-        found = form if form in entry.forms else canonical_form(precision)
+        found = form if form in entry.forms else entry.spec.get("form", canonical_form(precision))
         graph, *blobs = [self.file(path) for path in entry.in_form(found)]
         check_reads(graph, blobs)
         try:

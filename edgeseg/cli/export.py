@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--level", "plans", multiple=True, metavar="PLAN", help="A level at this ISR plan, as 2,2,1,1-2,2,2; repeatable.")
 @click.option("--weights", default="fp32", show_default=True, type=click.Choice(["fp32", "fp16"]), help="How weights are stored.")
 @click.option(
-    "--precision", type=click.Choice(["fp16"]), help="Also a program in half precision; those of TensorRT's targets have one."
+    "--precision", type=click.Choice(["fp16"]), help="Also a program in half precision; targets with TensorRT have one anyway."
 )
 @click.option("--force", is_flag=True, help="Export even where nothing changed.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable.")

@@ -27,13 +27,17 @@ from edgeseg.models.vwformer import VwDecoder
 
 
 @torch.no_grad()
-def simplify(model: nn.Module, *, map_ffn: bool, tile_lda_aqu: bool = False, transposed: bool = True) -> None:
+def simplify(
+    model: nn.Module, *, map_ffn: bool, tile_lda_aqu: bool = False, transposed: bool = True, join_queries: bool = True
+) -> None:
     """Apply every rewrite that the model's parts have, in place; it can be exported, but no longer trained or loaded into.
 
     Args:
         map_ffn, tile_lda_aqu: also compute FFNs on maps (`MapFFN`), and LDA-AQU as matrix products (`TiledLdaAqu`). These two
             are not faster everywhere.
         transposed: transposed convolutions where they are faster; no runtime has an integer kernel for them.
+        join_queries: let the projection of keys do that of queries where there is one head (`MergedAttention`): fewer
+            multiply-adds, but the width of keys is then no multiple of 8, and no GPU has a kernel for such an attention.
     """
     if not isinstance(model, Segmentor):
         return
@@ -50,7 +54,7 @@ def simplify(model: nn.Module, *, map_ffn: bool, tile_lda_aqu: bool = False, tra
     if isinstance(decoder, SegformerDecoder):
         model.add_module("decoder", simplify_decoder(decoder))
     if isinstance(decoder, VwDecoder):
-        simplify_vw(decoder, transposed=transposed)
+        simplify_vw(decoder, transposed=transposed, join_queries=join_queries)
     if isinstance(decoder, RepSepDecoder):
         simplify_repsep(decoder)
     fold_norms(model)

@@ -29,16 +29,17 @@ from edgeseg.models.vwformer import (
 from edgeseg.models.windows import Grid, context_windows, copy_shift_pad, merge_windows, overlapping_windows, window_count
 
 
-def simplify_vw(decoder: VwDecoder, *, transposed: bool = True) -> None:
+def simplify_vw(decoder: VwDecoder, *, transposed: bool = True, join_queries: bool = True) -> None:
     """Rewrite a VWFormer decoder in place; learned upsampling is kept, with what cannot be moved across it.
 
     Args:
         transposed: with `TransposedEmbedding` instead of `FoldedEmbedding`: faster in float, and without an integer kernel.
+        join_queries: of `MergedAttention`.
     """
     if decoder.upsample_kind == "bilinear":
         decoder.add_module("aggregate", BranchAggregation(decoder.aggregate))
         decoder.add_module("refine", BranchRefinement(decoder.refine))
-    decoder.add_module("mix", MergedMultiScale(decoder.mix, transposed=transposed))
+    decoder.add_module("mix", MergedMultiScale(decoder.mix, transposed=transposed, join_queries=join_queries))
 
 
 def folded(normed: NormedConv) -> nn.Conv2d:
@@ -112,14 +113,17 @@ class MergedMultiScale(nn.Module):
     once. Their shortcuts all carry the input, so that they are one part together, beside that of the pixel branch.
     """
 
-    def __init__(self, mix: MultiScale, *, transposed: bool = True) -> None:
+    def __init__(self, mix: MultiScale, *, transposed: bool = True, join_queries: bool = True) -> None:
         super().__init__()
         weight, bias = affine(folded(mix.fuse))
         pixel, *parts = weight.chunk(mix.fuse.conv.in_channels // mix.fuse.conv.out_channels, dim=1)
         self.pixel = folded(mix.pixel)
         self.pool = None if mix.pool is None else PooledPart(mix.pool, parts.pop(0))
         attentions = [module for module in mix.windows if isinstance(module, VaryingWindowAttention)]
-        merged = [MergedAttention(*each, transposed=transposed) for each in zip(attentions, parts, strict=True)]
+        merged = [
+            MergedAttention(*each, transposed=transposed, join_queries=join_queries)
+            for each in zip(attentions, parts, strict=True)
+        ]
         self.windows = nn.ModuleList(merged)
         bias = sum((attention.constant for attention in merged), bias)
         carried = [part for attention, part in zip(attentions, parts, strict=True) if attention.shortcut]
@@ -143,7 +147,7 @@ class MergedAttention(nn.Module):
 
     - Projection behind the attention and part of the fusion move in front of it, W A (V c) = A (W V c), for one head.
     - With one head, (Q x + b) . (K c) = x . (Q^T K c) + b . K c: the projection of queries joins that of keys, which has one
-      channel more for the bias; each query has a one there.
+      channel more for the bias; each query has a one there. Not without `join_queries`.
     - The bias of keys is the same for all keys of a query; that of values passes through (`constant`).
     - Tokens of neighbouring windows are the same cells where windows are whole numbers of cells apart: they are projected once,
       then cut. Where the context is as large as the map, every window has the same tokens in another order, which no sum over
@@ -152,7 +156,9 @@ class MergedAttention(nn.Module):
 
     constant: Tensor
 
-    def __init__(self, attention: VaryingWindowAttention, part: Tensor, *, transposed: bool = True) -> None:
+    def __init__(
+        self, attention: VaryingWindowAttention, part: Tensor, *, transposed: bool = True, join_queries: bool = True
+    ) -> None:
         super().__init__()
         self.ratio, self.heads = attention.ratio, attention.heads
         self.embed = TransposedEmbedding(attention.embed) if transposed else FoldedEmbedding(attention.embed)
@@ -164,13 +170,12 @@ class MergedAttention(nn.Module):
         value, value_bias = affine(attention.value)
         self.register_buffer("constant", part @ proj_bias + out @ value_bias)
         key = key * attention.scale
-        if self.heads == 1:
-            self.query, self.out = None, None
-            self.key = linear(torch.cat([query.T @ key, query_bias[None] @ key]), None)
-            self.value = linear(out @ value, None)
-        else:
-            self.query, self.out = linear(query, query_bias), linear(out, None)
-            self.key, self.value = linear(key, None), linear(value, None)
+        one = self.heads == 1
+        joined = one and join_queries
+        self.query = None if joined else linear(query, query_bias)
+        self.key = linear(torch.cat([query.T @ key, query_bias[None] @ key]) if joined else key, None)
+        self.value = linear(out @ value if one else value, None)
+        self.out = None if one else linear(out, None)
 
     def forward(self, x: Tensor, queries: Tensor, grid: Grid) -> Tensor:
         k, v = self.keys_values(self.embed(x), grid)

@@ -24,7 +24,7 @@ from edgeseg.engines.rtx_engine import open_engine
 from edgeseg.engines.tensorrt_build import Order, build
 from edgeseg.engines.tensorrt_session import TensorRtSession
 from edgeseg.errors import EngineMismatch, Unsupported, require
-from edgeseg.specs import DEFAULT_FORM, HALF_FORM, Precision, Program
+from edgeseg.specs import GPU_FORMS, Precision, Program
 
 COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """What an engine can be built for: values of `options["compute_capability"]`."""
@@ -41,13 +41,14 @@ class TensorRtRtx:
     name = "tensorrt_rtx"
     options = OPTIONS
     on_accelerator = True
+    exports = GPU_FORMS
 
     def __init__(self, progress: Progress | None = None, machine: Machine | None = None, cuda: Cuda | None = None) -> None:
         self._progress, self._machine, self._cuda = progress or NoProgress(), machine, cuda
 
     def form_for(self, precision: Precision) -> str:
         """INT8: with half precision between the integers; the network is strongly typed."""
-        return HALF_FORM if precision == "int8" else DEFAULT_FORM
+        return self.exports[precision]
 
     def version(self) -> str:
         return str(_rtx().__version__)

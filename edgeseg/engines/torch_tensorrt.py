@@ -33,7 +33,7 @@ from edgeseg.engines.tensorrt import TensorRt, cache_folder
 from edgeseg.engines.tensorrt_build import Order, build
 from edgeseg.engines.tensorrt_session import TensorRtSession
 from edgeseg.errors import MissingDependency, Unsupported
-from edgeseg.specs import DEFAULT_FORM, HALF_FORM, Precision, Program
+from edgeseg.specs import GPU_FORMS, Precision, Program
 
 ENGINE, FACTS = "engine.trt", "engine.json"
 _PURPOSE = "compile engines with Torch-TensorRT"
@@ -47,13 +47,14 @@ class TorchTensorRt:
     name = "torch_tensorrt"
     options = OPTIONS
     on_accelerator = True
+    exports = GPU_FORMS
 
     def __init__(self, progress: Progress | None = None, machine: Machine | None = None, cuda: Cuda | None = None) -> None:
         self._progress, self._machine, self._cuda = progress or NoProgress(), machine, cuda
 
     def form_for(self, precision: Precision) -> str:
         """INT8: with half precision between the integers; the network is strongly typed."""
-        return HALF_FORM if precision == "int8" else DEFAULT_FORM
+        return self.exports[precision]
 
     def version(self) -> str:
         """Of Torch-TensorRT, and of the TensorRT that opens its engines: each must be the same."""

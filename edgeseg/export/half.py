@@ -42,7 +42,8 @@ def write_half(program: Program, out: Path) -> Program:
     """Write the half-precision form of a canonical program.
 
     Args:
-        program: float in its default form, which becomes precision "fp16"; or the canonical INT8 one, which gets the form "half".
+        program: float in any form, which becomes precision "fp16" in that form; or the canonical INT8 one, which gets the form
+            "half".
         out: the file; it appears whole or not at all.
     Raises:
         BuildError: a weight is not finite in half precision, or the file cannot be written.

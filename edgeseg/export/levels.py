@@ -76,8 +76,8 @@ class HalfLevel:
         return self.source.model.isr_plan
 
     def export(self, export: Export, folder: Path) -> list[Program]:
-        """One form."""
-        (plain,) = FloatLevel(self.source, ["onnxruntime"], "fp32").export(export, folder)
+        """One form: that for a GPU."""
+        (plain,) = FloatLevel(self.source, ["tensorrt"], "fp32").export(export, folder)
         return [write_half(plain, folder / "half.onnx")]
 
     def hold(self, reference: TorchReference, programs: Sequence[Program], images: Sequence[ImageU8]) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,10 +47,11 @@ def export_bundle(
 ) -> tuple[Bundle, bool]:
     """Turn a checkpoint into a bundle: programs for each level, golden frames, and how closely both agree.
 
-    A float program comes in the default form, and in that of every runtime that the recipe's targets name; an INT8 program in the
-    canonical form and in those for x86 and ARM processors. Forms of one precision are one function, laid out as its reader likes
-    it. Where a target computes in the types that its program names, as TensorRT does, there is also a program in half precision,
-    and an INT8 form with half precision between the integers. All programs read the same weights as far as they are equal.
+    The recipe alone decides what is in the bundle, on whatever machine it is made. A float program comes in the default form, and
+    in that of every runtime that the recipe's targets name; an INT8 program in the canonical form and in those for x86 and ARM
+    processors. Forms of one precision are one function, laid out as its reader likes it. Where a target computes in the types
+    that its program names, as TensorRT does, there is also a program in half precision, and an INT8 form with half precision
+    between the integers. All programs read the same weights as far as they are equal.
 
     Args:
         out: the bundle's folder.
@@ -82,10 +85,11 @@ def export_bundle(
     int8 = quantized_levels(recipe, trained, [quantized] if isinstance(quantized, Path) else quantized, plans)
     if int8:
         reports["quantization"] = {"levels": [_facts(one) for one in int8]}
-    targets = [backend(target.runtime) for target in recipe.targets]
-    half = half or any(target.form_for("fp16") for target in targets)
+    wanted = [backend(target.runtime).exports for target in recipe.targets]
+    half = half or any("fp16" in forms for forms in wanted)
     inputs = {
         "edgeseg": __version__,
+        "libraries": _libraries(),
         "recipe": recipe_digest(recipe),
         "checkpoint_sha256": trained.sha256,
         "weights": weights,
@@ -97,7 +101,7 @@ def export_bundle(
     if not force and (kept := _same_inputs(out, inputs)) is not None:
         return kept, False
     data = recipe.data if data_root else _GENERATED
-    liked = [target.form_for("float") or DEFAULT_FORM for target in targets]
+    liked = [forms.get("float", DEFAULT_FORM) for forms in wanted]
     forms: list[Form] = list(dict.fromkeys((DEFAULT_FORM, *liked)))  # type: ignore[arg-type]
     images = golden_images(open_dataset(data, "val", data_root or Path()), GOLDEN_FRAMES, trained.image.size_hw)
     others = [HalfLevel(one) for one in floats] if half else [], [Int8Level(one, half) for one in int8]
@@ -149,6 +153,15 @@ def quantized_levels(recipe: Recipe, trained: Trained, files: Sequence[Path], pl
             )
     by_plan = {one.plan: one for one in at_home}
     return [by_plan.get(plan) or load_quantized(recipe, files[0], plan) for plan in plans]
+
+
+def _libraries() -> dict[str, str]:
+    """Versions of what writes programs, as far as it is installed: ONNX Runtime may be there under another name."""
+    found = {}
+    for name in ("torch", "onnx", "onnxruntime", "nvidia-modelopt", "numpy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _facts(one: Quantized) -> dict[str, Any]:

@@ -237,7 +237,10 @@ class Export(Section):
 class Target(Section):
     """A runtime to build an engine with."""
 
-    runtime: str = Field(description="a row of the engine table, e.g. onnxruntime")
+    runtime: str = Field(
+        description="a row of the engine table, e.g. onnxruntime; with tensorrt, torch_tensorrt or tensorrt_rtx an export also "
+        "holds programs for a GPU, in float and half precision"
+    )
 
 
 class Gate(Section):

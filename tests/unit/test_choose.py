@@ -150,7 +150,7 @@ def test_fastest_is_packed_as_default_with_all_that_pass(bundle: Bundle, clock: 
 
 def test_half_precision_is_for_those_who_want_it(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program in half precision is no candidate where it brings nothing; where it does, it is a twin that INT8 has to beat."""
-    half = replace(tiny_program(tmp_path / "half.onnx", threshold=127.4), precision="fp16")
+    half = replace(tiny_program(tmp_path / "half.onnx", threshold=127.4), precision="fp16", form="tensorrt")
     parts = tiny_precisions(tmp_path / "parts")
     golden = [*parts["golden"], parts["golden"][0]._replace(precision="fp16")]
     bundle = tiny_bundle(tmp_path / "three.edgeseg", programs=[*parts["programs"], half], golden=golden)
@@ -345,7 +345,7 @@ def test_through_the_command_line(bundle: Bundle, capsys: pytest.CaptureFixture[
     assert level["key"] == next(row["key"] for row in level["candidates"] if row["verdict"] == "default")
     assert run(line) == 0
     shown = capsys.readouterr().out
-    assert all(part in shown for part in ("kept (same program", "openvino float", "speed-", "laid out for onnxruntime"))
+    assert all(part in shown for part in ("kept (same program", "openvino float", "speed-", "laid out for openvino"))
     for engine in ("onnxruntime", "openvino"):
         with open_bundle(bundle.path).session(engine=engine) as session:
             np.testing.assert_array_equal(session.infer(tiny_image(3)), tiny_mask(tiny_image(3)))

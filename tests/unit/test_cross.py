@@ -62,7 +62,7 @@ def test_the_entry_says_for_what_and_that_nothing_was_checked(bundle: Bundle) ->
 
 
 def test_every_program_is_built_in_every_precision(bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    half = replace(tiny_program(tmp_path / "half.onnx", threshold=127.4), precision="fp16")
+    half = replace(tiny_program(tmp_path / "half.onnx", threshold=127.4), precision="fp16", form="tensorrt")
     parts = tiny_precisions(tmp_path / "parts")
     golden = [*parts["golden"], parts["golden"][0]._replace(precision="fp16")]
     bundle = tiny_bundle(bundle.path, programs=[*parts["programs"], half], golden=golden)

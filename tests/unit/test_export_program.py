@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from edgeseg.errors import BuildError, ParityError
+from edgeseg.export.edit import count_ops
 from edgeseg.export.float_parity import compare
 from edgeseg.export.golden import golden_frames, golden_images
 from edgeseg.export.graph import clean, store_half
@@ -22,6 +23,7 @@ from edgeseg.export.program import export_program
 from edgeseg.export.thresholds import FP16, FP32, Thresholds
 from edgeseg.metrics import mask_agreement
 from edgeseg.models import build_model
+from edgeseg.models.eft import EfaBlock
 from edgeseg.models.reference import TorchReference
 from edgeseg.models.segmentor import Segmentor
 from edgeseg.specs import ImageSpec, ImageU8, IsrPlan, LabelSpace, Program
@@ -165,12 +167,34 @@ def test_isr_plans(tmp_path: Path, plan: IsrPlan) -> None:
         compare(reference, program, images(), FP32)
 
 
-@pytest.mark.parametrize(("form", "convolutions"), [("plain", "fewer"), ("openvino", "fewer"), ("onnxruntime", "same")])
+@pytest.mark.parametrize(
+    ("form", "convolutions"), [("plain", "fewer"), ("openvino", "fewer"), ("onnxruntime", "same"), ("tensorrt", "same")]
+)
 def test_every_form_says_the_same(program: Program, nano: Segmentor, tmp_path: Path, form: str, convolutions: str) -> None:
     other = export(nano, tmp_path / "other.onnx", form=form)
     default, counted = (sum(node.op_type == "Conv" for node in onnx.load(p.onnx_path).graph.node) for p in (program, other))
     assert (counted < default) == (convolutions == "fewer")
     compare(TorchReference(nano, other.image, 8), other, images(), FP32)
+
+
+def test_attention_is_cut_into_pieces_for_processors_alone(nano: Segmentor, tmp_path: Path) -> None:
+    size_hw = (256, 512)
+    forms = ("onnxruntime", "tensorrt")
+    programs = [export(nano, tmp_path / f"{form}.onnx", form=form, image=ImageSpec(size_hw)) for form in forms]
+    processor, gpu = (count_ops(onnx.load(program.onnx_path)) for program in programs)
+    attentions = sum(isinstance(module, EfaBlock) for module in nano.modules())
+    assert gpu["Softmax"] == attentions < processor["Softmax"]
+    assert gpu["Split"] == 0 < processor["Split"]
+    masks = [infer(program, images(size_hw)[0]) for program in programs]
+    assert mask_agreement(*masks) >= FP32.mask_agreement
+
+
+def test_learned_upsampling_reads_pixels_on_a_gpu(tmp_path: Path) -> None:
+    model = fill(build_model("edaformer_nano", 5, upsample="lda_aqu")).eval()
+    for form, reads in (("onnxruntime", 0), ("tensorrt", 54)):  # keys and values, nine neighbours, three maps that double
+        program = export(model, tmp_path / f"{form}.onnx", form=form)
+        assert count_ops(onnx.load(program.onnx_path))["GridSample"] == reads
+        compare(TorchReference(model, program.image, 8), program, images(), FP32)
 
 
 def test_a_model_that_the_rewrites_do_not_know(tmp_path: Path) -> None:

@@ -85,11 +85,15 @@ def test_transposed_embedding(kernel: int) -> None:
     assert (to_nhwc(plain(x)) - TransposedEmbedding(copy.deepcopy(plain))(x)).abs().max() < EXACT
 
 
+@pytest.mark.parametrize("join_queries", [True, False])
 @pytest.mark.parametrize(("options", "size_hw"), CASES, ids=str)
-def test_multi_scale(options: dict[str, Any], size_hw: tuple[int, int]) -> None:
+def test_multi_scale(options: dict[str, Any], size_hw: tuple[int, int], join_queries: bool) -> None:
     plain = decoder(**options).mix
     x = noise(1, plain.fuse.conv.out_channels, *size_hw)
-    assert difference(plain, MergedMultiScale(copy.deepcopy(plain)), x) < EXACT
+    merged = MergedMultiScale(copy.deepcopy(plain), join_queries=join_queries)
+    assert difference(plain, merged, x) < EXACT
+    joined = {attention.query is None for attention in merged.windows}
+    assert joined == {join_queries and options.get("heads", 1) == 1}
 
 
 def test_cut_tokens_are_those_of_the_context_windows() -> None:

@@ -51,7 +51,7 @@ def test_what_is_ordered(tmp_path: Path) -> None:
 def test_it_is_a_candidate_where_there_is_a_gpu(tmp_path: Path) -> None:
     assert (row().variants(), row(BARE).variants()) == ([{}], [])
     assert row().version() == "2.13.0 on TensorRT 11.0.0"
-    assert [row().form_for(precision) for precision in ("float", "fp16", "int8")] == ["onnxruntime", "onnxruntime", "half"]
+    assert [row().form_for(precision) for precision in ("float", "fp16", "int8")] == ["tensorrt", "tensorrt", "half"]
     with pytest.raises(Unsupported, match="here is none"):
         row(BARE).compile(tiny_program(tmp_path / "p.onnx"), tmp_path, {})
 
