@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,6 +123,15 @@ def writing(bundle: Path) -> Iterator[None]:
             f"cannot write {bundle}: {error.strerror or error}",
             hint=f"check free space and permissions in {bundle.parent}, or choose another place",
         ) from error
+
+
+def check_writable(bundle: Path) -> None:
+    """Raise BundleError where nothing could be added to a bundle, before hours of work end in that."""
+    engines = bundle / "engines"
+    with locked(bundle), writing(bundle):
+        for folder in (bundle, *([engines] if engines.is_dir() else [])):
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{MANIFEST}.", suffix=".tmp"):
+                pass
 
 
 @contextmanager

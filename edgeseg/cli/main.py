@@ -100,6 +100,10 @@ def run(args: Sequence[str]) -> int:
             if package not in EXTRAS:
                 raise
             raise MissingDependency(package, extra=EXTRAS[package], purpose="run this command") from error
+        except ImportError as error:
+            if not isinstance(error.__cause__, KeyboardInterrupt):
+                raise
+            raise click.Abort from error  # what Ctrl-C becomes while a compiled package starts
         # Here rather than at interpreter exit, where a closed pipe would print a complaint.
         sys.stdout.flush()
         return code if isinstance(code, int) else 0

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from edgeseg.bundle import Bundle, copy_bundle, create_bundle, open_bundle
+from edgeseg.bundle.files import check_writable
 from edgeseg.errors import BundleError, IntegrityError, RecipeError
 from tiny import RECIPE, tiny_bundle, tiny_engine, tiny_image, tiny_levels, tiny_mask, tiny_program
 
@@ -187,6 +188,26 @@ def test_read_only_folder(bundle: Bundle, engine_file: Path) -> None:
     finally:
         for folder in (bundle.path.parent, bundle.path):
             folder.chmod(0o755)
+
+
+def test_what_cannot_be_written_is_known_at_once(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the folder around a bundle, of the bundle, and of its folder of engines."""
+    check_writable(bundle.path)
+    (bundle.path / "engines").mkdir()
+    denied, real = Path(), os.open
+
+    def guarded(name: Any, *args: Any, **options: Any) -> int:
+        if Path(str(name)).parent == denied:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+        return real(name, *args, **options)
+
+    monkeypatch.setattr(os, "open", guarded)
+    for denied in (bundle.path.parent, bundle.path, bundle.path / "engines"):
+        with pytest.raises(BundleError, match="Permission denied"):
+            check_writable(bundle.path)
+    denied = Path()
+    check_writable(bundle.path)
+    assert bundle.verify().unlisted == ()
 
 
 def test_broken_recipe_and_missing_program(bundle: Bundle, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ import pytest
 from edgeseg import errors
 from edgeseg.cli import main, render
 
+INTERRUPTED = ImportError("initialization failed")  # as pybind11 raises it
+INTERRUPTED.__cause__ = KeyboardInterrupt()
 RAISED = {
     "recipe": errors.RecipeError("bad key", hint="edit it"),
     "data": errors.DataError("no image", hint="add it"),
@@ -21,6 +23,8 @@ RAISED = {
     "bundle": errors.IntegrityError("bad hash", hint="copy again"),
     "stream": errors.StreamError("no camera", hint="plug it in"),
     "ctrl-c": KeyboardInterrupt(),
+    "ctrl-c in an import": INTERRUPTED,
+    "no such name": ImportError("cannot import name 'x'"),
     "no torch": ModuleNotFoundError("No module named 'torch'", name="torch"),
     "bug": ZeroDivisionError("a bug"),
     "our import": ModuleNotFoundError("No module named 'edgeseg.nothing'", name="edgeseg.nothing"),
@@ -50,7 +54,17 @@ def _commands(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind,code", [("recipe", 2), ("data", 3), ("missing", 4), ("gate", 5), ("bundle", 6), ("stream", 7), ("ctrl-c", 130)]
+    "kind,code",
+    [
+        ("recipe", 2),
+        ("data", 3),
+        ("missing", 4),
+        ("gate", 5),
+        ("bundle", 6),
+        ("stream", 7),
+        ("ctrl-c", 130),
+        ("ctrl-c in an import", 130),
+    ],
 )
 def test_each_branch_has_its_exit_code(kind: str, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["fail", kind]) == code
@@ -92,7 +106,7 @@ def test_debug_lets_the_traceback_through(line: list[str]) -> None:
         main.run(line)
 
 
-@pytest.mark.parametrize("kind", ["bug", "our import"])
+@pytest.mark.parametrize("kind", ["bug", "our import", "no such name"])
 def test_bugs_are_not_dressed_up(kind: str) -> None:
     with pytest.raises(type(RAISED[kind])):
         main.run(["fail", kind])
