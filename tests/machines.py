@@ -184,7 +184,8 @@ ORIN_NX_JETPACK_72: Tree = {
     "proc/device-tree/model": "NVIDIA Jetson Orin NX Engineering Reference Developer Kit\0",
     "proc/device-tree/compatible": "nvidia,p3768-0000+p3767-0000\0nvidia,p3767-0000\0nvidia,tegra234\0",
 }
-AGX_ORIN_CONTAINER: Tree = {  # the host's nv_tegra_release is not in the image
+AGX_ORIN_CONTAINER: Tree = {  # the host's nv_tegra_release is not in the image, nor is the GPU's device file
+    ".dockerenv": "",
     "etc/os-release": _ubuntu("22.04.4"),
     "proc/cpuinfo": _A78AE,
     "proc/device-tree/model": "NVIDIA Jetson AGX Orin Developer Kit\0",
@@ -254,6 +255,8 @@ RTX_4090: Tree = {
         "Model: \t\t NVIDIA GeForce RTX 4090\nIRQ:   \t\t 159\nVideo BIOS: \t 95.02.3c.40.11\nBus Type: \t PCIe\n"
     ),
 }
+RTX_4090_CONTAINER: Tree = {**RTX_4090, ".dockerenv": ""}
+RTX_4090_CONTAINER_WITH_GPU: Tree = {**RTX_4090_CONTAINER, "dev/nvidiactl": ""}
 RTX_2080_TI_OLD_DRIVER: Tree = {
     **RTX_4090,
     "proc/cpuinfo": _x86("Intel(R) Core(TM) i7-8700K CPU @ 3.70GHz", "sse4_1 avx f16c fma avx2"),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edgeseg.manifest import EngineEntry
 
 _FLOATS_SHOWN = 8
+_IN_COLUMNS = ("threads", "precision_hint", "provider", "dla_core")
 _HASH = 12
 """Digits of a hash that are shown; --json has all."""
 
@@ -218,14 +219,17 @@ def _engines(bundle: Bundle) -> Iterator[RenderableType]:
             *(_time(engine, name) for name in ("median_ms", "p90_ms", "p99_ms")),
             render.percent(engine.measurements.get("miou"), 2),
             _watts(engine),
+            _time(engine, "compile_ms"),
+            engine.created[:10],
             machines.index(_machine(engine)) + 1,
         )
         for engine in manifest.engines
     ]
-    columns = ("level", "runtime", "precision", "", "threads", "median", "p90", "p99", "mIoU", "power", "machine")
+    columns = ("level", "runtime", "precision", "", "threads", "median", "p90", "p99", "mIoU", "power", "build", "on", "machine")
     yield render.table("engines", columns, rows)
     if any(not engine.checked for engine in manifest.engines):
         yield "compiled only: nobody has run it, on golden frames or at all; on the machine that it is for, edgeseg build does"
+    yield from (f"options of {e.runtime} {e.kind}, level {e.level}: {told}" for e in manifest.engines if (told := _options(e)))
     yield from (f"machine {number}: {machine}" for number, machine in enumerate(machines, start=1))
     if any(engine.clocks for engine in manifest.engines):
         yield "times compare only where power mode and clocks are the same"
@@ -245,6 +249,11 @@ def _machine(engine: EngineEntry) -> str:
         f"set to {settings}" if settings else "",
     )
     return "\n  ".join(filter(None, lines))
+
+
+def _options(engine: EngineEntry) -> str:
+    """What it was built and is opened with, beyond what its columns say."""
+    return ", ".join(f"{name} {value}" for name, value in engine.options.items() if name not in _IN_COLUMNS)
 
 
 def _fact(name: str, value: str) -> str:

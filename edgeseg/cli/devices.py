@@ -39,7 +39,10 @@ def devices(name: str | None, here: bool, as_json: bool) -> None:
     if not found:
         raise Unsupported(f"no device in the catalogue is named like {name!r}", hint="edgeseg devices")
     document = {"devices": _plain(found), "stacks": _plain(catalog.stacks), "sources": catalog.sources}
-    render.result(document, as_json, lambda: [*_tables(catalog, found), *([_sources(catalog, found)] if name else [])])
+    details = (_installs, _sources) if name else ()
+    render.result(
+        document, as_json, lambda: [*_tables(catalog, found), *(part for one in details for part in one(catalog, found))]
+    )
 
 
 def _show_here(catalog: Catalog, as_json: bool) -> None:
@@ -96,7 +99,7 @@ def _tables(catalog: Catalog, found: list[Device]) -> Iterator[RenderableType]:
         ),
         (
             ("software", "Jetson Linux", "Ubuntu", "Python", "CUDA", "TensorRT", "torch-tensorrt", "remarks"),
-            [_stack_row(stack) for stack in catalog.stacks if {device.soc for device in found} & set(stack.socs)],
+            [_stack_row(stack) for stack in _stacks(catalog, found)],
         ),
         (
             ("name", "processors", "instructions", "INT8", "FP16", "BF16", "remarks"),
@@ -125,26 +128,47 @@ def _gpu_row(catalog: Catalog, device: Device) -> list[object]:
     ]
 
 
+def _stacks(catalog: Catalog, found: list[Device]) -> list[Stack]:
+    """The lines of software for these devices: those of JetPack for modules, the PC's for cards."""
+    socs, cards = {device.soc for device in found}, any(device.gpu_names for device in found)
+    return [stack for stack in catalog.stacks if socs & set(stack.socs) or (stack.gpu and cards)]
+
+
 def _stack_row(stack: Stack) -> list[object]:
-    remarks = f"unsupported: {stack.unsupported}" if stack.unsupported else "; ".join(note.value for note in stack.notes)
-    releases = [*stack.l4t]
-    span = releases[0] if len(releases) == 1 else f"{releases[0]} to {releases[-1]}"
-    return [stack.name, span, stack.ubuntu, *stack.python, stack.cuda, stack.tensorrt, stack.torch_tensorrt, remarks]
+    needs = [f"driver {stack.driver_min} or newer"] if stack.driver_min else []
+    needs += [f"compute capability {stack.compute_capability_min} or higher"] if stack.compute_capability_min else []
+    remarks = f"unsupported: {stack.unsupported}" if stack.unsupported else "; ".join((*needs, *(n.value for n in stack.notes)))
+    releases = [*dict.fromkeys([*stack.l4t][:1] + [*stack.l4t][-1:])]
+    python = stack.python[0] if len(stack.python) == 1 else f"{stack.python[0]} to {stack.python[-1]}"
+    versions = (stack.cuda, stack.tensorrt, stack.torch_tensorrt)
+    return [stack.name, " to ".join(releases) or None, stack.ubuntu, python, *versions, remarks]
+
+
+def _installs(catalog: Catalog, found: list[Device]) -> Iterator[RenderableType]:
+    """What to type for each runtime on each line."""
+    rows = [
+        (stack.name, catalog.runtimes[name].title, line)
+        for stack in _stacks(catalog, found)
+        for name, line in stack.install.items()
+    ]
+    if rows:
+        yield render.table("", ("software", "runtime", "to get it"), rows)
 
 
 def _processor_row(device: Device) -> list[object]:
-    rates = (_value(figure) for figure in (device.int8_macs, device.fp16_macs, device.bf16_macs))
+    rates = (figure and f"{figure.value:g}" for figure in (device.int8_macs, device.fp16_macs, device.bf16_macs))
     return [device.name, device.title, " ".join(device.requires), *rates, "; ".join(note.value for note in device.notes)]
 
 
-def _sources(catalog: Catalog, found: list[Device]) -> RenderableType:
+def _sources(catalog: Catalog, found: list[Device]) -> Iterator[RenderableType]:
     rows = []
     for device in found:
         figures = [(name, getattr(device, name)) for name in type(device).model_fields]
+        figures += [(f"{name} (Super)", figure) for name, figure in device.super_mode or ()]
         cited = [(name, figure.source) for name, figure in figures if hasattr(figure, "source")]
         for key in dict.fromkeys(source for _, source in cited):
             rows.append((device.name, ", ".join(name for name, source in cited if source == key), catalog.sources[key]))
-    return render.table("", ("name", "figures", "source"), rows)
+    yield render.table("", ("name", "figures", "source"), rows)
 
 
 def _rate(value: float | None, faster: float | None) -> object:

@@ -6,6 +6,7 @@ import json
 import platform
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,9 +18,15 @@ from edgeseg.devices.nvpmodel import PowerMode, power_modes
 
 ROOT = Path("/")
 _PACKAGES = re.compile(
-    r"nvidia-jetpack|nvidia-l4t-core|python3-libnvinfer|libnvinfer\d+|libcudnn\d+(-cuda-\d+)?|libopencv-python|python3-opencv"
+    r"nvidia-jetpack|nvidia-l4t-core|python3-libnvinfer|libnvinfer\d+|libcudnn\d+(-cuda-\d+)?|libcusparselt\d+|libopencv-python"
+    r"|python3-opencv"
 )
-_FAMILY = re.compile(r"libnvinfer|libcudnn|opencv")
+_FAMILY = re.compile(r"libnvinfer|libcudnn|libcusparselt|opencv")
+_CONTAINER = (".dockerenv", "run/.containerenv")
+_GPU_NODES = ("dev/nvidiactl", "dev/nvhost-ctrl-gpu", "dev/nvgpu", "dev/dxg")
+"""Device files of the driver for cards, of Jetson's drivers, and of Windows' Linux."""
+_LIBRARIES = {"libcudnn": "libcudnn.so.*", "libcusparselt": "libcusparseLt.so.*"}
+"""What people also copy into place by hand: name -> its file, whose ending is its version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +42,13 @@ class Machine:
         driver: version of NVIDIA's kernel driver.
         cuda: version of the CUDA toolkit in /usr/local/cuda.
         jetson: which Jetson it is.
-        packages: versions of the system's packages; "libnvinfer" is TensorRT, "libcudnn" is cuDNN, "opencv" the one for the
-            system's Python.
+        packages: versions of the system's packages and libraries; "libnvinfer" is TensorRT, "libcudnn" is cuDNN, "opencv" the one
+            for the system's Python.
         memory_gb: of the system, in 1e9 bytes; None where nothing says.
         swap_gb, disk_swap_gb: swap space, and how much of it lies on a disk rather than, compressed, in memory.
         clocks: how fast it is set to run; see `clocks.clocks`.
         power_modes: of a Jetson, those that it has.
+        gpu_hidden: it is a container, and has no device file of a GPU; what the kernel tells of GPUs it sees all the same.
     """
 
     arch: str
@@ -58,6 +66,7 @@ class Machine:
     disk_swap_gb: float | None = None
     clocks: dict[str, str] = field(default_factory=dict)
     power_modes: tuple[PowerMode, ...] = ()
+    gpu_hidden: bool = False
 
     @property
     def accelerator(self) -> str:
@@ -75,7 +84,7 @@ def look(root: Path = ROOT, arch: str | None = None) -> Machine:
         arch: architecture; None: of this interpreter.
     """
     cpu, isa = probe.processor(root / "proc/cpuinfo")
-    packages = _system_packages(root / "var/lib/dpkg/status")
+    packages = _copied_libraries(root) | _system_packages(root / "var/lib/dpkg/status")
     cards, board = tuple(gpus(root)), jetson(root, packages.get("nvidia-l4t-core"))
     swap_gb, disk_swap_gb = _swap_gb(root / "proc/swaps")
     return Machine(
@@ -94,6 +103,7 @@ def look(root: Path = ROOT, arch: str | None = None) -> Machine:
         disk_swap_gb=disk_swap_gb,
         clocks=clocks(root, () if board else cards, jetson=board is not None),
         power_modes=tuple(power_modes(root)[1]) if board else (),
+        gpu_hidden=_any(root, _CONTAINER) and not _any(root, _GPU_NODES),
     )
 
 
@@ -125,6 +135,20 @@ def _system_packages(dpkg_status: Path) -> dict[str, str]:
         if _PACKAGES.fullmatch(name) and fields.get("Status", "").endswith(" installed"):
             family = _FAMILY.search(name) if name != "python3-libnvinfer" else None
             found[family[0] if family else name] = fields.get("Version", "")
+    return found
+
+
+def _any(root: Path, names: Sequence[str]) -> bool:
+    return any((root / name).exists() for name in names)
+
+
+def _copied_libraries(root: Path) -> dict[str, str]:
+    """Libraries in the folder of the CUDA toolkit: name -> version as far as the file's name has it."""
+    folder, found = root / "usr/local/cuda/lib64", {}
+    for name, pattern in _LIBRARIES.items():
+        versions = [path.name.partition(".so.")[2] for path in folder.glob(pattern)]
+        if versions:
+            found[name] = max(versions, key=len)
     return found
 
 

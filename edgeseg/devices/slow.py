@@ -1,4 +1,4 @@
-"""Settings that make a machine slower than it is, or its builds fail: each is a function of the machine.
+"""Settings that make a machine slower than it is, or its builds fail: each trap is a function of the machine.
 
 They are no faults, and nothing here changes them: a robot on a battery may want 15 W. But who measures should know.
 """
@@ -86,6 +86,14 @@ def little_memory(machine: Machine) -> Finding | None:
     return _trap("memory", f"{memory_gb:g} GB, and no swap{' on a disk' if small else ''}", _SWAPFILE)
 
 
+def gpu_kept_from_the_container(machine: Machine) -> Finding | None:
+    """The kernel's files tell of the GPU in every container; libraries and device files come only where one asks for them."""
+    if not machine.gpu_hidden or not (machine.jetson or machine.driver):
+        return None
+    how = "--runtime nvidia, and an image with the TensorRT of this JetPack" if machine.jetson else "--gpus all"
+    return _trap("container", "it has no device file of the GPU", f"docker run {how} (NVIDIA Container Toolkit)")
+
+
 SLOW: tuple[Callable[[Machine], Finding | None], ...] = (
     low_power_mode,
     clocks_follow_the_load,
@@ -94,6 +102,7 @@ SLOW: tuple[Callable[[Machine], Finding | None], ...] = (
     low_power_profile,
     capped_card,
     little_memory,
+    gpu_kept_from_the_container,
 )
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from edgeseg.devices.catalog import Catalog, Stack, load_catalog
+from edgeseg.devices.catalog import Catalog, Device, Stack, load_catalog
 from edgeseg.devices.finding import Finding
 from edgeseg.devices.machine import Machine
 
 _FLASH = "flash JetPack 6.2 or 7.2: https://developer.nvidia.com/embedded/jetpack"
 _SYSTEM_PYTHON = "/usr/bin/python3 -m venv --system-site-packages .venv"
+_OTHER_DEVICE = "another device: edgeseg devices"
 
 
 def targets(machine: Machine, packages: Mapping[str, str], python: str) -> Iterator[Finding]:
@@ -37,19 +38,33 @@ def _entry(catalog: Catalog, machine: Machine) -> Finding:
     entries = catalog.recognise(machine)
     reason = next((entry.unsupported for entry in entries if entry.unsupported), None)
     if reason:
-        return Finding("device", "catalogue", False, f"{entries[0].title}: {reason}", "another device: edgeseg devices")
-    return Finding("device", "catalogue", True, " + ".join(e.title for e in entries) or "this device is not in the catalogue")
+        return Finding("device", "catalogue", False, f"{entries[0].title}: {reason}", _OTHER_DEVICE)
+    known = " + ".join(entry.title for entry in entries) or "this device is not in the catalogue"
+    return Finding("device", "catalogue", True, "; ".join((known, *_limits(entries))))
+
+
+def _limits(entries: Sequence[Device]) -> Iterator[str]:
+    """What a device is without, and people look for."""
+    for entry in entries:
+        if entry.encoder and not entry.encoder.value:
+            yield "no video encoder: the processor encodes mp4 and RTSP"
+        if entry.soc and entry.dla:
+            count = int(entry.dla.value)
+            yield f"{count} DLA core{'s' if count > 1 else ''}" if count else "no DLA"
 
 
 def _jetpack(catalog: Catalog, machine: Machine, stack: Stack | None) -> Finding:
     release = machine.jetson.l4t if machine.jetson else None
     if stack is None:
         found = f"Jetson Linux {release} is not in the catalogue" if release else "nothing tells the Jetson Linux release"
-        return Finding("device", "JetPack", False, found, _FLASH)
+        return Finding("device", "JetPack", False, found, f"pip install --upgrade edgeseg, or {_FLASH}" if release else _FLASH)
     # A release that the catalogue does not name belongs to a line all the same.
     named = f"JetPack {catalog.jetpack(machine)}" if catalog.jetpack(machine) else stack.name
     if stack.unsupported:
-        return Finding("device", "JetPack", False, f"{named} (Jetson Linux {release}): {stack.unsupported}", _FLASH)
+        soc = machine.jetson.soc if machine.jetson else None
+        newer = any(soc in line.socs and not line.unsupported for line in catalog.stacks)
+        found = f"{named} (Jetson Linux {release}): {stack.unsupported}"
+        return Finding("device", "JetPack", False, found, _FLASH if newer else _OTHER_DEVICE)
     versions = {"CUDA": stack.cuda, "TensorRT": stack.tensorrt, "torch-tensorrt": stack.torch_tensorrt}
     fits = ", ".join((f"Python {' or '.join(stack.python)}", *(f"{name} {v or 'none'}" for name, v in versions.items())))
     return Finding("device", "JetPack", True, f"{named} (Jetson Linux {release}): {fits}")
@@ -82,5 +97,5 @@ def _runtime(catalog: Catalog, machine: Machine, packages: Mapping[str, str], na
         return Finding("runtimes", runtime.title, True, here)
     if name == "tensorrt" and "python3-libnvinfer" in machine.packages:
         found = f"the system has {machine.packages['python3-libnvinfer']}, and this Python does not see it"
-        return Finding("runtimes", runtime.title, False, found, _SYSTEM_PYTHON)
+        return Finding("runtimes", runtime.title, False, found, line.partition("nvidia-jetpack && ")[2] or _SYSTEM_PYTHON)
     return Finding("runtimes", runtime.title, False, "not installed", line)

@@ -21,6 +21,8 @@ _MODELOPT_NEEDS = ("requests", "huggingface-hub")
 _TENSORRT_OF_TORCH_TENSORRT = {"2.12": "10.16", "2.13": "11.0", "2.14": "11.1"}
 """Torch-TensorRT -> the TensorRT that its packages on PyPI ask for. Source: their metadata."""
 
+_CUSPARSELT = "https://developer.download.nvidia.com/compute/cusparselt/redist/libcusparse_lt/linux-sbsa"
+
 
 def traps(machine: Machine, packages: Packages) -> Iterator[Finding]:
     """The traps that this machine is in, by its packages and by its settings; one line if it is in none."""
@@ -130,6 +132,23 @@ def numpy_2_with_opencv_of_the_system(machine: Machine, packages: Packages) -> F
     return Finding("traps", "numpy 2 with the system's OpenCV", False, found, "pip install 'numpy>=1.26,<2'")
 
 
+def torch_without_cusparselt(machine: Machine, packages: Packages) -> Finding | None:
+    """torch for JetPack 6 is linked against cuSPARSELt, which JetPack does not bring: `import torch` fails.
+
+    Source: docs.pytorch.org/TensorRT/getting_started/jetpack.html, "System Preparation".
+    """
+    on_jetpack_6 = machine.jetson is not None and (machine.jetson.l4t or "").startswith("36.")
+    if not on_jetpack_6 or "torch" not in packages or "libcusparselt" in machine.packages or "nvidia-cusparselt-cu12" in packages:
+        return None
+    found = f"torch {packages['torch']} needs libcusparseLt.so, which lies nowhere in /usr/local/cuda/lib64"
+    archive = "libcusparse_lt-linux-sbsa-0.5.2.1-archive"
+    hint = (
+        f"wget {_CUSPARSELT}/{archive}.tar.xz && tar xf {archive}.tar.xz && sudo cp -a {archive}/lib/* /usr/local/cuda/lib64/ "
+        "&& sudo ldconfig"
+    )
+    return Finding("traps", "torch without cuSPARSELt", False, found, hint)
+
+
 def no_nvml(machine: Machine, packages: Packages) -> Finding | None:
     """Without NVML's package, what a graphics card draws is not measured."""
     if machine.jetson or not machine.gpus or "nvidia-ml-py" in packages:
@@ -149,6 +168,7 @@ TRAPS: tuple[Callable[[Machine, Packages], Finding | None], ...] = (
     cudas_of_two_majors,
     onnxruntime_without_cudnn,
     numpy_2_with_opencv_of_the_system,
+    torch_without_cusparselt,
     no_nvml,
 )
 

@@ -146,10 +146,22 @@ def test_a_name_brings_figures_lines_and_sources(capsys: pytest.CaptureFixture[s
     assert main.run(["devices", "orin nano 8"]) == 0
     shown = capsys.readouterr().out
     assert all(text in shown for text in ("20 (33.5 Super)", "68 (102 Super)", "10.16.2", "JetPack 6.2", "DS-11105-001"))
+    assert all(
+        text in shown for text in ("--system-site-packages", "torch-tensorrt==2.8.0", "bandwidth_gb_s (Super)", "67 INT8 TOPS")
+    )
     assert "4gb" not in shown
     document = run_json(capsys, "orin nano 8")
     assert [device["name"] for device in document["devices"]] == ["orin-nano-8gb"]
     assert document["devices"][0]["bandwidth_gb_s"] == {"value": 68.0, "source": "orin_nano"}
+
+
+def test_a_card_comes_with_the_versions_for_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["devices", "rtx4090"]) == 0
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("PC with an NVIDIA GPU", "driver 580 or newer", "tensorrt-cu13>=11.0", "165.2", "1008"))
+    assert main.run(["devices", "x86-amx"]) == 0
+    shown = capsys.readouterr().out
+    assert "16384" in shown and "to get it" not in shown
 
 
 def test_a_name_that_nothing_has(capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,6 +174,7 @@ def test_a_name_that_nothing_has(capsys: pytest.CaptureFixture[str]) -> None:
     "tree, said",
     [
         (machines.ORIN_NANO_JETPACK_62, ["orin-nano-8gb", "36.4.3 (JetPack 6.2)", "tegra234", "Super", "10.3.0.30"]),
+        (machines.ORIN_NANO_25W, ["25W (1)", "306-918", "jetson_clocks", "8 GB"]),
         (machines.RTX_4090, ["rtx4090", "compute capability 8.9", "595.71.05", "avx_vnni"]),
         ({"proc/device-tree/model": "Some board\0"}, ["Some board", "not in the catalogue"]),
     ],
@@ -177,4 +190,5 @@ def test_here(
     assert [text for text in said if text not in shown] == []
     document = run_json(capsys, "--here")
     assert document["machine"]["arch"] == arch
+    assert document["machine"]["clocks"] == found.clocks
     assert [device["name"] for device in document["devices"]] == [d.name for d in load_catalog().recognise(found)]
