@@ -194,18 +194,19 @@ def test_what_cannot_be_written_is_known_at_once(bundle: Bundle, monkeypatch: py
     """Of the folder around a bundle, of the bundle, and of its folder of engines."""
     check_writable(bundle.path)
     (bundle.path / "engines").mkdir()
-    denied, real = Path(), os.open
+    denied, real = set[Path](), os.open
 
     def guarded(name: Any, *args: Any, **options: Any) -> int:
-        if Path(str(name)).parent == denied:
+        if Path(str(name)).parent in denied:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
         return real(name, *args, **options)
 
     monkeypatch.setattr(os, "open", guarded)
-    for denied in (bundle.path.parent, bundle.path, bundle.path / "engines"):
+    for folder in (bundle.path.parent, bundle.path, bundle.path / "engines"):
+        denied.add(folder)
         with pytest.raises(BundleError, match="Permission denied"):
             check_writable(bundle.path)
-    denied = Path()
+        denied.clear()
     check_writable(bundle.path)
     assert bundle.verify().unlisted == ()
 
