@@ -59,7 +59,7 @@ NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What a runtime can be told beside the number of threads. Its name has the unit of its values.
+    """What a runtime can be told. Its name has the unit of its values.
 
     Attributes:
         kind: of its values: bool, int or str.
@@ -99,12 +99,21 @@ class EngineBackend(Protocol):
 
     @property
     def options(self) -> Mapping[str, Option]:
-        """All that `variants`, `compile` and `load` read of their options, beside `threads`, by name."""
+        """All that `variants`, `compile` and `load` read of their options, by name; `threads` among them on processors."""
         ...
 
     def form_for(self, precision: Precision) -> str | None:
         """Which form of a program of this precision it runs fastest here (`Program.form`); where a bundle lacks it, it gets
         `specs.canonical_form`. None: programs of this precision bring it nothing, and are not tried."""
+        ...
+
+    @property
+    def exports(self) -> Mapping[Precision, str]:
+        """What an export writes for it where a recipe names it as a target: precision -> form, on whatever machine exports.
+
+        Every float and INT8 program also comes in its canonical form, and an INT8 one in those for processors. A precision that
+        is missing is not written for its sake.
+        """
         ...
 
     on_accelerator: bool
@@ -115,7 +124,7 @@ class EngineBackend(Protocol):
         ...
 
     def variants(self, wanted: Mapping[str, Any] = NO_OPTIONS) -> Sequence[Mapping[str, Any]]:
-        """Options, beside `threads`, that are worth measuring against each other on this device.
+        """Options that are worth measuring against each other on this device.
 
         At least one where the runtime can run here, `{}` where there is no choice; none where it cannot.
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import numpy as np
 
 from edgeseg.contracts import NO_OPTIONS, EngineBackend, FrameSink, FrameSource, LiveSource, Option, Session
+from edgeseg.engines.options import THREADS
 from edgeseg.images import resize_image, resize_mask
 from edgeseg.specs import CANONICAL_FORM, DEFAULT_FORM, Frame, ImageU8, LabelSpace, MaskU8, Precision, Program
 
@@ -69,11 +70,12 @@ class FakeBackend:
         form: str = DEFAULT_FORM,
         int8_form: str = CANONICAL_FORM,
         half_form: str | None = None,
-        options: Mapping[str, Option] = NO_OPTIONS,
+        options: Mapping[str, Option] = MappingProxyType({"threads": THREADS}),
         error: Exception | None = None,
     ) -> None:
         self.options = options
         self.name, self._forms = name, {"float": form, "fp16": half_form, "int8": int8_form}
+        self.exports = {precision: wanted for precision, wanted in self._forms.items() if wanted is not None}
         self.compiled: list[Mapping[str, Any]] = []
         self._answer, self._variants, self._error = answer, variants, error
 

@@ -11,8 +11,10 @@ from typing import Any
 
 from edgeseg.bundle import Bundle
 from edgeseg.contracts import NO_OPTIONS, Progress, Session
+from edgeseg.devices.probe import usable_cores
 from edgeseg.engines import dla, options, table
-from edgeseg.engines.build import Plan, plan_engine
+from edgeseg.engines.lacking import lacking
+from edgeseg.engines.plan import Plan, plan_engine
 from edgeseg.errors import EdgesegError, GateFailed, Unsupported
 from edgeseg.manifest import CandidateEntry, EngineEntry
 from edgeseg.specs import Precision
@@ -27,6 +29,7 @@ class Trial:
     Attributes:
         bundle: folder of the bundle.
         kept: the engine that was in the bundle, where it is taken as it is.
+        lacks: the programs that the runtime wants and the bundle lacks, and how they come in; empty where there are none.
         figures: what was measured so far.
     """
 
@@ -34,6 +37,7 @@ class Trial:
     runtime: str
     precision: Precision
     plan: Plan | None = None
+    lacks: str = ""
     files: Sequence[Path] = ()
     session: Session | None = None
     kept: EngineEntry | None = None
@@ -69,15 +73,7 @@ class Trial:
             return ""
         on_dla = dla.hint(self.files[-1]) if "dla_core" in self.plan.options and self.files else ""
         told = [f"{self.name}: {on_dla}"] if on_dla else []
-        wanted = self.plan.backend.form_for(self.precision)
-        if self.plan.program.form != wanted:
-            got = f"{self.runtime} got the {self.precision} program laid out for {self.plan.program.form}"
-            told.append(
-                f"{got}, for want of {wanted}; export again"
-                if self.precision == "int8"
-                else f"{got}; name it in the recipe's targets and export again"
-            )
-        return "\n".join(told)
+        return "\n".join([*told, self.lacks] if self.lacks else told)
 
 
 def candidates(
@@ -102,6 +98,10 @@ def candidates(
         Unsupported: a runtime that the user wants does not exist, is not installed, or cannot do here what is wanted.
         BundleError: the bundle is damaged, or has no such level.
     """
+    if threads is not None and threads > (cores := usable_cores()):
+        progress.message(
+            f"{threads} threads on {cores} cores: they take turns, which is slower; leave --threads out for one each"
+        )
     names = list(dict.fromkeys((REFERENCE, *(runtimes or table.engines()))))
     options.check(wanted, names)
     named = {*runtimes, *(runtime for runtime, asked in wanted.items() if asked)}
@@ -110,6 +110,8 @@ def candidates(
         for runtime in names:
             plan = partial(plan_engine, bundle, runtime, level, precision, threads, progress=progress)
             found += _of_runtime(bundle.path, runtime, precision, plan, wanted.get(runtime, NO_OPTIONS), runtime in named)
+    for trial in found:
+        trial.lacks = lacking(bundle, level, trial.plan.backend) if trial.plan else ""
     return found
 
 

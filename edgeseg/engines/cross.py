@@ -16,8 +16,10 @@ from typing import Any
 from edgeseg.bundle import Bundle
 from edgeseg.contracts import NO_OPTIONS, NoProgress, Progress
 from edgeseg.devices.catalog import load_catalog
-from edgeseg.engines.build import EngineBuild, plan_for
+from edgeseg.engines.build import EngineBuild
+from edgeseg.engines.lacking import lacking
 from edgeseg.engines.options import check
+from edgeseg.engines.plan import plan_for
 from edgeseg.engines.table import Target
 from edgeseg.engines.table import target as portable
 from edgeseg.engines.tensorrt_rtx import COMPUTE_CAPABILITIES, TensorRtRtx, card
@@ -54,6 +56,8 @@ def build_for_card(
     backend = TensorRtRtx(progress)
     device = target(capability, backend.version())
     made = []
+    if told := lacking(bundle, 0, backend):
+        progress.message(told)
     for level, entry in enumerate(bundle.manifest.levels):
         for precision in entry.programs:
             plan = plan_for(bundle, backend, device, level, precision, {**options, "compute_capability": capability})

@@ -25,7 +25,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -34,14 +34,16 @@ from edgeseg.contracts import NO_OPTIONS, Option
 from edgeseg.devices.machine import Machine, look
 from edgeseg.devices.probe import processor
 from edgeseg.engines.onnxruntime_providers import PROVIDERS, Bound, installed, open_on_gpu, providers_to_try
-from edgeseg.engines.options import CUDA_GRAPH, OPTIMIZATION_LEVEL, WORKSPACE_BYTES
+from edgeseg.engines.options import CUDA_GRAPH, OPTIMIZATION_LEVEL, THREADS, WORKSPACE_BYTES
 from edgeseg.engines.session import ProgramSession, misfit
 from edgeseg.errors import BuildError, BundleError, EdgesegError, Unsupported
 from edgeseg.specs import CANONICAL_FORM, DEFAULT_FORM, GPU_FORM, ImageU8, MaskU8, Precision, Program
 
+EXPORTS: Mapping[Precision, str] = {"float": DEFAULT_FORM, "int8": CANONICAL_FORM}
 _PROVIDERS = ["CPUExecutionProvider"]
 _ERROR = 3  # of ONNX Runtime's log levels; below it, compile warns that the file is for this machine, which is the point
 OPTIONS = {
+    "threads": THREADS,
     "provider": Option(str, "consider this provider only, beside the CPU; by default every one here", ("cpu", *PROVIDERS)),
     "spinning": Option(bool, "threads spin for work: faster alone, slower in a stream; by default false"),
     "cuda_graph": replace(CUDA_GRAPH, text=f"cuda, tensorrt: {CUDA_GRAPH.text}"),
@@ -51,11 +53,11 @@ OPTIONS = {
 
 
 class OnnxRuntime:
-    """The backend; needs the option `threads` (int)."""
+    """The backend; needs the option `threads`."""
 
     name = "onnxruntime"
-    exports: Mapping[Precision, str] = MappingProxyType({"float": DEFAULT_FORM, "int8": CANONICAL_FORM})
     options = OPTIONS
+    exports = EXPORTS
 
     def __init__(self, machine: Machine | None = None) -> None:
         self._machine = machine

@@ -27,6 +27,8 @@ from typing import Any
 from edgeseg.errors import Unsupported
 
 _PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
+_EVERYWHERE = ("threads", "spinning")
+"""Options that mean something with every provider."""
 _GPU_BUILD = "pip uninstall onnxruntime && pip install onnxruntime-gpu; on a Jetson, the wheel that edgeseg doctor names"
 
 
@@ -88,13 +90,13 @@ def providers_to_try(ort: ModuleType, wanted: Mapping[str, Any], here: Sequence[
             )
         raise Unsupported(f"onnxruntime {ort.__version__} has no {PROVIDERS[asked].title} here", hint=PROVIDERS[asked].install)
     chosen: dict[str, tuple[str, ...]] = {"cpu": (), **{name: PROVIDERS[name].takes for name in here if asked in (None, name)}}
-    if lost := set(wanted) - {"provider", "spinning"} - {name for takes in chosen.values() for name in takes}:
+    if lost := set(wanted) - {"provider", *_EVERYWHERE} - {name for takes in chosen.values() for name in takes}:
         raise Unsupported(
             f"{', '.join(sorted(lost))} means nothing to onnxruntime on {', '.join(chosen)}",
             hint="they are for its providers on a GPU: onnxruntime.provider=tensorrt takes them all",
         )
     return [
-        {**({} if name == "cpu" else {"provider": name}), **{key: wanted[key] for key in wanted if key in ("spinning", *takes)}}
+        {**({} if name == "cpu" else {"provider": name}), **{key: wanted[key] for key in wanted if key in (*_EVERYWHERE, *takes)}}
         for name, takes in chosen.items()
     ]
 

@@ -16,12 +16,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from edgeseg.contracts import NO_OPTIONS, Option
+from edgeseg.engines.options import THREADS
 from edgeseg.engines.session import Port, ProgramSession, misfit
 from edgeseg.errors import BuildError, BundleError, Unsupported, require
 from edgeseg.specs import CANONICAL_FORM, ImageU8, MaskU8, Precision, Program
@@ -29,20 +30,22 @@ from edgeseg.specs import CANONICAL_FORM, ImageU8, MaskU8, Precision, Program
 PRECISION_HINTS = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 """Values of `options["precision_hint"]`, and what OpenVINO calls the capability of the processor that each needs."""
 OPTIONS = {
+    "threads": THREADS,
     "precision_hint": Option(
         str, "compute in this precision only; by default in each that the processor has", tuple(PRECISION_HINTS)
-    )
+    ),
 }
+EXPORTS: Mapping[Precision, str] = {"float": "openvino", "int8": CANONICAL_FORM}
 _DEVICE = "CPU"
 
 
 class OpenVino:
-    """The backend; needs the option `threads` (int). Left alone it computes in float32."""
+    """The backend; needs the option `threads`. Left alone it computes in float32."""
 
     name = "openvino"
     options = OPTIONS
     on_accelerator = False
-    exports: Mapping[Precision, str] = MappingProxyType({"float": "openvino", "int8": CANONICAL_FORM})
+    exports = EXPORTS
 
     def form_for(self, precision: Precision) -> str | None:
         """INT8: the canonical form, which its own quantizer writes too. None for half precision, which is an option here."""
@@ -60,7 +63,7 @@ class OpenVino:
             raise Unsupported(
                 f"openvino does not compute in {asked} on this processor", hint=f"precision_hint: {', '.join(here)}"
             )
-        return [{"precision_hint": hint} for hint in here if asked in (None, hint)]
+        return [{**wanted, "precision_hint": hint} for hint in here if asked in (None, hint)]
 
     def compile(self, program: Program, out_dir: Path, options: Mapping[str, Any]) -> Sequence[Path]:
         """One file, the compiled graph. Raises BuildError where OpenVINO refuses the program."""

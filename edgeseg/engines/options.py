@@ -18,6 +18,8 @@ CUDA_GRAPH = Option(bool, "launch all work at once, recorded as a CUDA graph; by
 OPTIMIZATION_LEVEL = Option(int, "how long the builder looks for fast kernels; by default its own level", most=5)
 WORKSPACE_BYTES = Option(int, "memory that kernels may work in; by default half of what is free", least=64 << 20)
 
+THREADS = Option(int, "of the processor; --threads says it for all runtimes; by default one for each core", least=1)
+
 _TRUTH = {"true": True, "false": False}
 _NUMBER = re.compile(r"-?[0-9]{1,18}")
 

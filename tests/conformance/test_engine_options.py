@@ -115,18 +115,18 @@ def any_value(option: Option) -> Any:
 @pytest.mark.parametrize("runtime", sorted(ENGINES))
 def test_what_is_read_is_declared_and_what_is_declared_is_read(runtime: str, row_at_work: Callable[[str], Use]) -> None:
     declared, names = backend(runtime).options, set[str]()
-    plain = {"threads": 1, **{name: any_value(option) for name, option in declared.items()}}
+    plain = {name: any_value(option) for name, option in declared.items()}
     changed = [{name: value} for name, values in VALUES.get(runtime, {}).items() for value in values] or [{}]
     use = row_at_work(runtime)
     for change in changed:
         use(Asked({**plain, **change}, names), "fp16" if runtime != "onnxruntime" else "float")
-    assert names - {"threads"} == set(declared)
+    assert names == set(declared)
 
 
 @pytest.mark.parametrize("runtime", sorted(ENGINES))
 def test_each_is_declared_so_that_people_understand_it(runtime: str) -> None:
     for name, option in backend(runtime).options.items():
-        assert name.isidentifier() and name == name.lower() and name != "threads"
+        assert name.isidentifier() and name == name.lower()
         assert option.text == option.text.strip() and "\n" not in option.text and 10 < len(option.text) <= 100
         assert option.values and option.allows(any_value(option))
         assert (option.kind is str) == bool(option.choices), "a text is one of several"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from edgeseg.engines import table
 from edgeseg.engines.build import build_engine
 from edgeseg.engines.measure import measure_latency
 from edgeseg.errors import BuildError, EngineMismatch, GateFailed, Unsupported
+from fakes import FakeBackend
 from tiny import RECIPE, tiny_bundle, tiny_image, tiny_mask, tiny_program
 
 
@@ -191,3 +193,16 @@ def test_command_that_misses_the_gate(tmp_path: Path, capsys: pytest.CaptureFixt
     assert code == 5
     assert data["error"]["report"] == {"mask_agreement": {"x": 0.0}, "min_mask_agreement": 0.99}
     assert "not packed" in err
+
+
+@pytest.mark.parametrize("free_bytes", [0, 1 << 30])
+def test_a_full_disk_is_told_as_one(free_bytes: int, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the runtime says so, or takes it for a fault of the program."""
+    error: Exception = OSError(28, "No space left on device") if free_bytes else BuildError("refuses it", hint="export again")
+    backend = FakeBackend("onnxruntime", error=error)
+    monkeypatch.setattr(table, "backend", lambda name, progress=None: backend)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free_bytes))
+    with pytest.raises(BuildError, match=r"cannot write below .*o space left") as refused:
+        build_engine(bundle, threads=1)
+    assert "TMPDIR=FOLDER" in refused.value.hint
+    assert open_bundle(bundle.path).manifest.engines == ()

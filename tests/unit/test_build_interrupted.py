@@ -30,7 +30,7 @@ def test_killed_at_every_step_of_a_build(tmp_path: Path) -> None:
         from pathlib import Path
         from edgeseg.bundle import open_bundle
         from edgeseg.engines import choose
-        from edgeseg.engines.build import Plan
+        from edgeseg.engines.plan import Plan
         path, threads = Path(sys.argv[1]), 1
 
         def die(*args, **options):

@@ -18,7 +18,7 @@ from edgeseg.devices import here
 from edgeseg.devices.machine import Machine, look
 from edgeseg.devices.nvidia import Gpu
 from edgeseg.devices.power import PowerMeter
-from edgeseg.engines import build as build_module
+from edgeseg.engines import plan as plan_module
 from edgeseg.engines.build import build_engine
 from edgeseg.engines.measure import measure_latency, measure_power
 from edgeseg.graph_files import opset
@@ -39,7 +39,7 @@ def set_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SetTo:
 
     def of(tree: machines.Tree) -> Machine:
         machine = look(machines.write_tree(tmp_path / "tree", tree), "aarch64")
-        for module in (build_module, here):
+        for module in (plan_module, here):
             monkeypatch.setattr(module, "look", lambda: machine)
         return machine
 
@@ -48,7 +48,7 @@ def set_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SetTo:
 
 def test_an_engine_keeps_its_machine_and_its_settings(bundle: Bundle, set_to: SetTo, monkeypatch: pytest.MonkeyPatch) -> None:
     board = set_to(machines.ORIN_NANO_MAXN_HELD)
-    monkeypatch.setattr(build_module, "look", lambda: replace(board, gpus=(Gpu("Orin", "8.7", None, 8),)))
+    monkeypatch.setattr(plan_module, "look", lambda: replace(board, gpus=(Gpu("Orin", "8.7", None, 8),)))
     engine = build_engine(bundle, threads=1).engine
     assert engine.clocks == board.clocks
     assert engine.clocks["power_mode"] == "MAXN_SUPER (2)"
@@ -94,8 +94,12 @@ def test_an_engine_is_kept_in_another_power_mode_and_that_is_said(
 def test_show_tells_all(bundle: Bundle, set_to: SetTo, capsys: pytest.CaptureFixture[str]) -> None:
     set_to(machines.ORIN_NANO_MAXN_HELD)
     engine = build_engine(bundle, threads=1).engine
-    figures = {**engine.measurements, "power_w": {"VDD_IN": 11.25}}
-    bundle.add_engine(engine.model_copy(update={"measurements": figures}), [bundle.file(path) for path in engine.files])
+    changes = {
+        "measurements": {**engine.measurements, "power_w": {"VDD_IN": 11.25}},
+        "measured_on": "a second board",
+        "options": {**engine.options, "spinning": True},
+    }
+    bundle.add_engine(engine.model_copy(update=changes), [bundle.file(path) for path in engine.files])
     assert run(["bundle", "show", str(bundle.path)]) == 0
     shown = capsys.readouterr().out
     assert [
@@ -109,7 +113,8 @@ def test_show_tells_all(bundle: Bundle, set_to: SetTo, capsys: pytest.CaptureFix
                 "jetpack 6.2",
                 "memory 8.0 GB",
             ),
-            *("p99", "VDD_IN 11.2 W", "opset", "agree to 99.0 % or more", "times compare only where power mode and clocks"),
+            *("p99", "VDD_IN 11.2 W", "timed on a second board", "spinning True", engine.created[:10]),
+            *("opset", "agree to 99.0 % or more", "times compare only where power mode and clocks"),
         )
         if text not in shown
     ] == []

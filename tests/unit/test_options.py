@@ -16,7 +16,7 @@ from edgeseg.contracts import Option
 from edgeseg.engines import table
 from edgeseg.engines.build import build_engine
 from edgeseg.engines.choose import LevelBuild, build_level
-from edgeseg.engines.options import check, declared, read
+from edgeseg.engines.options import THREADS, check, declared, read
 from edgeseg.errors import BuildError, OptionError, Unsupported
 from edgeseg.pipeline.build import build_bundle
 from fakes import FakeBackend
@@ -99,7 +99,7 @@ def test_values_that_are_no_core(value: object) -> None:
 
 # Through builds
 
-LEVEL = {"effort": Option(int, "how hard it tries", most=9)}
+LEVEL = {"effort": Option(int, "how hard it tries", most=9), "threads": THREADS}
 
 
 @pytest.fixture
