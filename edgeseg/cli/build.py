@@ -201,7 +201,21 @@ def _shown(one: LevelBuild, isr: str) -> list[RenderableType]:
         column.no_wrap = True
     reasons = [f"{candidate.runtime} {candidate.kind}: {candidate.reason}" for candidate in candidates if candidate.reason]
     hints = dict.fromkeys(candidate.hint for candidate in candidates if candidate.hint)
-    return [head, drawn, *reasons, *hints]
+    return [head, drawn, *reasons, *hints, *_busy(candidates)]
+
+
+def _busy(candidates: Sequence[CandidateEntry]) -> list[str]:
+    """What to say where something else used the machine while the fastest two were timed."""
+    timed = sorted(
+        (c.measurements for c in candidates if "median_ms" in c.measurements), key=lambda figures: figures["median_ms"]
+    )
+    spread = max((figures["spread"] for figures in timed[:2]), default=0.0)
+    if spread <= _BUSY_SPREAD:
+        return []
+    return [f"times spread by {100 * spread:.0f} %: the machine was busy; build again with --force when it is not"]
+
+
+_BUSY_SPREAD = 0.25
 
 
 _ON_REQUEST = {"miou": "mIoU", "peak_memory_bytes": "memory"}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeseg.bundle import Bundle
+from edgeseg.bundle.files import check_writable
 from edgeseg.bundle.golden import check_gate
 from edgeseg.contracts import NoProgress, Progress, Session
 from edgeseg.devices.power import PowerMeter
@@ -72,6 +73,7 @@ def build_engine(
     kept, reason = wanted.built(bundle)
     if kept and kept.checked and not force:
         return EngineBuild(kept, built=False, reason=reason)
+    check_writable(bundle.path)
     with tempfile.TemporaryDirectory(prefix="edgeseg-build-") as folder:
         if kept and not force:
             reason, files, compile_ms = wanted.kept(bundle, kept, progress)

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from edgeseg.bundle import Bundle
+from edgeseg.bundle.files import check_writable
 from edgeseg.contracts import NO_OPTIONS, NoProgress, Progress, Session
 from edgeseg.devices.here import timed_otherwise
 from edgeseg.devices.power import PowerMeter
@@ -25,6 +26,7 @@ from edgeseg.engines.build import RUNS, WARMUP, check_golden
 from edgeseg.engines.candidates import REFERENCE, Trial, candidates
 from edgeseg.engines.measure import measure_power, measure_together
 from edgeseg.engines.memory import peak_memory_bytes
+from edgeseg.engines.miou import MiouGate
 from edgeseg.engines.options import Wanted
 from edgeseg.errors import BuildError, BundleError, GateFailed, IntegrityError, Unsupported
 from edgeseg.manifest import CandidateEntry, ChoiceEntry, EngineEntry
@@ -68,7 +70,8 @@ def build_level(
         options: of runtimes, by name: {"tensorrt": {"optimization_level": 5}}. What each takes: `EngineBackend.options`.
         threads: default: the physical cores that this process may use.
         force: build and time all anew.
-        accuracy: mIoU of a session, a fraction; where it is given, engines that are there are checked and timed anew.
+        accuracy: mIoU of a session, a fraction; where it is given, engines that are there are checked and timed anew. Without
+            it, what was measured the last time holds, and what was refused for it stays refused.
         memory: also measure each engine's peak memory, in a process of its own; engines that are there are timed anew too.
     Raises:
         GateFailed, BuildError: no float engine came through; the reference's error. The bundle is as it was.
@@ -88,11 +91,13 @@ def build_level(
         return LevelBuild(kept, engine, built=False, reason=reason)
     measured = " and ".join(name for name, wanted in (("mIoU", accuracy), ("memory", memory)) if wanted)
     reason = "--force" if kept and force else f"to measure {measured}" if kept else reason
+    check_writable(bundle.path)
     with tempfile.TemporaryDirectory(prefix="edgeseg-build-") as folder, ExitStack() as stack:
+        gate = MiouGate(bundle, level, trials[0], accuracy)
         for number, trial in enumerate(trials):
             home = Path(folder) / str(number)
             home.mkdir()
-            _check(trial, bundle, home, stack, force, accuracy, trials[0], progress)
+            _check(trial, bundle, home, stack, force, gate, progress)
         _time(trials, bundle, level, progress)
         if memory:
             _weigh(trials, progress)
@@ -169,16 +174,7 @@ def _kept(bundle: Bundle, level: int, key: str, here: str, trials: Sequence[Tria
     return None, "timed against each other on another machine only" if same else "never timed against each other"
 
 
-def _check(
-    trial: Trial,
-    bundle: Bundle,
-    folder: Path,
-    stack: ExitStack,
-    force: bool,
-    accuracy: Callable[[Session], float] | None,
-    reference: Trial,
-    progress: Progress,
-) -> None:
+def _check(trial: Trial, bundle: Bundle, folder: Path, stack: ExitStack, force: bool, gate: MiouGate, progress: Progress) -> None:
     """Build a candidate, or take what the bundle holds; open it, and put it to the gates. What stops it becomes its `error`."""
     plan = trial.plan
     if plan is None:
@@ -195,9 +191,7 @@ def _check(
         trial.figures |= {"compile_ms": compile_ms, "load_ms": load_ms}
         trial.figures |= {"bytes": sum(file.stat().st_size for file in trial.files)}
         trial.figures |= {"mask_agreement": check_golden(bundle, plan, session)}
-        if accuracy is not None:
-            trial.figures["miou"] = round(accuracy(session), 6)
-            _check_miou(trial, reference, bundle)
+        gate.judge(trial, session)
         trial.session = session
     except IntegrityError:
         raise
@@ -206,29 +200,6 @@ def _check(
             trial.figures |= error.report
         trial.error = error
         progress.message(f"level {plan.level} {plan.name}: {error}")
-
-
-def _check_miou(trial: Trial, reference: Trial, bundle: Bundle) -> None:
-    """Raise GateFailed where an engine lost too much against the reference, if that one was measured."""
-    gate, allowed = bundle.recipe().miou_gate(trial.precision)
-    before = reference.figures.get("miou")
-    if before is not None and before - trial.figures["miou"] > allowed:
-        raise GateFailed(
-            f"{trial.name} loses {before - trial.figures['miou']:.4f} mIoU against {reference.name}; {gate} is {allowed}",
-            hint=_calibrate_again(trial, bundle),
-            report={"miou": trial.figures["miou"], "reference_miou": before},
-        )
-
-
-def _calibrate_again(trial: Trial, bundle: Bundle) -> str:
-    """What to do about an INT8 engine that loses too much. A level may live on the scales of another one."""
-    if trial.precision == "float" or trial.plan is None:
-        return "not packed; use another precision of the arithmetic"
-    told = bundle.report("quantization")["levels"][trial.plan.level] if "quantization" in bundle.manifest.reports else {}
-    home, level = told.get("calibrated_at"), told.get("isr")
-    if home == level or level in told["calibration"]["isr"]:
-        return "not packed; calibrate again, or train with the quantizers in force: edgeseg quantize RECIPE"
-    return f"not packed; its scales were found at ISR {home} alone: edgeseg quantize RECIPE --level {home} --level {level}"
 
 
 def _weigh(trials: Sequence[Trial], progress: Progress) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg.bundle import Bundle
+from edgeseg.bundle.files import check_writable
 from edgeseg.contracts import NO_OPTIONS, NoProgress, Progress
 from edgeseg.devices.catalog import load_catalog
 from edgeseg.engines.build import EngineBuild
@@ -67,6 +68,7 @@ def build_for_card(
                 continue
             there = any(engine.device_key == device.key for engine in bundle.manifest.engines)
             reason = "--force" if kept else reason if there else "none was built for it yet"
+            check_writable(bundle.path)
             with tempfile.TemporaryDirectory(prefix="edgeseg-build-") as folder:
                 files, compile_ms = plan.compile(bundle, Path(folder), f"for {name}; {reason}", progress)
                 engine = bundle.add_engine(plan.entry(files, {"compile_ms": compile_ms}, checked=False), files)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.cli.main import run
+from edgeseg.engines import build as build_module
 from edgeseg.engines import choose, table
 from edgeseg.engines.build import build_engine
 from edgeseg.engines.choose import LevelBuild, build_level, select
@@ -254,6 +255,23 @@ def test_accuracy_is_held_against_the_reference(bundle: Bundle, clock: Clock, mo
     assert "loses 0.0200 mIoU against onnxruntime float" in made.choice.candidates[2].reason
 
 
+@pytest.mark.parametrize("again", [{"force": True}, {"threads": 2}, {"memory": True}], ids=["force", "threads", "memory"])
+def test_a_refusal_by_miou_outlives_the_data(
+    again: dict[str, Any], bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose, "peak_memory_bytes", lambda *arguments: None)
+    runtimes(monkeypatch, *(FakeBackend(name, clock.taking(ms)) for name, ms in (("onnxruntime", 8), ("a", 4), ("b", 2))))
+    figures = iter([0.70, 0.695, 0.68])
+    first = build_level(bundle, threads=1, accuracy=lambda session: next(figures))
+    made = build_level(open_bundle(bundle.path), **{"threads": 1, **again})
+    assert verdicts(made) == verdicts(first) == {"onnxruntime float": "passed", "a float": "default", "b float": "refused"}
+    assert [row.measurements["miou"] for row in made.choice.candidates] == [0.70, 0.695, 0.68]
+    assert "loses 0.0200 mIoU" in made.choice.candidates[2].reason
+    assert {engine.measurements["miou"] for engine in open_bundle(bundle.path).manifest.engines} == {0.70, 0.695}
+    better = build_level(open_bundle(bundle.path), threads=1, accuracy=lambda session: 0.7)
+    assert verdicts(better)["b float"] == "default", "data have the last word"
+
+
 def test_a_choice_goes_with_its_engine(bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     runtimes(monkeypatch, FakeBackend("onnxruntime", clock.taking(4)), FakeBackend("other", clock.taking(2)))
     build_level(bundle, threads=1)
@@ -274,6 +292,46 @@ def test_an_interrupt_leaves_the_bundle_as_it_was(bundle: Bundle, clock: Clock, 
     with pytest.raises(KeyboardInterrupt):
         build_level(bundle, threads=1, force=True)
     assert {path: path.read_bytes() for path in bundle.path.rglob("*") if path.is_file()} == before
+
+
+def test_a_bundle_that_cannot_be_written_is_told_before_the_work(
+    bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = FakeBackend("onnxruntime", clock.taking(4))
+    runtimes(monkeypatch, reference)
+
+    def full(path: Path) -> None:
+        raise BundleError(f"cannot write {path}", hint="free space")
+
+    for module, build in ((choose, build_level), (build_module, build_engine)):
+        with monkeypatch.context() as once:
+            once.setattr(module, "check_writable", full)
+            with pytest.raises(BundleError, match="cannot write"):
+                build(bundle, threads=1)
+        assert reference.compiled == []
+    build_level(bundle, threads=1)
+    monkeypatch.setattr(choose, "check_writable", full)
+    assert not build_level(bundle, threads=1).built, "what is there is kept on a read-only disk too"
+
+
+def test_more_threads_than_cores_and_a_busy_machine_are_told(
+    bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = itertools.count()
+
+    def uneven(image: ImageU8) -> MaskU8:
+        clock.now_s += (3 if next(calls) % 3 else 4) / 1000
+        return tiny_mask(image)
+
+    runtimes(monkeypatch, FakeBackend("onnxruntime", uneven))
+    assert run(["build", str(bundle.path), "--threads", "4096"]) == 0
+    said = capsys.readouterr()
+    assert "4096 threads on " in said.err
+    assert "times spread by 33 %: the machine was busy" in said.out
+    runtimes(monkeypatch, FakeBackend("onnxruntime", clock.taking(4)))
+    assert run(["build", str(bundle.path), "--threads", "1", "--force"]) == 0
+    said = capsys.readouterr()
+    assert "threads on" not in said.err and "busy" not in said.out
 
 
 def test_turns_are_drawn_anew_and_speedups_compare_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
