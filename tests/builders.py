@@ -8,6 +8,7 @@ import signal
 from multiprocessing.connection import Connection
 
 from edgeseg.engines.tensorrt_build import Note, Order
+from edgeseg.errors import MissingDependency
 
 
 def succeed(pipe: Connection, order: Order) -> None:
@@ -33,3 +34,7 @@ def run_out_of_memory(pipe: Connection, order: Order) -> None:
 
 def crash(pipe: Connection, order: Order) -> None:
     os._exit(3)
+
+
+def lack_modelopt(pipe: Connection, order: Order) -> None:
+    pipe.send(MissingDependency("modelopt", extra="tensorrt", purpose="compile INT8 programs"))

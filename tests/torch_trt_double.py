@@ -28,8 +28,10 @@ def construct(pipe: Connection, order: Order) -> None:
 
 
 def install() -> list[dict[str, Any]]:
-    """Answer the queries, and record every network that is made from here on."""
+    """Answer the queries, have torch compute on the CPU, and record every network that is made from here on."""
     import torch
+
+    torch_tensorrt_build.device = lambda: "cpu"
 
     torch.cuda.get_device_capability = lambda device=None: CAPABILITY
     torch.cuda.current_device = lambda: 0

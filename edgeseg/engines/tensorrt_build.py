@@ -30,7 +30,7 @@ from edgeseg.engines import dla
 from edgeseg.engines.session import Port, misfit
 from edgeseg.engines.tensorrt_graph import cast_first
 from edgeseg.engines.tensorrt_log import Log
-from edgeseg.errors import BuildError
+from edgeseg.errors import BuildError, EdgesegError
 from edgeseg.files import replace_file
 from edgeseg.specs import Program
 
@@ -68,20 +68,22 @@ def build(order: Order, progress: Progress, work: Callable[[Connection, Order], 
     """Build in a child process, showing the phase that it is in.
 
     Args:
-        work: what the child does; default: `construct`. It sends phases (texts), `Note`s, and a list of what speaks against it.
+        work: what the child does; default: `construct`. It sends phases (texts), `Note`s, and a list of what speaks against it,
+            or an EdgesegError.
     Raises:
         BuildError: the builder refuses the program, or its process ended early.
+        EdgesegError: as the child sends it.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=work or construct, args=(theirs, order), daemon=True)
-    refused: list[str] | None = None
+    refused: list[str] | EdgesegError | None = None
     progress.start(order.module, None)
     try:
         child.start()
         theirs.close()
         while (said := _receive(ours)) is not None:
-            if isinstance(said, list):
+            if isinstance(said, (list, EdgesegError)):
                 refused = said
             elif isinstance(said, Note):
                 progress.message(said.text)
@@ -94,6 +96,8 @@ def build(order: Order, progress: Progress, work: Callable[[Connection, Order], 
         ours.close()
         progress.finish(order.module)
     program = order.program.onnx_path
+    if isinstance(refused, EdgesegError):
+        raise refused
     if refused:
         raise BuildError(f"{order.module} refuses {program}: {'; '.join(refused)}", hint="edgeseg export RECIPE")
     if child.exitcode:
@@ -132,7 +136,7 @@ def construct(pipe: Connection, order: Order) -> None:
         return pipe.send([*map(str, error.args), *log.errors][:8])
     if report is not None:
         pipe.send(Note(dla.told(report)))
-    config.progress_monitor = _monitor(trt, pipe)
+    config.progress_monitor = monitor(trt, pipe)
     inputs, outputs = (_ports(trt, network, kind) for kind in ("input", "output"))
     started = time.perf_counter()
     engine = builder.build_serialized_network(network, config)
@@ -218,7 +222,7 @@ def _ports(trt: ModuleType, network: Any, kind: str) -> list[Port]:
     return [(trt.nptype(tensor.dtype).__name__, tuple(tensor.shape)) for tensor in tensors]
 
 
-def _monitor(trt: ModuleType, pipe: Connection) -> Any:
+def monitor(trt: ModuleType, pipe: Connection) -> Any:
     """A progress monitor that sends the name of each phase, with the share of it that is done."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
