@@ -13,12 +13,14 @@ import pytest
 
 from edgeseg.devices.machine import Machine
 from edgeseg.devices.nvidia import Gpu
+from edgeseg.engines import table
+from edgeseg.engines.choose import build_level
 from edgeseg.engines.onnxruntime import OnnxRuntime
 from edgeseg.engines.onnxruntime_providers import PROVIDERS, provider_options
 from edgeseg.errors import BuildError, BundleError, Unsupported
 from edgeseg.manifest import kind
 from gpu_ort import PLUGIN, RTX, GpuOrt
-from tiny import outside_weights, tiny_image, tiny_mask, tiny_program
+from tiny import outside_weights, tiny_bundle, tiny_image, tiny_mask, tiny_program
 
 BARE = Machine("x86_64", "Linux", "", "", (), (), None, None, None, {})
 CARD = Machine("x86_64", "Linux", "", "", (), (Gpu("NVIDIA GeForce RTX 4090", "8.9", 24.0),), None, None, None, {})
@@ -155,3 +157,43 @@ def test_engines_of_several_providers_stand_side_by_side() -> None:
     assert kind("float", {"threads": 2}) == "float"
     assert kind("fp16", {"provider": "cuda"}) == "fp16 cuda"
     assert kind("float", {"precision_hint": "bf16", "provider": "cpu"}) == "float bf16"
+
+
+def test_what_is_wanted_goes_to_those_it_means_something_to(gpu: Any) -> None:
+    gpu(*TITLES, plugin=True)
+    row = OnnxRuntime(CARD)
+    assert row.variants({"provider": "cpu"}) == [{}]
+    assert row.variants({"provider": "cuda", "cuda_graph": False}) == [{}, {"provider": "cuda", "cuda_graph": False}]
+    everything = {"threads": 3, "spinning": True, "cuda_graph": False, "workspace_bytes": 1 << 30, "optimization_level": 5}
+    told = {variant.get("provider", "cpu"): set(variant) - {"provider"} for variant in row.variants(everything)}
+    assert told == {
+        "cpu": {"threads", "spinning"},
+        "cuda": {"threads", "spinning", "cuda_graph", "workspace_bytes"},
+        "tensorrt": set(everything),
+        "nv_tensorrt_rtx": {"threads", "spinning", "workspace_bytes"},
+    }
+
+
+def test_what_is_wanted_and_cannot_be(gpu: Any) -> None:
+    for machine, wanted, message in (
+        (BARE, {"provider": "cuda"}, "provider cuda needs an NVIDIA GPU, and here is none"),
+        (CARD, {"provider": "cuda"}, "has no CUDAExecutionProvider here"),
+        (CARD, {"cuda_graph": False}, "cuda_graph means nothing to onnxruntime on cpu"),
+    ):
+        with pytest.raises(Unsupported, match=message):
+            OnnxRuntime(machine).variants(wanted)
+    gpu(*TITLES)
+    with pytest.raises(Unsupported, match="optimization_level means nothing to onnxruntime on cpu, cuda"):
+        OnnxRuntime(CARD).variants({"provider": "cuda", "optimization_level": 5})
+
+
+def test_the_processor_s_engine_has_its_threads_beside_a_gpu(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu(*TITLES)
+    monkeypatch.setattr(table, "look", lambda: CARD)
+    monkeypatch.setattr(table, "backend", lambda name, progress=None: OnnxRuntime(CARD))
+    assert OnnxRuntime(CARD).on_accelerator
+    bundle = tiny_bundle(tmp_path / "b.edgeseg")
+    made = build_level(bundle, threads=1, runtimes=["onnxruntime"], options={"onnxruntime": {"provider": "cuda"}})
+    assert [(row.kind, row.options["threads"]) for row in made.choice.candidates] == [("float", 1), ("float cuda", 1)]
+    own = build_level(bundle, threads=1, runtimes=["onnxruntime"], options={"onnxruntime": {"provider": "cpu", "threads": 2}})
+    assert [(row.kind, row.options["threads"]) for row in own.choice.candidates] == [("float", 2)]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from edgeseg.engines import table
-from edgeseg.engines.openvino import OpenVino
-from edgeseg.errors import BuildError, MissingDependency
+from edgeseg.engines.openvino import PRECISION_HINTS, OpenVino
+from edgeseg.errors import BuildError, MissingDependency, Unsupported
 from tiny import tiny_program
 
 
@@ -54,13 +54,23 @@ def test_a_precision_that_is_not_there_is_refused(hint: str, tmp_path: Path, mon
     assert not (tmp_path / "engine.blob").exists()
 
 
+def test_a_precision_that_is_wanted_is_the_only_one() -> None:
+    pytest.importorskip("openvino")
+    assert OpenVino().variants({"precision_hint": "f32", "threads": 3}) == [{"precision_hint": "f32", "threads": 3}]
+    lacking = set(PRECISION_HINTS) - {variant["precision_hint"] for variant in OpenVino().variants()}
+    for hint in lacking:
+        with pytest.raises(Unsupported, match=f"does not compute in {hint} on this processor") as refused:
+            OpenVino().variants({"precision_hint": hint})
+        assert "f32" in refused.value.hint
+
+
 def test_a_session_closed_on_another_thread_leaves_signals_alone(tmp_path: Path) -> None:
     """The runtime's stack for signal handlers must outlive its last session, wherever that ends."""
     pytest.importorskip("openvino")
     program = """
         import signal, sys, threading
         from pathlib import Path
-        from edgeseg.engines.openvino import OpenVino
+        from edgeseg.engines.openvino import PRECISION_HINTS, OpenVino
         from tiny import tiny_program
 
         made, folder = tiny_program(Path(sys.argv[1]) / "p.onnx"), Path(sys.argv[1])

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import builders
 from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.cli.main import run
 from edgeseg.contracts import Option
-from edgeseg.engines import table
+from edgeseg.engines import table, tensorrt_build
 from edgeseg.engines.build import build_engine
 from edgeseg.engines.choose import LevelBuild, build_level
 from edgeseg.engines.options import THREADS, check, declared, read
@@ -216,6 +219,19 @@ def test_the_command_line_builds_with_them(bundle: Bundle, capsys: pytest.Captur
     assert level["options"] == {"threads": 1, "spinning": True}
     assert run([*line[:-1], "onnxruntime.spinning=false"]) == 0
     assert "spinning true -> false" in capsys.readouterr().out
+
+
+def test_for_a_card_elsewhere(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", SimpleNamespace(__version__="1.7.1"))  # type: ignore[arg-type]
+    monkeypatch.setattr(tensorrt_build, "construct", builders.succeed)
+    line = ["build", str(bundle.path), "--device", "rtx4090", "--json"]
+    assert run([*line, "--option", "tensorrt_rtx.cuda_graph=false"]) == 0
+    (engine,) = json.loads(capsys.readouterr().out)["engines"]
+    assert engine["options"] == {"compute_capability": "8.9", "cuda_graph": False}
+    assert run(line) == 0
+    (again,) = json.loads(capsys.readouterr().out)["engines"]
+    assert (again["built"], again["reason"]) == (True, "cuda_graph false -> left out")
+    assert len(open_bundle(bundle.path).manifest.engines) == 1
 
 
 def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:

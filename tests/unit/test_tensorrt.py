@@ -54,6 +54,7 @@ def test_what_is_ordered(options: dict[str, Any], ordered: dict[str, int], tmp_p
 @pytest.mark.usefixtures("installed")
 def test_it_is_a_candidate_where_there_is_a_gpu(tmp_path: Path) -> None:
     assert TensorRt(machine=CARD).variants() == [{}]
+    assert TensorRt(machine=CARD).variants({"optimization_level": 5}) == [{"optimization_level": 5}]
     assert TensorRt(machine=machine()).variants() == []
     with pytest.raises(Unsupported, match="here is none"):
         TensorRt(machine=machine(), cuda=Cuda(FakeLibrary())).compile(tiny_program(tmp_path / "tiny.onnx"), tmp_path, {})
@@ -64,6 +65,9 @@ def test_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Unsupported, match="'tensorrt' is needed") as missing:
         TensorRt(machine=CARD).version()
     assert "edgeseg doctor" in missing.value.hint
+    with pytest.raises(Unsupported, match="'tensorrt' is needed"):
+        TensorRt(machine=CARD).variants()
+    assert TensorRt(machine=machine()).variants() == [], "no GPU: no reason to install anything"
 
 
 @pytest.mark.usefixtures("installed")
