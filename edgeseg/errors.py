@@ -136,7 +136,7 @@ class EngineMismatch(BundleError):
     """
 
     def __init__(self, built_on: str, here: str, *, hint: str) -> None:
-        super().__init__(f"this engine was built on {built_on}; this is {here}", hint=hint)
+        super().__init__(f"this engine was built for {built_on}; this is {here}", hint=hint)
         self.built_on = built_on
         self.here = here
 

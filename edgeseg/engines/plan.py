@@ -71,7 +71,7 @@ class Plan:
         if not same:
             return None, "none was built yet"
         if not here:
-            return None, f"the one that is there was built on {same[-1].device}; this is {self.device}"
+            return None, f"the one that is there was built for {same[-1].device}; this is {self.device}"
         engine = here[0]
         if engine.key != self.key:
             changed = [name for name in {**engine.options, **self.options} if engine.options.get(name) != self.options.get(name)]

@@ -65,7 +65,7 @@ def test_kept_or_built_and_why(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) 
         bundle.session()
     elsewhere = build_engine(bundle, threads=2)
     assert elsewhere.built
-    assert "the one that is there was built on" in elsewhere.reason
+    assert "the one that is there was built for" in elsewhere.reason
     assert "this is Cortex-A78AE" in elsewhere.reason
     assert len(bundle.manifest.engines) == 2
     bundle.session().close()

@@ -114,7 +114,9 @@ def test_a_builder_in_trouble_leaves_the_bundle_as_it_was(bundle: Bundle, monkey
 def test_the_command_says_it_loudly(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["build", str(bundle.path), "--device", "rtx4090"]
     assert run(command) == 0
-    assert "NOT CHECKED" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "NOT CHECKED" in told
+    assert "pip install 'edgeseg[rtx]'; edgeseg build BUNDLE" in told, "what is to be typed on the card"
     assert run([*command, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["checked"] is False

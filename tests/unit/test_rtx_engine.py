@@ -131,7 +131,7 @@ def test_it_runs_on_the_first_card_that_it_is_for(cards: tuple[str, ...], device
 
 
 def test_no_such_card_for_this_process(start: Any) -> None:
-    with pytest.raises(EngineMismatch, match=r"built on NVIDIA GPU of .* 8\.9; this is NVIDIA GPU of .* 8\.6") as refused:
+    with pytest.raises(EngineMismatch, match=r"built for NVIDIA GPU of .* 8\.9; this is NVIDIA GPU of .* 8\.6") as refused:
         start(FakeLibrary(("8.6", "8.6")))
     assert refused.value.hint == "edgeseg build BUNDLE"
 

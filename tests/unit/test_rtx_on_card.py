@@ -191,12 +191,21 @@ def test_the_card_compiles_where_nothing_was_shipped_or_the_release_differs(
 
 def test_another_card(shipped: Bundle, machines: Machines) -> None:
     machines.be(I9, "8.6")
-    with pytest.raises(EngineMismatch, match=r"built on .* capability 8\.9 .*; this is .* capability 8\.6 ") as refused:
+    with pytest.raises(EngineMismatch, match=r"built for .* capability 8\.9 .*; this is .* capability 8\.6 ") as refused:
         shipped.session()
     assert refused.value.hint == f"edgeseg build {shipped.path}"
     assert build_level(shipped).engine.options == {"compute_capability": "8.6"}
     assert machines.compiled == ["8.9", "8.6"]
     assert [e.options["compute_capability"] for e in shipped.manifest.engines if e.runtime == "tensorrt_rtx"] == ["8.9", "8.6"]
+
+
+def test_of_several_kinds_of_cards_each_is_tried(shipped: Bundle, machines: Machines) -> None:
+    machines.be(I9, "8.6", "8.9", "8.9")
+    made = build_level(shipped)
+    assert machines.compiled == ["8.9", "8.6"], "the one that was shipped, then the one that was not"
+    assert [row.options for row in made.choice.candidates[1:]] == [{"compute_capability": "8.6"}, {"compute_capability": "8.9"}]
+    assert {row.verdict for row in made.choice.candidates[1:]} == {"default", "passed"}
+    assert not build_level(shipped).built
 
 
 def test_without_tensorrt_rtx_the_card_says_what_to_type(

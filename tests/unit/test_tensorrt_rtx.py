@@ -1,6 +1,6 @@
-"""The TensorRT-RTX row without TensorRT-RTX: options, a child process in every kind of trouble, what it does not do.
+"""The TensorRT-RTX row without TensorRT-RTX: which cards it is for, and a child process in every kind of trouble.
 
-The real builder is in tests/conformance/test_rtx_builder.py.
+The real builder is in tests/conformance/test_rtx_builder.py, opening engines in test_rtx_engine.py.
 """
 
 from __future__ import annotations
@@ -13,15 +13,28 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import builders
-from edgeseg.contracts import NoProgress
-from edgeseg.engines import tensorrt_build
+import machines
+from edgeseg.contracts import NoProgress, PortableBackend
+from edgeseg.devices.machine import Machine, look
+from edgeseg.devices.nvidia import Gpu
+from edgeseg.engines import table, tensorrt_build
+from edgeseg.engines.cross import target
 from edgeseg.engines.tensorrt_rtx import COMPUTE_CAPABILITIES, TensorRtRtx
 from edgeseg.errors import BuildError, MissingDependency, Unsupported
+from machines import write_tree
 from tiny import tiny_program
 
 OPTIONS = {"compute_capability": "8.9"}
+
+
+def machine(*cards: str | None) -> Machine:
+    """One with GPUs of these compute capabilities, None where nobody could be asked."""
+    gpus = tuple(Gpu("NVIDIA GPU that the catalogue does not name", card) for card in cards)
+    return Machine("x86_64", "Linux", "", "a processor", (), gpus, None, None, None, {})
 
 
 class Phases(NoProgress):
@@ -75,7 +88,7 @@ def test_a_child_in_trouble_is_a_build_error(
 @pytest.mark.parametrize("options", [{}, {"compute_capability": "8.7"}, {"compute_capability": 8.9}, {"threads": 1}])
 def test_an_engine_is_for_a_known_compute_capability(options: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match=", ".join(COMPUTE_CAPABILITIES)) as refused:
-        TensorRtRtx().compile(tiny_program(tmp_path / "tiny.onnx"), tmp_path, options)
+        TensorRtRtx(machine=machine("8.7")).compile(tiny_program(tmp_path / "tiny.onnx"), tmp_path, options)
     assert "--device rtx4090" in refused.value.hint
 
 
@@ -85,4 +98,51 @@ def test_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         with pytest.raises(MissingDependency) as missing:
             attempt()
         assert missing.value.hint == "pip install 'edgeseg[rtx]'"
-    assert TensorRtRtx().variants() == (), "no candidate here, nor a reason to install anything"
+        with pytest.raises(MissingDependency):
+            TensorRtRtx(machine=machine("8.9")).variants()
+    assert TensorRtRtx(machine=machine("8.7")).variants() == (), "no candidate here, nor a reason to install anything"
+
+
+Cards = st.lists(st.sampled_from([*COMPUTE_CAPABILITIES, "6.1", "8.7", "9.0", "10.0", None]), max_size=5)
+
+
+@given(cards=Cards)
+def test_one_variant_for_each_kind_of_card(cards: list[str | None]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "tensorrt_rtx", SimpleNamespace(__version__="1.7.1"))  # type: ignore[arg-type]
+        row = TensorRtRtx(machine=machine(*cards))
+        found = [variant["compute_capability"] for variant in row.variants()]
+        assert found == [card for card in dict.fromkeys(cards) if card in COMPUTE_CAPABILITIES]
+        assert [row.accelerator(variant) for variant in row.variants()] == list(row.accelerators())
+        assert row.accelerator({}) == (row.accelerators()[0] if found else "")
+        for asked in COMPUTE_CAPABILITIES:
+            wanted = {"compute_capability": asked, "cuda_graph": False}
+            if asked in found:
+                assert row.variants(wanted) == [wanted]
+            elif found:
+                with pytest.raises(Unsupported, match=f"no card of compute capability {asked} here") as refused:
+                    row.variants(wanted)
+                assert f"--device sm{asked.replace('.', '')}" in refused.value.hint
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_card_is_known_by_its_name_where_nobody_tells_its_capability(tmp_path: Path) -> None:
+    """As in a container where only the kernel's list is seen."""
+    seen = look(write_tree(tmp_path, machines.RTX_4090), "x86_64")
+    assert TensorRtRtx(machine=seen).variants() == [{"compute_capability": "8.9"}]
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_card_that_is_here_is_built_for_where_none_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tensorrt_build, "construct", builders.succeed)
+    files = TensorRtRtx(machine=machine("8.6")).compile(tiny_program(tmp_path / "tiny.onnx"), tmp_path, {"threads": 1})
+    assert json.loads(files[1].read_text()) == {"compute_capability": "8.6"}
+
+
+def test_the_key_on_the_card_is_that_of_the_factory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", SimpleNamespace(__version__="1.7.1"))  # type: ignore[arg-type]
+    monkeypatch.setattr(table, "backend", lambda name: TensorRtRtx(machine=machine("8.6", "8.9")))
+    for capability in ("8.6", "8.9"):
+        here = table.fingerprint("tensorrt_rtx", options={"compute_capability": capability})
+        assert here.key == target(capability, "1.7.1").key
+    assert isinstance(TensorRtRtx(), PortableBackend)
