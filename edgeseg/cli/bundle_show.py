@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from edgeseg.bundle import Bundle
     from edgeseg.manifest import EngineEntry
 
-_FLOATS_SHOWN = 8
+_FLOATS_SHOWN = 2
 _IN_COLUMNS = ("threads", "precision_hint", "provider", "dla_core")
 _HASH = 12
 """Digits of a hash that are shown; --json has all."""
@@ -193,12 +193,21 @@ def _int8(bundle: Bundle) -> Iterator[RenderableType]:
             method = " ".join(str(calibration[name]) for name in ("method", "percentile") if name in calibration)
             images = f"{calibration.get('images')} images of {calibration['set']} ({digest})"
             yield f"level {number} INT8: calibrated on {images}, by {method}"
-        floats = [layer for layer in summary["float_layers"] if layer["macs"]]
-        if floats:
-            rows = [(one["name"], one["kind"], render.percent(one["macs"] / summary["macs"], 2), one["reason"]) for one in floats]
-            more = f", the costliest {_FLOATS_SHOWN} of {len(rows)}" if len(rows) > _FLOATS_SHOWN else ""
+        by_reason: dict[str, list[dict[str, Any]]] = {}
+        for layer in summary["float_layers"]:
+            by_reason.setdefault(layer["reason"], []).append(layer)
+        rows = [
+            (
+                reason,
+                len(layers),
+                render.percent(sum(layer["macs"] for layer in layers) / (summary["macs"] or 1), 2),
+                ", ".join(layer["name"] for layer in layers[:_FLOATS_SHOWN]),
+            )
+            for reason, layers in by_reason.items()
+        ]
+        if rows:
             yield render.table(
-                f"float layers of level {number} INT8{more}", ("layer", "kind", "MACs", "why"), rows[:_FLOATS_SHOWN]
+                f"what is float in the INT8 program of level {number}", ("why", "layers", "MACs", "the costliest"), rows
             )
 
 
