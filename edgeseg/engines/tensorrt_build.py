@@ -190,7 +190,9 @@ def _config(trt: ModuleType, builder: Any, order: Order, log: Log) -> Any:
     config, settings, before = builder.create_builder_config(), order.settings, len(log.errors)
     if capability := settings.get("compute_capability"):
         config.num_compute_capabilities = 1
-        config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}"), 0)
+        known = getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}")
+        if not config.set_compute_capability(known, 0):  # it would build for the GPU that is here, without a word
+            raise ValueError(f"it does not build for compute capability {capability}")
     if workspace := settings.get("workspace_bytes"):
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, max(workspace, _MIN_WORKSPACE_BYTES))
     if (level := settings.get("optimization_level")) is not None:
