@@ -69,6 +69,7 @@ def run(context: click.Context, /, sheet_path: Path | None, as_json: bool, **_: 
 def _run(settings: Streams, sheet_path: Path | None, as_json: bool, log: JsonLog | None) -> Sequence[Mapping[str, str]]:
     """Everything between the settings and the report; returns what of the run failed, for the exit code."""
     from edgeseg.bundle import open_bundle
+    from edgeseg.devices.here import clocks_here
     from edgeseg.images import encode_png
     from edgeseg.stream.files import prepare, write_whole
     from edgeseg.stream.report import Interrupted
@@ -91,7 +92,7 @@ def _run(settings: Streams, sheet_path: Path | None, as_json: bool, log: JsonLog
 
     def finish(report: RunReport) -> None:
         data = {"bundle": settings.bundle, "precision": program.precision, "threads": settings.threads, "sinks": sinks}
-        data |= report.to_json()
+        data |= {"clocks": clocks_here(), **report.to_json()}
         if sheet_path and sampler and report.frames:
             write_whole(sheet_path, encode_png(sampler.sheet(labels, settings.opacity)))
         if report_path:

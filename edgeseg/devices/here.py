@@ -42,3 +42,8 @@ def timed_otherwise(clocks: Mapping[str, str], machine: Machine | None = None) -
     """
     found = differences(clocks, (machine or look()).clocks) if clocks else []
     return f"its times were taken at other settings: {'; '.join(found)}" if found else ""
+
+
+def clocks_here() -> dict[str, str]:
+    """How fast this machine is set to run now; see `clocks.clocks`."""
+    return look().clocks
