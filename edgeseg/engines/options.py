@@ -74,7 +74,9 @@ def check(wanted: Wanted, runtimes: Sequence[str] = ()) -> None:
 
 def _find(known: Mapping[str, Mapping[str, Option]], runtime: str, name: str) -> Option:
     if runtime not in known:
-        raise OptionError(f"there is no runtime named {runtime!r}", hint=f"{_near(runtime, known)}{LIST}")
+        raise OptionError(
+            f"there is no runtime named {runtime!r}", hint=f"{_near(runtime, known)}known: {', '.join(known)}; {LIST}"
+        )
     if name not in known[runtime]:
         others = [other for other, options in known.items() if name in options]
         elsewhere = f"; {name} is an option of {', '.join(others)}" if others else ""

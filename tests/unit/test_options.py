@@ -36,7 +36,7 @@ def values_of(option: Option) -> st.SearchStrategy[Any]:
     return st.sampled_from(option.choices)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.dictionaries(st.sampled_from(sorted(DECLARED)), st.none(), max_size=4), st.data())
 def test_what_is_allowed_comes_back(keys: dict[str, None], data: st.DataObject) -> None:
     wanted = {key: data.draw(values_of(DECLARED[key])) for key in keys}
@@ -46,7 +46,7 @@ def test_what_is_allowed_comes_back(keys: dict[str, None], data: st.DataObject) 
     check(found)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.sampled_from(sorted(DECLARED)), st.text(max_size=12) | st.integers().map(str))
 def test_any_text_is_a_value_of_its_kind_or_a_mistake(key: str, text: str) -> None:
     option = DECLARED[key]
@@ -59,7 +59,7 @@ def test_any_text_is_a_value_of_its_kind_or_a_mistake(key: str, text: str) -> No
     assert type(value) is option.kind and option.allows(value)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.text(max_size=30))
 def test_any_text_is_an_option_or_a_mistake(text: str) -> None:
     with pytest.raises(OptionError):
