@@ -92,10 +92,11 @@ def fake_rtx(
         card: what a file of kernels must be of, beside the version.
         recordable: what its contexts say of a stream.
     Returns:
-        The module; `caches` in it are weak references to those that were made, oldest first.
+        The module; `caches` in it are weak references to those that were made, and `freed` is what is gone, oldest first.
     """
     trt = fake_trt(library, in_shape, out_shape, answer)
     caches: list[weakref.ref[IRuntimeCache]] = []
+    freed: list[str] = []
 
     class Engine:
         def __init__(self, plain: Any) -> None:
@@ -106,18 +107,24 @@ def fake_rtx(
             return IRuntimeConfig(caches, b"%s %s:" % (version.encode(), card))
 
         def create_execution_context(self, config: IRuntimeConfig) -> Any:
-            context = self.__dict__["_context"]()
-            run = context.execute_async_v3
+            made = Context(self.__dict__["_context"](), config)
+            weakref.finalize(made, freed.append, "context")
+            weakref.finalize(config.get_runtime_cache(), freed.append, "cache")
+            return made
 
-            def execute_async_v3(stream: int) -> bool:
-                cache = config.get_runtime_cache()
-                assert cache is not None, "the cache was let go while a context used it"
-                cache.make(b"kernels")
-                return bool(run(stream))
+    class Context:
+        def __init__(self, plain: Any, config: IRuntimeConfig) -> None:
+            self._plain, self._config = plain, config
+            self.set_tensor_address = plain.set_tensor_address
 
-            context.execute_async_v3 = execute_async_v3
-            context.is_stream_capturable = lambda stream: recordable
-            return context
+        def execute_async_v3(self, stream: int) -> bool:
+            cache = self._config.get_runtime_cache()
+            assert cache is not None, "the cache was let go while a context used it"
+            cache.make(b"kernels")
+            return bool(self._plain.execute_async_v3(stream))
+
+        def is_stream_capturable(self, stream: int) -> bool:
+            return recordable
 
     class Runtime(trt.Runtime):  # type: ignore[misc, name-defined]
         engine_header_size = HEADER_BYTES
@@ -137,4 +144,5 @@ def fake_rtx(
         EngineValidity=EngineValidity,
         EngineInvalidityDiagnostics=EngineInvalidityDiagnostics,
         caches=caches,
+        freed=freed,
     )

@@ -52,7 +52,7 @@ def open_engine(rtx: ModuleType, path: Path, *, capability: str) -> OpenEngine:
     context = engine.create_execution_context(kernels.config)
     if context is None:
         raise cannot_open(rtx, path, log)
-    return OpenEngine(context, engine, kernels.keep, context.is_stream_capturable)
+    return OpenEngine(context, engine, kernels.keep, lambda open_context, stream: bool(open_context.is_stream_capturable(stream)))
 
 
 class Kernels:
@@ -70,7 +70,7 @@ class Kernels:
         config.set_runtime_cache(self._cache)
 
     def keep(self) -> None:
-        """Write them, where there are others than were read. Where the folder cannot be written, the next start makes them anew."""
+        """Write them, if there are others than were read. Where the folder cannot be written, the next start makes them anew."""
         content = self._cache.serialize()
         if content is None or bytes(content) == self._known:
             return

@@ -29,18 +29,18 @@ Resource = TypeVar("Resource")
 
 @dataclass
 class OpenEngine:
-    """An engine of TensorRT or TensorRT-RTX that is open.
+    """An engine of TensorRT or TensorRT-RTX that is open. It holds the only reference to the context, which goes first.
 
     Attributes:
         context, engine: the module's own.
-        warmed: called once, after the first image.
-        recordable: whether its work on a stream may be recorded as a CUDA graph.
+        warmed: called once, after the first image; keeps alive what the context needs beside the engine.
+        recordable: whether the context's work on a stream may be recorded as a CUDA graph.
     """
 
     context: Any
     engine: Any
     warmed: Callable[[], None] = lambda: None
-    recordable: Callable[[Handle], bool] = lambda stream: True
+    recordable: Callable[[Any, Handle], bool] = lambda context, stream: True
 
 
 class TensorRtSession(ProgramSession):
@@ -105,7 +105,7 @@ class TensorRtSession(ProgramSession):
             if self._cold:  # after a first run: what the engine prepares once must not be recorded
                 self._cold = False
                 self._opened.warmed()
-                if self._wants_graph and self._opened.recordable(self._stream):
+                if self._wants_graph and self._opened.recordable(self._opened.context, self._stream):
                     self._record()
         mask: MaskU8 = self._received.copy()
         return mask

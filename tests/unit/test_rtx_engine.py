@@ -110,6 +110,12 @@ def test_a_runtime_that_writes_no_kernels(tmp_path: Path, monkeypatch: pytest.Mo
     assert not (tmp_path / "x.kernels").exists()
 
 
+def test_the_context_goes_before_the_kernels_that_it_uses(start: Any) -> None:
+    with start() as session:
+        session.infer(IMAGE)
+    assert sys.modules["tensorrt_rtx"].freed == ["context", "cache"]  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("recordable", [True, False])
 def test_work_is_recorded_where_the_runtime_allows_it(recordable: bool, start: Any) -> None:
     library = FakeLibrary()
