@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgeseg.manifest import EngineEntry
 
 _FLOATS_SHOWN = 2
-_IN_COLUMNS = ("threads", "precision_hint", "provider", "dla_core")
+_IN_KIND = ("precision_hint", "provider", "dla_core")
 _HASH = 12
 """Digits of a hash that are shown; --json has all."""
 
@@ -107,12 +107,13 @@ def _head(bundle: Bundle) -> str:
         f"recipe {manifest.recipe_digest[:_HASH]}; {len(images)} golden images, on which engines agree to "
         f"{render.percent(bundle.recipe().gate.min_mask_agreement)} or more",
     ]
-    image = bundle.any_program().image
-    mean, std = (" ".join(f"{value:g}" for value in values) for values in (image.mean_rgb, image.std_rgb))
-    lines.append(
-        f"takes RGB bytes, {image.layout}, {image.size_hw[1]}x{image.size_hw[0]}; frames are resized to that (bilinear), and "
-        f"normalised inside (mean {mean}, std {std})"
-    )
+    spec = next(iter(manifest.levels[0].programs.values())).spec
+    (height, width), classes, layout = spec["image"]["size_hw"], len(spec["labels"]["names"]), spec["image"]["layout"]
+    mean, std = (" ".join(f"{value:g}" for value in spec["image"][name]) for name in ("mean_rgb", "std_rgb"))
+    lines += [
+        f"{spec['arch']}: RGB bytes, {layout}, {width}x{height} -> {classes} classes at 1/{spec['mask_stride']}",
+        f"frames are resized (bilinear), and normalised inside (mean {mean}, std {std})",
+    ]
     if "export" in manifest.reports:
         made = bundle.report("export")
         libraries = ", ".join(f"{name} {version}" for name, version in made.get("libraries", {}).items())
@@ -154,31 +155,14 @@ def _programs(bundle: Bundle) -> list[RenderableType]:
     blobs: dict[str, int] = {}
     for number, level in enumerate(manifest.levels):
         for precision, program in level.programs.items():
-            spec = program.spec
-            (height, width), stride, classes = spec["image"]["size_hw"], spec["mask_stride"], len(spec["labels"]["names"])
             covered = quantized[number]["coverage"]["share"] if precision == "int8" and number in quantized else None
             for form, (graph, *shared) in {canonical_form(precision): program.files, **program.forms}.items():
                 blobs |= {name: manifest.files[name].bytes for name in shared}
-                file = manifest.files[graph]
+                file, version = manifest.files[graph], program.opset or opset(bundle.file(graph).read_bytes())
                 rows.append(
-                    (
-                        *(
-                            number,
-                            precision,
-                            render.percent(covered),
-                            form,
-                            spec["arch"],
-                            f"{width}x{height}",
-                            f"1/{stride}",
-                            classes,
-                        ),
-                        *(program.opset or opset(bundle.file(graph).read_bytes()), file.sha256[:_HASH], render.size(file.bytes)),
-                    )
+                    (number, precision, render.percent(covered), form, version, file.sha256[:_HASH], render.size(file.bytes))
                 )
-    columns = (
-        *("level", "precision", "MACs in INT8", "laid out for", "model", "image", "mask", "classes"),
-        *("opset", "sha256", "size"),
-    )
+    columns = ("level", "precision", "MACs\nin INT8", "laid out for", "opset", "sha256", "size")
     told = [f"{name}: {render.size(size)} of weights, shared by the programs" for name, size in blobs.items()]
     return [render.table("programs", columns, rows), *told]
 
@@ -196,19 +180,13 @@ def _int8(bundle: Bundle) -> Iterator[RenderableType]:
         by_reason: dict[str, list[dict[str, Any]]] = {}
         for layer in summary["float_layers"]:
             by_reason.setdefault(layer["reason"], []).append(layer)
-        rows = [
-            (
-                reason,
-                len(layers),
-                render.percent(sum(layer["macs"] for layer in layers) / (summary["macs"] or 1), 2),
-                ", ".join(layer["name"] for layer in layers[:_FLOATS_SHOWN]),
+        for reason, layers in by_reason.items():
+            share = render.percent(sum(layer["macs"] for layer in layers) / (summary["macs"] or 1), 2)
+            names = ", ".join(layer["name"] for layer in layers[:_FLOATS_SHOWN]) + (
+                ", ..." if len(layers) > _FLOATS_SHOWN else ""
             )
-            for reason, layers in by_reason.items()
-        ]
-        if rows:
-            yield render.table(
-                f"what is float in the INT8 program of level {number}", ("why", "layers", "MACs", "the costliest"), rows
-            )
+            count = f"{len(layers)} layer{'s' if len(layers) > 1 else ''}"
+            yield f"  float: {count} with {share} of the multiply-adds: {reason} ({names})"
 
 
 def _engines(bundle: Bundle) -> Iterator[RenderableType]:
@@ -221,24 +199,20 @@ def _engines(bundle: Bundle) -> Iterator[RenderableType]:
     rows = [
         (
             engine.level,
-            f"{engine.runtime} {engine.runtime_version}",
-            engine.kind,
+            f"{engine.runtime} {engine.kind}",
             "compiled only" if not engine.checked else "default" if engine.key in defaults else "",
-            engine.options.get("threads"),
-            *(_time(engine, name) for name in ("median_ms", "p90_ms", "p99_ms")),
+            *(f"{engine.measurements[q]:.1f}" if q in engine.measurements else None for q in ("median_ms", "p90_ms", "p99_ms")),
             render.percent(engine.measurements.get("miou"), 2),
-            _watts(engine),
-            _time(engine, "compile_ms"),
-            engine.created[:10],
             machines.index(_machine(engine)) + 1,
         )
         for engine in manifest.engines
     ]
-    columns = ("level", "runtime", "precision", "", "threads", "median", "p90", "p99", "mIoU", "power", "build", "on", "machine")
-    yield render.table("engines", columns, rows)
+    drawn = render.table("engines", ("level", "engine", "", "median\nms", "p90\nms", "p99\nms", "mIoU", "on"), rows)
+    drawn.collapse_padding = True  # 80 columns are usual where there is no desktop
+    yield drawn
+    yield from (f"level {engine.level} {engine.runtime} {engine.kind}: {_details(engine)}" for engine in manifest.engines)
     if any(not engine.checked for engine in manifest.engines):
         yield "compiled only: nobody has run it, on golden frames or at all; on the machine that it is for, edgeseg build does"
-    yield from (f"options of {e.runtime} {e.kind}, level {e.level}: {told}" for e in manifest.engines if (told := _options(e)))
     yield from (f"machine {number}: {machine}" for number, machine in enumerate(machines, start=1))
     if any(engine.clocks for engine in manifest.engines):
         yield "times compare only where power mode and clocks are the same"
@@ -260,20 +234,15 @@ def _machine(engine: EngineEntry) -> str:
     return "\n  ".join(filter(None, lines))
 
 
-def _options(engine: EngineEntry) -> str:
-    """What it was built and is opened with, beyond what its columns say."""
-    return ", ".join(f"{name} {value}" for name, value in engine.options.items() if name not in _IN_COLUMNS)
+def _details(engine: EngineEntry) -> str:
+    """Release of the runtime, options, and what the table has no room for."""
+    options = ", ".join(f"{name} {value}" for name, value in engine.options.items() if name not in _IN_KIND)
+    figures = engine.measurements
+    took = f" in {render.duration(figures['compile_ms'] / 1000)}" if "compile_ms" in figures else ""
+    drawn = ", ".join(f"{rail} {watts:.1f} W" for rail, watts in figures.get("power_w", {}).items())
+    return "; ".join(filter(None, (f"release {engine.runtime_version}", f"built {engine.created[:10]}{took}", options, drawn)))
 
 
 def _fact(name: str, value: str) -> str:
     what = name.removesuffix("_gb").replace("_", " ")
     return f"{what} {value}{' GB' if name.endswith('_gb') else ''}"
-
-
-def _time(engine: EngineEntry, name: str) -> str | None:
-    return render.duration(engine.measurements[name] / 1000) if name in engine.measurements else None
-
-
-def _watts(engine: EngineEntry) -> str | None:
-    drawn = engine.measurements.get("power_w")
-    return ", ".join(f"{rail} {watts:.1f} W" for rail, watts in drawn.items()) if drawn else None

@@ -91,14 +91,14 @@ def _facts(catalog: Catalog, machine: Machine, stack: Stack | None) -> Iterator[
 
 
 def _tables(catalog: Catalog, found: list[Device]) -> Iterator[RenderableType]:
-    """One table of each kind that is there: GPUs and modules, JetPack's lines for the modules, processors."""
+    """One table of each kind that is there: GPUs and modules, lines of software for them, processors."""
     tables: list[tuple[Sequence[str], list[list[object]]]] = [
         (
             ("name", "device", "cc", "INT8 TOPS", "FP16 TFLOPS", "GB/s", "GB", "DLA", "encoder", "software"),
             [_gpu_row(catalog, device) for device in found if device.compute_capability],
         ),
         (
-            ("software", "Jetson Linux", "Ubuntu", "Python", "CUDA", "TensorRT", "torch-tensorrt", "remarks"),
+            ("software", "Jetson Linux", "Ubuntu", "Python", "CUDA", "TensorRT", "torch-tensorrt"),
             [_stack_row(stack) for stack in _stacks(catalog, found)],
         ),
         (
@@ -109,6 +109,7 @@ def _tables(catalog: Catalog, found: list[Device]) -> Iterator[RenderableType]:
     for columns, rows in tables:
         if rows:
             yield render.table("", columns, rows)
+    yield from (f"{stack.name}: {told}" for stack in _stacks(catalog, found) if (told := _remarks(stack)))
 
 
 def _gpu_row(catalog: Catalog, device: Device) -> list[object]:
@@ -135,24 +136,25 @@ def _stacks(catalog: Catalog, found: list[Device]) -> list[Stack]:
 
 
 def _stack_row(stack: Stack) -> list[object]:
-    needs = [f"driver {stack.driver_min} or newer"] if stack.driver_min else []
-    needs += [f"compute capability {stack.compute_capability_min} or higher"] if stack.compute_capability_min else []
-    remarks = f"unsupported: {stack.unsupported}" if stack.unsupported else "; ".join((*needs, *(n.value for n in stack.notes)))
     releases = [*dict.fromkeys([*stack.l4t][:1] + [*stack.l4t][-1:])]
     python = stack.python[0] if len(stack.python) == 1 else f"{stack.python[0]} to {stack.python[-1]}"
-    versions = (stack.cuda, stack.tensorrt, stack.torch_tensorrt)
-    return [stack.name, " to ".join(releases) or None, stack.ubuntu, python, *versions, remarks]
+    return [stack.name, " to ".join(releases) or None, stack.ubuntu, python, stack.cuda, stack.tensorrt, stack.torch_tensorrt]
+
+
+def _remarks(stack: Stack) -> str:
+    """What it needs, and what to know of it."""
+    if stack.unsupported:
+        return f"unsupported: {stack.unsupported}"
+    needs = [f"driver {stack.driver_min} or newer"] if stack.driver_min else []
+    needs += [f"compute capability {stack.compute_capability_min} or higher"] if stack.compute_capability_min else []
+    return "; ".join((*needs, *(note.value for note in stack.notes)))
 
 
 def _installs(catalog: Catalog, found: list[Device]) -> Iterator[RenderableType]:
-    """What to type for each runtime on each line."""
-    rows = [
-        (stack.name, catalog.runtimes[name].title, line)
-        for stack in _stacks(catalog, found)
-        for name, line in stack.install.items()
-    ]
-    if rows:
-        yield render.table("", ("software", "runtime", "to get it"), rows)
+    """What to type for each runtime on each line: lines, not a table, which would fold commands."""
+    for stack in _stacks(catalog, found):
+        for name, line in stack.install.items():
+            yield f"{stack.name}, {catalog.runtimes[name].title}:\n    {line}"
 
 
 def _processor_row(device: Device) -> list[object]:

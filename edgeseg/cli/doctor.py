@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import click
@@ -10,8 +11,6 @@ import click
 from edgeseg.cli import render
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from edgeseg.devices.finding import Finding
 
 
@@ -28,9 +27,16 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     findings = checkup()
     broken = any(finding.required and not finding.ok for finding in findings)
 
-    def human() -> RenderableType:
-        rows = [(f.area, f.name, _state(f), f.found, f.hint) for f in findings]
-        return render.table("", ("", "", "", "found", "to get it"), rows)
+    def human() -> str:
+        # Lines, not a table: a table folds commands, which nobody can copy then.
+        width = max(len(finding.name) for finding in findings)
+        lines = []
+        for area, some in groupby(findings, key=lambda finding: finding.area):
+            lines.append(f"\n{area}")
+            for finding in some:
+                lines.append(f"  {_state(finding):7}  {finding.name:{width}}  {finding.found}")
+                lines += [f"           {finding.hint}"] if finding.hint else []
+        return "\n".join(lines).lstrip("\n")
 
     render.result({"ok": not broken, "findings": [asdict(finding) for finding in findings]}, as_json, human)
     ctx.exit(4 if broken else 0)

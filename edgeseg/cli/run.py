@@ -91,7 +91,12 @@ def _run(settings: Streams, sheet_path: Path | None, as_json: bool, log: JsonLog
     sinks = [redact(uri) for uri in settings.sinks]
 
     def finish(report: RunReport) -> None:
-        data = {"bundle": settings.bundle, "precision": program.precision, "threads": settings.threads, "sinks": sinks}
+        data: dict[str, Any] = {
+            "bundle": settings.bundle,
+            "precision": program.precision,
+            "threads": settings.threads,
+            "sinks": sinks,
+        }
         data |= {"clocks": clocks_here(), **report.to_json()}
         if sheet_path and sampler and report.frames:
             write_whole(sheet_path, encode_png(sampler.sheet(labels, settings.opacity)))

@@ -159,7 +159,7 @@ def test_show_tells_of_the_quantization_and_the_export(tmp_path: Path, capsys: p
                 "checkpoint eeeeeeeeeeee",
                 "torch 2.13.0, onnx 1.23.2",
             ),
-            *("decoder.classifier", "10.00 %", "the classifier is float", "resized to that (bilinear)", "mean 123.675"),
+            *("decoder.classifier", "1 layer with 10.00 %", "the classifier is float", "resized (bilinear)", "mean 123.675"),
         )
         if text not in shown
     ] == []
