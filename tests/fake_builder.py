@@ -16,12 +16,16 @@ FLOAT, HALF, UINT8 = "float32", "float16", "uint8"
 
 @dataclass
 class Layer:
-    """One layer; `precision` as it was pinned."""
+    """One layer; `precision` as it was pinned, `writes` the name of its output."""
 
     kind: str
     dtype: str = HALF
     on_dla: bool = False
     precision: str | None = None
+    writes: str = ""
+
+    def __post_init__(self) -> None:
+        self.output = SimpleNamespace(name=self.writes, dtype=self.dtype, dynamic_range=None)
 
     @property
     def type(self) -> SimpleNamespace:
@@ -30,7 +34,7 @@ class Layer:
     num_outputs = 1
 
     def get_output(self, index: int) -> Any:
-        return SimpleNamespace(dtype=self.dtype)
+        return self.output
 
 
 @dataclass
@@ -53,7 +57,7 @@ class FakeTrt:
 
     def __post_init__(self) -> None:
         major, minor = (int(part) for part in self.__version__.split(".")[:2])
-        old = {"FP16": 0, "PREFER_PRECISION_CONSTRAINTS": 12} if major == 10 else {}
+        old = {"FP16": 0, "INT8": 1, "PREFER_PRECISION_CONSTRAINTS": 12} if major == 10 else {}
         self.BuilderFlag = SimpleNamespace(GPU_FALLBACK=3, **old)
         self.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
         self.OnnxParserFlag = SimpleNamespace(**({"ADJUST_FOR_DLA": 4} if (major, minor) >= (10, 16) else {}))
@@ -94,7 +98,12 @@ class FakeTrt:
 
     def OnnxParser(self, network: Any, logger: Any) -> Any:
         flags = self.told.setdefault("parser_flags", [])
-        return SimpleNamespace(parse=lambda graph, path: True, set_flag=flags.append)
+
+        def parse(graph: bytes, path: str) -> bool:
+            self.told["graph"] = graph
+            return True
+
+        return SimpleNamespace(parse=parse, set_flag=flags.append)
 
 
 class Config:
@@ -126,7 +135,7 @@ class Config:
 
 
 def _network(trt: FakeTrt) -> Any:
-    image, mask = (SimpleNamespace(dtype=UINT8, shape=shape) for shape in trt.ports)
+    image, mask = (SimpleNamespace(name="", dtype=UINT8, shape=shape, dynamic_range=None) for shape in trt.ports)
     return SimpleNamespace(
         num_layers=len(trt.layers),
         get_layer=lambda index: trt.layers[index],

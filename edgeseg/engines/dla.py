@@ -3,12 +3,13 @@
 They compute in FP16 and INT8, in fixed functions for convolutional networks; the GPU computes what they cannot. How a network
 says its precision to them, and whether there is DLA at all, hangs on the release of TensorRT:
 
-    10.0 to 10.7      JetPack 6, Orin. By the builder's flags, on a weakly typed network: FP16. INT8 takes implicit quantization,
-                      with a range for every tensor, which strong typing excludes; a Q/DQ program gets none.
+    10.0 to 10.7      JetPack 6, Orin. By the builder's flags, on a weakly typed network: FP16, and INT8 by ranges of tensors. It
+                      takes no Q/DQ: a program's quantizers are taken out, and become such ranges (`implicit`).
     10.8 to 11.4.0    none on a Jetson, JetPack 7.2 with 10.16 included
     11.4.1 on         JetPack 7.2.2 on AGX Orin. By the types of a strongly typed network: half precision, and Q/DQ for INT8.
 
-Where the network is weakly typed, layers in float32 are pinned to it, as the program has them.
+Where the network is weakly typed, layers in float32 are pinned to it, as the program has them. A layer is in INT8 where its
+inputs and its outputs have ranges, else in half precision.
 
 An engine holds a piece for every run of layers on DLA, and a core loads 16 at most. Work on DLA cannot be recorded as a CUDA
 graph. An engine forgets its core: whoever opens it names it again. Nothing of this was run on a DLA here.
@@ -23,12 +24,13 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from edgeseg.contracts import NO_OPTIONS
 from edgeseg.devices.catalog import load_catalog
 from edgeseg.devices.machine import Machine
 from edgeseg.errors import Unsupported
@@ -68,13 +70,9 @@ def check_core(core: int, machine: Machine, version: str) -> None:
 _LEAVE_OUT = "leave dla_core out; edgeseg devices orin says which modules have one"
 
 
-def refusal(precision: Precision, version: str) -> str | None:
-    """Why DLA does not compute a program of this precision with this release of TensorRT; None: it does."""
-    if precision == "float":
-        return "DLA computes in FP16 and INT8 only, and this program is in float32"
-    if precision == "int8" and not strongly_typed(version):
-        return f"TensorRT {version} takes no Q/DQ program on DLA, which 11.4.1 does; DLA computes the fp16 program"
-    return None
+def refusal(precision: Precision) -> str | None:
+    """Why DLA does not compute a program of this precision; None: it does."""
+    return "DLA computes in FP16 and INT8 only, and this program is in float32" if precision == "float" else None
 
 
 def strongly_typed(version: str) -> bool:
@@ -90,15 +88,19 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
 
-def send(trt: ModuleType, builder: Any, config: Any, network: Any, core: int) -> dict[str, Any]:
+def send(
+    trt: ModuleType, builder: Any, config: Any, network: Any, core: int, ranges: Mapping[str, float] = NO_OPTIONS
+) -> dict[str, Any]:
     """Send a network to a DLA core, with the GPU for what it cannot do. To be called before the network is built.
 
+    Args:
+        ranges: of the tensors of an INT8 program without its quantizers; see `implicit`.
     Returns:
         core; layers: how many there are, constants left out; on_dla: how many of them DLA takes; pieces: runs of layers that it
         takes, by their order in the network, which is about what the engine holds; on_gpu: operator -> how many of its layers
         stay on the GPU, the most frequent first.
     Raises:
-        ValueError: the device has no such core.
+        ValueError: the device has no such core, or the network has no tensors of these names.
     """
     if core >= builder.num_DLA_cores:
         raise ValueError(f"this device has {builder.num_DLA_cores} DLA cores; dla_core {core} is none of them")
@@ -111,6 +113,9 @@ def send(trt: ModuleType, builder: Any, config: Any, network: Any, core: int) ->
         config.set_flag(trt.BuilderFlag.FP16)
         config.set_flag(trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
         _pin_float(trt, layers)
+        if ranges:
+            config.set_flag(trt.BuilderFlag.INT8)
+            _tell_ranges(network, layers, ranges)
     taken = [bool(config.can_run_on_DLA(layer)) for layer in layers]
     left = Counter(layer.type.name for layer, on_dla in zip(layers, taken, strict=True) if not on_dla)
     return {
@@ -127,6 +132,16 @@ def _pin_float(trt: ModuleType, layers: Sequence[Any]) -> None:
     for layer in layers:
         if layer.type != trt.LayerType.CAST and layer.num_outputs and layer.get_output(0).dtype == trt.float32:
             layer.precision = trt.float32
+
+
+def _tell_ranges(network: Any, layers: Sequence[Any], ranges: Mapping[str, float]) -> None:
+    tensors = [network.get_input(index) for index in range(network.num_inputs)]
+    tensors += [layer.get_output(index) for layer in layers for index in range(layer.num_outputs)]
+    found = {tensor.name: tensor for tensor in tensors}
+    if lost := set(ranges) - set(found):
+        raise ValueError(f"its network has no tensor {min(lost)}, whose range the program gives")
+    for name, most in ranges.items():
+        found[name].dynamic_range = (-most, most)
 
 
 def told(report: dict[str, Any]) -> str:

@@ -72,7 +72,7 @@ class TensorRt:
             Unsupported: no TensorRT, no CUDA runtime, or no GPU.
         """
         trt = _trt()
-        if "dla_core" in options and (problem := dla.refusal(program.precision, str(trt.__version__))):
+        if "dla_core" in options and (problem := dla.refusal(program.precision)):
             raise BuildError(problem, hint="name tensorrt in the recipe's targets, and export again: it brings an fp16 program")
         cuda = self._runtime()
         machine = self._machine or look()

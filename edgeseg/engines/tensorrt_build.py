@@ -27,6 +27,7 @@ from typing import Any
 
 from edgeseg.contracts import Progress
 from edgeseg.engines import dla
+from edgeseg.engines.implicit import without_quantizers
 from edgeseg.engines.session import Port, misfit
 from edgeseg.engines.tensorrt_graph import cast_first
 from edgeseg.engines.tensorrt_log import Log
@@ -129,9 +130,10 @@ def construct(pipe: Connection, order: Order) -> None:
     typed = core is None or dla.strongly_typed(trt.__version__)
     network = builder.create_network(_strongly_typed(trt) if typed else 0)
     try:
-        _parse(trt, network, logger, order.program, for_dla=core is not None)
+        graph, ranges = _read(order.program, implicit=not typed)
+        _parse(trt, network, logger, order.program, graph, for_dla=core is not None)
         config = _config(trt, builder, order, log)
-        report = None if core is None else dla.send(trt, builder, config, network, core)
+        report = None if core is None else dla.send(trt, builder, config, network, core, ranges)
     except ValueError as error:
         return pipe.send([*map(str, error.args), *log.errors][:8])
     if report is not None:
@@ -167,16 +169,21 @@ def _strongly_typed(trt: ModuleType) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
-def _parse(trt: ModuleType, network: Any, logger: Any, program: Program, *, for_dla: bool) -> None:
+def _read(program: Program, *, implicit: bool) -> tuple[bytes, Mapping[str, float]]:
+    """The program as TensorRT takes it; with `implicit`, the INT8 quantizers of one as ranges beside it. Raises ValueError."""
+    try:
+        graph = cast_first(program.onnx_path.read_bytes())
+        return without_quantizers(graph, program.onnx_path.parent) if implicit and program.precision == "int8" else (graph, {})
+    except OSError as error:
+        raise ValueError(str(error)) from error
+
+
+def _parse(trt: ModuleType, network: Any, logger: Any, program: Program, graph: bytes, *, for_dla: bool) -> None:
     """Read the program into the network. Raises ValueError with what speaks against it, one argument each."""
     parser = trt.OnnxParser(network, logger)
     fitting = getattr(trt.OnnxParserFlag, "ADJUST_FOR_DLA", None) if for_dla else None
     if fitting is not None:
         parser.set_flag(fitting)
-    try:
-        graph = cast_first(program.onnx_path.read_bytes())
-    except OSError as error:
-        raise ValueError(str(error)) from error
     if not parser.parse(graph, str(program.onnx_path)):  # the path is where weights beside the graph are looked for
         problems = [parser.get_error(index) for index in range(parser.num_errors)]
         raise ValueError(*(" ".join(f"{one.node_operator()} {one.node_name()}: {one.desc()}".split()) for one in problems))

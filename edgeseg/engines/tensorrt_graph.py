@@ -8,14 +8,12 @@ Source: onnx.proto (onnx 1.17) and the protocol buffers' wire format.
 
 from __future__ import annotations
 
-from edgeseg.graph_files import wire_fields
+from edgeseg.engines.wire import field, fields, texts
 
 _GRAPH = 7  # in a model
 _NODE, _INPUT = 1, 11  # in a graph
 _NAME = 1  # in an input
 _READS, _WRITES, _OPERATOR = 1, 2, 4  # in a node
-
-_Fields = list[tuple[int, bytes]]
 
 
 def cast_first(model: bytes) -> bytes:
@@ -26,39 +24,22 @@ def cast_first(model: bytes) -> bytes:
     Raises:
         ValueError: the bytes are no ONNX model.
     """
-    graph = next((content for number, content in _split(model) if number == _GRAPH), b"")
-    parts = _split(graph)
-    images = [_texts(content, _NAME) for number, content in parts if number == _INPUT]
+    graph = next((content for number, content in fields(model) if number == _GRAPH), b"")
+    parts = fields(graph)
+    images = [texts(content, _NAME) for number, content in parts if number == _INPUT]
     nodes = [content for number, content in parts if number == _NODE]
-    readers = [node for node in nodes if _texts(node, _READS) in images]
-    casts = [node for node in nodes if any(set(_texts(node, _READS)) & set(_texts(reader, _WRITES)) for reader in readers)]
-    if [_texts(node, _OPERATOR) for node in (*readers, *casts)] != [[b"Transpose"], [b"Cast"]]:
+    readers = [node for node in nodes if texts(node, _READS) in images]
+    casts = [node for node in nodes if any(set(texts(node, _READS)) & set(texts(reader, _WRITES)) for reader in readers)]
+    if [texts(node, _OPERATOR) for node in (*readers, *casts)] != [[b"Transpose"], [b"Cast"]]:
         return model
     changed = graph
     for place, worker in (readers + casts, casts + readers):
-        changed = changed.replace(_field(_NODE, place), _field(_NODE, _in_place_of(place, worker)), 1)
-    return model.replace(_field(_GRAPH, graph), _field(_GRAPH, changed), 1)
+        changed = changed.replace(field(_NODE, place), field(_NODE, _in_place_of(place, worker)), 1)
+    return model.replace(field(_GRAPH, graph), field(_GRAPH, changed), 1)
 
 
 def _in_place_of(place: bytes, worker: bytes) -> bytes:
     """A node that does what `worker` does, between the input and the output of `place`."""
-    ends = [field for field in _split(place) if field[0] in (_READS, _WRITES)]
-    work = [field for field in _split(worker) if field[0] not in (_READS, _WRITES)]
-    return b"".join(_field(number, content) for number, content in ends + work)
-
-
-def _split(message: bytes) -> _Fields:
-    return [(number, bytes(content)) for number, content in wire_fields(memoryview(message))]
-
-
-def _texts(message: bytes, field: int) -> list[bytes]:
-    return [content for number, content in _split(message) if number == field]
-
-
-def _field(number: int, content: bytes) -> bytes:
-    """A field with a length, as it stands in a message."""
-    size, length = len(content), bytearray()
-    while size > 0x7F:
-        length.append(size & 0x7F | 0x80)
-        size >>= 7
-    return bytes([number << 3 | 2, *length, size]) + content
+    ends = [part for part in fields(place) if part[0] in (_READS, _WRITES)]
+    work = [part for part in fields(worker) if part[0] not in (_READS, _WRITES)]
+    return b"".join(field(number, content) for number, content in ends + work)

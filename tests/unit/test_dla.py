@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import onnx
 import pytest
 
 import builders
@@ -31,6 +32,7 @@ from edgeseg.specs import canonical_form
 from fake_builder import FLOAT, FakeTrt, Layer
 from fake_cuda import FakeLibrary, fake_trt
 from fakes import FakeBackend
+from qdq_graphs import QdqGraph
 from tiny import tiny_bundle, tiny_image, tiny_mask, tiny_precisions, tiny_program
 
 
@@ -76,9 +78,6 @@ def test_cores_that_are_there_or_that_only_the_builder_can_tell(machine: Machine
 )
 def test_releases_of_tensorrt(version: str, has: bool, typed: bool) -> None:
     assert dla.strongly_typed(version) == typed
-    assert "float32" in str(dla.refusal("float", version))
-    assert dla.refusal("fp16", version) is None
-    assert (dla.refusal("int8", version) is None) == typed
     if has:
         dla.check_core(0, NX_8GB, version)
     else:
@@ -114,9 +113,16 @@ class Pipe:
 
 
 def built(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, version: str, layers: Sequence[Layer], settings: dict[str, Any]
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    version: str,
+    layers: Sequence[Layer],
+    settings: dict[str, Any],
+    int8: onnx.ModelProto | None = None,
 ) -> tuple[FakeTrt, list[Any], Order]:
-    program = replace(tiny_program(folder / "p.onnx"), precision="fp16")
+    program = replace(tiny_program(folder / "p.onnx"), precision="fp16" if int8 is None else "int8")
+    if int8 is not None:
+        onnx.save(int8, program.onnx_path)
     trt = FakeTrt(version, layers, (program.image.input_shape, (1, *program.mask_shape)))
     monkeypatch.setitem(sys.modules, "tensorrt", trt)  # type: ignore[arg-type]
     monkeypatch.setattr(tensorrt_build, "misfit", lambda *ports: None)
@@ -153,6 +159,41 @@ def test_tensorrt_11_is_told_by_types(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert not [layer for layer in layers if layer.precision]
     assert said == [Note("DLA core 0 takes 2 of 2 layers, in 1 pieces")]
     assert dla.hint(order.facts) == "", "nothing fell back"
+
+
+def quantized() -> tuple[onnx.ModelProto, list[Layer]]:
+    """Two convolutions in INT8, and the layers that TensorRT finds once their quantizers are gone."""
+    made = QdqGraph(x=(1, 8, 6, 6))
+    between = made.add("Relu", made.conv("x", 8, 12, kernel=3))
+    model = made.model(made.conv(between, 12, 12))
+    names = [node.output[0] for node in model.graph.node if node.op_type in ("Conv", "Relu")]
+    kinds = ("CONVOLUTION", "ACTIVATION", "CONVOLUTION")
+    return model, [Layer(kind, on_dla=True, writes=name) for kind, name in zip(kinds, names, strict=True)]
+
+
+def test_int8_goes_to_tensorrt_10_by_ranges_and_to_11_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model, layers = quantized()
+    layers = [Layer("CONSTANT"), Layer("CAST", writes="x"), *layers]
+    trt, said, order = built(monkeypatch, tmp_path, "10.3.0", layers, {"dla_core": 0}, model)
+    assert trt.told["flags"] == {"GPU_FALLBACK", "FP16", "INT8", "PREFER_PRECISION_CONSTRAINTS"}
+    operators = {node.op_type for node in onnx.ModelProto.FromString(trt.told["graph"]).graph.node}
+    assert operators == {"Conv", "Relu", "Identity"}
+    ranges = {layer.kind: layer.output.dynamic_range for layer in layers}
+    most = 127 / 32
+    assert ranges == {"CONSTANT": None, "CAST": (-most, most), "CONVOLUTION": None, "ACTIVATION": (-most, most)}
+    assert order.engine.exists() and isinstance(said[0], Note)
+
+    trt, _, order = built(monkeypatch, tmp_path, "11.4.1", quantized()[1], {"dla_core": 0}, model)
+    assert (trt.told["flags"], trt.told["graph"]) == ({"GPU_FALLBACK"}, order.program.onnx_path.read_bytes())
+    trt, _, order = built(monkeypatch, tmp_path, "10.3.0", quantized()[1], {}, model)
+    assert "flags" not in trt.told and trt.told["graph"] == order.program.onnx_path.read_bytes(), "the GPU takes Q/DQ"
+
+
+def test_ranges_of_tensors_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model, layers = quantized()
+    _, said, order = built(monkeypatch, tmp_path, "10.3.0", layers, {"dla_core": 0}, model)
+    assert said == [["its network has no tensor x, whose range the program gives"]]
+    assert not order.engine.exists()
 
 
 def test_a_network_in_too_many_pieces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -238,12 +279,10 @@ def test_a_core_is_tried_beside_the_gpu() -> None:
 
 
 @pytest.mark.usefixtures("installed")
-@pytest.mark.parametrize(("precision", "said"), [("float", "in float32"), ("int8", "takes no Q/DQ program on DLA")])
-def test_programs_that_it_does_not_compute(precision: Any, said: str, tmp_path: Path) -> None:
-    program = replace(
-        tiny_program(tmp_path / "p.onnx"), precision=precision, form="qdq" if precision == "int8" else "onnxruntime"
-    )
-    with pytest.raises(BuildError, match=said):
+def test_a_float_program_is_refused_before_any_work(tmp_path: Path) -> None:
+    assert [precision for precision in ("float", "fp16", "int8") if dla.refusal(precision)] == ["float"]  # type: ignore[arg-type]
+    program = tiny_program(tmp_path / "p.onnx")
+    with pytest.raises(BuildError, match="FP16 and INT8 only, and this program is in float32"):
         row().compile(program, tmp_path, {"dla_core": 0})
     assert not (tmp_path / "engine.trt").exists()
     assert len(row().compile(program, tmp_path, {})) == 2
