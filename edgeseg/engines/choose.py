@@ -69,7 +69,8 @@ def build_level(
         runtimes: consider these only, and the reference; default: every runtime that is installed.
         options: of runtimes, by name: {"tensorrt": {"optimization_level": 5}}. What each takes: `EngineBackend.options`.
         threads: default: the physical cores that this process may use.
-        force: build and time all anew.
+        force: build and time all anew. Without it, what is there is kept; an engine that was compiled elsewhere is checked and
+            timed, not compiled.
         accuracy: mIoU of a session, a fraction; where it is given, engines that are there are checked and timed anew. Without
             it, what was measured the last time holds, and what was refused for it stays refused.
         memory: also measure each engine's peak memory, in a process of its own; engines that are there are timed anew too.

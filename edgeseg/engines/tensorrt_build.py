@@ -79,7 +79,8 @@ def build(order: Order, progress: Progress, work: Callable[[Connection, Order], 
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=work or construct, args=(theirs, order), daemon=True)
     refused: list[str] | EdgesegError | None = None
-    progress.start(order.module, None)
+    task = f"{order.module}, phases"
+    progress.start(task, None)
     try:
         child.start()
         theirs.close()
@@ -89,13 +90,13 @@ def build(order: Order, progress: Progress, work: Callable[[Connection, Order], 
             elif isinstance(said, Note):
                 progress.message(said.text)
             else:
-                progress.advance(order.module, 0, phase=said)
+                progress.advance(task, 0 if said.endswith("%") else 1, phase=said)
         child.join()
     finally:
         child.kill()
         child.join()
         ours.close()
-        progress.finish(order.module)
+        progress.finish(task)
     program = order.program.onnx_path
     if isinstance(refused, EdgesegError):
         raise refused

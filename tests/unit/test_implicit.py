@@ -11,6 +11,7 @@ from onnx import numpy_helper
 from onnx.external_data_helper import convert_model_to_external_data
 
 from edgeseg.engines.implicit import without_quantizers
+from edgeseg.engines.tensorrt_build import _strongly_typed
 from qdq_graphs import QdqGraph, run
 
 
@@ -99,3 +100,16 @@ def test_several_scales_of_an_activation_are_no_range(tmp_path: Path) -> None:
     for content in (b"\x07junk", b"\xff" * 9):
         with pytest.raises(ValueError, match=r"."):
             without_quantizers(content, tmp_path)
+
+
+def test_tensorrt_s_parser_keeps_the_names(tmp_path: Path) -> None:
+    """By which the ranges are told. TensorRT-RTX has the same parser, and needs no GPU for it."""
+    trt = pytest.importorskip("tensorrt_rtx")
+    content, ranges = without_quantizers(network(chain()).SerializeToString(), tmp_path)
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    built = builder.create_network(_strongly_typed(trt))
+    assert trt.OnnxParser(built, logger).parse(content)
+    layers = [built.get_layer(index) for index in range(built.num_layers)]
+    names = {layer.get_output(index).name for layer in layers for index in range(layer.num_outputs)}
+    assert set(ranges) <= names | {built.get_input(0).name}
