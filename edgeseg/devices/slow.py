@@ -16,10 +16,7 @@ _LETS_HARDWARE_CHOOSE = ("intel_pstate", "amd-pstate-epp")
 """Drivers whose governor "powersave" means that the processor follows the load by its preference, not that it stays slow.
 
 Source: Linux, Documentation/admin-guide/pm/intel_pstate.rst and amd-pstate.rst, "active mode"."""
-_SWAPFILE = (
-    "sudo fallocate -l 8G /swapfile && sudo chmod 600 /swapfile && sudo mkswap /swapfile && sudo swapon /swapfile "
-    "(best on an SSD; /etc/fstab keeps it)"
-)
+_SWAPFILE = "sudo fallocate -l 8G /swapfile && sudo chmod 600 /swapfile && sudo mkswap /swapfile && sudo swapon /swapfile"
 
 
 def low_power_mode(machine: Machine) -> Finding | None:
@@ -27,8 +24,8 @@ def low_power_mode(machine: Machine) -> Finding | None:
     now, best = machine.clocks.get("power_mode"), fastest(machine.power_modes)
     if not now or not best or now == str(best):
         return None
-    found = f"{now}; the fastest of this board is {best}"
-    return _trap("power mode", found, f"sudo nvpmodel -m {best.number} (mind the cooling; it may want a restart)")
+    found = f"{now}; the fastest of this board is {best}, which needs cooling, and may ask for a restart"
+    return _trap("power mode", found, f"sudo nvpmodel -m {best.number}")
 
 
 def clocks_follow_the_load(machine: Machine) -> Finding | None:
@@ -36,7 +33,9 @@ def clocks_follow_the_load(machine: Machine) -> Finding | None:
     if machine.clocks.get("jetson_clocks") != "off":
         return None
     limits = f" (GPU {machine.clocks['gpu_mhz']} MHz)" if "gpu_mhz" in machine.clocks else ""
-    return _trap("jetson_clocks", f"off: clocks follow the load{limits}", "sudo jetson_clocks (until the next start)")
+    return _trap(
+        "jetson_clocks", f"off: clocks follow the load{limits}; on, they are held until the next start", "sudo jetson_clocks"
+    )
 
 
 def processor_kept_slow(machine: Machine) -> Finding | None:
@@ -58,7 +57,9 @@ def turbo_off(machine: Machine) -> Finding | None:
         return None
     file = "cpufreq/boost" if machine.clocks.get("cpu_driver") != "intel_pstate" else "intel_pstate/no_turbo"
     value = 1 if file.endswith("boost") else 0
-    return _trap("turbo", "switched off", f"echo {value} | sudo tee /sys/devices/system/cpu/{file}; or in the firmware's setup")
+    return _trap(
+        "turbo", "switched off, here or in the firmware's setup", f"echo {value} | sudo tee /sys/devices/system/cpu/{file}"
+    )
 
 
 def low_power_profile(machine: Machine) -> Finding | None:
@@ -83,15 +84,17 @@ def little_memory(machine: Machine) -> Finding | None:
     swap_gb = machine.disk_swap_gb if small else machine.swap_gb
     if not machine.jetson or memory_gb is None or memory_gb > _TIGHT_GB or swap_gb is None or swap_gb > 0:
         return None
-    return _trap("memory", f"{memory_gb:g} GB, and no swap{' on a disk' if small else ''}", _SWAPFILE)
+    found = f"{memory_gb:g} GB, and no swap{' on a disk' if small else ''}; a line in /etc/fstab keeps it over restarts"
+    return _trap("memory", found, _SWAPFILE)
 
 
 def gpu_kept_from_the_container(machine: Machine) -> Finding | None:
     """The kernel's files tell of the GPU in every container; libraries and device files come only where one asks for them."""
     if not machine.gpu_hidden or not (machine.jetson or machine.driver):
         return None
-    how = "--runtime nvidia, and an image with the TensorRT of this JetPack" if machine.jetson else "--gpus all"
-    return _trap("container", "it has no device file of the GPU", f"docker run {how} (NVIDIA Container Toolkit)")
+    image = " and an image with the TensorRT of this JetPack" if machine.jetson else ""
+    found = f"it has no device file of the GPU: the host needs NVIDIA's container toolkit{image}"
+    return _trap("container", found, f"docker run {'--runtime nvidia' if machine.jetson else '--gpus all'} IMAGE")
 
 
 SLOW: tuple[Callable[[Machine], Finding | None], ...] = (

@@ -48,8 +48,8 @@ def opencv_of_pip_on_jetson(machine: Machine, packages: Packages) -> Finding | N
     pips = [name for name in _OPENCVS if name in packages]
     if not machine.jetson or not pips:
         return None
-    found = f"{pips[0]} has no GStreamer, and hides JetPack's OpenCV, which has"
-    hint = f"pip uninstall -y {' '.join(pips)} && sudo apt install python3-opencv (and a venv with --system-site-packages)"
+    found = f"{pips[0]} has no GStreamer, and hides JetPack's OpenCV, which has; a venv sees that with --system-site-packages"
+    hint = f"pip uninstall -y {' '.join(pips)} && sudo apt install python3-opencv"
     return Finding("traps", "OpenCV from pip on a Jetson", False, found, hint)
 
 

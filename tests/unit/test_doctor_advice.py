@@ -152,7 +152,7 @@ JETSON_DEV = machines.ORIN_NANO_WITH_CUDNN
             traps.opencv_of_pip_on_jetson,
             JETSON,
             {"opencv-python-headless": "5.0.0.93"},
-            "pip uninstall -y opencv-python-headless && sudo apt install python3-opencv (and a venv with --system-site-packages)",
+            "pip uninstall -y opencv-python-headless && sudo apt install python3-opencv",
         ),
         (traps.opencv_of_pip_on_jetson, JETSON, {"numpy": "2.0"}, None),
         (traps.opencv_of_pip_on_jetson, PC, {"opencv-python-headless": "5.0.0.93"}, None),
