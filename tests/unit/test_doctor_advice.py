@@ -118,7 +118,7 @@ def test_a_card_below_tensorrts_floor(tmp_path: Path) -> None:
 
 def test_a_machine_without_a_gpu(advise: Advise) -> None:
     found = advise(machines.SERVER, {}, "3.12")
-    assert found["TensorRT for RTX"].hint == "pip install tensorrt-rtx-cu13"
+    assert found["TensorRT for RTX"].hint == "pip install 'edgeseg[rtx]'"
     assert "TensorRT" not in found
 
 
