@@ -1,30 +1,66 @@
-"""Torch-TensorRT on a machine without a GPU: three queries of the device are answered, everything else is real.
+"""Torch-TensorRT on a machine without a GPU: queries of the device are answered, everything else is real.
 
 `construct` is a child process like `edgeseg.engines.torch_tensorrt_build.construct`, with torch-tensorrt-rtx in it: torch.export,
 lowering, every converter, the network, and TensorRT-RTX's builder for a compute capability that is named. An engine cannot be
 opened without the GPU: the bytes that the builder made stand in for it. What networks were made is written beside the engine.
+
+Before 2.11 there is no torch-tensorrt-rtx. The torch-tensorrt of those days gets TensorRT-RTX's module in place of TensorRT's,
+whose builder asks for a GPU.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
+import inspect
 import json
+import os
+import sys
 from collections import Counter
+from importlib.machinery import ModuleSpec
 from multiprocessing.connection import Connection
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from edgeseg.engines import torch_tensorrt_build
 from edgeseg.engines.tensorrt_build import Order
+from torch_trt_releases import KNOWN
 
 CAPABILITY, MEMORY_BYTES = (8, 9), 24 << 30
-NETWORKS = "networks.json"
+RECORD = "record.json"
 
 
 def construct(pipe: Connection, order: Order) -> None:
-    """Compile for the answered GPU, and write down the networks: their layers by type, the types of tensors, whether built."""
+    """Compile for the answered GPU, and write down the networks and what this release can be told.
+
+    Of a network: its layers by type, the types of its products, inputs and outputs, and the engine's size if it was opened.
+    """
     networks = install()
     torch_tensorrt_build.construct(pipe, order)
-    order.engine.with_name(NETWORKS).write_text(json.dumps(networks))
+    import torch_tensorrt
+
+    convert = torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine
+    takes = sorted(KNOWN & set(inspect.signature(convert).parameters))
+    order.engine.with_name(RECORD).write_text(json.dumps({"networks": networks, "takes": takes}))
+
+
+def construct_without_argmax(pipe: Connection, order: Order) -> None:
+    """As `construct`, with a converter that is not there."""
+    install()
+    import torch
+    from torch_tensorrt.dynamo.conversion import _ConverterRegistry as registry
+
+    del registry.DYNAMO_ATEN_CONVERTERS[torch.ops.aten.argmax.default]
+    torch_tensorrt_build.construct(pipe, order)
+
+
+def release() -> str:
+    """Of the Torch-TensorRT that is installed, such as "2.13"; "" without one."""
+    for package in ("torch-tensorrt-rtx", "torch-tensorrt"):
+        try:
+            return ".".join(importlib.metadata.version(package).split(".")[:2])
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ""
 
 
 def install() -> list[dict[str, Any]]:
@@ -32,10 +68,11 @@ def install() -> list[dict[str, Any]]:
     import torch
 
     torch_tensorrt_build.device = lambda: "cpu"
-
     torch.cuda.get_device_capability = lambda device=None: CAPABILITY
     torch.cuda.current_device = lambda: 0
     torch.cuda.mem_get_info = lambda device=None: (MEMORY_BYTES, MEMORY_BYTES)
+    if int(release().split(".")[1]) < 11:
+        _lend_tensorrt_rtx()
 
     import torch_tensorrt  # noqa: F401, I001 - before tensorrt: it puts TensorRT-RTX in that name's place
     import tensorrt as trt
@@ -68,11 +105,38 @@ def install() -> list[dict[str, Any]]:
 
         def deserialize_cuda_engine(self, data: Any) -> Any:
             made[-1]["bytes"] = data.nbytes
-            return SimpleNamespace(serialize=lambda: data)
+            return SimpleNamespace(serialize=lambda: data, get_aliased_input_tensor=lambda output: None)
 
     kind._populate_trt_builder_config, kind._construct_trt_network_def = for_the_card, recorded
     interpreter.trt = _With(interpreter.trt, Runtime=Runtime)
     return made
+
+
+def _lend_tensorrt_rtx() -> None:
+    """TensorRT-RTX's module under the name of TensorRT's, with empty classes for what it lacks (plugins of old kinds).
+
+    What is written in C++ runs engines and compiles none: it wants TensorRT's libraries, and stays out.
+    """
+    import tensorrt_rtx
+
+    class Lent(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return getattr(tensorrt_rtx, name, type(name, (), {}))
+
+    lent = Lent("tensorrt")
+    lent.__dict__.update(tensorrt=lent, __version__="10.12.0", __path__=[], __spec__=ModuleSpec("tensorrt", None))
+    sys.modules["tensorrt"] = sys.modules["tensorrt.tensorrt"] = lent
+    kind = tensorrt_rtx.ITensor.dtype.fget
+
+    def settle(tensor: Any, wanted: Any) -> None:
+        """An output's type can no longer be set. It must not need to be."""
+        assert kind(tensor) == wanted
+
+    tensorrt_rtx.ITensor.dtype = property(kind, settle)
+    is_file = os.path.isfile
+    os.path.isfile = lambda path: "libtorchtrt" not in str(path) and is_file(path)
 
 
 class _With:
