@@ -1,14 +1,16 @@
 # make demo    the main job, from nothing: environment, runtime without torch, engine for this CPU, a segmented video
 # make test    everything the tests need, torch included; linters, types, floors; then the tests
 # make test-trt  TensorRT-RTX's builder on every family of models; installs it, needs no GPU
-# make test-torch-trt  Torch-TensorRT on every family of models, in an environment of its own (6 GB: torch for CUDA); needs no GPU
+# make test-torch-trt  Torch-TensorRT 2.13 on every family of models, in an environment of its own (6 GB: torch for CUDA); needs no GPU
+#              TORCH_TRT=2.8 (to 2.14): another release, in another environment
 # make bench   measurements, printed; nothing is asserted; bench-build only that of `edgeseg build`
 # make lint | format | clean
 
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_VENV ?= .venv-demo
-TORCH_TRT_VENV ?= .venv-torch-trt
+TORCH_TRT ?= 2.13
+TORCH_TRT_VENV ?= .venv-torch-trt/$(TORCH_TRT)
 DEMO_OUT ?= demo-out
 TORCH_VERSION ?= 2.13.0
 # Where torch comes from, when not from pip's own configuration, e.g. https://download.pytorch.org/whl/cpu
@@ -71,15 +73,19 @@ $(VENV)/.installed-trt: $(VENV)/.installed
 	$(VENV)/bin/python -m pip install $(PIP_FLAGS) --editable '.[dev,rtx]'
 	@touch $@
 
-# `===`: the build for CUDA, and no other of that number. Torch-TensorRT 2.13 asks for TensorRT-RTX 1.5, whose builder crashes on
-# its own networks; that of `make test-trt` does not.
+# `===`: the build for CUDA, and no other of that number. edgeseg comes without its dependencies, which name the torch that models are
+# trained with, and Torch-TensorRT without its TensorRT: 2.13 asks for TensorRT-RTX 1.5, whose builder crashes on its own networks;
+# that of `make test-trt` does not. How releases before 2.11 do with it, tests/torch_trt_double.py says.
+TORCH_TRT_WHEEL = torch-tensorrt$(if $(filter 2.8 2.9 2.10,$(TORCH_TRT)),,-rtx)==$(TORCH_TRT).*
+TORCH_TRT_NEEDS := dllist filelock packaging psutil pytest hypothesis 'nvidia-modelopt>=0.47,<0.48' requests huggingface_hub \
+	click numpy onnx onnxruntime pillow pydantic pyyaml rich safetensors
 $(TORCH_TRT_VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(TORCH_TRT_VENV)
-	$(TORCH_TRT_VENV)/bin/python -m pip install $(PIP_FLAGS) 'torch===$(TORCH_VERSION)' 'torch-tensorrt-rtx==2.13.*' pytest hypothesis
-	$(TORCH_TRT_VENV)/bin/python -m pip install $(PIP_FLAGS) --editable '.[quant]'
-	$(TORCH_TRT_VENV)/bin/python -m pip install $(PIP_FLAGS) --no-deps $(addsuffix ==1.7.1.116,tensorrt-rtx tensorrt-rtx-cu13 tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings)
+	$(TORCH_TRT_VENV)/bin/python -m pip install $(PIP_FLAGS) 'torch===$(TORCH_TRT).0' $(TORCH_TRT_NEEDS)
+	$(TORCH_TRT_VENV)/bin/python -m pip install $(PIP_FLAGS) --no-deps '$(TORCH_TRT_WHEEL)' \
+		$(addsuffix ==1.7.1.116,tensorrt-rtx tensorrt-rtx-cu13 tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings) --editable .
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(DEMO_VENV) $(TORCH_TRT_VENV) $(DEMO_OUT) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(DEMO_VENV) .venv-torch-trt $(TORCH_TRT_VENV) $(DEMO_OUT) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find edgeseg tests -name __pycache__ -type d -prune -exec rm -rf {} +
