@@ -16,12 +16,13 @@ FLOAT, HALF, UINT8 = "float32", "float16", "uint8"
 
 @dataclass
 class Layer:
-    """One layer; `precision` as it was pinned, `writes` the name of its output."""
+    """One layer; `precision` as it was pinned, `reads` and `writes` are names of tensors."""
 
     kind: str
     dtype: str = HALF
     on_dla: bool = False
     precision: str | None = None
+    reads: str = ""
     writes: str = ""
 
     def __post_init__(self) -> None:
@@ -31,7 +32,10 @@ class Layer:
     def type(self) -> SimpleNamespace:
         return SimpleNamespace(name=self.kind)
 
-    num_outputs = 1
+    num_inputs = num_outputs = 1
+
+    def get_input(self, index: int) -> Any:
+        return SimpleNamespace(name=self.reads)
 
     def get_output(self, index: int) -> Any:
         return self.output

@@ -40,6 +40,7 @@ MAX_PIECES = 16
 """That one core can hold at a time."""
 MUCH = 0.2
 """Share of the layers on the GPU from which on a user is told of it."""
+_IN_INT8 = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 
 
 def check_core(core: int, machine: Machine, version: str) -> None:
@@ -112,7 +113,7 @@ def send(
     if not strongly_typed(trt.__version__):
         config.set_flag(trt.BuilderFlag.FP16)
         config.set_flag(trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
-        _pin_float(trt, layers)
+        _pin_float(trt, layers, ranges)
         if ranges:
             config.set_flag(trt.BuilderFlag.INT8)
             _tell_ranges(network, layers, ranges)
@@ -127,10 +128,16 @@ def send(
     }
 
 
-def _pin_float(trt: ModuleType, layers: Sequence[Any]) -> None:
-    """What the program computes in float32, the builder shall not compute in half precision, as it may without strong typing."""
+def _pin_float(trt: ModuleType, layers: Sequence[Any], ranges: Mapping[str, float]) -> None:
+    """What the program computes in float32, the builder shall not compute in half precision, as it may without strong typing.
+
+    Where the program has float32 between its integers, its INT8 layers give that, and are left alone.
+    """
     for layer in layers:
-        if layer.type != trt.LayerType.CAST and layer.num_outputs and layer.get_output(0).dtype == trt.float32:
+        read = (layer.get_input(index) for index in range(layer.num_inputs))
+        in_int8 = layer.type.name in _IN_INT8 and any(tensor is not None and tensor.name in ranges for tensor in read)
+        in_float = layer.num_outputs and layer.get_output(0).dtype == trt.float32
+        if in_float and not in_int8 and layer.type != trt.LayerType.CAST:
             layer.precision = trt.float32
 
 
