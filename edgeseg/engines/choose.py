@@ -20,6 +20,7 @@ from edgeseg.bundle import Bundle
 from edgeseg.bundle.files import check_writable
 from edgeseg.contracts import NO_OPTIONS, NoProgress, Progress, Session
 from edgeseg.devices.here import timed_otherwise
+from edgeseg.devices.machine import look
 from edgeseg.devices.power import PowerMeter
 from edgeseg.engines import table
 from edgeseg.engines.build import RUNS, WARMUP, check_golden
@@ -82,7 +83,7 @@ def build_level(
     """
     progress = progress or NoProgress()
     trials = candidates(bundle, level, runtimes=runtimes, wanted=options, threads=threads, progress=progress)
-    key = hashlib.sha256(json.dumps([(trial.name, trial.plan and trial.plan.key) for trial in trials]).encode()).hexdigest()
+    key = _key(trials)
     here = table.this_machine()
     kept, reason = _kept(bundle, level, key, here, trials)
     if kept and not force and accuracy is None and not memory:
@@ -156,20 +157,31 @@ def _median_ms(candidate: CandidateEntry) -> float:
     return float(candidate.measurements["median_ms"])
 
 
+def _key(trials: Sequence[Trial]) -> str:
+    """Hash over all that is compared, and NVIDIA's driver where anything runs by it: it decides times, and what runs at all."""
+    by_driver = any(trial.plan and trial.plan.backend.on_accelerator for trial in trials)
+    compared = [(trial.name, trial.plan and trial.plan.key) for trial in trials]
+    return hashlib.sha256(json.dumps([*compared, *([look().driver] if by_driver else [])]).encode()).hexdigest()
+
+
 def _kept(bundle: Bundle, level: int, key: str, here: str, trials: Sequence[Trial]) -> tuple[ChoiceEntry | None, str]:
     """The choice that was made here among just these candidates, if its engines are intact; and why it can be kept or cannot.
+
+    One that was compiled elsewhere is tried until it was checked: it costs nothing, and it may be the driver that was missing.
 
     Args:
         here: this machine.
     """
     same = [choice for choice in bundle.manifest.choices if (choice.level, choice.key) == (level, key)]
     found = next((choice for choice in same if choice.machine in ("", here)), None)
-    passed = {c.key for c in found.candidates if c.verdict in ("default", "passed")} if found else None
-    for trial in trials:
-        if trial.plan and (passed is None or trial.plan.key in passed):
-            engine, reason = trial.plan.built(bundle)
-            if engine is None or not engine.checked:
-                return None, f"{trial.name}: {'compiled elsewhere, and never checked' if engine else reason}"
+    verdicts = {candidate.key: candidate.verdict for candidate in found.candidates} if found else None
+    for trial, plan in ((trial, trial.plan) for trial in trials if trial.plan):
+        verdict = verdicts.get(plan.key) if verdicts is not None else "passed"
+        engine, reason = plan.built(bundle)
+        if engine is None and verdict in ("default", "passed"):
+            return None, f"{trial.name}: {reason}"
+        if engine and not engine.checked and verdict != "refused":
+            return None, f"{trial.name}: compiled elsewhere, and never checked"
     if found:
         return found, "same program, runtimes, device and options"
     return None, "timed against each other on another machine only" if same else "never timed against each other"

@@ -53,7 +53,15 @@ class Machines:
         patch.setattr(table, "engines", lambda: dict.fromkeys(["onnxruntime", "tensorrt_rtx"], ""))
         patch.setattr(table, "backend", self._backend)
 
-    def be(self, cpu: str, *cards: str, version: str | None = VERSION, names: Mapping[str, str] = NAMES, **runtime: Any) -> Any:
+    def be(
+        self,
+        cpu: str,
+        *cards: str,
+        version: str | None = VERSION,
+        driver: str = "580.95.05",
+        names: Mapping[str, str] = NAMES,
+        **runtime: Any,
+    ) -> Any:
         """Go on on another machine.
 
         Args:
@@ -64,7 +72,7 @@ class Machines:
             The module tensorrt_rtx.
         """
         gpus = tuple(Gpu(f"NVIDIA GeForce {names[card]}", card) for card in cards)
-        machine = Machine("x86_64", "Linux", "", cpu, ("avx2",), gpus, "580.95.05", None, None, {})
+        machine = Machine("x86_64", "Linux", "", cpu, ("avx2",), gpus, driver, None, None, {})
         for module in LOOKING:
             self._patch.setattr(module, "look", lambda: machine)
         self._patch.setattr(probe, "processor", lambda *path: (cpu, ("avx2",)))
@@ -228,6 +236,20 @@ def test_a_driver_that_is_too_old_leaves_the_processor(shipped: Bundle, machines
     assert made.engine.runtime == "onnxruntime"
     assert "NVIDIA's driver is too old: edgeseg doctor" in made.choice.candidates[-1].reason
     assert not rtx(shipped).checked
+    machines.be(I9, "8.9")
+    made = build_level(shipped)
+    assert (made.engine.runtime, made.reason) == ("tensorrt_rtx", "tensorrt_rtx float: compiled elsewhere, and never checked")
+    assert machines.compiled == ["8.9"]
+
+
+def test_a_new_driver_is_timed_anew_and_nothing_is_compiled(shipped: Bundle, machines: Machines) -> None:
+    first = build_level(shipped)
+    machines.be(I9, "8.9", driver="595.71.05")
+    machines.rtx_ms = 1
+    made = build_level(shipped)
+    assert made.built and made.engine.measurements["median_ms"] == pytest.approx(1)
+    assert len(shipped.manifest.choices) == 1 and made.choice.key != first.choice.key
+    assert machines.compiled == ["8.9"]
 
 
 # Times belong to a machine
