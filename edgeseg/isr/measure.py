@@ -6,6 +6,7 @@ Time: plans are timed in sittings of a few. A sitting opens their engines, and t
 of them segments the same image once, in an order drawn anew. A plan's figure is its time over the base plan's in the same round,
 so that a busy or hot machine slows both alike. The base plan's second engine, its twin, tells what the method cannot: its ratio
 is 1 but for noise. `Meter.noise` is how far from 1 the 95 % interval of the twin's median reaches, the median over sittings.
+Times that were taken in another power mode, or at other limits of the clocks, are taken anew.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import numpy as np
 from edgeseg.contracts import NoProgress, Session
 from edgeseg.data.evaluate import evaluate
 from edgeseg.data.subset import Subset
+from edgeseg.devices.here import clocks_here
 from edgeseg.devices.probe import Fingerprint
 from edgeseg.errors import BuildError
 from edgeseg.images import resize_image
@@ -109,7 +111,7 @@ class Meter:
         accuracy = {**engines.identity, "subset": subset.sha256}
         self._keys = {
             "miou": _digest(accuracy),
-            "times_ms": _digest({**accuracy, **engines.options, "rounds": rounds, "warmup": WARMUP}),
+            "times_ms": _digest({**accuracy, **engines.options, "clocks": clocks_here(), "rounds": rounds, "warmup": WARMUP}),
         }
         self._mious: dict[IsrPlan, float] = {}
         self._sittings: list[dict[str, list[float]]] = []

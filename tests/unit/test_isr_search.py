@@ -15,6 +15,7 @@ from edgeseg.contracts import NoProgress, Session
 from edgeseg.data.subset import Subset
 from edgeseg.devices.probe import Fingerprint
 from edgeseg.errors import BuildError, DataError, GateFailed, RecipeError, Unsupported
+from edgeseg.isr import measure
 from edgeseg.isr.measure import SITTING, WARMUP, Built, Meter, median_interval
 from edgeseg.isr.plans import PlanSpace, load_levels
 from edgeseg.isr.search import SearchOptions, SearchResult, search_plans, seeds_of
@@ -243,6 +244,17 @@ def test_another_setting_is_measured_anew(tmp_path: Path) -> None:
         engines = FakeEngines()
         vars(engines).update(change)
         assert run(tmp_path, engines, strategy="presets", plans=(IsrPlan((2, 1), (1,)),)).known == 0
+
+
+def test_times_of_another_power_mode_are_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = (IsrPlan((2, 1), (1,)),)
+    calls = []
+    for mode in ("15W (0)", "MAXN (2)", "MAXN (2)"):
+        monkeypatch.setattr(measure, "clocks_here", lambda mode=mode: {"power_mode": mode})
+        engines = FakeEngines()
+        run(tmp_path, engines, strategy="presets", plans=plans)
+        calls.append(len(engines.calls))
+    assert calls[0] > calls[1] > calls[2] == 0, "the second time, accuracy is known"
 
 
 def test_int8_is_told_beside_the_float_base_and_measured_apart_from_float(tmp_path: Path) -> None:
