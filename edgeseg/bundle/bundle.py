@@ -96,7 +96,9 @@ class Bundle:
         """Path of a listed file, its hash checked. Raises IntegrityError."""
         path, expected = self.path / relative, self.manifest.files[relative]
         if problem := difference(path, expected):
-            raise IntegrityError(f"{path} {problem}", hint=COPY_AGAIN)
+            # Of an engine: nobody asks for the files of one that was built for another machine.
+            hint = f"edgeseg build {self.path}" if relative.startswith("engines/") else COPY_AGAIN
+            raise IntegrityError(f"{path} {problem}", hint=hint)
         return path
 
     def recipe(self) -> Recipe:

@@ -248,8 +248,9 @@ def test_changed_engine_file_is_not_used(bundle: Bundle, engine_file: Path) -> N
     with pytest.raises(BundleError, match="onnxruntime refuses"):
         bundle.session()  # intact, but no graph
     (bundle.path / entry.files[0]).write_bytes(b"not a graph at ALL")
-    with pytest.raises(IntegrityError, match=r"expected sha256 .*, found"):
+    with pytest.raises(IntegrityError, match=r"expected sha256 .*, found") as caught:
         bundle.session()
+    assert caught.value.hint == f"edgeseg build {bundle.path}"
 
 
 def test_engine_for_a_bundle_made_anew_meanwhile(bundle: Bundle, engine_file: Path, tmp_path: Path) -> None:
