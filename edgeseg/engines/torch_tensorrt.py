@@ -76,7 +76,7 @@ class TorchTensorRt:
 
         Raises:
             BuildError: Torch-TensorRT refuses the program, or its process ended early.
-            Unsupported: no Torch-TensorRT, no TensorRT, no CUDA runtime, or no GPU.
+            Unsupported: no Torch-TensorRT, no TensorRT, no CUDA runtime, no GPU or none that torch sees; for INT8: no modelopt.
         """
         installed = self.version()
         machine = self._machine or look()

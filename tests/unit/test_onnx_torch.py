@@ -18,7 +18,7 @@ from edgeseg.engines.onnx_graph import read_graph
 from edgeseg.engines.onnx_quantizers import amax_of
 from edgeseg.engines.onnx_torch import TorchProgram, round_to_int8
 from edgeseg.engines.tensorrt_graph import cast_first
-from edgeseg.specs import ImageSpec, LabelSpace, Program
+from edgeseg.specs import GPU_FORM, ImageSpec, LabelSpace, Program
 from tiny import outside_weights, tiny_image, tiny_mask, tiny_program
 
 LABELS = LabelSpace(tuple(f"class{i}" for i in range(5)), tuple((i, i, i) for i in range(5)))
@@ -39,12 +39,13 @@ def by_onnxruntime(path: Path, image: np.ndarray) -> np.ndarray:
 
 @cache
 def exported(name: str, folder: Path, **options: str) -> Program:
+    """A model as the TensorRT rows get it."""
     from edgeseg.export.program import export_program
     from edgeseg.models.catalog import build_model
     from golden_rule import fill
 
-    model = fill(build_model(name, 5, **options)).eval()
-    return export_program(model, image=ImageSpec(SIZE), labels=LABELS, mask_stride=1, arch=name, out=folder / f"{name}.onnx")
+    model, image, out = fill(build_model(name, 5, **options)).eval(), ImageSpec(SIZE), folder / f"{name}.onnx"
+    return export_program(model, image=image, labels=LABELS, mask_stride=1, arch=name, out=out, form=GPU_FORM)
 
 
 def same(program: Program, share: float) -> None:
