@@ -21,8 +21,9 @@ from edgeseg.devices.nvidia import Gpu
 from edgeseg.engines import table, tensorrt_rtx
 from edgeseg.engines.build import build_engine
 from edgeseg.engines.choose import build_level
-from edgeseg.engines.cross import build_for_card
+from edgeseg.engines.cross import build_for_card, target
 from edgeseg.engines.cudart import Cuda
+from edgeseg.engines.plan import plan_engine, plan_for
 from edgeseg.engines.tensorrt_build import Order
 from edgeseg.engines.tensorrt_rtx import TensorRtRtx
 from edgeseg.errors import BundleError, EngineMismatch, MissingDependency
@@ -117,6 +118,28 @@ def shipped(machines: Machines, tmp_path: Path) -> Bundle:
     build_for_card(bundle, "rtx4090")
     machines.be(I9, "8.9")
     return open_bundle(bundle.path)
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    cpu=st.sampled_from([I9, XEON, RYZEN]),
+    cards=st.lists(st.sampled_from(sorted(NAMES)), min_size=1, max_size=3),
+    threads=st.one_of(st.none(), st.integers(1, 64)),
+    asked=st.sampled_from([{}, {"cuda_graph": False}, {"cuda_graph": True}]),
+)
+def test_the_card_computes_the_key_that_the_factory_gave(
+    cpu: str, cards: list[str], threads: int | None, asked: dict[str, Any], shipped: Bundle, machines: Machines
+) -> None:
+    machines.be(cpu, *cards)
+    for options in TensorRtRtx().variants(asked):
+        here = plan_engine(shipped, "tensorrt_rtx", 0, "float", threads, options)
+        capability = options["compute_capability"]
+        sent = plan_for(
+            shipped, TensorRtRtx(), target(capability, VERSION), 0, "float", {"compute_capability": capability, **asked}
+        )
+        assert (here.key, here.device.key) == (sent.key, sent.device.key)
+        other = target(capability, "1.8.0.1")
+        assert plan_for(shipped, TensorRtRtx(), other, 0, "float", sent.options).key != sent.key
 
 
 def rtx(bundle: Bundle) -> Any:
@@ -304,7 +327,7 @@ MACHINES = st.tuples(st.sampled_from([I9, XEON, RYZEN]), st.sampled_from([(), ("
 STEPS = st.lists(st.tuples(MACHINES, st.sampled_from([1.0, 9.0]), st.sampled_from(["build", "force", "ship", "use"])), max_size=7)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_whatever_travels_only_what_was_checked_is_used_and_choices_stay_at_home(
     steps: list[tuple[tuple[str, tuple[str, ...]], float, str]], tmp_path_factory: pytest.TempPathFactory
