@@ -64,14 +64,14 @@ class Kernels:
 
     def __init__(self, config: Any, path: Path) -> None:
         self.config, self._path = config, path
-        # `config` holds no reference of its own: this object must live as long as the context.
         self._cache = config.create_runtime_cache()
         self._known = self._read()
-        config.set_runtime_cache(self._cache)
+        if self._cache is not None:  # of which `config` holds no reference: this object must live as long as the context
+            config.set_runtime_cache(self._cache)
 
     def keep(self) -> None:
         """Write them, if there are others than were read. Where the folder cannot be written, the next start makes them anew."""
-        content = self._cache.serialize()
+        content = self._cache.serialize() if self._cache is not None else None
         if content is None or bytes(content) == self._known:
             return
         with suppress(OSError):
@@ -84,7 +84,7 @@ class Kernels:
             content = self._path.read_bytes()
         except OSError:
             return b""
-        return content if self._cache.deserialize(content) else b""
+        return content if self._cache is not None and self._cache.deserialize(content) else b""
 
 
 def _misfit(rtx: ModuleType, path: Path, flags: int, log: Log, capability: str) -> EdgesegError:

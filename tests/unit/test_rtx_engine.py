@@ -104,10 +104,13 @@ def test_any_file_is_taken_or_replaced(content: bytes, tmp_path: Path) -> None:
         assert path.read_bytes() == b"here:kernels"
 
 
-def test_a_runtime_that_writes_no_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(IRuntimeCache, "serialize", lambda self: None)
-    Kernels(IRuntimeConfig([], b"here:"), tmp_path / "x.kernels").keep()
-    assert not (tmp_path / "x.kernels").exists()
+@pytest.mark.parametrize(("kind", "fails"), [(IRuntimeCache, "serialize"), (IRuntimeConfig, "create_runtime_cache")])
+def test_a_runtime_that_keeps_no_kernels(kind: type, fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kind, fails, lambda self: None)
+    path = tmp_path / "x.kernels"
+    path.write_bytes(b"of another card")
+    Kernels(IRuntimeConfig([], b"here:"), path).keep()
+    assert path.read_bytes() == b"of another card"
 
 
 def test_the_context_goes_before_the_kernels_that_it_uses(start: Any) -> None:
