@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from edgeseg.engines.onnx_torch import Rounding
 
-INT8_PURPOSE = "compile INT8 programs with Torch-TensorRT"
+_INT8_PURPOSE = "compile INT8 programs with Torch-TensorRT"
 _LIBRARIES: list[Any] = []  # kernels last as long as these
 _SHOWN, _MOST = 400, 8  # characters of a message, which may hold a whole graph; and messages
 _TOO_LITTLE_MEMORY = re.compile(
@@ -49,7 +49,7 @@ def construct(pipe: Connection, order: Order) -> None:
     with _quiet() as heard:
         try:
             facts = _construct(pipe, order)
-        except (EdgesegError, ValueError, RuntimeError, OSError, MemoryError) as error:
+        except (EdgesegError, ValueError, RuntimeError, OSError, AssertionError, MemoryError) as error:
             return pipe.send(_refusal(error, heard, order))
     order.facts.write_text(json.dumps(facts, indent=2))
     return None
@@ -117,7 +117,7 @@ def export(graph: Graph, order: Order, device: str) -> tuple[torch.export.Export
 
     Raises:
         ValueError: the program is not what it is said to be, or has operators without a torch form.
-        MissingDependency: it is INT8, and modelopt is not there.
+        Unsupported: it is INT8, and modelopt is not there, or cannot be imported.
     """
     import torch
 
@@ -151,11 +151,9 @@ def _quantize() -> Rounding:
     try:
         import modelopt.torch.quantization  # noqa: F401
     except ModuleNotFoundError as error:  # of modelopt itself, or of something that it needs without saying so
-        raise MissingDependency(str(error.name).split(".")[0], extra="tensorrt", purpose=INT8_PURPOSE) from error
+        raise MissingDependency(str(error.name).split(".")[0], extra="tensorrt", purpose=_INT8_PURPOSE) from error
     except (ImportError, OSError, RuntimeError) as error:
-        raise Unsupported(
-            f"modelopt cannot be loaded: {'; '.join(_gist(error))}", hint=f"it is needed to {INT8_PURPOSE}"
-        ) from error
+        raise Unsupported(f"modelopt cannot be loaded: {'; '.join(_gist(error))}", hint="edgeseg doctor") from error
 
     def kernel(x: torch.Tensor, amax: torch.Tensor, bits: int, exponent: int, unsigned: bool, narrow: bool) -> torch.Tensor:
         return round_to_int8(x, amax, narrow)

@@ -201,6 +201,17 @@ def test_int8_without_modelopt(missing: str, order: Order, monkeypatch: pytest.M
     assert error.hint == "pip install 'edgeseg[tensorrt]'"
 
 
+def test_int8_with_a_modelopt_that_fails(order: Order, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    provide(monkeypatch, release("2.13"))
+    for name in [name for name in sys.modules if name.split(".")[0] == "modelopt"]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "modelopt.py").write_text("raise RuntimeError('torch 2.7 is too old')")
+    monkeypatch.syspath_prepend(tmp_path)
+    error = last_said(replace(order, program=replace(order.program, precision="int8")))
+    assert isinstance(error, Unsupported)
+    assert "modelopt cannot be loaded: torch 2.7 is too old" in str(error)
+
+
 def test_without_a_driver(order: Order, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "torch_tensorrt.py").write_text(f"raise RuntimeError({NO_DRIVER!r})")
     monkeypatch.syspath_prepend(tmp_path)
