@@ -2,7 +2,8 @@
 
 The child imports the runtime, forgets the peak up to there, opens the engine and runs it on an empty image. What counts is how
 far its resident memory rises, so the interpreter and the libraries are left out; weights that are mapped count as they are
-touched. Linux only: elsewhere nothing tells the peak of a process.
+touched. What a GPU holds is not in it, not even where it is the system's memory, as on a Jetson. Linux only: elsewhere nothing
+tells the peak of a process.
 """
 
 from __future__ import annotations
