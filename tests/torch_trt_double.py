@@ -26,6 +26,8 @@ from edgeseg.engines.tensorrt_build import Order
 from torch_trt_releases import KNOWN
 
 CAPABILITY, MEMORY_BYTES = (8, 9), 24 << 30
+LENT_AS = "10.3.0"
+"""What TensorRT-RTX passes for where it stands in for TensorRT: the release of JetPack 6, the oldest that engines are built with."""
 RECORD = "record.json"
 
 
@@ -126,7 +128,7 @@ def _lend_tensorrt_rtx() -> None:
             return getattr(tensorrt_rtx, name, type(name, (), {}))
 
     lent = Lent("tensorrt")
-    lent.__dict__.update(tensorrt=lent, __version__="10.12.0", __path__=[], __spec__=ModuleSpec("tensorrt", None))
+    lent.__dict__.update(tensorrt=lent, __version__=LENT_AS, __path__=[], __spec__=ModuleSpec("tensorrt", None))
     sys.modules["tensorrt"] = sys.modules["tensorrt.tensorrt"] = lent
     kind = tensorrt_rtx.ITensor.dtype.fget
 
@@ -135,7 +137,8 @@ def _lend_tensorrt_rtx() -> None:
         assert kind(tensor) == wanted
 
     tensorrt_rtx.ITensor.dtype = property(kind, settle)
-    is_file = os.path.isfile
+    asked, is_file = importlib.metadata.version, os.path.isfile
+    importlib.metadata.version = lambda name: LENT_AS if name == "tensorrt" else asked(name)
     os.path.isfile = lambda path: "libtorchtrt" not in str(path) and is_file(path)
 
 
