@@ -32,9 +32,9 @@ class QuantizedModel:
     plan: IsrPlan
 
 
-def quantized_model(name: str, size_hw: tuple[int, int], settings: Quant = SETTINGS) -> QuantizedModel:
-    """A model with parameters that are all different from zero, calibrated on noise."""
-    model = fill(build_model(name, LABELS.num_classes)).eval()
+def quantized_model(name: str, size_hw: tuple[int, int], settings: Quant = SETTINGS, **options: str) -> QuantizedModel:
+    """A model with parameters that are all different from zero, calibrated on noise; `options` are the catalogue entry's."""
+    model = fill(build_model(name, LABELS.num_classes, **options)).eval()
     prepared = prepare(model, model.image_spec(size_hw, "HWC"), settings)
     pixels = torch.randint(0, 256, (2, 1, 3, *size_hw), generator=torch.Generator().manual_seed(0)).float()
     calibrate(prepared.model, list(pixels - torch.tensor(prepared.image.mean_rgb)[:, None, None]), settings)

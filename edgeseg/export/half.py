@@ -7,6 +7,9 @@ only where the types change. The general converters (onnxruntime.transformers.fl
 leave alone, so that logits would be rounded between the resize and the argmax.
 
 An INT8 program in this form computes in half wherever the canonical one computes in float32: same integers, half scales.
+Depthwise convolutions read their rounded weights as half. In INT8, TensorRT-RTX 1.7.1 gives each of their groups three channels
+of zeros more: maps are four times as large, and the zeros are stored in the engine. EDAFormer-T at 512x384: 45 MB instead of 34,
+kernels read and write 463 MB instead of 383. They are 2 % of its multiply-adds.
 
 Source: docs.nvidia.com/deeplearning/tensorrt, "Strongly Typed Networks"; ONNX operators, QuantizeLinear since opset 19.
 """
@@ -22,7 +25,7 @@ import onnx
 from onnx import NodeProto, TensorProto, version_converter
 
 from edgeseg.errors import BuildError
-from edgeseg.export.edit import Array, GraphEditor
+from edgeseg.export.edit import Array, GraphEditor, attribute
 from edgeseg.export.program import write_model
 from edgeseg.specs import HALF_FORM, Program
 
@@ -50,7 +53,7 @@ def write_half(program: Program, out: Path) -> Program:
     """
     model = onnx.load(program.onnx_path)
     if program.precision == "int8":
-        model = to_half(_with_half_scales(model))
+        model = to_half(_with_half_scales(_with_float_depthwise(model)))
         made = replace(program, onnx_path=out, blobs=(), form=HALF_FORM)
     else:
         model = to_half(model)
@@ -83,6 +86,20 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
                 graph.rewire(node, name, _cast(graph, name, TensorProto.FLOAT if wide else TensorProto.FLOAT16))
         if node.op_type == "Cast" and not wide and node.output[0] in floats:
             node.attribute[0].i = TensorProto.FLOAT16
+    return graph.finish()
+
+
+def _with_float_depthwise(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The weights of depthwise convolutions as what their integers stand for; activations are rounded as before."""
+    graph = GraphEditor(model)
+    for conv in graph.of_type("Conv"):
+        dequantized = graph.producer(conv.input[1])
+        if dequantized is None or attribute(conv, "group", 1) == 1:
+            continue
+        codes, scales = (graph.needed(name) for name in dequantized.input[:2])
+        if codes.shape[1] == 1:
+            values = codes * scales.reshape(scales.shape + (1,) * (codes.ndim - scales.ndim if scales.ndim else 0))
+            graph.rewire(conv, conv.input[1], graph.add_constant(values, f"{conv.input[1]}.values"))
     return graph.finish()
 
 

@@ -75,6 +75,20 @@ def test_every_program_is_built_in_every_precision(bundle: Bundle, tmp_path: Pat
     assert "nobody has run it" in shown
 
 
+def test_a_bundle_that_was_exported_without_what_the_card_wants(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["build", str(bundle.path), "--device", "rtx4090"]) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "tiny was exported without what tensorrt_rtx wants: float laid out for tensorrt, fp16" in told
+    assert "write - runtime: tensorrt_rtx under targets in the recipe, and export again" in told
+    whole = replace(bundle.program(), form="tensorrt")
+    half = replace(whole, precision="fp16")
+    golden = list(bundle.golden())
+    both = [*golden, *(frame._replace(precision="fp16") for frame in golden)]
+    other = tiny_bundle(bundle.path.parent / "whole.edgeseg", programs=[bundle.program(), whole, half], golden=both)
+    assert run(["build", str(other.path), "--device", "rtx4090"]) == 0
+    assert "exported without" not in capsys.readouterr().err
+
+
 def test_cards_live_side_by_side_and_are_kept(bundle: Bundle) -> None:
     for card in ("rtx4090", "rtx5090"):
         build_for_card(bundle, card)

@@ -169,8 +169,8 @@ def test_scales_are_half_unless_that_moves_them(exponent: int, seed: int) -> Non
 def test_the_int8_form(tmp_path: Path) -> None:
     """Opset 17, as programs are exported, is raised to one whose quantizers take half scales."""
     graph = QdqGraph()
-    logits = graph.conv(graph.add("Relu", graph.conv("x", 4, 8)), 8, 3)
-    model = program_of(graph, logits)
+    mixed = graph.conv(graph.add("Relu", graph.conv("x", 4, 8)), 8, 8, 3, depthwise=True)
+    model = program_of(graph, graph.conv(mixed, 8, 3))
     model.opset_import[0].version = 17
     onnx.save(model, tmp_path / "qdq.onnx")
     program = Program(tmp_path / "qdq.onnx", ImageSpec((32, 32)), LABELS, 1, IsrPlan(), "int8", "tiny", form="qdq")
@@ -181,3 +181,8 @@ def test_the_int8_form(tmp_path: Path) -> None:
     kinds = types(found)
     quantizers = [node for node in found.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     assert {kinds[node.input[1]] for node in quantizers} == {TensorProto.FLOAT16}
+    makers = {node.output[0]: node.op_type for node in found.graph.node}
+    read = [[makers.get(name) for name in node.input[:2]] for node in found.graph.node if node.op_type == "Conv"]
+    assert read == [["DequantizeLinear"] * 2, ["DequantizeLinear", None], ["DequantizeLinear"] * 2], "a depthwise weight in half"
+    image = graph.rng.integers(0, 256, (1, 4, 4, 4)).astype(np.uint8)
+    assert mask_agreement(run(model, {"image": image})[0], run(found, {"image": image})[0]) >= 0.95
