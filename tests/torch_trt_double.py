@@ -27,7 +27,7 @@ from torch_trt_releases import KNOWN
 
 CAPABILITY, MEMORY_BYTES = (8, 9), 24 << 30
 LENT_AS = "10.3.0"
-"""What TensorRT-RTX passes for where it stands in for TensorRT: the release of JetPack 6, the oldest that engines are built with."""
+"""What TensorRT-RTX passes for where it stands in for TensorRT: the release of JetPack 6, the oldest that builds engines."""
 RECORD = "record.json"
 
 
