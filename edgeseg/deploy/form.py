@@ -4,14 +4,15 @@ The rewrites are exact, so the deployed model is the trained one to float roundi
 very tensors that an engine will compute with, and BatchNorm is folded already.
 
 Forms for processors were chosen by the clock. That for GPUs was chosen by what TensorRT-RTX's builder makes of each candidate; it
-lists an engine's kernels, and what each of them reads and writes, without a GPU. No form was timed on one. What decided:
+lists an engine's kernels, and what each of them reads and writes, without a GPU (`tests/bench/bench_gpu_forms.py`). No form was
+timed on one. What decided:
 
 - Attention is left whole. In the pieces that keep its scores in a processor's cache (`export.pieces`), each is a kernel.
 - FFNs are computed on maps, as for ONNX Runtime: transposes around them go. On tokens, 15 % more kernels, 29 % more traffic.
 - Hidden widths are multiples of 16. Unpadded, 4 more kernels copy 18 MB in half precision; multiples of 32 or 64 change nothing.
 - LDA-AQU stays with GridSample. As matrix products over tiles it moves more bytes: 436 MB instead of 309 (EDAFormer-T).
 - VWFormer's queries keep their projection (`simplify`, `join_queries`): 9 attentions are fused instead of 6, 151 kernels instead
-  of 165.
+  of 165. Its transposed convolutions stay: as convolutions they take the same kernels, and 47 MB of memory instead of 22.
 
 For SM 8.9 at 512x384, half precision, the form for ONNX Runtime -> that for GPUs; SM 8.6 and 12.0 are alike to 0.1 MB:
 
