@@ -80,6 +80,7 @@ def install() -> list[dict[str, Any]]:
     import tensorrt as trt
     from torch_tensorrt.dynamo.conversion import _TRTInterpreter as interpreter
 
+    _let_types_be_set(trt)
     made: list[dict[str, Any]] = []
     kind = interpreter.TRTInterpreter
     configure, define = kind._populate_trt_builder_config, kind._construct_trt_network_def
@@ -130,16 +131,19 @@ def _lend_tensorrt_rtx() -> None:
     lent = Lent("tensorrt")
     lent.__dict__.update(tensorrt=lent, __version__=LENT_AS, __path__=[], __spec__=ModuleSpec("tensorrt", None))
     sys.modules["tensorrt"] = sys.modules["tensorrt.tensorrt"] = lent
-    kind = tensorrt_rtx.ITensor.dtype.fget
-
-    def settle(tensor: Any, wanted: Any) -> None:
-        """An output's type can no longer be set. It must not need to be."""
-        assert kind(tensor) == wanted
-
-    tensorrt_rtx.ITensor.dtype = property(kind, settle)
     asked, is_file = importlib.metadata.version, os.path.isfile
     importlib.metadata.version = lambda name: LENT_AS if name == "tensorrt" else asked(name)
     os.path.isfile = lambda path: "libtorchtrt" not in str(path) and is_file(path)
+
+
+def _let_types_be_set(trt: Any) -> None:
+    """An output's type, as releases before 2.13 set it and TensorRT-RTX 1.7 no longer does. It must be that type already."""
+    kind = trt.ITensor.dtype.fget
+
+    def settle(tensor: Any, wanted: Any) -> None:
+        assert kind(tensor) == wanted
+
+    trt.ITensor.dtype = property(kind, settle)
 
 
 class _With:
