@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg.graph_files import wire_number, wire_values
+from edgeseg.graph_files import opset, wire_number, wire_values
 
 Array = npt.NDArray[Any]
 
 DTYPES: dict[int, str] = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
 """Number of an element type -> its name in numpy."""
 
-_GRAPH, _OPSETS = 7, 8  # in a model
-_O_DOMAIN, _O_VERSION = 1, 2  # in an opset
+_GRAPH = 7  # in a model
 _NODE, _CONSTANT, _INPUT, _OUTPUT = 1, 5, 11, 12  # in a graph
 _READS, _WRITES, _NAME, _OPERATOR, _ATTRIBUTE, _DOMAIN = 1, 2, 3, 4, 5, 7  # in a node
 _A_NAME, _A_FLOAT, _A_INT, _A_TEXT, _A_TENSOR, _A_FLOATS, _A_INTS, _A_KIND = 1, 2, 3, 4, 5, 7, 8, 20  # in an attribute
@@ -57,14 +56,14 @@ class Graph:
         nodes: in an order in which they can run.
         constants: arrays that nodes read, by name; those of Constant nodes among them.
         inputs, outputs: names of values.
-        opset: the version of ONNX's operators.
+        opset: the version of ONNX's operators; None where none is named.
     """
 
     nodes: tuple[Node, ...]
     constants: Mapping[str, Array]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    opset: int
+    opset: int | None
 
 
 def read_graph(model: bytes, folder: Path) -> Graph:
@@ -76,8 +75,7 @@ def read_graph(model: bytes, folder: Path) -> Graph:
         ValueError: the bytes are no ONNX model, or hold something that no program of ours has.
         OSError: a file of weights cannot be read.
     """
-    whole = _fields(memoryview(model))
-    (graph,) = _messages(whole, _GRAPH) or [memoryview(b"")]
+    (graph,) = _messages(_fields(memoryview(model)), _GRAPH) or [memoryview(b"")]
     parts = _fields(graph)
     constants = dict(_tensor(message, folder) for message in _messages(parts, _CONSTANT))
     nodes = []
@@ -90,9 +88,7 @@ def read_graph(model: bytes, folder: Path) -> Graph:
     inputs, outputs = (tuple(_text(_fields(message), 1) for message in _messages(parts, number)) for number in (_INPUT, _OUTPUT))
     if not (nodes and inputs and outputs):
         raise ValueError("it holds no operators, or nothing goes in or comes out")
-    opsets = [_fields(message) for message in _messages(whole, _OPSETS)]
-    versions = [_number(opset, _O_VERSION) for opset in opsets if _text(opset, _O_DOMAIN) in _ONNX]
-    return Graph(tuple(nodes), constants, inputs, outputs, max(versions, default=0))
+    return Graph(tuple(nodes), constants, inputs, outputs, opset(model))
 
 
 def _node(message: memoryview, folder: Path) -> Node:

@@ -46,7 +46,7 @@ def check(graph: Graph, others: Collection[str] = ()) -> Graph:
     Raises:
         ValueError: another opset, an operator that is not known, or one with attributes that are not.
     """
-    if not OPSETS[0] <= graph.opset <= OPSETS[1]:
+    if graph.opset is None or not OPSETS[0] <= graph.opset <= OPSETS[1]:
         raise ValueError(f"it is written in opset {graph.opset}; programs are in {OPSETS[0]} to {OPSETS[1]}")
     strange = {node.operator for node in graph.nodes} - {*OPERATORS, *others}
     if strange:
@@ -68,7 +68,7 @@ def run(node: Node, tensor: Callable[[str], Tensor], constants: Mapping[str, Arr
         ValueError: it is not used as programs use it; what torch says against it is the cause.
     """
     operator = OPERATORS[node.operator]
-    if any(node.inputs[place] not in ("", *constants) for place in operator.fixed if place < len(node.inputs)):
+    if any(name and name not in constants for place, name in enumerate(node.inputs) if place in operator.fixed):
         raise ValueError(f"there is no torch form of {node.operator} {node.name}: what it does depends on the image")
     inputs = [
         None if not name else constants[name] if place in operator.fixed else tensor(name)
