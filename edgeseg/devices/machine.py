@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from edgeseg.devices import probe
@@ -17,9 +18,10 @@ from edgeseg.devices.nvidia import Gpu, driver_version, gpus
 from edgeseg.devices.nvpmodel import PowerMode, power_modes
 
 ROOT = Path("/")
-_PACKAGES = re.compile(
-    r"nvidia-jetpack|nvidia-l4t-core|python3-libnvinfer|libnvinfer\d+|libcudnn\d+(-cuda-\d+)?|libcusparselt\d+|libopencv-python"
-    r"|python3-opencv"
+_PACKAGE = re.compile(
+    r"^Package: (nvidia-jetpack|nvidia-l4t-core|python3-libnvinfer|libnvinfer\d+|libcudnn\d+(?:-cuda-\d+)?|libcusparselt\d+"
+    r"|libopencv-python|python3-opencv)$",
+    re.MULTILINE | re.ASCII,
 )
 _FAMILY = re.compile(r"libnvinfer|libcudnn|libcusparselt|opencv")
 _CONTAINER = (".dockerenv", "run/.containerenv")
@@ -80,12 +82,14 @@ class Machine:
 def look(root: Path = ROOT, arch: str | None = None) -> Machine:
     """Look at the machine whose files lie below `root`. What a file does not say is empty; nothing is raised.
 
+    This machine's GPUs, and what NVML says of their limits, are asked for once a process; files are read each time.
+
     Args:
         arch: architecture; None: of this interpreter.
     """
     cpu, isa = probe.processor(root / "proc/cpuinfo")
     packages = _copied_libraries(root) | _system_packages(root / "var/lib/dpkg/status")
-    cards, board = tuple(gpus(root)), jetson(root, packages.get("nvidia-l4t-core"))
+    cards, board = _gpus_here() if root == ROOT else tuple(gpus(root)), jetson(root, packages.get("nvidia-l4t-core"))
     swap_gb, disk_swap_gb = _swap_gb(root / "proc/swaps")
     return Machine(
         arch=arch or platform.machine(),
@@ -105,6 +109,12 @@ def look(root: Path = ROOT, arch: str | None = None) -> Machine:
         power_modes=tuple(power_modes(root)[1]) if board else (),
         gpu_hidden=_any(root, _CONTAINER) and not _any(root, _GPU_NODES),
     )
+
+
+@cache
+def _gpus_here() -> tuple[Gpu, ...]:
+    """Asked once: a build looks at the machine dozens of times, and nvidia-smi may load the driver each time."""
+    return tuple(gpus(ROOT))
 
 
 def _system_name(os_release: Path) -> str | None:
@@ -128,11 +138,11 @@ def _cuda(version_json: Path) -> str | None:
 
 def _system_packages(dpkg_status: Path) -> dict[str, str]:
     """Installed packages of interest, as dpkg lists them: name -> version; "libnvinfer10" as "libnvinfer", others likewise."""
-    found = {}
-    for stanza in _text(dpkg_status).split("\n\n"):
-        fields = dict(line.split(": ", 1) for line in stanza.splitlines() if re.match(r"(Package|Status|Version): ", line))
-        name = fields.get("Package", "")
-        if _PACKAGES.fullmatch(name) and fields.get("Status", "").endswith(" installed"):
+    found, text = {}, _text(dpkg_status)
+    for match in _PACKAGE.finditer(text):  # the file is a megabyte, and a few of its thousands of stanzas matter
+        stanza, name = text[match.end() :].partition("\n\n")[0], match[1]
+        fields = dict(line.split(": ", 1) for line in stanza.splitlines() if line.startswith(("Status: ", "Version: ")))
+        if fields.get("Status", "").endswith(" installed"):
             family = _FAMILY.search(name) if name != "python3-libnvinfer" else None
             found[family[0] if family else name] = fields.get("Version", "")
     return found
