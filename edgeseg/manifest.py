@@ -20,8 +20,9 @@ from edgeseg import __version__
 from edgeseg.errors import BundleError, IntegrityError
 from edgeseg.specs import Precision
 
-FORMAT: Literal[1] = 1
-"""Raised when a reader of the old number could misread a new bundle."""
+FORMAT: Literal[2] = 2
+"""Of the manifests that are written; all from 1 on are read. Raised with every new key: a reader of the old number refuses what
+it does not know, and by a greater number it can say that the bundle is newer, and not damaged."""
 MANIFEST = "manifest.json"
 COPY_AGAIN = "copy the bundle again, or make it anew: edgeseg export RECIPE"
 
@@ -174,9 +175,17 @@ class ChoiceEntry(Entry):
     machine: str = ""
 
     def replaces(self, other: ChoiceEntry) -> bool:
-        """True where a bundle keeps only the newer of the two: same level and machine, and a runtime on the same device."""
+        """True where a bundle keeps only the newer of the two: same level and machine, and a runtime on the same device.
+
+        A machine that was not kept is this one: its choice would stand beside the new one for ever.
+        """
         devices, others = ({c.device_key for c in choice.candidates} - {None} for choice in (self, other))
-        return (self.level, self.machine) == (other.level, other.machine) and bool(devices & others)
+        return self.level == other.level and other.machine in ("", self.machine) and bool(devices & others)
+
+    def drops(self, engine: EngineEntry) -> bool:
+        """True of an engine that passed before, and was refused when this choice was made, on the same machine."""
+        refused = engine.key in {candidate.key for candidate in self.candidates if candidate.verdict == "refused"}
+        return refused and engine.checked and engine.measured_on in ("", self.machine)
 
 
 def kind(precision: Precision, options: Mapping[str, Any]) -> str:
@@ -205,7 +214,7 @@ class GoldenEntry(Entry):
 class Manifest(Entry):
     """Everything but the bytes. `created` is UTC, ISO 8601; `levels` run from most exact to fastest."""
 
-    format: Literal[1]
+    format: Literal[1, 2]
     tool_version: str
     created: str
     name: str
@@ -245,16 +254,19 @@ class Manifest(Entry):
     def with_engines(
         self, engines: Sequence[EngineEntry], files: Mapping[RelPath, FileEntry], choice: ChoiceEntry | None = None
     ) -> Manifest:
-        """The manifest with engines, their files and a choice added; what they replace goes, and choices without their engine.
+        """The manifest with engines, their files and a choice added. What they replace goes, what was refused, and choices whose
+        engine is gone.
 
         An engine that was compiled elsewhere takes the place of one that was checked, but not its place in a choice.
         """
-        kept = (*(other for other in self.engines if not any(new.replaces(other) for new in engines)), *engines)
+        stay = [other for other in self.engines if not any(new.replaces(other) for new in engines)]
+        kept = (*(other for other in stay if not (choice and choice.drops(other))), *engines)
         named = {path for engine in kept for path in engine.files}
         gone = {path for engine in self.engines for path in engine.files} - named
         there = {engine.key for engine in kept if engine.checked}
         choices = [old for old in self.choices if old.engine in there and not (choice and choice.replaces(old))]
         changed = {
+            "format": FORMAT,
             "engines": kept,
             "choices": (*choices, *([choice] if choice else [])),
             "files": {path: file for path, file in self.files.items() if path not in gone} | dict(files),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.errors import BundleError, EngineMismatch, IntegrityError
-from edgeseg.manifest import read_manifest
+from edgeseg.manifest import FORMAT, read_manifest
 from edgeseg.specs import IsrPlan
 from fakes import FakeSession
 from tiny import tiny_bundle, tiny_engine, tiny_image, tiny_mask, tiny_program
@@ -133,10 +133,25 @@ def test_missing(tmp_path: Path) -> None:
 
 
 def test_newer_format_is_told_before_anything_else(bundle: Bundle) -> None:
-    (bundle.path / "manifest.json").write_text('{"format": 2, "all": "new"}')
-    with pytest.raises(BundleError, match=r"bundle format 2; edgeseg .* reads up to 1") as caught:
+    (bundle.path / "manifest.json").write_text(f'{{"format": {FORMAT + 1}, "all": "new"}}')
+    with pytest.raises(BundleError, match=rf"bundle format {FORMAT + 1}; edgeseg .* reads up to {FORMAT}") as caught:
         open_bundle(bundle.path)
     assert "--upgrade" in caught.value.hint
+
+
+def test_bundles_of_the_first_format_are_read_and_get_the_new_number_with_their_next_engine(
+    bundle: Bundle, engine_file: Path
+) -> None:
+    """As they were written: without the keys that came later."""
+    path = bundle.path / "manifest.json"
+    data = json.loads(path.read_bytes())
+    del data["levels"][0]["programs"]["float"]["opset"], data["choices"]
+    path.write_text(json.dumps(data))
+    reseal(bundle, {"format": 1})
+    old = open_bundle(bundle.path)
+    assert (old.manifest.format, old.manifest.choices, old.manifest.levels[0].programs["float"].opset) == (1, (), None)
+    old.add_engine(tiny_engine(), [engine_file])
+    assert read_manifest(bundle.path).format == FORMAT
 
 
 @pytest.mark.parametrize(

@@ -272,6 +272,39 @@ def test_a_refusal_by_miou_outlives_the_data(
     assert verdicts(better)["b float"] == "default", "data have the last word"
 
 
+def test_an_engine_that_is_refused_when_it_is_checked_again_goes(
+    bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtimes(monkeypatch, *(FakeBackend(name, clock.taking(ms)) for name, ms in (("onnxruntime", 8), ("b", 2))))
+    assert build_level(bundle, threads=1).engine.runtime == "b"
+    figures = iter([0.70, 0.68])
+    build_level(bundle, threads=1, accuracy=lambda session: next(figures))
+    found = open_bundle(bundle.path)
+    assert [engine.runtime for engine in found.manifest.engines] == ["onnxruntime"]
+    with pytest.raises(BundleError, match="holds no engine of b"):
+        found.find_engine(runtime="b")
+    assert not build_level(found, threads=1).built
+    assert found.verify().unlisted == ()
+
+
+def test_a_choice_of_a_bundle_from_before_machines_were_kept_is_replaced(
+    bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [("onnxruntime", clock.taking(8)), ("b", clock.taking(2))]
+    runtimes(monkeypatch, *(FakeBackend(name, answer) for name, answer in answers))
+    build_level(bundle, threads=1)
+    (choice,) = bundle.manifest.choices
+    old = bundle.manifest.model_copy(update={"choices": (choice.model_copy(update={"machine": ""}),)})
+    (bundle.path / "manifest.json").write_bytes(old.to_bytes())
+    assert not build_level(open_bundle(bundle.path), threads=1).built
+    answers[1] = ("b", clock.taking(9))
+    runtimes(monkeypatch, *(FakeBackend(name, answer) for name, answer in answers))
+    build_level(open_bundle(bundle.path), threads=1, memory=False, force=True)
+    found = open_bundle(bundle.path)
+    assert [known.machine != "" for known in found.manifest.choices] == [True]
+    assert found.find_engine().runtime == "onnxruntime"
+
+
 def test_a_choice_goes_with_its_engine(bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     runtimes(monkeypatch, FakeBackend("onnxruntime", clock.taking(4)), FakeBackend("other", clock.taking(2)))
     build_level(bundle, threads=1)
