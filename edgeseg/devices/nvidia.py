@@ -9,6 +9,7 @@ import importlib
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,9 @@ _FIELDS = "name,compute_cap,memory.total,power.limit,power.default_limit,clocks.
 _QUERY = [f"--query-gpu={_FIELDS}", "--format=csv,noheader,nounits"]
 _DRIVER = re.compile(r"Kernel Module(?: for \S+)?\s+(\d+(?:\.\d+)+)")
 _MODEL = re.compile(r"^Model:\s*(\S.*?)\s*$", re.MULTILINE)
+PATIENCE_S = 20.0
+"""How long a driver may take to answer: loading one for eight GPUs takes seconds."""
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +54,25 @@ def gpus(root: Path) -> list[Gpu]:
     """The GPUs of the machine whose files lie below `root`. Libraries and programs are asked for `/` alone."""
     if root != Path("/"):
         return _by_kernel(root)
-    driver = cuda_driver.devices()
-    told = _by_nvml() or _by_smi() or [Gpu(one.name, one.compute_capability, _gb(one.memory_bytes)) for one in driver]
+    driver = within(PATIENCE_S, cuda_driver.devices, ())
+    told = within(PATIENCE_S, _by_nvml, []) or _by_smi()
+    told = told or [Gpu(one.name, one.compute_capability, _gb(one.memory_bytes)) for one in driver] or _by_kernel(root)
+    if len(told) == len(driver) == 1:  # NVML calls an Orin's GPU "Orin (nvgpu)", CUDA calls it "Orin"
+        return [replace(told[0], multiprocessors=driver[0].multiprocessors)]
     counts = {device.name: device.multiprocessors for device in driver}
-    return [replace(gpu, multiprocessors=counts.get(gpu.name)) for gpu in told or _by_kernel(root)]
+    return [replace(gpu, multiprocessors=counts.get(gpu.name)) for gpu in told]
+
+
+def within(limit_s: float, ask: Callable[[], Answer], otherwise: Answer) -> Answer:
+    """What `ask` answers, or `otherwise` where it takes longer: the library of a driver in trouble may never come back.
+
+    The thread that waits for it cannot be ended, only left behind; it keeps no process from ending.
+    """
+    answers: list[Answer] = []
+    thread = threading.Thread(target=lambda: answers.append(ask()), daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    return answers[0] if answers else otherwise
 
 
 def driver_version(root: Path) -> str | None:
@@ -105,9 +124,6 @@ def _by_nvml() -> list[Gpu]:
         nvml.nvmlShutdown()
 
 
-Answer = TypeVar("Answer")
-
-
 def _nvml_gpu(nvml: Any, handle: object) -> Gpu:
     def asked(question: Callable[[], Answer]) -> Answer | None:
         """None where this GPU does not answer: one without memory of its own, a laptop's without a power limit, a Jetson's."""
@@ -134,7 +150,7 @@ def _by_smi() -> list[Gpu]:
     if program is None:
         return []
     try:
-        done = subprocess.run([program, *_QUERY], capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run([program, *_QUERY], capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     except (OSError, subprocess.SubprocessError):  # no driver, or one too old for the query: the kernel's list remains
         return []
     return parse_smi(done.stdout)
@@ -143,7 +159,10 @@ def _by_smi() -> list[Gpu]:
 def _by_kernel(root: Path) -> list[Gpu]:
     found = []
     for path in sorted(root.glob("proc/driver/nvidia/gpus/*/information")):
-        match = _MODEL.search(path.read_text(errors="replace"))
+        try:
+            match = _MODEL.search(path.read_text(errors="replace"))
+        except OSError:
+            continue
         if match:
             found.append(Gpu(match[1]))
     return found

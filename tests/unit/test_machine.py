@@ -6,6 +6,7 @@ import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -186,6 +187,26 @@ def test_memory_and_swap(tmp_path: Path) -> None:
 @pytest.fixture
 def _no_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setattr(cuda_driver, "devices", lambda: ())
+
+
+@pytest.mark.usefixtures("_no_nvml")
+def test_the_one_gpu_of_a_board_has_two_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvidia, "_by_smi", lambda: [Gpu("Orin (nvgpu)")])
+    monkeypatch.setattr(cuda_driver, "devices", lambda: (CudaDevice("Orin", "8.7", 8, None),))
+    assert gpus(Path("/")) == [Gpu("Orin (nvgpu)", multiprocessors=8)]
+
+
+@pytest.mark.usefixtures("_no_nvml")
+def test_libraries_that_never_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Event()
+    monkeypatch.setattr(nvidia, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(cuda_driver, "devices", asked.wait)
+    monkeypatch.setattr(nvidia, "_by_nvml", asked.wait)
+    monkeypatch.setattr(nvidia, "_by_smi", list)
+    monkeypatch.setattr(nvidia, "_by_kernel", lambda root: [Gpu("NVIDIA L4")])
+    assert gpus(Path("/")) == [Gpu("NVIDIA L4")]
+    asked.set()
 
 
 @pytest.mark.usefixtures("_no_nvml")
@@ -231,6 +252,7 @@ def test_nvml_comes_first(fails_at: str | None, monkeypatch: pytest.MonkeyPatch)
         setattr(fake, name, fail if name == fails_at else answer)
     fake.NVMLError = NVMLError  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pynvml", fake)
+    monkeypatch.setattr(cuda_driver, "devices", lambda: ())
     monkeypatch.setattr(nvidia, "_by_smi", list)
     monkeypatch.setattr(nvidia, "_by_kernel", lambda root: [])
     limits = {"power_limit_w": 600.0, "power_default_w": 700.0, "max_mhz": 1980, "persistence": True}
