@@ -12,7 +12,7 @@ timed on one. What decided:
 - Hidden widths are multiples of 16. Unpadded, 4 more kernels copy 18 MB in half precision; multiples of 32 or 64 change nothing.
 - LDA-AQU stays with GridSample. As matrix products over tiles it moves more bytes: 436 MB instead of 309 (EDAFormer-T).
 - VWFormer's queries keep their projection (`simplify`, `join_queries`): 9 attentions are fused instead of 6, 151 kernels instead
-  of 165. Its transposed convolutions stay: as convolutions they take the same kernels, and 47 MB of memory instead of 22.
+  of 165. Its transposed convolutions stay: as convolutions they take as many kernels, and 47 MB of memory instead of 22.
 
 For SM 8.9 at 512x384, half precision, the form for ONNX Runtime -> that for GPUs; SM 8.6 and 12.0 are alike to 0.1 MB:
 

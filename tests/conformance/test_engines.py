@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from edgeseg.contracts import EngineBackend, Session
 from edgeseg.engines.table import ENGINES, backend, engines
 from edgeseg.errors import BuildError, BundleError, Unsupported
 from edgeseg.images import resize_image, resize_mask
-from edgeseg.specs import Program
+from edgeseg.specs import CANONICAL_FORM, GPU_FORM, HALF_FORM, Program
 from fakes import FakeSession
 from tiny import SIZE_HW, outside_weights, tiny_image, tiny_mask, tiny_program
 
@@ -51,6 +52,16 @@ def session(opened: Opener, tmp_path: Path) -> Session:
 def test_name_and_version(runtime: EngineBackend) -> None:
     assert runtime.name in ENGINES
     assert runtime.version()[0].isdigit()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_export_can_write_what_it_wants(name: str) -> None:
+    from edgeseg.deploy.form import Form
+
+    exports = backend(name).exports
+    assert exports["float"] in get_args(Form)
+    assert exports.get("fp16", GPU_FORM) == GPU_FORM
+    assert exports["int8"] in (CANONICAL_FORM, HALF_FORM)
 
 
 def test_each_variant_compiles_and_answers(runtime: EngineBackend, tmp_path: Path) -> None:
