@@ -19,6 +19,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -209,21 +210,34 @@ def _config(trt: ModuleType, builder: Any, order: Order, log: Log) -> Any:
         told = ", ".join(f"{name} {value}" for name, value in settings.items())
         raise ValueError(f"it does not take these settings: {told}")
     if order.timing_cache is not None:
-        known = order.timing_cache.read_bytes() if order.timing_cache.is_file() else b""
-        cache = config.create_timing_cache(known) or config.create_timing_cache(b"")  # one of another version is not taken
+        times = _known_times(order.timing_cache)
+        cache = config.create_timing_cache(times) or config.create_timing_cache(b"")  # one of another version is not taken
         config.set_timing_cache(cache, False)
     return config
 
 
+def _known_times(path: Path) -> bytes:
+    """What the timing cache holds; nothing where there is none, or none that may be read."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
 def _keep_times(config: Any, path: Path | None) -> dict[str, Any] | None:
-    """Write the timing cache back; its size, and its sha256 before the build (None: there was none) and after it."""
+    """Write the timing cache back; its size, and its sha256 before the build (None: there was none) and after it.
+
+    Where the folder cannot be written, the next build measures anew.
+    """
     cache = config.get_timing_cache() if path is not None else None
     if path is None or cache is None:
         return None
-    before = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    times = _known_times(path)
     content = bytes(cache.serialize())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, content)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, content)
+    before = hashlib.sha256(times).hexdigest() if times else None
     return {"bytes": len(content), "sha256_before": before, "sha256": hashlib.sha256(content).hexdigest()}
 
 

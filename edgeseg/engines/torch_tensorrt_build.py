@@ -215,12 +215,23 @@ def settings(convert: Callable[..., bytes], order: Order) -> dict[str, Any]:
         "attn_bias_is_causal": False,
         "workspace_size": asked.get("workspace_bytes"),
         "optimization_level": asked.get("optimization_level"),
-        "timing_cache_path": None if order.timing_cache is None else str(order.timing_cache),
+        "timing_cache_path": _timing_cache(order),
         "arg_input_binding_names": ("image",),
         "output_binding_names": "mask",
     }
     known = inspect.signature(convert).parameters
     return {name: value for name, value in wanted.items() if name in known and value is not None}
+
+
+def _timing_cache(order: Order) -> str | None:
+    """Where times of kernels are kept: beside the engine, for this build alone, where the user's folder cannot be written.
+    Torch-TensorRT makes no engine that it cannot keep times of."""
+    if order.timing_cache is None:
+        return None
+    with contextlib.suppress(OSError):
+        order.timing_cache.parent.mkdir(parents=True, exist_ok=True)
+    writable = os.access(order.timing_cache.parent, os.W_OK)
+    return str(order.timing_cache if writable else order.engine.with_suffix(".timing"))
 
 
 class _Listener(logging.Handler):

@@ -93,3 +93,11 @@ def test_the_facts_say_which_times_of_kernels_were_known(tmp_path: Path) -> None
     assert second["sha256"] != first["sha256"]
     assert (path.read_bytes(), second["bytes"]) == (b"two kernels", 11)
     assert tensorrt_build._keep_times(config, None) is None
+
+
+def test_a_cache_folder_that_cannot_be_written_costs_no_engine(tmp_path: Path) -> None:
+    """As in a container whose root is read-only."""
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    config = SimpleNamespace(get_timing_cache=lambda: SimpleNamespace(serialize=lambda: b"kernels"))
+    facts = tensorrt_build._keep_times(config, tmp_path / "cache" / "device.timing")
+    assert facts is not None and (facts["bytes"], facts["sha256_before"]) == (7, None)

@@ -88,6 +88,12 @@ def test_each_release_is_told_what_it_knows(version: str, order: Order, tmp_path
     assert not {"workspace_size", "optimization_level", "timing_cache_path"} & set(settings(release(version), order))
 
 
+def test_a_cache_folder_that_cannot_be_written_costs_no_engine(order: Order, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    told = settings(release("2.13"), replace(order, timing_cache=tmp_path / "cache" / "device.timing"))
+    assert told["timing_cache_path"] == str(order.engine.with_suffix(".timing"))
+
+
 def test_the_child(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
     provide(monkeypatch, release("2.13"))
     construct(pipe := Pipe(), order)  # type: ignore[arg-type]
