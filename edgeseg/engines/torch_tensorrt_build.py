@@ -228,9 +228,10 @@ def _timing_cache(order: Order) -> str | None:
     Torch-TensorRT makes no engine that it cannot keep times of."""
     if order.timing_cache is None:
         return None
+    folder = order.timing_cache.parent
     with contextlib.suppress(OSError):
-        order.timing_cache.parent.mkdir(parents=True, exist_ok=True)
-    writable = os.access(order.timing_cache.parent, os.W_OK)
+        folder.mkdir(parents=True, exist_ok=True)
+    writable = folder.is_dir() and os.access(folder, os.W_OK)
     return str(order.timing_cache if writable else order.engine.with_suffix(".timing"))
 
 
