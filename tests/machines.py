@@ -269,8 +269,20 @@ SERVER: Tree = {
         "Intel(R) Xeon(R) Platinum 8480+", "avx2 avx512f avx512bw avx512_vnni avx512_bf16 amx_bf16 amx_tile amx_int8"
     ),
 }
+DEBIAN_13: Tree = {
+    **SERVER,
+    "etc/os-release": 'PRETTY_NAME="Debian GNU/Linux 13 (trixie)"\nID=debian\n',
+    "var/lib/dpkg/status": _packages({"python3-opencv": "4.10.0+dfsg-5"}),
+}
+WITHOUT_TURBO: Tree = {
+    **SERVER,
+    "proc/cpuinfo": _x86("Intel(R) Core(TM) i3-8100 CPU @ 3.60GHz", "avx2 fma"),
+    "sys/devices/system/cpu/intel_pstate/no_turbo": "1\n",
+}
+"""The kernel says no_turbo of a processor that has none, too, and lets nobody change it."""
 LAPTOP_ON_BATTERY: Tree = {
     **SERVER,
+    "proc/cpuinfo": _x86("12th Gen Intel(R) Core(TM) i7-1260P", "ida avx2 fma avx_vnni"),
     **cpufreq(
         dict.fromkeys(range(12), (800000, 4900000)), "powersave", "intel_pstate", energy_performance_preference="balance_power"
     ),

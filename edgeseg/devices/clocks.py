@@ -68,6 +68,8 @@ def told(name: str) -> str:
 def _processor(root: Path) -> dict[str, str | None]:
     policies = sorted((root / CPU / "cpufreq").glob("policy*"), key=lambda path: (len(path.name), path.name))
     no_turbo, boost = _text(root / CPU / "intel_pstate/no_turbo"), _text(root / CPU / "cpufreq/boost")
+    if no_turbo == "1" and not _has_turbo(root):
+        no_turbo = ""
     return {
         "cpu_mhz": _each(_range(_mhz(p / "scaling_min_freq", 1e3), _mhz(p / "scaling_max_freq", 1e3)) for p in policies),
         "cpu_governor": _each(_text(policy / "scaling_governor") for policy in policies),
@@ -77,6 +79,17 @@ def _processor(root: Path) -> dict[str, str | None]:
         "cores_online": _text(root / CPU / "online"),
         "platform_profile": _text(root / "sys/firmware/acpi/platform_profile"),
     }
+
+
+def _has_turbo(root: Path) -> bool:
+    """Whether an Intel processor has turbo that its firmware allows: without, no_turbo is 1 too, and cannot be changed.
+
+    Source: Intel SDM, volume 3, "Opportunistic Processor Operation": CPUID leaf 6, which Linux lists as "ida".
+    """
+    try:
+        return re.search(r"^flags\s*:.*\bida\b", (root / "proc/cpuinfo").read_text(errors="replace"), re.MULTILINE) is not None
+    except OSError:
+        return False
 
 
 def _jetson_gpu(root: Path) -> dict[str, str | None]:

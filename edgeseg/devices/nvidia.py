@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,8 +54,8 @@ def gpus(root: Path) -> list[Gpu]:
     """The GPUs of the machine whose files lie below `root`. Libraries and programs are asked for `/` alone."""
     if root != Path("/"):
         return _by_kernel(root)
-    driver = within(PATIENCE_S, cuda_driver.devices, ())
-    told = within(PATIENCE_S, _by_nvml, []) or _by_smi()
+    driver: Sequence[cuda_driver.CudaDevice] = within(PATIENCE_S, cuda_driver.devices, ())
+    told: list[Gpu] = within(PATIENCE_S, _by_nvml, []) or _by_smi()
     told = told or [Gpu(one.name, one.compute_capability, _gb(one.memory_bytes)) for one in driver] or _by_kernel(root)
     if len(told) == len(driver) == 1:  # NVML calls an Orin's GPU "Orin (nvgpu)", CUDA calls it "Orin"
         return [replace(told[0], multiprocessors=driver[0].multiprocessors)]

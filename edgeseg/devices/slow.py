@@ -57,9 +57,7 @@ def turbo_off(machine: Machine) -> Finding | None:
         return None
     file = "cpufreq/boost" if machine.clocks.get("cpu_driver") != "intel_pstate" else "intel_pstate/no_turbo"
     value = 1 if file.endswith("boost") else 0
-    return _trap(
-        "turbo", "switched off, here or in the firmware's setup", f"echo {value} | sudo tee /sys/devices/system/cpu/{file}"
-    )
+    return _trap("turbo", "switched off", f"echo {value} | sudo tee /sys/devices/system/cpu/{file}")
 
 
 def low_power_profile(machine: Machine) -> Finding | None:

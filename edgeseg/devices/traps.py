@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
+import re
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 from edgeseg.devices.finding import Finding
 from edgeseg.devices.machine import Machine
@@ -21,6 +25,9 @@ _MODELOPT_NEEDS = ("requests", "huggingface-hub")
 _TENSORRT_OF_TORCH_TENSORRT = {"2.12": "10.16", "2.13": "11.0", "2.14": "11.1"}
 """Torch-TensorRT -> the TensorRT that its packages on PyPI ask for. Source: their metadata."""
 
+_CUDNN = "libcudnn.so.9"
+_NUMPY_2_OPENCV = (4, 10)
+"""The first OpenCV that can be compiled against numpy 2, as Debian 13's is. Source: OpenCV's change log of 4.10."""
 _CUSPARSELT = "https://developer.download.nvidia.com/compute/cusparselt/redist/libcusparse_lt/linux-sbsa"
 
 
@@ -69,6 +76,8 @@ def torchvision_of_another_torch(machine: Machine, packages: Packages) -> Findin
     torch, torchvision = (packages[name].partition("+")[2] for name in ("torch", "torchvision"))
     if torch == torchvision or "cpu" not in (torch, torchvision):
         return None
+    if "" in (torch, torchvision) and machine.arch != "x86_64":  # what names no CUDA has it there alone (pytorch/vision#9197)
+        return None
     users = "it and timm" if "timm" in packages else "it"
     found = f"torchvision {packages['torchvision']} beside torch {packages['torch']}: {users} cannot be imported"
     index = " --index-url https://download.pytorch.org/whl/cpu" if torch == "cpu" else ""
@@ -114,7 +123,7 @@ def onnxruntime_without_cudnn(machine: Machine, packages: Packages) -> Finding |
     """onnxruntime-gpu loads cuDNN 9 when a session is opened; without it, it says so in its log and runs on the processor."""
     pips = [packages[name] for name in ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12") if name in packages]
     versions = [*pips, *([machine.packages["libcudnn"]] if "libcudnn" in machine.packages else [])]
-    if "onnxruntime-gpu" not in packages or any(version.startswith("9.") for version in versions):
+    if "onnxruntime-gpu" not in packages or any(version.partition(".")[0] == "9" for version in versions) or loads(_CUDNN):
         return None
     here = f"cuDNN {versions[0]} is here" if versions else "none is here"
     found = f"onnxruntime-gpu {packages['onnxruntime-gpu']} needs cuDNN 9, and {here}"
@@ -124,9 +133,11 @@ def onnxruntime_without_cudnn(machine: Machine, packages: Packages) -> Finding |
 
 def numpy_2_with_opencv_of_the_system(machine: Machine, packages: Packages) -> Finding | None:
     """Ubuntu's and JetPack's OpenCV are compiled against numpy 1; with numpy 2 in the virtual environment, `import cv2` fails."""
-    if "opencv" not in machine.packages or any(name in packages for name in _OPENCVS):
+    version = machine.packages.get("opencv", "")
+    old = tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < _NUMPY_2_OPENCV
+    if not version or not old or not packages.get("numpy", "").startswith("2.") or any(name in packages for name in _OPENCVS):
         return None
-    if not packages.get("numpy", "").startswith("2."):
+    if "dist-packages" not in str(module("cv2")):  # a plain virtual environment does not see it
         return None
     found = f"numpy {packages['numpy']} beside the system's OpenCV {machine.packages['opencv']}: cv2 cannot be imported"
     return Finding("traps", "numpy 2 with the system's OpenCV", False, found, "pip install 'numpy>=1.26,<2'")
@@ -139,6 +150,9 @@ def torch_without_cusparselt(machine: Machine, packages: Packages) -> Finding | 
     """
     on_jetpack_6 = machine.jetson is not None and (machine.jetson.l4t or "").startswith("36.")
     if not on_jetpack_6 or "torch" not in packages or "libcusparselt" in machine.packages or "nvidia-cusparselt-cu12" in packages:
+        return None
+    init = module("torch")
+    if init is None or not (init.parent / "lib/libtorch_cuda.so").exists():  # PyPI's for ARM computes on the processor
         return None
     found = f"torch {packages['torch']} needs libcusparseLt.so, which lies nowhere in /usr/local/cuda/lib64"
     archive = "libcusparse_lt-linux-sbsa-0.5.2.1-archive"
@@ -171,6 +185,21 @@ TRAPS: tuple[Callable[[Machine, Packages], Finding | None], ...] = (
     torch_without_cusparselt,
     no_nvml,
 )
+
+
+def module(name: str) -> Path | None:
+    """The file that an import of a module would read; None where there is none. Nothing is imported."""
+    spec = importlib.util.find_spec(name)
+    return Path(spec.origin) if spec and spec.origin else None
+
+
+def loads(library: str) -> bool:
+    """Whether a shared library is where this process looks for such: not only packages of pip and dpkg bring them."""
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def _one_of(what: str, packages: list[str], keep: str) -> Finding:

@@ -176,6 +176,7 @@ def test_power_mode_and_clocks_leave_the_engines_key_alone(tmp_path: Path) -> No
         (machines.RTX_4090_CONTAINER, ["container"]),
         (machines.RTX_4090_CONTAINER_WITH_GPU, []),
         ({**machines.SERVER, ".dockerenv": ""}, []),
+        (machines.WITHOUT_TURBO, []),
         (machines.SERVER, []),
         (machines.RASPBERRY_PI_5, []),
     ],

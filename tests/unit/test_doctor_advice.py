@@ -127,6 +127,41 @@ def _with(machine: Machine, **changes: object) -> Machine:
     return Machine(**{**fields, **changes})  # type: ignore[arg-type]
 
 
+@pytest.fixture
+def system_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """What this Python would import on a Jetson that has all: the system's OpenCV, and a torch that computes on the GPU."""
+    library = tmp_path / "torch/lib/libtorch_cuda.so"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    found = {"cv2": Path("/usr/lib/python3/dist-packages/cv2.so"), "torch": tmp_path / "torch/__init__.py"}
+    monkeypatch.setattr(traps, "module", found.get)
+    monkeypatch.setattr(traps, "loads", lambda library: False)
+    return found
+
+
+def test_what_this_python_does_not_see_is_no_trap(
+    system_modules: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plain virtual environment has no cv2, PyPI's torch for ARM no CUDA; cuDNN comes from elsewhere than pip and dpkg, too."""
+    board = look(write_tree(tmp_path, JETSON_DEV), "aarch64")
+    packages = {"numpy": "2.2.6", "torch": "2.8.0", "onnxruntime-gpu": "1.31.1"}
+    asked = (traps.numpy_2_with_opencv_of_the_system, traps.torch_without_cusparselt)
+    assert all(trap(board, packages) for trap in asked)
+    del system_modules["cv2"]
+    (tmp_path / "torch/lib/libtorch_cuda.so").unlink()
+    assert not any(trap(board, packages) for trap in asked)
+    card = look(write_tree(tmp_path / "card", PC), "x86_64")
+    assert traps.onnxruntime_without_cudnn(card, packages)
+    monkeypatch.setattr(traps, "loads", lambda library: library == "libcudnn.so.9")
+    assert not traps.onnxruntime_without_cudnn(card, packages)
+
+
+def test_modules_and_libraries_are_looked_for_without_an_import() -> None:
+    assert traps.module("edgeseg") == Path(checkup.__file__).parents[1] / "__init__.py"
+    assert traps.module("no_such_module") is None
+    assert not traps.loads("libnothing_of_the_kind.so.9")
+
+
 JETSON, PC = machines.ORIN_NANO_JETPACK_62, machines.RTX_4090
 JETSON_DEV = machines.ORIN_NANO_WITH_CUDNN
 
@@ -175,6 +210,8 @@ JETSON_DEV = machines.ORIN_NANO_WITH_CUDNN
         (traps.torchvision_of_another_torch, PC, {"torch": "2.13.0+cpu", "torchvision": "0.28.0+cpu"}, None),
         (traps.torchvision_of_another_torch, PC, {"torch": "2.13.0+cu130", "torchvision": "0.28.0"}, None),
         (traps.torchvision_of_another_torch, PC, {"torch": "2.13.0+cpu"}, None),
+        # For ARM there is no torchvision+cpu.
+        (traps.torchvision_of_another_torch, JETSON, {"torch": "2.13.0+cpu", "torchvision": "0.28.0"}, None),
         (
             traps.tensorrt_of_pip_on_jetson,
             JETSON,
@@ -215,12 +252,19 @@ JETSON_DEV = machines.ORIN_NANO_WITH_CUDNN
         ),
         (traps.onnxruntime_without_cudnn, PC, {"onnxruntime-gpu": "1.31.1", "nvidia-cudnn-cu13": "9.20.0.46"}, None),
         (traps.onnxruntime_without_cudnn, PC, {"onnxruntime": "1.31.1"}, None),
+        (
+            traps.onnxruntime_without_cudnn,
+            {**PC, "usr/local/cuda/lib64/libcudnn.so.9": ""},
+            {"onnxruntime-gpu": "1.31.1"},
+            None,
+        ),
         (traps.onnxruntime_without_cudnn, JETSON_DEV, {"onnxruntime-gpu": "1.23.0"}, None),
         (traps.onnxruntime_without_cudnn, JETSON, {"onnxruntime-gpu": "1.23.0"}, "sudo apt install nvidia-jetpack"),
         (traps.numpy_2_with_opencv_of_the_system, JETSON_DEV, {"numpy": "2.2.6"}, "pip install 'numpy>=1.26,<2'"),
         (traps.numpy_2_with_opencv_of_the_system, JETSON_DEV, {"numpy": "1.26.4"}, None),
         (traps.numpy_2_with_opencv_of_the_system, JETSON_DEV, {"numpy": "2.2.6", "opencv-python": "5.0.0.93"}, None),
         (traps.numpy_2_with_opencv_of_the_system, JETSON, {"numpy": "2.2.6"}, None),
+        (traps.numpy_2_with_opencv_of_the_system, machines.DEBIAN_13, {"numpy": "2.2.6"}, None),
         (
             traps.torch_without_cusparselt,
             JETSON,
@@ -243,12 +287,14 @@ JETSON_DEV = machines.ORIN_NANO_WITH_CUDNN
         (traps.no_nvml, machines.SERVER, {}, None),
     ],
 )
+@pytest.mark.usefixtures("system_modules")
 def test_each_trap(trap: Trap, tree: Tree, packages: dict[str, str], hint: str | None, tmp_path: Path) -> None:
-    found = trap(look(write_tree(tmp_path, tree), "aarch64"), packages)
+    found = trap(look(write_tree(tmp_path, tree), "x86_64" if tree is PC else "aarch64"), packages)
     assert (found and found.hint) == hint
     assert found is None or (found.area == "traps" and not found.ok)
 
 
+@pytest.mark.usefixtures("system_modules")
 def test_every_trap_is_looked_for(tmp_path: Path) -> None:
     count = len(traps.TRAPS) + len(slow.SLOW)
     machine = look(write_tree(tmp_path / "jetson", JETSON), "aarch64")
