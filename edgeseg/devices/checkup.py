@@ -20,7 +20,7 @@ from edgeseg.devices.finding import Finding
 from edgeseg.devices.machine import Machine, look
 from edgeseg.devices.probe import fingerprint, usable_cores
 from edgeseg.devices.targets import targets
-from edgeseg.devices.traps import traps
+from edgeseg.devices.traps import module, traps
 from edgeseg.errors import MissingDependency, Unsupported
 from edgeseg.images import opencv
 
@@ -78,7 +78,9 @@ def _processor() -> Iterator[Finding]:
     except ImportError as error:  # absent, or its binary does not fit this system
         yield Finding("machine", "ONNX Runtime", False, str(error), "pip install --force-reinstall onnxruntime", required=True)
     else:
-        providers = (name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
+        # Azure's sends frames to a server; edgeseg has no use for it, and every package names it.
+        names = (name for name in onnxruntime.get_available_providers() if name != "AzureExecutionProvider")
+        providers = (name.removesuffix("ExecutionProvider") for name in names)
         yield Finding("machine", "ONNX Runtime", True, f"{onnxruntime.__version__}, runs on {', '.join(providers)}")
 
 
@@ -138,6 +140,11 @@ def _video() -> Iterator[Finding]:
         cv2 = opencv()
     except MissingDependency as error:
         yield Finding("video", "OpenCV", False, "not installed", error.hint)
+        return
+    except (ImportError, AttributeError) as error:  # a library that it needs is not there, or another numpy than it is made for
+        of_the_system = "dist-packages" in str(module("cv2"))
+        hint = "pip install 'numpy>=1.26,<2'" if of_the_system else "pip install --force-reinstall opencv-python-headless"
+        yield Finding("video", "OpenCV", False, f"cannot be imported: {error}", hint)
         return
     build = cv2.getBuildInformation()
     for feature, hint in (
