@@ -9,7 +9,7 @@ from edgeseg.devices.finding import Finding
 from edgeseg.devices.machine import Machine
 
 _FLASH = "flash JetPack 6.2 or 7.2: https://developer.nvidia.com/embedded/jetpack"
-_SYSTEM_PYTHON = "/usr/bin/python3 -m venv --system-site-packages .venv"
+_SYSTEM_PYTHON = "sudo apt install python3-venv && /usr/bin/python3 -m venv --system-site-packages .venv"
 _OTHER_DEVICE = "another device: edgeseg devices"
 
 
@@ -97,5 +97,5 @@ def _runtime(catalog: Catalog, machine: Machine, packages: Mapping[str, str], na
         return Finding("runtimes", runtime.title, True, here)
     if name == "tensorrt" and "python3-libnvinfer" in machine.packages:
         found = f"the system has {machine.packages['python3-libnvinfer']}, and this Python does not see it"
-        return Finding("runtimes", runtime.title, False, found, line.partition("nvidia-jetpack && ")[2] or _SYSTEM_PYTHON)
+        return Finding("runtimes", runtime.title, False, found, line.replace("nvidia-jetpack ", ""))
     return Finding("runtimes", runtime.title, False, "not installed", line)

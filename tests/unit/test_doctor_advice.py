@@ -37,7 +37,7 @@ def test_orin_on_jetpack_62(advise: Advise) -> None:
     assert found["catalogue"].found.startswith("Jetson Orin Nano 8GB")
     # JetPack's TensorRT is there, and a plain virtual environment does not see it.
     assert "10.3.0.30" in found["TensorRT"].found
-    venv = "/usr/bin/python3 -m venv --system-site-packages .venv"
+    venv = "sudo apt install python3-venv && /usr/bin/python3 -m venv --system-site-packages .venv"
     assert found["TensorRT"].hint == f"{venv} && .venv/bin/pip install edgeseg 'numpy<2'"
     assert "no video encoder" in found["catalogue"].found and "no DLA" in found["catalogue"].found
     assert "cuSPARSELt" in found["notes"].found
