@@ -55,7 +55,8 @@ class Fingerprint:
         cpu: processor model.
         isa: those of `ISA_FLAGS` that every core has.
         os: e.g. "Linux".
-        accelerator: of an engine that runs on one: `machine.Machine.accelerator`; "" for the processor.
+        accelerator: of an engine that runs on one: `machine.Machine.accelerator`; "" for the processor. Alone, where engines
+            run in every machine that has it.
     """
 
     runtime: str
@@ -73,8 +74,15 @@ class Fingerprint:
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     @property
+    def moves(self) -> bool:
+        """True where it is an accelerator, in whatever machine."""
+        return not self.cpu
+
+    @property
     def place(self) -> str:
         """The device alone."""
+        if self.moves:
+            return self.accelerator
         isa = " ".join(self.isa) or "no known flags"
         on = f"{self.accelerator} beside " if self.accelerator else ""
         return f"{on}{self.cpu} ({self.machine}, {self.os}; {isa})"

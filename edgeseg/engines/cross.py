@@ -20,10 +20,8 @@ from edgeseg.devices.catalog import load_catalog
 from edgeseg.engines.build import EngineBuild
 from edgeseg.engines.lacking import lacking
 from edgeseg.engines.options import check
-from edgeseg.engines.plan import plan_for
-from edgeseg.engines.table import Target
-from edgeseg.engines.table import target as portable
-from edgeseg.engines.tensorrt_rtx import COMPUTE_CAPABILITIES, TensorRtRtx, card
+from edgeseg.engines.plan import plan_engine
+from edgeseg.engines.tensorrt_rtx import COMPUTE_CAPABILITIES, TensorRtRtx
 from edgeseg.errors import OptionError, Unsupported
 
 
@@ -54,19 +52,18 @@ def build_for_card(
         raise OptionError(
             f"{name} is of compute capability {capability}, not {options['compute_capability']}", hint="leave that option out"
         )
-    backend = TensorRtRtx(progress)
-    device = target(capability, backend.version())
+    options = {**options, "compute_capability": capability}
     made = []
-    if told := lacking(bundle, 0, backend):
+    if told := lacking(bundle, 0, TensorRtRtx()):
         progress.message(told)
     for level, entry in enumerate(bundle.manifest.levels):
         for precision in entry.programs:
-            plan = plan_for(bundle, backend, device, level, precision, {**options, "compute_capability": capability})
+            plan = plan_engine(bundle, TensorRtRtx.name, level, precision, None, options, progress)
             kept, reason = plan.built(bundle)
             if kept and not force:
                 made.append(EngineBuild(kept, built=False, reason=reason))
                 continue
-            there = any(engine.device_key == device.key for engine in bundle.manifest.engines)
+            there = any(engine.device_key == plan.device.key for engine in bundle.manifest.engines)
             reason = "--force" if kept else reason if there else "none was built for it yet"
             check_writable(bundle.path)
             with tempfile.TemporaryDirectory(prefix="edgeseg-build-") as folder:
@@ -97,8 +94,3 @@ def compute_capability(name: str) -> str:
             hint="build on the device itself: edgeseg build BUNDLE",
         )
     return known[name]
-
-
-def target(capability: str, runtime_version: str) -> Target:
-    """What a TensorRT-RTX engine is bound to: a compute capability and the runtime's version, and nothing else of a machine."""
-    return portable(TensorRtRtx.name, runtime_version, card(capability))

@@ -127,7 +127,6 @@ class Plan:
         """
         size = sum(file.stat().st_size for file in files)
         machine = look()
-        moves = isinstance(self.device, table.Target)
         threads = {name: value for name, value in self.options.items() if name == "threads"}
         return EngineEntry(
             level=self.level,
@@ -143,7 +142,7 @@ class Plan:
             built_with=kept.built_with if kept else _built_with(machine),
             clocks=machine.clocks if checked else {},
             checked=checked,
-            measured_on=table.this_machine() if checked and moves else "",
+            measured_on=table.this_machine() if checked and self.device.moves else "",
             created=kept.created if kept else datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
 
@@ -157,7 +156,7 @@ def plan_engine(
     options: Mapping[str, Any],
     progress: Progress | None = None,
 ) -> Plan:
-    """The engine of a runtime with these options, for this device. Raises as `build.build_engine`.
+    """The engine of a runtime with these options, for this device or what they name. Raises as `build.build_engine`.
 
     Args:
         threads: of the processor, for a runtime that takes them and is not told otherwise by `options`.
@@ -166,13 +165,7 @@ def plan_engine(
         raise BuildError(f"{threads} threads cannot run anything", hint="--threads 1 or more; leave it out for all cores")
     backend, device = table.backend(runtime, progress), table.fingerprint(runtime, options=options)
     own = {"threads": threads or usable_cores()} if "threads" in backend.options else {}
-    return plan_for(bundle, backend, device, level, precision, {**own, **options})
-
-
-def plan_for(
-    bundle: Bundle, backend: EngineBackend, device: Fingerprint, level: int, precision: Precision, options: Mapping[str, Any]
-) -> Plan:
-    """An engine for a device, which need not be this one."""
+    options = {**own, **options}
     form = backend.form_for(precision)
     program = bundle.program(level, precision, form)
     entry = bundle.manifest.levels[level].programs[precision]
@@ -181,7 +174,7 @@ def plan_for(
         "device": device.key,  # with the runtime and its version
         "precision": precision,
         "shapes": [program.image.input_shape, program.mask_shape],
-        "options": dict(options),
+        "options": options,
         "layout": LAYOUT,
     }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

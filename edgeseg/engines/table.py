@@ -51,19 +51,6 @@ def backend(name: str, progress: Progress | None = None) -> EngineBackend:
     return made
 
 
-class Target(probe.Fingerprint):
-    """The fingerprint of an accelerator with a runtime, in whatever machine it is."""
-
-    @property
-    def place(self) -> str:
-        return self.accelerator
-
-
-def target(name: str, version: str, accelerator: str) -> Target:
-    """What an engine of a `PortableBackend` is bound to."""
-    return Target(name, version, "", "", (), "", accelerator)
-
-
 def fingerprint(name: str, version: str | None = None, options: Mapping[str, Any] = NO_OPTIONS) -> probe.Fingerprint:
     """What an engine of a runtime is bound to: this device, or, where engines move, the accelerator that it is for.
 
@@ -76,7 +63,7 @@ def fingerprint(name: str, version: str | None = None, options: Mapping[str, Any
     runtime = backend(name)
     version = runtime.version() if version is None else version
     if isinstance(runtime, PortableBackend) and (accelerator := runtime.accelerator(options)):
-        return target(name, version, accelerator)
+        return _alone(name, version, accelerator)
     return probe.fingerprint(name, version, accelerator=look().accelerator if runtime.on_accelerator else "")
 
 
@@ -133,4 +120,9 @@ def _fingerprints(name: str, version: str | None = None) -> list[probe.Fingerpri
     runtime = backend(name)
     accelerators = runtime.accelerators() if isinstance(runtime, PortableBackend) else ()
     version = runtime.version() if version is None else version
-    return [target(name, version, accelerator) for accelerator in accelerators] or [fingerprint(name, version)]
+    return [_alone(name, version, accelerator) for accelerator in accelerators] or [fingerprint(name, version)]
+
+
+def _alone(name: str, version: str, accelerator: str) -> probe.Fingerprint:
+    """What an engine of a `PortableBackend` is bound to: nothing else of a machine."""
+    return probe.Fingerprint(name, version, "", "", (), "", accelerator)

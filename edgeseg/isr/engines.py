@@ -53,7 +53,7 @@ class PlanEngines:
             "precision": self._programs.precision,
             "form": self._form,
             "device": self.device.key,
-            **({"machine": table.this_machine()} if isinstance(self.device, table.Target) else {}),  # times are a machine's
+            **({"machine": table.this_machine()} if self.device.moves else {}),  # times are a machine's
         }
 
     def build(self, plan: IsrPlan, folder: Path) -> Built:

@@ -15,7 +15,7 @@ from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.cli.main import run
 from edgeseg.engines import tensorrt_build
 from edgeseg.engines.build import build_engine
-from edgeseg.engines.cross import build_for_card, compute_capability, target
+from edgeseg.engines.cross import build_for_card, compute_capability
 from edgeseg.errors import BuildError, EngineMismatch, Unsupported
 from tiny import tiny_bundle, tiny_precisions, tiny_program
 
@@ -42,11 +42,6 @@ def test_what_is_no_card() -> None:
     assert unknown.value.hint == "did you mean 'rtx4090'?"
     with pytest.raises(Unsupported, match=r"does not build for orin-nano-8gb: its compute capability is 8\.7"):
         compute_capability("orin-nano-8gb")
-
-
-def test_a_target_is_a_compute_capability_and_a_version() -> None:
-    keys = {target(capability, version).key for capability in ("8.6", "8.9") for version in ("1.6.1", "1.7.1")}
-    assert len(keys) == 4
 
 
 def test_the_entry_says_for_what_and_that_nothing_was_checked(bundle: Bundle) -> None:

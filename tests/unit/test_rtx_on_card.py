@@ -21,9 +21,9 @@ from edgeseg.devices.nvidia import Gpu
 from edgeseg.engines import table, tensorrt_rtx
 from edgeseg.engines.build import build_engine
 from edgeseg.engines.choose import build_level
-from edgeseg.engines.cross import build_for_card, target
+from edgeseg.engines.cross import build_for_card
 from edgeseg.engines.cudart import Cuda
-from edgeseg.engines.plan import plan_engine, plan_for
+from edgeseg.engines.plan import plan_engine
 from edgeseg.engines.tensorrt_build import Order
 from edgeseg.engines.tensorrt_rtx import TensorRtRtx
 from edgeseg.errors import BundleError, EngineMismatch, MissingDependency
@@ -132,14 +132,13 @@ def test_the_card_computes_the_key_that_the_factory_gave(
 ) -> None:
     machines.be(cpu, *cards)
     for options in TensorRtRtx().variants(asked):
+        machines.be(cpu, *cards)
         here = plan_engine(shipped, "tensorrt_rtx", 0, "float", threads, options)
-        capability = options["compute_capability"]
-        sent = plan_for(
-            shipped, TensorRtRtx(), target(capability, VERSION), 0, "float", {"compute_capability": capability, **asked}
-        )
-        assert (here.key, here.device.key) == (sent.key, sent.device.key)
-        other = target(capability, "1.8.0.1")
-        assert plan_for(shipped, TensorRtRtx(), other, 0, "float", sent.options).key != sent.key
+        for version in (VERSION, "1.8.0.1"):
+            machines.be(XEON, version=version)
+            sent = plan_engine(shipped, "tensorrt_rtx", 0, "float", None, options)
+            same = version == VERSION
+            assert (here.key == sent.key, here.device.key == sent.device.key) == (same, same)
 
 
 def rtx(bundle: Bundle) -> Any:

@@ -22,7 +22,6 @@ from edgeseg.contracts import NoProgress, PortableBackend
 from edgeseg.devices.machine import Machine, look
 from edgeseg.devices.nvidia import Gpu
 from edgeseg.engines import table, tensorrt_build
-from edgeseg.engines.cross import target
 from edgeseg.engines.tensorrt_rtx import COMPUTE_CAPABILITIES, TensorRtRtx
 from edgeseg.errors import BuildError, MissingDependency, Unsupported
 from machines import write_tree
@@ -139,10 +138,12 @@ def test_the_card_that_is_here_is_built_for_where_none_is_named(monkeypatch: pyt
     assert json.loads(files[1].read_text()) == {"compute_capability": "8.6"}
 
 
-def test_the_key_on_the_card_is_that_of_the_factory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx", SimpleNamespace(__version__="1.7.1"))  # type: ignore[arg-type]
-    monkeypatch.setattr(table, "backend", lambda name: TensorRtRtx(machine=machine("8.6", "8.9")))
-    for capability in ("8.6", "8.9"):
-        here = table.fingerprint("tensorrt_rtx", options={"compute_capability": capability})
-        assert here.key == target(capability, "1.7.1").key
+def test_an_engine_is_bound_to_a_compute_capability_and_a_release() -> None:
+    bound = [
+        table.fingerprint("tensorrt_rtx", version, options={"compute_capability": capability})
+        for capability in ("8.6", "8.9")
+        for version in ("1.6.1", "1.7.1")
+    ]
+    assert len({one.key for one in bound}) == 4
+    assert all(one.moves and one.place.startswith("NVIDIA GPU of compute capability 8.") for one in bound)
     assert isinstance(TensorRtRtx(), PortableBackend)
