@@ -13,6 +13,7 @@ from edgeseg.errors import Unsupported
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
 
     from edgeseg.devices.catalog import Catalog, Device, Stack
     from edgeseg.devices.machine import Machine
@@ -94,11 +95,11 @@ def _tables(catalog: Catalog, found: list[Device]) -> Iterator[RenderableType]:
     """One table of each kind that is there: GPUs and modules, lines of software for them, processors."""
     tables: list[tuple[Sequence[str], list[list[object]]]] = [
         (
-            ("name", "device", "cc", "INT8 TOPS", "FP16 TFLOPS", "GB/s", "GB", "DLA", "encoder", "software"),
+            ("name", "device", "cc", "INT8\nTOPS", "FP16\nTFLOPS", "GB/s", "GB", "DLA", "en-\ncoder", "software"),
             [_gpu_row(catalog, device) for device in found if device.compute_capability],
         ),
         (
-            ("software", "Jetson Linux", "Ubuntu", "Python", "CUDA", "TensorRT", "torch-tensorrt"),
+            ("software", "Jetson Linux", "Ubuntu", "Python", "CUDA", "TensorRT", "torch-\ntensorrt"),
             [_stack_row(stack) for stack in _stacks(catalog, found)],
         ),
         (
@@ -106,18 +107,34 @@ def _tables(catalog: Catalog, found: list[Device]) -> Iterator[RenderableType]:
             [_processor_row(device) for device in found if device.requires],
         ),
     ]
+    # 80 columns are usual where there is no desktop. The names of the full list tell what its titles would.
+    redundant = ("device",) if len(found) == len(catalog.devices) else ()
     for columns, rows in tables:
         if rows:
-            yield render.table("", columns, rows)
+            yield _narrow([name if name not in redundant else "" for name in columns], rows)
+    yield from (f"{device.name} is unsupported: {device.unsupported}" for device in found if device.unsupported)
     yield from (f"{stack.name}: {told}" for stack in _stacks(catalog, found) if (told := _remarks(stack)))
+
+
+def _narrow(columns: Sequence[str], rows: list[list[object]]) -> Table:
+    """A table without columns that have no name or say nothing; names and figures stay whole, to be copied and read."""
+    shown = [index for index, name in enumerate(columns) if name and any(row[index] not in (None, "") for row in rows)]
+    drawn = render.table("", [columns[index] for index in shown], [[row[index] for index in shown] for row in rows])
+    drawn.collapse_padding, drawn.columns[0].no_wrap = True, True
+    for index, column in zip(shown, drawn.columns, strict=True):
+        if columns[index] not in ("device", "processors", "remarks"):
+            cells = (cell if isinstance(cell, str) else f"{cell:g}" for row in rows if (cell := row[index]) is not None)
+            column.min_width = max(len(word) for cell in (columns[index], *cells) for word in cell.split())
+    return drawn
 
 
 def _gpu_row(catalog: Catalog, device: Device) -> list[object]:
     faster = device.super_mode
-    lines = [stack.name for stack in catalog.stacks if device.soc in stack.socs and not stack.unsupported]
+    stacks = [stack for stack in catalog.stacks if device.soc in stack.socs and not stack.unsupported]
+    lines = [stack.name.removeprefix("JetPack ").partition(" on ")[0] for stack in stacks]
     return [
         device.name,
-        device.title,
+        device.title.removeprefix("NVIDIA ").removeprefix("Jetson "),
         _value(device.compute_capability),
         _rate(_value(device.int8_tops), _value(faster and faster.int8_tops)),
         _value(device.fp16_tflops),
@@ -125,7 +142,7 @@ def _gpu_row(catalog: Catalog, device: Device) -> list[object]:
         _value(device.memory_gb),
         _value(device.dla),
         {True: "yes", False: "no", None: None}[_value(device.encoder)],
-        f"unsupported: {device.unsupported}" if device.unsupported else ", ".join(lines) or "PC",
+        "none" if device.unsupported else f"JetPack {', '.join(lines)}" if lines else "PC",
     ]
 
 

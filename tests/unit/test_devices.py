@@ -164,6 +164,20 @@ def test_a_card_comes_with_the_versions_for_it(capsys: pytest.CaptureFixture[str
     assert "16384" in shown and "pip install" not in shown
 
 
+@pytest.mark.parametrize("name", [[], ["orin"], ["rtx"], ["x86"]])
+def test_names_and_figures_are_whole_at_80_columns(
+    name: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main.run(["devices", *name]) == 0
+    drawn = [line for line in capsys.readouterr().out.splitlines() if line.startswith(" ") and " install " not in line]
+    assert max(map(len, drawn)) <= 80
+    words = {word for line in drawn for word in line.split()}
+    found = load_catalog().find(name[0]) if name else load_catalog().devices
+    assert {device.name for device in found} <= words
+    assert {f"{device.bandwidth_gb_s.value:g}" for device in found if device.bandwidth_gb_s} <= words
+
+
 def test_a_name_that_nothing_has(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["devices", "radeon"]) == 4
     assert "radeon" in capsys.readouterr().err
