@@ -8,19 +8,20 @@ deep-learning accelerator computes what it can (`dla`), and the GPU the rest.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from edgeseg.contracts import NO_OPTIONS, NoProgress, Option, Progress
 from edgeseg.devices.machine import Machine, look
-from edgeseg.devices.probe import fingerprint
+from edgeseg.devices.probe import Fingerprint, fingerprint
 from edgeseg.engines import dla
 from edgeseg.engines.cudart import Cuda
 from edgeseg.engines.options import CUDA_GRAPH, OPTIMIZATION_LEVEL, WORKSPACE_BYTES
 from edgeseg.engines.tensorrt_build import Order, build
-from edgeseg.engines.tensorrt_session import TensorRtSession
+from edgeseg.engines.tensorrt_session import TensorRtSession, open_engine
 from edgeseg.errors import BuildError, Unsupported
 from edgeseg.specs import GPU_FORMS, Precision, Program
 
@@ -32,6 +33,7 @@ OPTIONS = {
     "workspace_bytes": WORKSPACE_BYTES,
 }
 _BUILDER = ("dla_core", "optimization_level", "workspace_bytes")
+"""Options that the builder reads."""
 
 
 class TensorRt:
@@ -71,17 +73,10 @@ class TensorRt:
             BuildError: TensorRT refuses the program, DLA does not compute its precision, or the builder's process ended early.
             Unsupported: no TensorRT, no CUDA runtime, or no GPU.
         """
-        trt = _trt()
         if "dla_core" in options and (problem := dla.refusal(program.precision)):
             raise BuildError(problem, hint="name tensorrt in the recipe's targets, and export again: it brings an fp16 program")
-        cuda = self._runtime()
-        machine = self._machine or look()
-        if not machine.accelerator:
-            raise Unsupported("tensorrt builds on the GPU that it builds for, and here is none", hint="edgeseg devices --here")
-        settings = {name: options[name] for name in _BUILDER if name in options}
-        settings.setdefault("workspace_bytes", cuda.free_bytes() // 2)
-        here = fingerprint(self.name, str(trt.__version__), accelerator=machine.accelerator)
-        order = Order(self.name, program, out_dir / ENGINE, out_dir / FACTS, settings, cache_folder() / f"{here.key}.timing")
+        here = fingerprint(self.name, self.version(), accelerator=(self._machine or look()).accelerator)
+        order = order_here(here, self._runtime, program, out_dir, options)
         build(order, self._progress)
         return [order.engine, order.facts]
 
@@ -89,11 +84,29 @@ class TensorRt:
         """Open what `compile` wrote. Raises BundleError where TensorRT refuses it, Unsupported without a CUDA runtime."""
         core = options.get("dla_core")
         recorded = bool(options.get("cuda_graph", True)) and core is None
-        return TensorRtSession(program, _trt(), files[0], self._runtime(), cuda_graph=recorded, dla_core=core)
+        opener = partial(open_engine, dla_core=core)
+        return TensorRtSession(program, _trt(), files[0], self._runtime(), cuda_graph=recorded, opener=opener)
 
     def _runtime(self) -> Cuda:
         self._cuda = self._cuda or Cuda()
         return self._cuda
+
+
+def order_here(here: Fingerprint, cuda: Callable[[], Cuda], program: Program, out_dir: Path, options: Mapping[str, Any]) -> Order:
+    """What to build for the GPU of this machine, with half of its free memory unless `options` says how much.
+
+    Args:
+        here: this machine, with the runtime that builds.
+        cuda: opens the CUDA runtime; asked only where there is a GPU.
+    Raises:
+        Unsupported: there is no GPU, or no CUDA runtime.
+    """
+    if not here.accelerator:
+        raise Unsupported(f"{here.runtime} builds on the GPU that it builds for, and here is none", hint="edgeseg devices --here")
+    settings = {name: options[name] for name in _BUILDER if name in options}
+    settings.setdefault("workspace_bytes", cuda().free_bytes() // 2)
+    timing_cache = cache_folder() / f"{here.key}.timing"
+    return Order(here.runtime, program, out_dir / ENGINE, out_dir / FACTS, settings, timing_cache)
 
 
 def cache_folder() -> Path:

@@ -43,6 +43,29 @@ class OpenEngine:
     recordable: Callable[[Any, Handle], bool] = lambda context, stream: True
 
 
+def open_engine(trt: ModuleType, path: Path, dla_core: int | None = None) -> OpenEngine:
+    """Open a serialized engine. Raises BundleError with what the runtime says.
+
+    Args:
+        dla_core: of an engine for a deep-learning accelerator: the core that it is to run on.
+    """
+    log = Log(trt)
+    runtime = trt.Runtime(log.logger)
+    if dla_core is not None:
+        runtime.DLA_core = dla_core  # the engine does not say, and core 0 would be taken
+    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    context = engine.create_execution_context() if engine is not None else None
+    if context is None:
+        raise cannot_open(trt, path, log)
+    return OpenEngine(context, engine)
+
+
+def cannot_open(trt: ModuleType, path: Path, log: Log) -> BundleError:
+    """What a runtime says that opens no engine."""
+    told = "; ".join(log.errors) or "it gives no reason"
+    return BundleError(f"{trt.__name__} {trt.__version__} cannot open {path}: {told}", hint=_REBUILD)
+
+
 class TensorRtSession(ProgramSession):
     """An `edgeseg.contracts.Session`.
 
@@ -50,9 +73,8 @@ class TensorRtSession(ProgramSession):
         trt: the module `tensorrt` or `tensorrt_rtx`.
         engine: the serialized engine.
         cuda_graph: launch recorded work instead of queueing it anew for every image.
-        dla_core: of an engine for a deep-learning accelerator: the core that it is to run on.
         device: the GPU, by CUDA's number; None: the current one.
-        opener: opens the engine; default: `open_engine`.
+        opener: opens the engine.
     Raises:
         BundleError: the engine is not one of its program, or cannot be opened: built by another version, too little memory.
         Unsupported: NVIDIA's driver does not fit, or there is no GPU.
@@ -66,9 +88,8 @@ class TensorRtSession(ProgramSession):
         cuda: Cuda,
         *,
         cuda_graph: bool = True,
-        dla_core: int | None = None,
         device: int | None = None,
-        opener: Callable[[ModuleType, Path], OpenEngine] | None = None,
+        opener: Callable[[ModuleType, Path], OpenEngine] = open_engine,
     ) -> None:
         super().__init__(program)
         self._cuda, self._device, self._wants_graph = cuda, device, cuda_graph
@@ -76,7 +97,7 @@ class TensorRtSession(ProgramSession):
         self._cold = True
         self._use_device()
         with ExitStack() as made:
-            self._opened = opener(trt, engine) if opener else open_engine(trt, engine, dla_core)
+            self._opened = opener(trt, engine)
             (in_name, in_port), (out_name, out_port) = _ports(trt, self._opened.engine)
             if problem := misfit([in_port], [out_port], program):
                 raise BundleError(f"{engine} is not an engine of its program: {problem}", hint=_REBUILD)
@@ -142,25 +163,6 @@ def _held(made: ExitStack, free: Callable[[Resource], None], resource: Resource)
     """What was made, to be freed with the rest."""
     made.callback(free, resource)
     return resource
-
-
-def open_engine(trt: ModuleType, path: Path, dla_core: int | None = None) -> OpenEngine:
-    """Open a serialized engine. Raises BundleError with what the runtime says."""
-    log = Log(trt)
-    runtime = trt.Runtime(log.logger)
-    if dla_core is not None:
-        runtime.DLA_core = dla_core  # the engine does not say, and core 0 would be taken
-    engine = runtime.deserialize_cuda_engine(path.read_bytes())
-    context = engine.create_execution_context() if engine is not None else None
-    if context is None:
-        raise cannot_open(trt, path, log)
-    return OpenEngine(context, engine)
-
-
-def cannot_open(trt: ModuleType, path: Path, log: Log) -> BundleError:
-    """What a runtime says that opens no engine."""
-    told = "; ".join(log.errors) or "it gives no reason"
-    return BundleError(f"{trt.__name__} {trt.__version__} cannot open {path}: {told}", hint=_REBUILD)
 
 
 def _ports(trt: ModuleType, engine: Any) -> tuple[tuple[str, Port], tuple[str, Port]]:

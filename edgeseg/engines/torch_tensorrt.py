@@ -29,16 +29,14 @@ from edgeseg.devices.probe import fingerprint
 from edgeseg.engines import torch_tensorrt_build
 from edgeseg.engines.cudart import Cuda
 from edgeseg.engines.options import CUDA_GRAPH, OPTIMIZATION_LEVEL, WORKSPACE_BYTES
-from edgeseg.engines.tensorrt import TensorRt, cache_folder
-from edgeseg.engines.tensorrt_build import Order, build
+from edgeseg.engines.tensorrt import TensorRt, order_here
+from edgeseg.engines.tensorrt_build import build
 from edgeseg.engines.tensorrt_session import TensorRtSession
-from edgeseg.errors import MissingDependency, Unsupported
+from edgeseg.errors import MissingDependency
 from edgeseg.specs import GPU_FORMS, Precision, Program
 
-ENGINE, FACTS = "engine.trt", "engine.json"
 _PURPOSE = "compile engines with Torch-TensorRT"
 OPTIONS = {"cuda_graph": CUDA_GRAPH, "optimization_level": OPTIMIZATION_LEVEL, "workspace_bytes": WORKSPACE_BYTES}
-_BUILDER = ("optimization_level", "workspace_bytes")
 
 
 class TorchTensorRt:
@@ -78,24 +76,20 @@ class TorchTensorRt:
             BuildError: Torch-TensorRT refuses the program, or its process ended early.
             Unsupported: no Torch-TensorRT, no TensorRT, no CUDA runtime, no GPU or none that torch sees; for INT8: no modelopt.
         """
-        installed = self.version()
-        machine = self._machine or look()
-        if not machine.accelerator:
-            raise Unsupported(
-                "torch_tensorrt builds on the GPU that it builds for, and here is none", hint="edgeseg devices --here"
-            )
-        settings = {name: options[name] for name in _BUILDER if name in options}
-        settings.setdefault("workspace_bytes", self._runtime().free_bytes() // 2)
-        here = fingerprint(self.name, installed, accelerator=machine.accelerator)
-        order = Order(self.name, program, out_dir / ENGINE, out_dir / FACTS, settings, cache_folder() / f"{here.key}.timing")
+        here = fingerprint(self.name, self.version(), accelerator=(self._machine or look()).accelerator)
+        order = order_here(here, self._runtime, program, out_dir, _own(options))
         build(order, self._progress, torch_tensorrt_build.construct)
         return [order.engine, order.facts]
 
     def load(self, program: Program, files: Sequence[Path], options: Mapping[str, Any]) -> TensorRtSession:
         """Open what `compile` wrote. Raises BundleError where TensorRT refuses it, Unsupported without a CUDA runtime."""
-        opened = {"cuda_graph": options.get("cuda_graph", True)}
-        return TensorRt(machine=self._machine, cuda=self._runtime()).load(program, files, opened)
+        return TensorRt(machine=self._machine, cuda=self._runtime()).load(program, files, _own(options))
 
     def _runtime(self) -> Cuda:
         self._cuda = self._cuda or Cuda()
         return self._cuda
+
+
+def _own(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what TensorRT alone takes."""
+    return {name: options[name] for name in OPTIONS if name in options}
