@@ -13,6 +13,7 @@ the class map that the caller gets.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -37,6 +38,7 @@ OPTIONS = {
 }
 EXPORTS: Mapping[Precision, str] = {"float": "openvino", "int8": CANONICAL_FORM}
 _DEVICE = "CPU"
+_TELEMETRY = "openvino_telemetry"
 
 
 class OpenVino:
@@ -120,7 +122,16 @@ class OpenVinoSession(ProgramSession):
 
 
 def _openvino() -> ModuleType:
-    return require("openvino", extra="openvino", purpose="build and run engines with OpenVINO")
+    """The package, without its telemetry: that would leave files in the home folder, and a process that tells Google Analytics of
+    every import. OpenVINO does without where the package that it uses for it is not installed."""
+    unknown = _TELEMETRY not in sys.modules
+    if unknown:
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # which importing it takes for "not there"
+    try:
+        return require("openvino", extra="openvino", purpose="build and run engines with OpenVINO")
+    finally:
+        if unknown:
+            del sys.modules[_TELEMETRY]
 
 
 @cache

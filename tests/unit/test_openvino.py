@@ -86,3 +86,16 @@ def test_a_session_closed_on_another_thread_leaves_signals_alone(tmp_path: Path)
     command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout.strip()) == (0, "handled"), ended.stderr
+
+
+def test_it_tells_nobody_that_it_was_imported(tmp_path: Path) -> None:
+    pytest.importorskip("openvino_telemetry")
+    script = """
+        import sys
+        from edgeseg.engines.openvino import OpenVino
+        OpenVino().version()
+        assert "openvino" in sys.modules and not [name for name in sys.modules if name.startswith("openvino_telemetry")]
+        import openvino_telemetry  # others may have it
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env={**os.environ, "HOME": str(tmp_path)}, check=True)
+    assert list(tmp_path.iterdir()) == []
