@@ -84,12 +84,12 @@ class Option:
 
     @property
     def values(self) -> str:
-        """The values that it takes, for people: "true or false", "0 to 5", "cpu, cuda"."""
+        """The values that it takes, for people: "true or false", "0 to 5", "cpu, cuda", "any text"."""
         if self.kind is bool:
             return "true or false"
         if self.kind is int:
             return f"{self.least} or more" if self.most is None else f"{self.least} to {self.most}"
-        return ", ".join(self.choices)
+        return ", ".join(self.choices) or "any text"
 
 
 class EngineBackend(Protocol):

@@ -199,9 +199,12 @@ def _shown(one: LevelBuild, isr: str) -> list[RenderableType]:
     drawn.collapse_padding = True  # 80 columns are usual where there is no desktop
     for column in (drawn.columns[0], drawn.columns[4], drawn.columns[-1]):
         column.no_wrap = True
-    reasons = [f"{candidate.runtime} {candidate.kind}: {candidate.reason}" for candidate in candidates if candidate.reason]
+    reasons: dict[str, list[str]] = {}
+    for candidate in candidates:
+        reasons.setdefault(candidate.reason, []).append(f"{candidate.runtime} {candidate.kind}")
+    told = [f"{', '.join(names)}: {reason}" for reason, names in reasons.items() if reason]
     hints = dict.fromkeys(candidate.hint for candidate in candidates if candidate.hint)
-    return [head, drawn, *reasons, *hints, *_busy(candidates)]
+    return [head, drawn, *told, *hints, *_busy(candidates)]
 
 
 def _busy(candidates: Sequence[CandidateEntry]) -> list[str]:
@@ -216,8 +219,7 @@ def _busy(candidates: Sequence[CandidateEntry]) -> list[str]:
 
 
 _BUSY_SPREAD = 0.25
-
-
+"""From which on times are told to be doubtful; a fraction."""
 _ON_REQUEST = {"miou": "mIoU", "peak_memory_bytes": "memory"}
 """Figures that are there only where they were asked for, and their columns."""
 

@@ -83,6 +83,12 @@ def build_level(
     """
     progress = progress or NoProgress()
     trials = candidates(bundle, level, runtimes=runtimes, wanted=options, threads=threads, progress=progress)
+    no_twin = BuildError(
+        f"{bundle.path} has no float program at level {level} that other engines could be compared with",
+        hint="edgeseg export RECIPE",
+    )
+    if not trials:
+        raise no_twin
     key = _key(trials)
     here = table.this_machine()
     kept, reason = _kept(bundle, level, key, here, trials)
@@ -106,10 +112,7 @@ def build_level(
         rows = select([trial.row() for trial in trials])
         chosen = next((row for row in rows if row.verdict == "default"), None)
         if chosen is None or chosen.key is None:
-            raise next((trial.error for trial in trials if trial.error), None) or BuildError(
-                f"{bundle.path} has no float program at level {level} that an INT8 engine could be compared with",
-                hint="edgeseg export RECIPE",
-            )
+            raise next((trial.error for trial in trials if trial.error), no_twin)
         choice = ChoiceEntry(
             level=level,
             key=key,

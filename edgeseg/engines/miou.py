@@ -12,7 +12,7 @@ from edgeseg.bundle import Bundle
 from edgeseg.contracts import Session
 from edgeseg.engines.candidates import Trial
 from edgeseg.errors import GateFailed
-from edgeseg.manifest import CandidateEntry
+from edgeseg.manifest import CandidateEntry, EngineEntry
 
 _REMEMBERED = ("miou", "reference_miou")
 
@@ -27,8 +27,10 @@ class MiouGate:
 
     def __init__(self, bundle: Bundle, level: int, reference: Trial, accuracy: Callable[[Session], float] | None) -> None:
         self._bundle, self._reference, self._accuracy = bundle, reference, accuracy
-        choices = [choice for choice in bundle.manifest.choices if choice.level == level]
-        self._known = {_arithmetic(row): row.measurements for choice in choices for row in choice.candidates}
+        manifest = bundle.manifest
+        measured: list[EngineEntry | CandidateEntry] = [engine for engine in manifest.engines if engine.level == level]
+        measured += [row for choice in manifest.choices if choice.level == level for row in choice.candidates]
+        self._known = {_arithmetic(one): one.measurements for one in measured if "miou" in one.measurements}
 
     def judge(self, trial: Trial, session: Session) -> None:
         """Add the mIoU to a candidate's figures, where it is known. Raises GateFailed where too much was lost."""
@@ -61,7 +63,7 @@ class MiouGate:
         return f"not packed; its scales were found at ISR {home} alone: edgeseg quantize RECIPE --level {home} --level {level}"
 
 
-def _arithmetic(row: CandidateEntry) -> str:
+def _arithmetic(one: CandidateEntry | EngineEntry) -> str:
     """What decides an engine's mIoU, of a bundle's program at a level: all that its key covers but the number of threads."""
-    options = {name: value for name, value in row.options.items() if name != "threads"}
-    return json.dumps([row.runtime, row.precision, options, row.device_key], sort_keys=True)
+    options = {name: value for name, value in one.options.items() if name != "threads"}
+    return json.dumps([one.runtime, one.precision, options, one.device_key], sort_keys=True)

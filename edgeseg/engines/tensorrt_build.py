@@ -29,14 +29,13 @@ from typing import Any
 from edgeseg.contracts import Progress
 from edgeseg.engines import dla
 from edgeseg.engines.implicit import without_quantizers
+from edgeseg.engines.options import WORKSPACE_BYTES
 from edgeseg.engines.session import Port, misfit
 from edgeseg.engines.tensorrt_graph import cast_first
 from edgeseg.engines.tensorrt_log import Log
 from edgeseg.errors import BuildError, EdgesegError
 from edgeseg.files import replace_file
 from edgeseg.specs import Program
-
-_MIN_WORKSPACE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -203,7 +202,7 @@ def _config(trt: ModuleType, builder: Any, order: Order, log: Log) -> Any:
         if not config.set_compute_capability(known, 0):  # it would build for the GPU that is here, without a word
             raise ValueError(f"it does not build for compute capability {capability}")
     if workspace := settings.get("workspace_bytes"):
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, max(workspace, _MIN_WORKSPACE_BYTES))
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, max(workspace, WORKSPACE_BYTES.least))
     if (level := settings.get("optimization_level")) is not None:
         config.builder_optimization_level = level
     if log.errors[before:]:

@@ -89,8 +89,9 @@ class TensorRtRtx:
         _rtx()
         capability = self._capability(options)
         if capability not in COMPUTE_CAPABILITIES:
+            wanted = f"not for {capability}" if capability else "and there is no such card here"
             raise Unsupported(
-                f"tensorrt_rtx builds for compute capabilities {', '.join(COMPUTE_CAPABILITIES)}, not {capability}",
+                f"tensorrt_rtx builds for compute capabilities {', '.join(COMPUTE_CAPABILITIES)}, {wanted}",
                 hint="edgeseg build BUNDLE --device rtx4090, or another RTX card",
             )
         order = Order(self.name, program, out_dir / ENGINE, out_dir / FACTS, {"compute_capability": capability})

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeseg.bundle import Bundle, open_bundle
+from edgeseg.bundle.golden import GoldenFrame
 from edgeseg.cli.main import run
 from edgeseg.engines import build as build_module
 from edgeseg.engines import choose, table
@@ -195,6 +196,15 @@ def test_int8_must_beat_its_float_twin(
         assert made.choice.candidates[1].reason == "INT8, and not faster than onnxruntime float"
 
 
+def test_half_precision_alone_where_nothing_computes_in_it(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    half = replace(tiny_program(tmp_path / "half.onnx"), precision="fp16", form="tensorrt")
+    golden = [GoldenFrame("x", tiny_image(), tiny_mask(tiny_image()), precision="fp16")]
+    bundle = tiny_bundle(tmp_path / "half.edgeseg", programs=[half], golden=golden)
+    runtimes(monkeypatch, FakeBackend("onnxruntime", clock.taking(8)))
+    with pytest.raises(BuildError, match="no float program at level 0"):
+        build_level(bundle, threads=1)
+
+
 def test_int8_without_a_float_twin_is_no_engine(with_int8: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     runtimes(monkeypatch, FakeBackend("onnxruntime", {"float": clock.taking(8, wrong), "int8": clock.taking(1)}))
     with pytest.raises(GateFailed, match="onnxruntime float"):
@@ -218,6 +228,15 @@ def test_what_cannot_be_built_is_told_and_does_not_stop_the_rest(
     assert made.choice.candidates[2].reason == "no kernel for Conv"
     with pytest.raises(MissingDependency):
         build_level(bundle, runtimes=["ghost"], threads=1)
+
+
+def test_one_reason_is_told_once(
+    with_int8: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = FakeBackend("broken", error=BuildError("no kernel for Conv", hint="none"))
+    runtimes(monkeypatch, broken, FakeBackend("onnxruntime", clock.taking(2)))
+    assert run(["build", str(with_int8.path), "--threads", "1"]) == 0
+    assert "\nbroken float, broken int8: no kernel for Conv\n" in capsys.readouterr().out
 
 
 def test_kept_or_built_and_why(bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,6 +287,9 @@ def test_a_refusal_by_miou_outlives_the_data(
     assert [row.measurements["miou"] for row in made.choice.candidates] == [0.70, 0.695, 0.68]
     assert "loses 0.0200 mIoU" in made.choice.candidates[2].reason
     assert {engine.measurements["miou"] for engine in open_bundle(bundle.path).manifest.engines} == {0.70, 0.695}
+    build_level(open_bundle(bundle.path), threads=1, runtimes=["b"])
+    made = build_level(open_bundle(bundle.path), threads=1)
+    assert [row.measurements.get("miou") for row in made.choice.candidates][:2] == [0.70, 0.695], "of engines left out once, too"
     better = build_level(open_bundle(bundle.path), threads=1, accuracy=lambda session: 0.7)
     assert verdicts(better)["b float"] == "default", "data have the last word"
 
