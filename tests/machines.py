@@ -297,3 +297,10 @@ RASPBERRY_PI_5: Tree = {
     "proc/device-tree/model": "Raspberry Pi 5 Model B Rev 1.0\0",
     "proc/device-tree/compatible": "raspberrypi,5-model-b\0brcm,bcm2712\0",
 }
+ROCK_5B: Tree = {
+    **RASPBERRY_PI_5,
+    **cpufreq({0: (408000, 1800000), 4: (408000, 2400000)}, "ondemand", "cpufreq-dt"),
+    f"{_CPUFREQ}/boost": "0\n",
+    "proc/device-tree/model": "Radxa ROCK 5B\0",
+    "proc/device-tree/compatible": "radxa,rock-5b\0rockchip,rk3588\0",
+}

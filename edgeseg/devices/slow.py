@@ -53,7 +53,8 @@ def processor_kept_slow(machine: Machine) -> Finding | None:
 
 
 def turbo_off(machine: Machine) -> Finding | None:
-    if machine.clocks.get("turbo") != "off":
+    """Of x86 alone: ARM's boards come without, and what their "boost" names may be more than they can cool."""
+    if machine.clocks.get("turbo") != "off" or machine.arch not in ("x86_64", "AMD64"):
         return None
     file = "cpufreq/boost" if machine.clocks.get("cpu_driver") != "intel_pstate" else "intel_pstate/no_turbo"
     value = 1 if file.endswith("boost") else 0

@@ -179,6 +179,7 @@ def test_power_mode_and_clocks_leave_the_engines_key_alone(tmp_path: Path) -> No
         (machines.WITHOUT_TURBO, []),
         (machines.SERVER, []),
         (machines.RASPBERRY_PI_5, []),
+        (machines.ROCK_5B, []),
     ],
 )
 def test_what_makes_a_machine_slower_than_it_is(tree: Tree, names: list[str], tmp_path: Path) -> None:
