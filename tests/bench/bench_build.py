@@ -8,7 +8,7 @@ own: the first build compiles, checks golden frames and times all engines in tur
 two are the command's, with the start of Python. What one engine took to compile and to open, its size and its milliseconds are
 those that the command reports: medians over rounds, and for speed-ups, over ONNX Runtime in float, their range over rounds too,
 which tells what a difference means on this machine. `spread` is (p90 - p10) / median of an engine's times, the worst round's;
-beyond 0.2 something else was using the machine. `--card` compiles for an RTX card too.
+beyond 0.2 something else was using the machine. `--card` compiles for an RTX card too, in half precision as well.
 
 Without a bundle one is exported from the shipped checkpoint, 512x384, with a program laid out for every runtime, in float and in
 INT8: by calibration alone, no training, on CamVid's images with --data-root, else on the four drawn scenes that ship in the demo
@@ -39,7 +39,7 @@ from edgeseg.data.calib import write_calib
 from edgeseg.data.calib_choice import make_calib
 from edgeseg.deploy.form import Form
 from edgeseg.devices.probe import usable_cores
-from edgeseg.export.levels import FloatLevel, Int8Level, export_levels
+from edgeseg.export.levels import FloatLevel, HalfLevel, Int8Level, export_levels
 from edgeseg.pipeline.demo import demo_bundle
 from edgeseg.pipeline.export import export_bundle, level_plans, quantized_levels
 from edgeseg.pipeline.quantize_model import calibrated
@@ -49,9 +49,9 @@ from edgeseg.trained import load_trained
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = ROOT / "checkpoints" / "edaformer_t_camvid" / "weights.safetensors"
-CHANGES = ["targets=[{runtime: onnxruntime}, {runtime: openvino}]", "gate.min_mask_agreement=0", "quant.qat=null"]
+CHANGES = ["gate.min_mask_agreement=0", "quant.qat=null"]
+RUNTIMES, CARDS = ("onnxruntime", "openvino"), ("tensorrt_rtx",)
 CALIB = "frames.yaml"
-FORMS: Sequence[Form] = ("onnxruntime", "openvino")
 COLUMNS = ("engine", "ms", "p90", "spread", "speed-up", "size", "compile", "open", "")
 
 
@@ -62,11 +62,13 @@ class Unheld(Int8Level):
         return {}
 
 
-def shipped(path: Path, plans: Sequence[str], data_root: Path | None) -> Bundle:
-    """The shipped checkpoint at each plan, in float and INT8, in the form for each runtime."""
+def shipped(path: Path, plans: Sequence[str], data_root: Path | None, for_cards: bool) -> Bundle:
+    """The shipped checkpoint at each plan, in float and INT8, in the form for each runtime; for cards in half precision, too."""
     root = data_root or framed(path.with_suffix(".data"))
     own = [] if data_root else [f"quant.calibration.images={root / CALIB}"]
-    recipe = load_recipe(find_recipe("edaformer_t_camvid_int8"), [*CHANGES, *own])
+    runtimes = (*RUNTIMES, *(CARDS if for_cards else ()))
+    targets = f"targets=[{', '.join(f'{{runtime: {name}}}' for name in runtimes)}]"
+    recipe = load_recipe(find_recipe("edaformer_t_camvid_int8"), [*CHANGES, targets, *own])
     if recipe.quant is None:
         raise SystemExit("the recipe does not quantize")
     folder = path.with_suffix(".quant")
@@ -76,10 +78,12 @@ def shipped(path: Path, plans: Sequence[str], data_root: Path | None) -> Bundle:
     int8 = calibrated(recipe, recipe.quant, trained.at(levels[0]), root, folder, NoProgress()).path
     if data_root:
         return export_bundle(recipe, CHECKPOINT, path, quantized=[int8], levels=levels, data_root=root)[0]
-    floats = [FloatLevel(trained.at(plan), FORMS, "fp32") for plan in levels]
-    quantized = [Unheld(one) for one in quantized_levels(recipe, trained, [int8], levels)]
+    forms: list[Form] = ["onnxruntime", "openvino", *(["tensorrt"] if for_cards else [])]  # type: ignore[list-item]
+    floats = [FloatLevel(trained.at(plan), forms, "fp32") for plan in levels]
+    halves = [HalfLevel(one.source) for one in floats] if for_cards else []
+    quantized = [Unheld(one, half=for_cards) for one in quantized_levels(recipe, trained, [int8], levels)]
     images = [(frame.name, frame.image_rgb) for frame in open_bundle(demo_bundle()).golden()]
-    made = export_levels(floats, [quantized], recipe.export, images, folder, NoProgress())
+    made = export_levels(floats, [halves, quantized], recipe.export, images, folder, NoProgress())
     return create_bundle(path, recipe_text=dump_recipe(recipe), programs=made.programs, golden=made.golden)
 
 
@@ -214,7 +218,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         source = (
-            open_bundle(options.bundle) if options.bundle else shipped(path / "made.edgeseg", options.plan, options.data_root)
+            open_bundle(options.bundle)
+            if options.bundle
+            else shipped(path / "made.edgeseg", options.plan, options.data_root, bool(options.card))
         )
         levels = [level.isr for level in source.manifest.levels]
         rounds = [one_round(source, path / f"{number}.edgeseg", options) for number in range(options.repeat)]
