@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from edgeseg.devices.catalog import load_catalog
 from edgeseg.devices.finding import Finding
 from edgeseg.devices.machine import Machine
 from edgeseg.devices.slow import SLOW
@@ -41,7 +42,11 @@ def traps(machine: Machine, packages: Packages) -> Iterator[Finding]:
 def two_onnxruntimes(machine: Machine, packages: Packages) -> Finding | None:
     """All of them fill one folder: files of the last one installed lie among those of the other."""
     both = [name for name in _ONNXRUNTIMES if name in packages]
-    return _one_of("ONNX Runtime", both, keep=both[-1]) if len(both) > 1 else None
+    if len(both) < 2:
+        return None
+    stack = load_catalog().stack(machine)
+    gpu = stack.install.get("onnxruntime_gpu", "") if stack and "onnxruntime-gpu" in both else ""  # a Jetson's is not on PyPI
+    return _one_of("ONNX Runtime", both, keep=gpu.partition("pip install ")[2] or both[-1])
 
 
 def two_opencvs(machine: Machine, packages: Packages) -> Finding | None:

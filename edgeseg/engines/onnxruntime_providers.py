@@ -29,7 +29,9 @@ from edgeseg.errors import Unsupported
 _PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 _EVERYWHERE = ("threads", "spinning")
 """Options that mean something with every provider."""
-_GPU_BUILD = "pip uninstall onnxruntime && pip install onnxruntime-gpu; on a Jetson, the wheel that edgeseg doctor names"
+_GPU_BUILD = (
+    "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'; on a Jetson, the wheel that edgeseg doctor names"
+)
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,14 @@ def test_modules_and_libraries_are_looked_for_without_an_import() -> None:
             traps.two_onnxruntimes,
             PC,
             {"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.31.1"},
-            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
+            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'",
+        ),
+        (
+            traps.two_onnxruntimes,
+            JETSON,
+            {"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.23.0"},
+            "pip uninstall -y onnxruntime onnxruntime-gpu && "
+            "pip install onnxruntime-gpu --index-url https://pypi.jetson-ai-lab.io/jp6/cu126",
         ),
         (traps.two_onnxruntimes, PC, {"onnxruntime-gpu": "1.31.1", "onnxruntime-ep-nv-tensorrt-rtx": "0.5.0"}, None),
         (
