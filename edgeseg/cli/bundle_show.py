@@ -104,7 +104,7 @@ def _head(bundle: Bundle) -> str:
         f"{bundle.path}",
         f"{manifest.name}, made {manifest.created} by edgeseg {manifest.tool_version}, {len(manifest.files)} files, "
         f"{render.size(total)}",
-        f"recipe {manifest.recipe_digest[:_HASH]}; {len(images)} golden image{'' if len(images) == 1 else 's'}, on which engines agree to "
+        f"recipe {manifest.recipe_digest[:_HASH]}; golden images: {len(images)}, on which engines agree to "
         f"{render.percent(bundle.recipe().gate.min_mask_agreement)} or more",
     ]
     spec = next(iter(manifest.levels[0].programs.values())).spec
