@@ -24,15 +24,13 @@ from edgeseg.devices.machine import look
 from edgeseg.devices.power import PowerMeter
 from edgeseg.engines import table
 from edgeseg.engines.build import RUNS, WARMUP, check_golden
-from edgeseg.engines.candidates import REFERENCE, Trial, candidates
+from edgeseg.engines.candidates import Trial, candidates
 from edgeseg.engines.measure import measure_power, measure_together
 from edgeseg.engines.memory import peak_memory_bytes
 from edgeseg.engines.miou import MiouGate
 from edgeseg.engines.options import Wanted
 from edgeseg.errors import BuildError, BundleError, GateFailed, IntegrityError, Unsupported
 from edgeseg.manifest import CandidateEntry, ChoiceEntry, EngineEntry
-
-__all__ = ["REFERENCE", "LevelBuild", "build_level", "select"]
 
 
 @dataclass(frozen=True, slots=True)

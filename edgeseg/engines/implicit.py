@@ -20,7 +20,7 @@ from edgeseg.engines.wire import field, field_with, fields, number, texts
 
 _GRAPH = 7  # in a model
 _NODE, _CONSTANT = 1, 5  # in a graph
-_READS, _WRITES, _OPERATOR = 1, 2, 4  # in a node
+_READS, _OPERATOR = 1, 4  # in a node
 _T_DIMS, _T_TYPE, _T_NAME, _T_RAW = 1, 2, 8, 9  # in a tensor
 _QUANTIZERS = (b"QuantizeLinear", b"DequantizeLinear")
 

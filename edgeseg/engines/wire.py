@@ -11,10 +11,8 @@ from collections.abc import Iterable
 
 from edgeseg.graph_files import wire_fields
 
-Fields = list[tuple[int, bytes]]
 
-
-def fields(message: bytes) -> Fields:
+def fields(message: bytes) -> list[tuple[int, bytes]]:
     """Number and content of each field that has a length, in their order. Raises ValueError where the bytes are no message."""
     return [(number, bytes(content)) for number, content in wire_fields(memoryview(message))]
 
