@@ -14,7 +14,7 @@ import pytest
 import builders
 from edgeseg.devices.machine import Machine
 from edgeseg.devices.nvidia import Gpu
-from edgeseg.engines import table, tensorrt_build
+from edgeseg.engines import table, tensorrt, tensorrt_build
 from edgeseg.engines.cudart import Cuda
 from edgeseg.engines.tensorrt import TensorRt, cache_folder
 from edgeseg.errors import Unsupported
@@ -32,7 +32,7 @@ CARD = machine(Gpu("NVIDIA GeForce RTX 4090", "8.9", 24.0))
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="10.3.0"))  # type: ignore[arg-type]
-    monkeypatch.setattr(tensorrt_build, "construct", builders.succeed)
+    monkeypatch.setattr(tensorrt, "build", builders.at_once)
 
 
 @pytest.mark.usefixtures("installed")

@@ -21,7 +21,7 @@ import machines
 from edgeseg.contracts import NoProgress, PortableBackend
 from edgeseg.devices.machine import Machine, look
 from edgeseg.devices.nvidia import Gpu
-from edgeseg.engines import table, tensorrt_build
+from edgeseg.engines import table, tensorrt_build, tensorrt_rtx
 from edgeseg.engines.tensorrt_rtx import COMPUTE_CAPABILITIES, TensorRtRtx
 from edgeseg.errors import BuildError, MissingDependency, Unsupported
 from machines import write_tree
@@ -133,7 +133,7 @@ def test_a_card_is_known_by_its_name_where_nobody_tells_its_capability(tmp_path:
 
 @pytest.mark.usefixtures("installed")
 def test_the_card_that_is_here_is_built_for_where_none_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(tensorrt_build, "construct", builders.succeed)
+    monkeypatch.setattr(tensorrt_rtx, "build", builders.at_once)
     files = TensorRtRtx(machine=machine("8.6")).compile(tiny_program(tmp_path / "tiny.onnx"), tmp_path, {"threads": 1})
     assert json.loads(files[1].read_text()) == {"compute_capability": "8.6"}
 

@@ -29,7 +29,6 @@ BARE = replace(CARD, gpus=())
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_tensorrt, "version", lambda name: {"torch-tensorrt": "2.13.0"}[name])
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="11.0.0"))  # type: ignore[arg-type]
-    monkeypatch.setattr(torch_tensorrt_build, "construct", builders.succeed)
 
 
 def row(machine: Machine = CARD) -> TorchTensorRt:
@@ -37,7 +36,8 @@ def row(machine: Machine = CARD) -> TorchTensorRt:
 
 
 @pytest.mark.usefixtures("installed")
-def test_what_is_ordered(tmp_path: Path) -> None:
+def test_what_is_ordered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch_tensorrt, "build", builders.at_once)
     engine, facts = row().compile(tiny_program(tmp_path / "p.onnx"), tmp_path, {"threads": 2, "optimization_level": 5})
     assert engine.name == "engine.trt"
     assert json.loads(facts.read_text()) == {"optimization_level": 5, "workspace_bytes": 1 << 29}
