@@ -15,6 +15,7 @@ from pathlib import Path
 
 from edgeseg.devices.nvidia import Gpu
 from edgeseg.devices.nvpmodel import power_modes
+from edgeseg.devices.system_file import read
 
 CPU = "sys/devices/system/cpu"
 WORDS = {
@@ -86,10 +87,7 @@ def _has_turbo(root: Path) -> bool:
 
     Source: Intel SDM, volume 3, "Opportunistic Processor Operation": CPUID leaf 6, which Linux lists as "ida".
     """
-    try:
-        return re.search(r"^flags\s*:.*\bida\b", (root / "proc/cpuinfo").read_text(errors="replace"), re.MULTILINE) is not None
-    except OSError:
-        return False
+    return re.search(r"^flags\s*:.*\bida\b", read(root / "proc/cpuinfo"), re.MULTILINE) is not None
 
 
 def _jetson_gpu(root: Path) -> dict[str, str | None]:
@@ -140,8 +138,4 @@ def _on(flag: bool | None) -> str | None:
 
 def _text(path: Path) -> str:
     """The first line of a file, at most so long as a setting is; "" where it cannot be read."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    return "".join(char for char in text.strip().partition("\n")[0] if char.isprintable())[:100]
+    return "".join(char for char in read(path).strip().partition("\n")[0] if char.isprintable())[:100]

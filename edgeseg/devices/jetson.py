@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeseg.devices.system_file import read
+
 _RELEASE = re.compile(r"^#\s*R(\d+)\s+\(release\),\s*REVISION:\s*(\d+(?:\.\d+)*)", re.MULTILINE)
 _SOC = re.compile(r"nvidia,(tegra\d+)")
 _PART = re.compile(r"p\d{4}-\d{4}")
@@ -41,7 +43,7 @@ def jetson(root: Path, l4t_package: str | None = None) -> Jetson | None:
     if soc is None:
         return None
     parts = dict.fromkeys(part for entry in compatible for part in _PART.findall(entry))
-    l4t = parse_release(_text(root / "etc/nv_tegra_release"))
+    l4t = parse_release(read(root / "etc/nv_tegra_release"))
     return Jetson(
         model=" ".join(device_tree(root, "model")),
         soc=soc,
@@ -59,11 +61,4 @@ def parse_release(text: str) -> str | None:
 
 def device_tree(root: Path, name: str) -> list[str]:
     """The strings of a property at the root of the device tree, which end with NUL each; [] where there is none."""
-    return [entry for entry in _text(root / "proc/device-tree" / name).split("\0") if entry]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+    return [entry for entry in read(root / "proc/device-tree" / name).split("\0") if entry]

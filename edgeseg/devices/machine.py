@@ -16,6 +16,7 @@ from edgeseg.devices.clocks import clocks
 from edgeseg.devices.jetson import Jetson, device_tree, jetson
 from edgeseg.devices.nvidia import Gpu, driver_version, gpus
 from edgeseg.devices.nvpmodel import PowerMode, power_modes
+from edgeseg.devices.system_file import read
 
 ROOT = Path("/")
 _PACKAGE = re.compile(
@@ -118,7 +119,7 @@ def _gpus_here() -> tuple[Gpu, ...]:
 
 
 def _system_name(os_release: Path) -> str | None:
-    for line in _text(os_release).splitlines():
+    for line in read(os_release).splitlines():
         key, _, value = line.partition("=")
         if key == "PRETTY_NAME":
             try:
@@ -130,15 +131,15 @@ def _system_name(os_release: Path) -> str | None:
 
 def _cuda(version_json: Path) -> str | None:
     try:
-        version = json.loads(version_json.read_text())["cuda"]["version"]
-    except (OSError, ValueError, KeyError, TypeError):
+        version = json.loads(read(version_json))["cuda"]["version"]
+    except (ValueError, KeyError, TypeError):
         return None
     return str(version)
 
 
 def _system_packages(dpkg_status: Path) -> dict[str, str]:
     """Installed packages of interest, as dpkg lists them: name -> version; "libnvinfer10" as "libnvinfer", others likewise."""
-    found, text = {}, _text(dpkg_status)
+    found, text = {}, read(dpkg_status)
     for match in _PACKAGE.finditer(text):  # the file is a megabyte, and a few of its thousands of stanzas matter
         stanza, name = text[match.end() :].partition("\n\n")[0], match[1]
         fields = dict(line.split(": ", 1) for line in stanza.splitlines() if line.startswith(("Status: ", "Version: ")))
@@ -163,23 +164,16 @@ def _copied_libraries(root: Path) -> dict[str, str]:
 
 
 def _memory_gb(meminfo: Path) -> float | None:
-    match = re.search(r"^MemTotal:\s+(\d{1,15}) kB$", _text(meminfo), re.MULTILINE | re.ASCII)
+    match = re.search(r"^MemTotal:\s+(\d{1,15}) kB$", read(meminfo), re.MULTILINE | re.ASCII)
     return round(int(match[1]) * 1024 / 1e9, 1) if match else None
 
 
 def _swap_gb(swaps: Path) -> tuple[float | None, float | None]:
     """Swap space in all, and that on disks: zram is memory, too. None where nothing says."""
-    lines = _text(swaps).splitlines()
+    lines = read(swaps).splitlines()
     if not lines:
         return None, None
     rows = [re.fullmatch(r"(\S+)\s+\w+\s+(\d{1,15})\s.*", line, re.ASCII) for line in lines[1:]]
     sizes = [(row[1], int(row[2]) * 1024 / 1e9) for row in rows if row]
     on_disk = sum((gb for name, gb in sizes if "zram" not in name), 0.0)
     return round(sum((gb for _, gb in sizes), 0.0), 1), round(on_disk, 1)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edgeseg.devices import cuda_driver
+from edgeseg.devices.system_file import read
 
 _FIELDS = "name,compute_cap,memory.total,power.limit,power.default_limit,clocks.max.sm,persistence_mode"
 _QUERY = [f"--query-gpu={_FIELDS}", "--format=csv,noheader,nounits"]
@@ -77,11 +78,7 @@ def within(limit_s: float, ask: Callable[[], Answer], otherwise: Answer) -> Answ
 
 def driver_version(root: Path) -> str | None:
     """Version of the kernel's driver, e.g. "580.95.05"; None where there is none."""
-    try:
-        text = (root / "proc/driver/nvidia/version").read_text(errors="replace")
-    except OSError:
-        return None
-    match = _DRIVER.search(text)
+    match = _DRIVER.search(read(root / "proc/driver/nvidia/version"))
     return match[1] if match else None
 
 
@@ -159,10 +156,7 @@ def _by_smi() -> list[Gpu]:
 def _by_kernel(root: Path) -> list[Gpu]:
     found = []
     for path in sorted(root.glob("proc/driver/nvidia/gpus/*/information")):
-        try:
-            match = _MODEL.search(path.read_text(errors="replace"))
-        except OSError:
-            continue
+        match = _MODEL.search(read(path))
         if match:
             found.append(Gpu(match[1]))
     return found

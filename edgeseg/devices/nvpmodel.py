@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeseg.devices.system_file import read
+
 _STATUS = re.compile(r"\bpmode:0*(\d{1,9})\b", re.ASCII)
 _SECTION = re.compile(r"<\s*(\w+)\s+([^<>]*)>", re.ASCII)
 _ATTRIBUTE = re.compile(r"(\w+)\s*=\s*(\S+)", re.ASCII)
@@ -41,7 +43,7 @@ class PowerMode:
 
 def power_modes(root: Path) -> tuple[PowerMode | None, list[PowerMode]]:
     """The mode in force, and all modes, of the Jetson whose files lie below `root`; None and [] where the files do not say."""
-    modes, number = parse_modes(_text(root / "etc/nvpmodel.conf")), parse_status(_text(root / "var/lib/nvpmodel/status"))
+    modes, number = parse_modes(read(root / "etc/nvpmodel.conf")), parse_status(read(root / "var/lib/nvpmodel/status"))
     known = next((mode for mode in modes if mode.number == number), None)
     return known or (None if number is None else PowerMode(number, "mode")), modes
 
@@ -88,10 +90,3 @@ def fastest(modes: Sequence[PowerMode]) -> PowerMode | None:
         return mode.gpu_max_hz or 0.0, "MAXN" in mode.name.upper(), int(watts[1]) if watts else 0
 
     return max(modes, key=speed, default=None)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
