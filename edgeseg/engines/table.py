@@ -38,7 +38,7 @@ def backend(name: str, progress: Progress | None = None) -> EngineBackend:
     Args:
         progress: what a runtime that knows the phases of its work tells them; its class takes a parameter `progress`.
     """
-    known = engines()
+    known = ENGINES if name in ENGINES else engines()  # which takes milliseconds, and this is called often
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         raise Unsupported(
