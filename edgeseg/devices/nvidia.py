@@ -5,6 +5,7 @@ Sources: NVIDIA, NVML API Reference ("Device Queries"); nvidia-smi --help-query-
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 import shutil
@@ -118,7 +119,8 @@ def _by_nvml() -> list[Gpu]:
     except nvml.NVMLError:
         return []
     finally:
-        nvml.nvmlShutdown()
+        with contextlib.suppress(nvml.NVMLError):  # a GPU that fell off its bus
+            nvml.nvmlShutdown()
 
 
 def _nvml_gpu(nvml: Any, handle: object) -> Gpu:

@@ -224,7 +224,8 @@ def test_nvidia_smi_is_asked(script: str, found: list[Gpu], tmp_path: Path, monk
 
 
 @pytest.mark.parametrize(
-    "fails_at", [None, "nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetMemoryInfo", "nvmlDeviceGetPersistenceMode"]
+    "fails_at",
+    [None, "nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetMemoryInfo", "nvmlDeviceGetPersistenceMode", "nvmlShutdown"],
 )
 def test_nvml_comes_first(fails_at: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     class NVMLError(Exception):
@@ -261,8 +262,9 @@ def test_nvml_comes_first(fails_at: str | None, monkeypatch: pytest.MonkeyPatch)
         "nvmlDeviceGetMemoryInfo": [Gpu("NVIDIA H200", "9.0", None, **limits)],
         "nvmlDeviceGetPersistenceMode": [Gpu("NVIDIA H200", "9.0", 150.8, **{**limits, "persistence": None})],
     }
+    by_failure["nvmlShutdown"] = by_failure[None]
     assert gpus(Path("/")) == by_failure.get(fails_at, [])
-    assert calls == ([] if fails_at == "nvmlInit" else ["init", "shutdown"])
+    assert calls == {"nvmlInit": [], "nvmlShutdown": ["init"]}.get(str(fails_at), ["init", "shutdown"])
 
 
 def test_a_recorded_tree_asks_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
