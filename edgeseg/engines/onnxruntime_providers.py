@@ -5,9 +5,9 @@
     nv_tensorrt_rtx   a plug-in beside the ordinary onnxruntime: TensorRT-RTX, for RTX 30 and later
 
 Nothing falls back to the processor: a session that did not get its provider, or that would leave a node to the processor, is an
-error. What a provider compiles when a session opens is kept in the user's cache folder, in one folder for each program, provider,
-version and GPU, because ONNX Runtime itself does not notice when one of these changes. Types are those that the program names: no
-provider is told to compute in another. None of this was run on a GPU.
+error. What a provider compiles when a session opens is kept in the user's cache folder, in one folder for each program, provider
+with its options, version and GPU, because ONNX Runtime itself does not notice when one of these changes. Types are those that the
+program names: no provider is told to compute in another. None of this was run on a GPU.
 
 Source: onnxruntime.ai/docs/execution-providers, CUDA, TensorRT, "Plugin EP libraries"; nvidia.github.io/TensorRT-RTX-EP-ABI.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -121,7 +122,8 @@ def open_on_gpu(ort: ModuleType, settings: Any, files: Sequence[Path], options: 
     provider = PROVIDERS[name]
     if not installed(ort, name):
         raise Unsupported(f"onnxruntime {ort.__version__} has no {provider.title} here", hint=provider.install)
-    cache = cache_folder() / _key(ort, files, name, place)
+    read = {option: options[option] for option in provider.takes if option in options}
+    cache = cache_folder() / _key(ort, files, name, read, place)
     cache.mkdir(parents=True, exist_ok=True)
     settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     told = provider_options(name, options, cache)
@@ -212,8 +214,8 @@ def _devices(ort: ModuleType, provider: Provider) -> list[Any]:
     return devices[:1]
 
 
-def _key(ort: ModuleType, files: Sequence[Path], name: str, place: str) -> str:
-    sha = hashlib.sha256(f"{name} {ort.__version__} {place} ".encode())
+def _key(ort: ModuleType, files: Sequence[Path], name: str, options: Mapping[str, Any], place: str) -> str:
+    sha = hashlib.sha256(json.dumps([name, ort.__version__, options, place]).encode())
     for file in files:
         sha.update(file.read_bytes())
     return sha.hexdigest()[:32]

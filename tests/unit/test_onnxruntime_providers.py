@@ -87,15 +87,16 @@ def test_a_plugin_is_registered_once(gpu: Any, tmp_path: Path) -> None:
     assert asked is None and settings.devices[0][1]["nv_max_workspace_size"] == str(1 << 20)
 
 
-def test_kernels_are_kept_by_program_provider_and_gpu(gpu: Any, tmp_path: Path) -> None:
+def test_kernels_are_kept_by_program_provider_options_and_gpu(gpu: Any, tmp_path: Path) -> None:
     ort = gpu(*TITLES)
     (tmp_path / "engine").mkdir()
     other = Machine(**{name: getattr(CARD, name) for name in CARD.__slots__} | {"gpus": (Gpu("NVIDIA L4", "8.9", 24.0),)})
-    for machine, threshold in ((CARD, 100.0), (CARD, 150.0), (other, 100.0), (CARD, 100.0)):
+    for machine, threshold, level in ((CARD, 100.0, 3), (CARD, 150.0, 3), (other, 100.0, 3), (CARD, 100.0, 5), (CARD, 100.0, 3)):
         program = tiny_program(tmp_path / "p.onnx", threshold=threshold)
-        OnnxRuntime(machine).compile(program, tmp_path / "engine", {**OPTIONS, "provider": "tensorrt"})
+        options = {**OPTIONS, "provider": "tensorrt", "optimization_level": level}
+        OnnxRuntime(machine).compile(program, tmp_path / "engine", options)
     folders = [asked[0][1]["trt_engine_cache_path"] for _, asked in ort.asked]
-    assert len(set(folders)) == 3 and folders[0] == folders[3]
+    assert len(set(folders)) == 4 and folders[0] == folders[4]
     assert all(Path(folder).is_dir() for folder in folders)
 
 
