@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import machines
 from edgeseg.devices import cuda_driver, nvidia
+from edgeseg.devices import machine as machine_module
 from edgeseg.devices.catalog import load_catalog
 from edgeseg.devices.cuda_driver import CudaDevice
 from edgeseg.devices.jetson import parse_release
@@ -271,6 +272,23 @@ def test_a_recorded_tree_asks_no_library(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(nvidia, "_by_nvml", lambda: pytest.fail("asked NVML"))
     monkeypatch.setattr(nvidia, "_by_smi", lambda: pytest.fail("asked nvidia-smi"))
     assert gpus(write_tree(tmp_path, machines.RTX_4090)) == [Gpu("NVIDIA GeForce RTX 4090")]
+
+
+def test_this_machines_gpus_are_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command looks at the machine twenty times; nvidia-smi may take a second each time."""
+    asked: list[Path] = []
+
+    def answer(root: Path) -> list[Gpu]:
+        asked.append(root)
+        return [Gpu("NVIDIA L4")]
+
+    monkeypatch.setattr(machine_module, "gpus", answer)
+    machine_module._gpus_here.cache_clear()
+    try:
+        assert look().gpus == look().gpus == (Gpu("NVIDIA L4"),)
+    finally:
+        machine_module._gpus_here.cache_clear()
+    assert asked == [Path("/")]
 
 
 def test_this_machine() -> None:
