@@ -30,6 +30,8 @@ def targets(machine: Machine, packages: Mapping[str, str], python: str) -> Itera
     yield from _fits(catalog, machine, stack, python)
     if stack.notes:
         yield Finding("device", "notes", True, "; ".join(note.value for note in stack.notes))
+    if machine.jetson and machine.gpu_hidden:  # apt has no JetPack in there: another image does, as the trap "container" says
+        return
     for name, line in stack.install.items():
         yield _runtime(catalog, machine, packages, name, line)
 

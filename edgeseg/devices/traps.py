@@ -170,7 +170,7 @@ def torch_without_cusparselt(machine: Machine, packages: Packages) -> Finding | 
 
 def no_nvml(machine: Machine, packages: Packages) -> Finding | None:
     """Without NVML's package, what a graphics card draws is not measured."""
-    if machine.jetson or not machine.gpus or "nvidia-ml-py" in packages:
+    if machine.jetson or not machine.gpus or machine.gpu_hidden or "nvidia-ml-py" in packages:
         return None
     found = "nvidia-ml-py is not installed: no watts in reports and on the live page"
     return Finding("traps", "power of the GPU", False, found, "pip install nvidia-ml-py")

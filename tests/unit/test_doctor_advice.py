@@ -66,6 +66,10 @@ def test_orin_on_jetpack_72_has_no_torch_tensorrt(advise: Advise) -> None:
     assert any("no torch-tensorrt wheel" in finding.found for finding in found.values())
 
 
+def test_nothing_is_installed_into_a_container_without_the_gpu(advise: Advise) -> None:
+    assert set(advise(machines.AGX_ORIN_CONTAINER, {}, "3.10")) == {"catalogue", "JetPack", "notes"}
+
+
 def test_thor(advise: Advise) -> None:
     found = advise(machines.THOR_JETPACK_70, {}, "3.12")
     assert "TensorRT 10.13.3, torch-tensorrt 2.12.1" in found["JetPack"].found

@@ -178,6 +178,7 @@ def test_modules_and_libraries_are_looked_for_without_an_import() -> None:
         (traps.no_nvml, PC, {}, "pip install nvidia-ml-py"),
         (traps.no_nvml, PC, {"nvidia-ml-py": "13.590.44"}, None),
         (traps.no_nvml, JETSON, {}, None),
+        (traps.no_nvml, machines.RTX_4090_CONTAINER, {}, None),
         (traps.no_nvml, machines.SERVER, {}, None),
     ],
 )
@@ -211,5 +212,6 @@ def test_every_trap_is_looked_for(tmp_path: Path) -> None:
     assert all(len(set(names)) == len(names) for names in found)
     without_torch = {name: version for name, version in everything.items() if name != "torch-tensorrt"}
     seen = {name for names in found for name in names} | {finding.name for finding in traps.traps(board, without_torch)}
+    seen |= {finding.name for finding in traps.traps(look(write_tree(tmp_path / "card", PC), "x86_64"), {})}
     # Two more ask for what these two machines cannot have at once: no OpenCV of pip's, and a card with a limit.
     assert len(seen) == count - 2
