@@ -13,13 +13,16 @@ from edgeseg.engines.build import build_engine
 from tiny import tiny_bundle
 
 TESTS = Path(__file__).resolve().parent.parent
+TOLD = ("CI", "GITHUB_ACTIONS", "TF_BUILD", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
+"""By these a runtime may tell that it is tested, was told to be quiet, or keeps its files elsewhere."""
 
 
-def start(*command: str) -> subprocess.Popen[str]:
-    """A Python of its own."""
+def start(*command: str, **environment: str) -> subprocess.Popen[str]:
+    """A Python of its own, that does not know it is tested: runtimes behave elsewhere as they do here."""
+    inherited = {name: value for name, value in os.environ.items() if name not in TOLD}
     paths = {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, *command], env={**os.environ, **paths}, text=True, **pipes)
+    return subprocess.Popen([sys.executable, *command], env={**inherited, **paths, **environment}, text=True, **pipes)
 
 
 def test_killed_at_every_step_of_a_build(tmp_path: Path) -> None:
@@ -87,12 +90,15 @@ def test_killed_at_every_step_of_a_build(tmp_path: Path) -> None:
     assert bundle.verify(run=True).unlisted == ()
 
 
-def test_two_builds_at_once(tmp_path: Path) -> None:
+def test_two_builds_at_once_that_leave_nothing_at_home(tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path / "tiny.edgeseg")
+    home = tmp_path / "home"
+    home.mkdir()
     command = ["-m", "edgeseg", "build", str(bundle.path), "--runtime", "onnxruntime", "--force", "--threads"]
-    running = [start(*command, threads) for threads in ("1", "2")]
+    running = [start(*command, threads, HOME=str(home)) for threads in ("1", "2")]
     told = [(process.communicate(timeout=120)[1], process.returncode) for process in running]
     assert [code for _, code in told] == [0, 0], told
     found = open_bundle(bundle.path)
     assert len(found.manifest.engines) == len(found.manifest.choices) == 1, "the later one replaces the earlier one's"
     assert found.verify(run=True).unlisted == ()
+    assert list(home.iterdir()) == [], "a runtime that reports on its user keeps a number for him here"
