@@ -138,11 +138,21 @@ class EngineBackend(Protocol):
         ...
 
     def compile(self, program: Program, out_dir: Path, options: Mapping[str, Any]) -> Sequence[Path]:
-        """Build for this device into `out_dir`; returns the files that `load` needs. Raises BuildError."""
+        """Build into `out_dir`, for this device or what `options` name; returns the files that `load` needs.
+
+        Raises:
+            BuildError: the runtime refuses the program.
+            Unsupported: it cannot build here.
+        """
         ...
 
     def load(self, program: Program, files: Sequence[Path], options: Mapping[str, Any]) -> Session:
-        """Open what `compile` built. Raises BundleError where the runtime refuses the files."""
+        """Open what `compile` built.
+
+        Raises:
+            BundleError: the runtime refuses the files.
+            Unsupported: it cannot run here.
+        """
         ...
 
 

@@ -40,9 +40,10 @@ _FULL_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """An engine that could be built on this device. Make one with `plan_engine`.
+    """An engine that could be built. Make one with `plan_engine`.
 
     Attributes:
+        device: what it is for, with the runtime.
         program: in the form for the runtime, where the bundle has it.
         key: sha256 over all that the engine depends on.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import numpy as np
 import pytest
 
 from edgeseg.bundle import Bundle, open_bundle
+from edgeseg.bundle.golden import GoldenFrame
 from edgeseg.cli.main import run
 from edgeseg.engines import onnxruntime, table
 from edgeseg.engines.build import build_engine
 from edgeseg.engines.choose import build_level
 from edgeseg.engines.onnxruntime import OnnxRuntime
 from edgeseg.errors import BundleError, DataError, GateFailed, RecipeError
+from edgeseg.manifest import Manifest
 from edgeseg.pipeline.export import quantized_levels
 from edgeseg.recipe.load import find_recipe, load_recipe
 from edgeseg.specs import ImageU8, IsrPlan, MaskU8, Program
@@ -193,3 +196,14 @@ def test_what_a_quant_section_asks_of_an_export(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="has quant: null"):
         quantized_levels(not_quantizing, never_opened, [tmp_path / "q.safetensors"], [IsrPlan()])
     assert quantized_levels(not_quantizing, never_opened, [], [IsrPlan()]) == []
+
+
+def test_half_precision_of_a_bundle_from_before_it_was_laid_out_for_gpus(tmp_path: Path) -> None:
+    half = replace(tiny_program(tmp_path / "half.onnx"), precision="fp16", form="tensorrt")
+    golden = [GoldenFrame("x", tiny_image(), tiny_mask(tiny_image()), precision="fp16")]
+    path = tiny_bundle(tmp_path / "b.edgeseg", programs=[half], golden=golden).path / "manifest.json"
+    data = json.loads(path.read_bytes())
+    del data["digest"]
+    data["levels"][0]["programs"]["fp16"]["spec"]["form"] = "onnxruntime"
+    path.write_bytes(Manifest.model_validate_json(json.dumps(data)).to_bytes())
+    assert open_bundle(path.parent).program(0, "fp16", "tensorrt").form == "onnxruntime"
