@@ -126,10 +126,11 @@ def build_level(
 
 
 def select(candidates: Sequence[CandidateEntry]) -> list[CandidateEntry]:
-    """Name the default among candidates that passed: the one with the smallest median. Others keep their verdict.
+    """Name the default among candidates that passed: the fastest. Others keep their verdict.
 
-    An INT8 engine must be faster than every other, in float or half precision, and there must be one: an engine that nothing was
-    compared with may be the slow one. Where only INT8 passed there is no default.
+    What counts is the speed-up, which compares times of one round, where all have one; else the median. An INT8 engine must be
+    faster than every other, in float or half precision, by both, and there must be one: an engine that nothing was compared with
+    may be the slow one. Where only INT8 passed there is no default.
 
     Args:
         candidates: "passed" ones have `measurements["median_ms"]`, of one run in turns.
@@ -138,16 +139,17 @@ def select(candidates: Sequence[CandidateEntry]) -> list[CandidateEntry]:
     floats = [candidate for candidate in passed if candidate.precision != "int8"]
     if not floats:
         return list(candidates)
-    twin = min(floats, key=_median_ms)
-    best = min([twin, *(c for c in passed if c.precision == "int8")], key=_median_ms)  # of equal ones the first
+    cost = _inverse_speedup if all("speedup" in candidate.measurements for candidate in passed) else _median_ms
+    twin = min(floats, key=cost)
+    faster = [c for c in passed if c.precision == "int8" and cost(c) < cost(twin) and _median_ms(c) < _median_ms(twin)]
+    best = min([twin, *faster], key=cost)  # of equal ones the first
     judged = []
     for candidate in candidates:
         if candidate is best:
             candidate = candidate.model_copy(update={"verdict": "default", "reason": ""})
         elif candidate.verdict == "passed":
-            slower = _median_ms(candidate) / _median_ms(best) - 1
-            reason = f"{100 * slower:.0f} % slower than the default"
-            if candidate.precision == "int8" and _median_ms(candidate) >= _median_ms(twin):
+            reason = f"{100 * (cost(candidate) / cost(best) - 1):.0f} % slower than the default"
+            if candidate.precision == "int8" and candidate not in faster:
                 reason = f"INT8, and not faster than {twin.runtime} {twin.kind}"
             candidate = candidate.model_copy(update={"reason": reason})
         judged.append(candidate)
@@ -156,6 +158,10 @@ def select(candidates: Sequence[CandidateEntry]) -> list[CandidateEntry]:
 
 def _median_ms(candidate: CandidateEntry) -> float:
     return float(candidate.measurements["median_ms"])
+
+
+def _inverse_speedup(candidate: CandidateEntry) -> float:
+    return 1 / max(float(candidate.measurements["speedup"]), 1e-4)  # which is 0 where it was rounded away
 
 
 def _key(trials: Sequence[Trial]) -> str:

@@ -31,9 +31,10 @@ from tiny import tiny_bundle, tiny_image, tiny_mask, tiny_precisions, tiny_progr
 # The rule
 
 
-def candidate(ms: float, precision: str = "float", verdict: str = "passed") -> CandidateEntry:
+def candidate(ms: float, precision: str = "float", verdict: str = "passed", speedup: float | None = None) -> CandidateEntry:
+    figures = {"median_ms": ms, **({} if speedup is None else {"speedup": speedup})}
     return CandidateEntry.model_validate(
-        {"runtime": "r", "precision": precision, "options": {}, "verdict": verdict, "measurements": {"median_ms": ms}}
+        {"runtime": "r", "precision": precision, "options": {}, "verdict": verdict, "measurements": figures}
     )
 
 
@@ -48,6 +49,12 @@ def candidate(ms: float, precision: str = "float", verdict: str = "passed") -> C
         ([candidate(5), candidate(3), candidate(2, "int8")], 2),
         ([candidate(5, verdict="refused"), candidate(2, "int8")], None),
         ([candidate(5, verdict="refused")], None),
+        ([candidate(5, speedup=1), candidate(6, speedup=1.1)], 1),
+        ([candidate(5, speedup=1), candidate(90_000, speedup=0)], 0),
+        ([candidate(5, speedup=1), candidate(4)], 1),
+        ([candidate(5, speedup=1), candidate(4, "int8", speedup=0.9)], 0),
+        ([candidate(5, speedup=1), candidate(6, "int8", speedup=1.1)], 0),
+        ([candidate(5, speedup=1), candidate(4, "int8", speedup=1.1)], 1),
     ],
 )
 def test_the_fastest_that_passed(candidates: list[CandidateEntry], default: int | None) -> None:
@@ -59,18 +66,29 @@ def test_the_fastest_that_passed(candidates: list[CandidateEntry], default: int 
 @given(
     st.lists(
         st.builds(
-            candidate, st.integers(1, 9), st.sampled_from(["float", "fp16", "int8"]), st.sampled_from(["passed", "refused"])
+            candidate,
+            st.integers(1, 9),
+            st.sampled_from(["float", "fp16", "int8"]),
+            st.sampled_from(["passed", "refused"]),
+            st.sampled_from([None, 0.5, 1.0, 1.5]),
         )
     )
 )
 def test_no_int8_engine_is_default_unless_it_beats_every_other(candidates: list[CandidateEntry]) -> None:
     judged = select(candidates)
-    floats = [row.measurements["median_ms"] for row in candidates if row.precision != "int8" and row.verdict == "passed"]
+    passed = [row.measurements for row in candidates if row.verdict == "passed"]
+    floats = [row.measurements for row in candidates if row.precision != "int8" and row.verdict == "passed"]
     defaults = [row for row in judged if row.verdict == "default"]
     assert len(defaults) == bool(floats)
     for row in defaults:
-        best = min(floats)
-        assert row.measurements["median_ms"] < best if row.precision == "int8" else row.measurements["median_ms"] == best
+        own = row.measurements
+        if all("speedup" in figures for figures in passed):
+            best = max(figures["speedup"] for figures in floats)
+            twins = [figures["median_ms"] for figures in floats if figures["speedup"] == best]
+            assert own["speedup"] > best and own["median_ms"] < twins[0] if row.precision == "int8" else own["speedup"] == best
+        else:
+            best = min(figures["median_ms"] for figures in floats)
+            assert own["median_ms"] < best if row.precision == "int8" else own["median_ms"] == best
     assert [row.verdict for row in judged if row.verdict == "refused"] == [
         r.verdict for r in candidates if r.verdict == "refused"
     ]
