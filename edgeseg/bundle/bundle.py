@@ -256,7 +256,7 @@ class Bundle:
     def add_engines(
         self, engines: Sequence[tuple[EngineEntry, Sequence[Path]]], choice: ChoiceEntry | None = None
     ) -> list[EngineEntry]:
-        """Pack engines, and which of them is the default; those that were there of the same kind for this device go. Atomic.
+        """Pack engines, and which is the default; those of the same kind for this device go, and those that it refused. Atomic.
 
         Others may add engines at the same time: each waits for its turn and adds to what it finds.
 

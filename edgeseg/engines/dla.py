@@ -11,8 +11,8 @@ says its precision to them, and whether there is DLA at all, hangs on the releas
 Where the network is weakly typed, layers in float32 are pinned to it, as the program has them. A layer is in INT8 where its
 inputs and its outputs have ranges, else in half precision.
 
-An engine holds a piece for every run of layers on DLA, and a core loads 16 at most. Work on DLA cannot be recorded as a CUDA
-graph. An engine forgets its core: whoever opens it names it again. Nothing of this was run on a DLA here.
+An engine holds a piece (a "DLA loadable") for every run of layers on DLA, and a core loads 16 at most. Work on DLA cannot be
+recorded as a CUDA graph. An engine forgets its core: whoever opens it names it again. Nothing of this was run on a DLA here.
 
 Source: docs.nvidia.com/deeplearning/tensorrt, 11.4.1: "Working with DLA", "Strongly Typed Networks for DLA", "DLA Supported
 Layers and Restrictions"; 10.16.1: release notes; 10.x: "Working with Quantized Types", and samples/common/sampleEngines.cpp of

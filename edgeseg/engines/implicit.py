@@ -1,8 +1,9 @@
-"""INT8 programs for builders that quantize by the range of each tensor, and take no Q/DQ: DLA in TensorRT 10.
+"""INT8 programs for builders that quantize by the range of each tensor ("implicit quantization"), and take no Q/DQ: DLA in
+TensorRT 10.
 
 The quantizers are taken out, integer weights become the floats that they stand for, and what an activation's quantizer said is
-told as a range of its tensor. Where a tensor has no range, the builder computes in half precision what touches it. This is what
-NVIDIA's Q/DQ translator does to a file, done in memory: a device that builds has no onnx package.
+told as the "dynamic range" of its tensor. Where a tensor has none, the builder computes in half precision what touches it. This
+is what NVIDIA's Q/DQ translator does to a file, done in memory: a device that builds has no onnx package.
 
 Source: github.com/NVIDIA/Deep-Learning-Accelerator-SW, tools/qdq-translator; onnx.proto (onnx 1.17).
 """

@@ -56,7 +56,7 @@ def open_engine(rtx: ModuleType, path: Path, *, capability: str) -> OpenEngine:
 
 
 class Kernels:
-    """The kernels that are made for an engine on this card, read from a file, and written there.
+    """The kernels that are made for an engine on this card (its "runtime cache"), read from a file, and written there.
 
     Attributes:
         config: what the execution context is to be made with.
