@@ -204,7 +204,8 @@ def _built_with(machine: Machine) -> dict[str, str]:
 
 @contextmanager
 def _room(folder: Path) -> Iterator[None]:
-    """Tell a full disk as what it is: runtimes take it for a fault of the program, or leave with Python's own error."""
+    """Tell what the system lacks as what it is: runtimes take a full disk for a fault of the program, or leave with Python's own
+    error."""
     try:
         yield
     except (OSError, BuildError) as error:
@@ -212,8 +213,8 @@ def _room(folder: Path) -> Iterator[None]:
         if isinstance(error, OSError) or full:
             told = "no space left" if full else str(error)
             raise BuildError(
-                f"cannot write below {tempfile.gettempdir()}: {told}",
-                hint="free space there, or TMPDIR=FOLDER edgeseg build BUNDLE",
+                f"cannot build below {tempfile.gettempdir()}: {told}",
+                hint="free space there and memory; or build in another folder: TMPDIR=FOLDER edgeseg build BUNDLE",
             ) from error
         raise
 

@@ -74,16 +74,17 @@ def build(order: Order, progress: Progress, work: Callable[[Connection, Order], 
     Raises:
         BuildError: the builder refuses the program, or its process ended early.
         EdgesegError: as the child sends it.
+        OSError: no process can be started.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=work or construct, args=(theirs, order), daemon=True)
     refused: list[str] | EdgesegError | None = None
     task = f"{order.module}, phases"
+    child.start()
+    theirs.close()
     progress.start(task, None)
     try:
-        child.start()
-        theirs.close()
         while (said := _receive(ours)) is not None:
             if isinstance(said, (list, EdgesegError)):
                 refused = said

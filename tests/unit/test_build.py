@@ -202,7 +202,7 @@ def test_a_full_disk_is_told_as_one(free_bytes: int, bundle: Bundle, monkeypatch
     backend = FakeBackend("onnxruntime", error=error)
     monkeypatch.setattr(table, "backend", lambda name, progress=None: backend)
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free_bytes))
-    with pytest.raises(BuildError, match=r"cannot write below .*o space left") as refused:
+    with pytest.raises(BuildError, match=r"cannot build below .*o space left") as refused:
         build_engine(bundle, threads=1)
     assert "TMPDIR=FOLDER" in refused.value.hint
     assert open_bundle(bundle.path).manifest.engines == ()

@@ -84,6 +84,16 @@ def test_a_child_in_trouble_is_a_build_error(
 
 
 @pytest.mark.usefixtures("installed")
+def test_no_process_can_be_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(self: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", full)
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        TensorRtRtx().compile(tiny_program(tmp_path / "tiny.onnx"), tmp_path, OPTIONS)
+
+
+@pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize("options", [{}, {"compute_capability": "8.7"}, {"compute_capability": 8.9}, {"threads": 1}])
 def test_an_engine_is_for_a_known_compute_capability(options: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match=", ".join(COMPUTE_CAPABILITIES)) as refused:
