@@ -9,6 +9,7 @@
     +- BuildError                 5    change the model or the gate
     |  +- ParityError                    carries its report
     |  +- GateFailed                     carries its report
+    |  +- OutOfRoom                      memory or disk: the same may go well another time
     +- BundleError                6    rebuild, or copy again
     |  +- IntegrityError                 a file is not what the manifest says
     |  +- EngineMismatch                 built on one device, opened on another
@@ -99,6 +100,10 @@ class BuildError(EdgesegError):
     """A program or an engine could not be made, or must not be used."""
 
     exit_code = 5
+
+
+class OutOfRoom(BuildError):
+    """There was not enough memory or disk to build. Says nothing of the program: it is tried again."""
 
 
 class ParityError(BuildError):

@@ -29,7 +29,7 @@ from edgeseg.engines.measure import measure_power, measure_together
 from edgeseg.engines.memory import peak_memory_bytes
 from edgeseg.engines.miou import MiouGate
 from edgeseg.engines.options import Wanted
-from edgeseg.errors import BuildError, BundleError, GateFailed, IntegrityError, Unsupported
+from edgeseg.errors import BuildError, BundleError, GateFailed, IntegrityError, OutOfRoom, Unsupported
 from edgeseg.manifest import CandidateEntry, ChoiceEntry, EngineEntry
 
 
@@ -111,9 +111,10 @@ def build_level(
         chosen = next((row for row in rows if row.verdict == "default"), None)
         if chosen is None or chosen.key is None:
             raise next((trial.error for trial in trials if trial.error), no_twin)
+        tried_again = any(isinstance(trial.error, OutOfRoom) for trial in trials)
         choice = ChoiceEntry(
             level=level,
-            key=key,
+            key=_unfinished(key) if tried_again else key,
             engine=chosen.key,
             candidates=tuple(rows),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -169,6 +170,11 @@ def _key(trials: Sequence[Trial]) -> str:
     by_driver = any(trial.plan and trial.plan.backend.on_accelerator for trial in trials)
     compared = [(trial.name, trial.plan and trial.plan.key) for trial in trials]
     return hashlib.sha256(json.dumps([*compared, *([look().driver] if by_driver else [])]).encode()).hexdigest()
+
+
+def _unfinished(key: str) -> str:
+    """Key of a choice among candidates of which some may come through another time: never met again."""
+    return hashlib.sha256(f"{key} unfinished".encode()).hexdigest()
 
 
 def _kept(bundle: Bundle, level: int, key: str, here: str, trials: Sequence[Trial]) -> tuple[ChoiceEntry | None, str]:

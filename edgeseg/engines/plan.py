@@ -29,7 +29,7 @@ from edgeseg.devices.machine import Machine, look
 from edgeseg.devices.probe import Fingerprint, usable_cores
 from edgeseg.engines import table
 from edgeseg.engines.pace import expected_s, paced
-from edgeseg.errors import BuildError, IntegrityError
+from edgeseg.errors import BuildError, IntegrityError, OutOfRoom
 from edgeseg.manifest import EngineEntry, kind
 from edgeseg.specs import Precision, Program
 
@@ -72,7 +72,7 @@ class Plan:
         if not same:
             return None, "none was built yet"
         if not here:
-            return None, f"the one that is there was built for {same[-1].device}; this is {self.device}"
+            return None, f"the one that is there was built for {same[-1].device}, not for {self.device}"
         engine = here[0]
         if engine.key != self.key:
             changed = [name for name in {**engine.options, **self.options} if engine.options.get(name) != self.options.get(name)]
@@ -212,7 +212,7 @@ def _room(folder: Path) -> Iterator[None]:
         full = shutil.disk_usage(folder).free < _FULL_BYTES
         if isinstance(error, OSError) or full:
             told = "no space left" if full else str(error)
-            raise BuildError(
+            raise OutOfRoom(
                 f"cannot build below {tempfile.gettempdir()}: {told}",
                 hint="free space there and memory; or build in another folder: TMPDIR=FOLDER edgeseg build BUNDLE",
             ) from error

@@ -33,7 +33,7 @@ from edgeseg.engines.options import WORKSPACE_BYTES
 from edgeseg.engines.session import Port, misfit
 from edgeseg.engines.tensorrt_graph import cast_first
 from edgeseg.engines.tensorrt_log import Log
-from edgeseg.errors import BuildError, EdgesegError
+from edgeseg.errors import BuildError, EdgesegError, OutOfRoom
 from edgeseg.files import replace_file
 from edgeseg.specs import Program
 
@@ -105,7 +105,7 @@ def build(order: Order, progress: Progress, work: Callable[[Connection, Order], 
         raise BuildError(f"{order.module} refuses {program}: {'; '.join(refused)}", hint="edgeseg export RECIPE")
     if child.exitcode:
         how = signal.Signals(-child.exitcode).name if child.exitcode < 0 else f"exit code {child.exitcode}"
-        raise BuildError(
+        raise (OutOfRoom if child.exitcode == -signal.SIGKILL else BuildError)(
             f"the process that built {program} with {order.module} ended early ({how})",
             hint="SIGKILL is the system's answer to too little memory: free some, or add swap, and build again",
         )

@@ -22,7 +22,7 @@ from edgeseg.engines import choose, table
 from edgeseg.engines.build import build_engine
 from edgeseg.engines.choose import LevelBuild, build_level, select
 from edgeseg.engines.measure import measure_together
-from edgeseg.errors import BuildError, BundleError, GateFailed, IntegrityError, MissingDependency, Unsupported
+from edgeseg.errors import BuildError, BundleError, GateFailed, IntegrityError, MissingDependency, OutOfRoom, Unsupported
 from edgeseg.manifest import CandidateEntry
 from edgeseg.specs import ImageU8, MaskU8
 from fakes import FakeBackend
@@ -246,6 +246,21 @@ def test_what_cannot_be_built_is_told_and_does_not_stop_the_rest(
     assert made.choice.candidates[2].reason == "no kernel for Conv"
     with pytest.raises(MissingDependency):
         build_level(bundle, runtimes=["ghost"], threads=1)
+
+
+@pytest.mark.parametrize(("failure", "again"), [(OutOfRoom, True), (BuildError, False)])
+def test_what_was_short_of_memory_or_disk_is_tried_again(
+    failure: type[BuildError], again: bool, bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = FakeBackend("onnxruntime", clock.taking(4))
+    runtimes(monkeypatch, reference, FakeBackend("big", error=failure("no", hint="free some")))
+    assert verdicts(build_level(bundle, threads=1)) == {"onnxruntime float": "default", "big float": "not built"}
+    runtimes(monkeypatch, reference, FakeBackend("big", clock.taking(2)))
+    made = build_level(open_bundle(bundle.path), threads=1)
+    assert verdicts(made)["big float"] == ("default" if again else "not built")
+    assert made.reason == ("big float: none was built yet" if again else "same program, runtimes, device and options")
+    assert len(reference.compiled) == 1
+    assert build_level(open_bundle(bundle.path), threads=1).built is False
 
 
 def test_one_reason_is_told_once(

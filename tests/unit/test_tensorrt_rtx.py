@@ -23,7 +23,7 @@ from edgeseg.devices.machine import Machine, look
 from edgeseg.devices.nvidia import Gpu
 from edgeseg.engines import table, tensorrt_build, tensorrt_rtx
 from edgeseg.engines.tensorrt_rtx import COMPUTE_CAPABILITIES, TensorRtRtx
-from edgeseg.errors import BuildError, MissingDependency, Unsupported
+from edgeseg.errors import BuildError, MissingDependency, OutOfRoom, Unsupported
 from machines import write_tree
 from tiny import tiny_program
 
@@ -77,8 +77,9 @@ def test_a_child_in_trouble_is_a_build_error(
 ) -> None:
     monkeypatch.setattr(tensorrt_build, "construct", trouble)
     phases = Phases()
-    with pytest.raises(BuildError, match=told):
+    with pytest.raises(BuildError, match=told) as caught:
         TensorRtRtx(phases).compile(tiny_program(tmp_path / "tiny.onnx"), tmp_path, OPTIONS)
+    assert isinstance(caught.value, OutOfRoom) == (trouble is builders.run_out_of_memory), "only that is worth trying again"
     assert phases.seen[-1] == "end"
     assert {path.name for path in tmp_path.iterdir()} == {"tiny.onnx"}
 
