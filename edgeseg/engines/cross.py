@@ -63,8 +63,7 @@ def build_for_card(
             if kept and not force:
                 made.append(EngineBuild(kept, built=False, reason=reason))
                 continue
-            there = any(engine.device_key == plan.device.key for engine in bundle.manifest.engines)
-            reason = "--force" if kept else reason if there else "none was built for it yet"
+            reason = "--force" if kept else reason
             check_writable(bundle.path)
             with tempfile.TemporaryDirectory(prefix="edgeseg-build-") as folder:
                 files, compile_ms = plan.compile(bundle, Path(folder), f"for {name}; {reason}", progress)

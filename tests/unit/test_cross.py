@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -86,8 +87,9 @@ def test_a_bundle_that_was_exported_without_what_the_card_wants(bundle: Bundle, 
 
 
 def test_cards_live_side_by_side_and_are_kept(bundle: Bundle) -> None:
-    for card in ("rtx4090", "rtx5090"):
-        build_for_card(bundle, card)
+    reasons = [build_for_card(bundle, card)[0].reason for card in ("rtx4090", "rtx5090")]
+    assert reasons[0] == "none was built yet"
+    assert re.fullmatch(r"the one that is there was built for .* 8\.9 with .*, not for .* 12\.0 with .*", reasons[1])
     assert [engine.options["compute_capability"] for engine in bundle.manifest.engines] == ["8.9", "12.0"]
     (again,) = build_for_card(bundle, "sm89")
     assert not again.built
