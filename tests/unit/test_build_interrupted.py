@@ -78,7 +78,8 @@ def test_killed_at_every_step_of_a_build(tmp_path: Path) -> None:
             if status == 0:
                 break
     """
-    killed = start("-c", textwrap.dedent(program), str(tiny_bundle(tmp_path / "tiny.edgeseg").path))
+    path = tiny_bundle(tmp_path / "tiny.edgeseg").path
+    killed = start("-c", textwrap.dedent(program), str(path), TMPDIR=str(tmp_path))  # nobody clears up after SIGKILL
     out, err = killed.communicate(timeout=120)
     assert killed.returncode == 0, err
     seen = out.split()
