@@ -83,7 +83,7 @@ def compute_capability(name: str) -> str:
     known = {d.name: d.compute_capability.value for d in load_catalog().devices if d.compute_capability}
     known |= {f"sm{capability.replace('.', '')}": capability for capability in COMPUTE_CAPABILITIES}
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)  # a gtx1080 is no rtx5080
         raise Unsupported(
             f"there is no device named {name!r}", hint=f"did you mean {near[0]!r}?" if near else "edgeseg devices names them"
         )

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from edgeseg.engines.onnx_graph import Graph, read_graph
 from edgeseg.engines.tensorrt_build import Order, monitor
 from edgeseg.engines.tensorrt_graph import cast_first
-from edgeseg.errors import BuildError, EdgesegError, MissingDependency, Unsupported
+from edgeseg.errors import EdgesegError, MissingDependency, OutOfRoom, Unsupported
 
 if TYPE_CHECKING:
     import torch
@@ -270,7 +270,7 @@ def _refusal(error: Exception, heard: Sequence[str], order: Order) -> EdgesegErr
     unsaid = isinstance(error.__cause__, NameError) and heard  # up to 2.11: it goes on after an error, without an engine
     reasons = list(dict.fromkeys([*([] if unsaid else _gist(error)), *heard]))[:_MOST]
     if any(map(_TOO_LITTLE_MEMORY.search, reasons)):
-        return BuildError(
+        return OutOfRoom(
             f"{order.module} has too little memory to build {order.program.onnx_path}: {'; '.join(reasons)}",
             hint=f"end what else is on the GPU; or give kernels less: --option {order.module}.workspace_bytes={256 << 20}",
         )

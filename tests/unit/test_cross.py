@@ -42,6 +42,9 @@ def test_what_is_no_card() -> None:
     with pytest.raises(Unsupported, match="no device named 'rtx409'") as unknown:
         compute_capability("rtx409")
     assert unknown.value.hint == "did you mean 'rtx4090'?"
+    with pytest.raises(Unsupported, match="no device named 'gtx1080'") as unknown:
+        compute_capability("gtx1080")
+    assert unknown.value.hint == "edgeseg devices names them"
     with pytest.raises(Unsupported, match=r"does not build for orin-nano-8gb: its compute capability is 8\.7"):
         compute_capability("orin-nano-8gb")
 

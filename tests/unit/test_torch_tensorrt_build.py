@@ -19,7 +19,7 @@ import torch
 from edgeseg.engines import torch_tensorrt_build
 from edgeseg.engines.tensorrt_build import Order
 from edgeseg.engines.torch_tensorrt_build import construct, settings
-from edgeseg.errors import BuildError, MissingDependency, Unsupported
+from edgeseg.errors import MissingDependency, OutOfRoom, Unsupported
 from tiny import tiny_program
 from torch_trt_releases import RELEASES, WEAK_BY_CHOICE
 
@@ -185,7 +185,7 @@ def builder_memory(exported: Any, **settings: Any) -> bytes:
 def test_too_little_memory(convert: Convert, order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
     provide(monkeypatch, release("2.13", convert))
     error = last_said(order)
-    assert isinstance(error, BuildError)
+    assert isinstance(error, OutOfRoom)
     assert "too little memory" in str(error)
     assert "--option torch_tensorrt.workspace_bytes=" in error.hint
 
