@@ -141,8 +141,8 @@ def select(candidates: Sequence[CandidateEntry]) -> list[CandidateEntry]:
     if not floats:
         return list(candidates)
     cost = _inverse_speedup if all("speedup" in candidate.measurements for candidate in passed) else _median_ms
-    twin = min(floats, key=cost)
-    faster = [c for c in passed if c.precision == "int8" and cost(c) < cost(twin) and _median_ms(c) < _median_ms(twin)]
+    twin, least_ms = min(floats, key=cost), min(map(_median_ms, floats))
+    faster = [c for c in passed if c.precision == "int8" and cost(c) < cost(twin) and _median_ms(c) < least_ms]
     best = min([twin, *faster], key=cost)  # of equal ones the first
     judged = []
     for candidate in candidates:
