@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -29,6 +29,7 @@ from edgeseg.engines.measure import measure_power, measure_together
 from edgeseg.engines.memory import peak_memory_bytes
 from edgeseg.engines.miou import MiouGate
 from edgeseg.engines.options import Wanted
+from edgeseg.engines.plan import Plan
 from edgeseg.errors import BuildError, BundleError, GateFailed, IntegrityError, OutOfRoom, Unsupported
 from edgeseg.manifest import CandidateEntry, ChoiceEntry, EngineEntry
 
@@ -99,11 +100,13 @@ def build_level(
     reason = "--force" if kept and force else f"to measure {measured}" if kept else reason
     check_writable(bundle.path)
     with tempfile.TemporaryDirectory(prefix="edgeseg-build-") as folder, ExitStack() as stack:
-        gate = MiouGate(bundle, level, trials[0], accuracy)
-        for number, trial in enumerate(trials):
+        for number, trial in enumerate(trials):  # all before the first is opened: builders get the memory to themselves
             home = Path(folder) / str(number)
             home.mkdir()
-            _check(trial, bundle, home, stack, force, gate, progress)
+            _build(trial, bundle, home, force, progress)
+        gate = MiouGate(bundle, level, trials[0], accuracy)
+        for trial in trials:
+            _check(trial, bundle, stack, gate, progress)
         _time(trials, bundle, level, progress)
         if memory:
             _weigh(trials, progress)
@@ -200,25 +203,40 @@ def _kept(bundle: Bundle, level: int, key: str, here: str, trials: Sequence[Tria
     return None, "timed against each other on another machine only" if same else "never timed against each other"
 
 
-def _check(trial: Trial, bundle: Bundle, folder: Path, stack: ExitStack, force: bool, gate: MiouGate, progress: Progress) -> None:
-    """Build a candidate, or take what the bundle holds; open it, and put it to the gates. What stops it becomes its `error`."""
+def _build(trial: Trial, bundle: Bundle, folder: Path, force: bool, progress: Progress) -> None:
+    """Build a candidate, or take what the bundle holds. What stops it becomes its `error`."""
     plan = trial.plan
     if plan is None:
         progress.message(f"{trial.name}: {trial.error}")
         return
     engine, reason = plan.built(bundle)
-    try:
+    with _stopped(trial, plan, progress):
         if engine and not force:
             _, trial.files, compile_ms = plan.kept(bundle, engine, progress)
             trial.kept = engine
         else:
             trial.files, compile_ms = plan.compile(bundle, folder, "--force" if engine else reason, progress)
+        trial.figures |= {"compile_ms": compile_ms}
+
+
+def _check(trial: Trial, bundle: Bundle, stack: ExitStack, gate: MiouGate, progress: Progress) -> None:
+    """Open what was built, and put it to the gates. What stops it becomes its `error`."""
+    plan = trial.plan
+    if plan is None or trial.error:
+        return
+    with _stopped(trial, plan, progress):
         session, load_ms = stack.enter_context(plan.open(trial.files))
-        trial.figures |= {"compile_ms": compile_ms, "load_ms": load_ms}
-        trial.figures |= {"bytes": sum(file.stat().st_size for file in trial.files)}
+        trial.figures |= {"load_ms": load_ms, "bytes": sum(file.stat().st_size for file in trial.files)}
         trial.figures |= {"mask_agreement": check_golden(bundle, plan, session)}
         gate.judge(trial, session)
         trial.session = session
+
+
+@contextmanager
+def _stopped(trial: Trial, plan: Plan, progress: Progress) -> Iterator[None]:
+    """Keep what stops a candidate as its error; a damaged bundle stops all."""
+    try:
+        yield
     except IntegrityError:
         raise
     except (BuildError, BundleError, Unsupported) as error:
@@ -229,11 +247,15 @@ def _check(trial: Trial, bundle: Bundle, folder: Path, stack: ExitStack, force: 
 
 
 def _weigh(trials: Sequence[Trial], progress: Progress) -> None:
-    """Measure the memory of all that are open."""
+    """Measure the memory of all that are open. What cannot be measured has no figure."""
     for trial in trials:
         if trial.session and trial.plan:
             progress.message(f"level {trial.plan.level} {trial.name}: measuring memory")
-            peak = peak_memory_bytes(trial.runtime, trial.plan.program, trial.files, trial.plan.options)
+            try:
+                peak = peak_memory_bytes(trial.runtime, trial.plan.program, trial.files, trial.plan.options)
+            except BuildError as error:
+                progress.message(str(error))
+                continue
             trial.figures |= {} if peak is None else {"peak_memory_bytes": peak}
 
 

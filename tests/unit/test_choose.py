@@ -264,6 +264,37 @@ def test_what_was_short_of_memory_or_disk_is_tried_again(
     assert build_level(open_bundle(bundle.path), threads=1).built is False
 
 
+def test_all_are_built_before_the_first_is_opened(bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A builder may want all the memory that there is."""
+    seen: list[str] = []
+
+    class Watched(FakeBackend):
+        def compile(self, *args: Any) -> Any:
+            seen.append("compile")
+            return super().compile(*args)
+
+        def load(self, *args: Any) -> Any:
+            seen.append("load")
+            return super().load(*args)
+
+    runtimes(monkeypatch, Watched("onnxruntime", clock.taking(4)), Watched("other", clock.taking(2)))
+    build_level(bundle, threads=1)
+    assert seen == ["compile", "compile", "load", "load"]
+
+
+def test_memory_that_cannot_be_measured_has_no_figure(bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def weigh(runtime: str, *args: Any) -> int:
+        if runtime == "other":
+            raise BuildError("the memory of other cannot be measured", hint="leave --memory out")
+        return 5_000_000
+
+    monkeypatch.setattr(choose, "peak_memory_bytes", weigh)
+    runtimes(monkeypatch, FakeBackend("onnxruntime", clock.taking(4)), FakeBackend("other", clock.taking(2)))
+    made = build_level(bundle, threads=1, memory=True)
+    assert verdicts(made) == {"onnxruntime float": "passed", "other float": "default"}
+    assert [row.measurements.get("peak_memory_bytes") for row in made.choice.candidates] == [5_000_000, None]
+
+
 def test_one_reason_is_told_once(
     with_int8: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
