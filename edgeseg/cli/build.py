@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
     from edgeseg.bundle import Bundle
     from edgeseg.engines.choose import LevelBuild
+    from edgeseg.engines.ladder import Climbed
     from edgeseg.manifest import CandidateEntry
+    from edgeseg.specs import Precision
 
 
 @click.command()
@@ -104,11 +107,10 @@ def build(
             force=force,
             progress=progress,
         )
-    data = {"bundle": opened.path, "engines": [_document(one) for one in made]}
+    data = {"bundle": opened.path, "engines": [_document(one, opened) for one in made]}
 
     def human() -> list[RenderableType]:
-        isr = [level.isr for level in opened.manifest.levels]
-        tables = [part for one in made for part in _shown(one, isr[one.engine.level])]
+        tables = [part for one in made for part in _shown(one, opened)]
         return [*tables, f"next: edgeseg run {opened.path} --source VIDEO"]
 
     render.result(data, as_json, human)
@@ -169,14 +171,34 @@ def _build_for_card(bundle: Bundle, card: str, options: Mapping[str, Any], force
     render.result({"bundle": bundle.path, "checked": checked, "engines": engines}, as_json, human)
 
 
-def _document(one: LevelBuild) -> dict[str, Any]:
-    """The default engine of a level, and all that it was chosen from."""
+def _document(one: LevelBuild, bundle: Bundle) -> dict[str, Any]:
+    """The default engine of a level, all that it was chosen from, and what their programs stood when they were exported."""
     candidates = [candidate.model_dump(mode="json") for candidate in one.choice.candidates]
-    return {"built": one.built, "reason": one.reason, **one.engine.model_dump(mode="json"), "candidates": candidates}
+    parity = {precision: [asdict(rung) for rung in rungs] for precision, rungs in _ladder(one, bundle).items()}
+    return {
+        "built": one.built,
+        "reason": one.reason,
+        **one.engine.model_dump(mode="json"),
+        "candidates": candidates,
+        "parity": parity,
+    }
 
 
-def _shown(one: LevelBuild, isr: str) -> list[RenderableType]:
-    engine, candidates = one.engine, one.choice.candidates
+def _ladder(one: LevelBuild, bundle: Bundle) -> dict[Precision, list[Climbed]]:
+    from edgeseg.engines.ladder import climbed
+
+    level = one.engine.level
+    return {precision: climbed(bundle, level, precision) for precision in bundle.level(level).programs}
+
+
+def _proof(one: LevelBuild, bundle: Bundle) -> str:
+    """What stands behind the agreement of the table, which is the last rung."""
+    told = [f"{precision} {', '.join(map(str, rungs)) or 'not checked'}" for precision, rungs in _ladder(one, bundle).items()]
+    return f"parity with torch, at export: {'; '.join(told)}"
+
+
+def _shown(one: LevelBuild, bundle: Bundle) -> list[RenderableType]:
+    engine, candidates, isr = one.engine, one.choice.candidates, bundle.level(one.engine.level).isr
     threads = f", {engine.options['threads']} threads" if "threads" in engine.options else ""
     head = (
         f"level {engine.level} ({isr}): {engine.runtime} {engine.kind}, "
@@ -204,7 +226,7 @@ def _shown(one: LevelBuild, isr: str) -> list[RenderableType]:
         reasons.setdefault(candidate.reason, []).append(f"{candidate.runtime} {candidate.kind}")
     told = [f"{', '.join(names)}: {reason}" for reason, names in reasons.items() if reason]
     hints = dict.fromkeys(candidate.hint for candidate in candidates if candidate.hint)
-    return [head, drawn, *told, *hints, *_busy(candidates)]
+    return [head, drawn, *told, *hints, _proof(one, bundle), *_busy(candidates)]
 
 
 def _busy(candidates: Sequence[CandidateEntry]) -> list[str]:
