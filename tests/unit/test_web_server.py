@@ -40,6 +40,14 @@ class Site:
             ("127.0.0.1", 0), self.page, self.monitor, token=token, about=about, power=lambda: {"VDD_IN": 7.5}
         )
 
+    @contextmanager
+    def open(self) -> Iterator[Site]:
+        try:
+            with self.server:
+                yield self
+        finally:
+            self.monitor.events.close()  # as the end of a run does
+
     @property
     def port(self) -> int:
         return int(self.server.url.rstrip("/").rpartition(":")[2])
@@ -72,7 +80,7 @@ class Site:
 @pytest.fixture
 def site() -> Iterator[Site]:
     site = Site()
-    with site.server:
+    with site.open():
         yield site
     assert "edgeseg-web" not in [thread.name for thread in threading.enumerate()]
 
@@ -148,7 +156,7 @@ def test_numbers(site: Site) -> None:
 
 def test_the_end_of_the_run_is_told() -> None:
     site = Site()
-    with site.server:
+    with site.open():
         thread_of: list[tuple[str, dict[str, Any]]] = []
         opened = threading.Event()
 
@@ -190,7 +198,7 @@ def test_without_a_token_only_names_of_this_machine_pass(site: Site) -> None:
 def test_token() -> None:
     site = Site(TOKEN)
     site.page.write(*frame(0), RECORD)
-    with site.server:
+    with site.open():
         for path in ("/api/status", "/api/numbers", "/api/frame?source=gate&after=0", "/metrics", "/static/main.js", "/none"):
             for wrong in ({}, {"Authorization": "Bearer wrong"}, {"Cookie": "edgeseg_token=wrong"}, {"Authorization": TOKEN}):
                 code, headers, body = site.ask(path, **wrong)
