@@ -15,6 +15,7 @@ from typing import NamedTuple
 import click
 
 from edgeseg import __version__
+from edgeseg.cli.termination import Termination, interrupted
 from edgeseg.errors import EdgesegError, MissingDependency
 
 
@@ -91,10 +92,16 @@ def root() -> None:
 
 def run(args: Sequence[str]) -> int:
     """Run one command line (without the program's name) and return its exit code. Bugs leave as plain exceptions."""
+    with Termination() as termination:
+        return _run(args, termination)
+
+
+def _run(args: Sequence[str], termination: Termination) -> int:
     debug = "--debug" in args
     try:
         try:
-            code = root.main([arg for arg in args if arg != "--debug"], prog_name="edgeseg", standalone_mode=False)
+            words = [arg for arg in args if arg != "--debug"]
+            code = root.main(words, prog_name="edgeseg", standalone_mode=False, obj=termination)
         except ModuleNotFoundError as error:
             package = (error.name or "").split(".")[0]
             if package not in EXTRAS:
@@ -114,8 +121,8 @@ def run(args: Sequence[str]) -> int:
 
         return render.error(error, as_json="--json" in args)
     except click.Abort:  # click's name for Ctrl-C
-        click.echo("interrupted", err=True)
-        return 130
+        click.echo("terminated" if termination.asked else "interrupted", err=True)
+        return interrupted(termination)
     except BrokenPipeError:
         # The reader of our output is gone (`edgeseg ... | head`): nothing to say, and nobody to say it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

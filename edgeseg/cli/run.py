@@ -12,6 +12,7 @@ import click
 from edgeseg.cli import render, run_report
 from edgeseg.cli.run_options import run_options
 from edgeseg.cli.run_settings import read_settings
+from edgeseg.cli.termination import interrupted
 from edgeseg.errors import EdgesegError, StreamError
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from edgeseg.stream.service import JsonLog
     from edgeseg.stream.status import Monitor, RunStatus
 
-_TERMINATED, _INTERRUPTED = 143, 130
-
 
 @click.command("run")
 @run_options
@@ -37,25 +36,24 @@ def run(context: click.Context, /, sheet_path: Path | None, as_json: bool, **_: 
 
     Ctrl-C ends a run in good order: recordings are finished and the report is written. So does SIGTERM, with exit code 143.
     """
-    from edgeseg.stream.service import JsonLog, Termination
+    from edgeseg.stream.service import JsonLog
 
     settings = read_settings(context)
     if as_json and _writes_stdout(settings):
         raise click.UsageError("--json and --sink - both write to stdout; use --report FILE for the report")
     log = JsonLog() if settings.log == "json" else None
-    with Termination() as termination:
-        try:
-            failures = _run(settings, sheet_path, as_json, log)
-        except KeyboardInterrupt:
-            if termination.asked or log:
-                (log.line("interrupted") if log else click.echo("terminated", err=True))
-                context.exit(_TERMINATED if termination.asked else _INTERRUPTED)
+    try:
+        failures = _run(settings, sheet_path, as_json, log)
+    except KeyboardInterrupt:
+        if log is None:
             raise
-        except EdgesegError as error:
-            if log is None or as_json:
-                raise
-            log.line("error", "error", kind=type(error).__name__, message=str(error), hint=error.hint)
-            context.exit(error.exit_code)
+        log.line("interrupted")  # and nothing else: who reads this log reads JSON
+        context.exit(interrupted(context.obj))
+    except EdgesegError as error:
+        if log is None or as_json:
+            raise
+        log.line("error", "error", kind=type(error).__name__, message=str(error), hint=error.hint)
+        context.exit(error.exit_code)
     for failure in failures:
         told = StreamError(f"{failure['what']}: {failure['error']}", hint=failure["hint"])
         if log:

@@ -1,4 +1,4 @@
-"""A run as a system service: SIGTERM, systemd's ready and watchdog messages, and logs that machines read.
+"""A run as a system service: systemd's ready and watchdog messages, and logs that machines read.
 
 systemd's protocol is a datagram to the socket that it names in the environment; a few lines here, no package.
 """
@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -112,31 +111,6 @@ def is_progressing(before: RunStatus | None, now: RunStatus | None) -> bool:
 def _waiting(status: RunStatus) -> int:
     """Frames that came and are neither written nor dropped."""
     return sum(one.frames - one.delivered - sum(one.dropped.values()) for one in status.sources)
-
-
-class Termination:
-    """SIGTERM as Ctrl-C: the first one inside the `with` block raises KeyboardInterrupt in the main thread; `asked` remembers it.
-
-    Further ones change nothing: the end is on its way. Off the main thread, where Python takes no signals, it does nothing.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __enter__(self) -> Self:
-        self._here = threading.current_thread() is threading.main_thread()
-        if self._here:
-            self._before = signal.signal(signal.SIGTERM, self._raise)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._here:
-            signal.signal(signal.SIGTERM, self._before)
-
-    def _raise(self, number: int, frame: FrameType | None) -> None:
-        if not self.asked:
-            self.asked = True
-            raise KeyboardInterrupt
 
 
 class JsonLog:

@@ -91,6 +91,32 @@ def test_killed_at_every_step_of_a_build(tmp_path: Path) -> None:
     assert bundle.verify(run=True).unlisted == ()
 
 
+def test_a_build_that_is_ended_leaves_nothing(tmp_path: Path) -> None:
+    """While it compiles: the folder that it compiles into goes, and the bundle is as it was."""
+    program = """
+        import os, signal, sys
+        from edgeseg.cli.main import main
+        from edgeseg.engines.plan import Plan
+
+        def compile(plan, bundle, folder, *args):
+            (folder / "half").write_bytes(b"engine")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        Plan.compile = compile
+        sys.argv = ["edgeseg", "build", sys.argv[1], "--runtime", "onnxruntime"]
+        main()
+    """
+    bundle = tiny_bundle(tmp_path / "tiny.edgeseg")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    ended = start("-c", textwrap.dedent(program), str(bundle.path), TMPDIR=str(scratch))
+    _, told = ended.communicate(timeout=60)
+    assert (ended.returncode, told.splitlines()[-1]) == (143, "terminated"), told
+    assert "Traceback" not in told
+    assert list(scratch.iterdir()) == []
+    assert open_bundle(bundle.path).manifest == bundle.manifest
+
+
 def test_two_builds_at_once_that_leave_nothing_at_home(tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path / "tiny.edgeseg")
     home = tmp_path / "home"

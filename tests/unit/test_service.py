@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
 import socket
 import threading
 import time
@@ -18,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeseg.stream.events import Event
-from edgeseg.stream.service import Heartbeat, JsonLog, Termination, is_progressing, notify, watchdog_limit_s
+from edgeseg.stream.service import Heartbeat, JsonLog, is_progressing, notify, watchdog_limit_s
 from statuses import run_status, source_status
 
 
@@ -119,31 +118,6 @@ def test_without_systemd_there_is_no_thread() -> None:
 )
 def test_what_counts_as_alive(before: object, now: object, well: bool) -> None:
     assert is_progressing(before, now) is well  # type: ignore[arg-type]
-
-
-def test_sigterm_is_ctrl_c_that_is_remembered() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with Termination() as termination:
-        assert not termination.asked
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
-        assert termination.asked
-        signal.raise_signal(signal.SIGTERM)  # whoever asks twice gets what he asked for once
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_off_the_main_thread_signals_are_left_alone() -> None:
-    seen: list[object] = []
-
-    def work() -> None:
-        with Termination():
-            seen.append(signal.getsignal(signal.SIGTERM))
-
-    thread = threading.Thread(target=work)
-    before = signal.getsignal(signal.SIGTERM)
-    thread.start()
-    thread.join()
-    assert seen == [before]
 
 
 def test_progress_as_lines() -> None:
