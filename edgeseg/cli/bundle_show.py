@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.cli import render
+from edgeseg.specs import HALF_FORM, canonical_form
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -50,6 +51,7 @@ def figures(bundle: Bundle) -> list[dict[str, Any]]:
                 "macs": row.get("macs"),
                 "runtime": engine and engine.runtime,
                 "precision": engine and engine.precision,
+                "kind": engine and engine.kind,
                 "median_ms": engine.measurements.get("median_ms") if engine and timed else None,
                 "int8_scales": int8 and _found_at(int8),
                 "int8": int8 and _summary(int8),
@@ -134,7 +136,7 @@ def _levels(bundle: Bundle, known: list[dict[str, Any]]) -> RenderableType:
             render.percent(one["miou"], 2) + (" INT8" if one["miou_precision"] == "int8" else ""),
             f"{one['macs'] / 1e9:.2f}" if one["macs"] else None,
             f"{one['median_ms']:.1f}" if one["median_ms"] else None,
-            f"{one['runtime']} {one['precision']}" if one["runtime"] else None,
+            f"{one['runtime']} {one['kind']}" if one["runtime"] else None,
         )
         for number, (level, one) in enumerate(zip(bundle.manifest.levels, known, strict=True))
     ]
@@ -148,23 +150,28 @@ def _scales(known: list[dict[str, Any]]) -> list[str]:
 
 def _programs(bundle: Bundle) -> list[RenderableType]:
     from edgeseg.graph_files import opset
-    from edgeseg.specs import canonical_form
 
     manifest, quantized = bundle.manifest, _quantization(bundle)
     rows: list[tuple[Any, ...]] = []
     blobs: dict[str, int] = {}
     for number, level in enumerate(manifest.levels):
         for precision, program in level.programs.items():
-            covered = quantized[number]["coverage"]["share"] if precision == "int8" and number in quantized else None
+            covered = quantized[number]["coverage"] if precision == "int8" and number in quantized else None
             for form, (graph, *shared) in {canonical_form(precision): program.files, **program.forms}.items():
                 blobs |= {name: manifest.files[name].bytes for name in shared}
                 file, version = manifest.files[graph], program.opset or opset(bundle.file(graph).read_bytes())
-                rows.append(
-                    (number, precision, render.percent(covered), form, version, file.sha256[:_HASH], render.size(file.bytes))
-                )
+                share = render.percent(covered and _share(covered, form))
+                rows.append((number, precision, share, form, version, file.sha256[:_HASH], render.size(file.bytes)))
     columns = ("level", "precision", "MACs\nin INT8", "laid out for", "opset", "sha256", "size")
     told = [f"{name}: {render.size(size)} of weights, shared by the programs" for name, size in blobs.items()]
     return [render.table("programs", columns, rows), *told]
+
+
+def _share(coverage: Mapping[str, Any], form: str) -> float | None:
+    """Of a program's multiply-adds, those in INT8; None where a bundle does not say."""
+    if form != HALF_FORM:
+        return float(coverage["share"])
+    return coverage["share"] - coverage["depthwise_share"] if "depthwise_share" in coverage else None
 
 
 def _int8(bundle: Bundle) -> Iterator[RenderableType]:

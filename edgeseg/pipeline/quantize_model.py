@@ -165,7 +165,9 @@ def _calibration(calib_set: CalibSet, plans: Sequence[IsrPlan], found: Calibrati
 
 
 def _coverage_of(document: Mapping[str, Any]) -> Coverage:
-    return Coverage(document["share"], document["macs"], tuple(Layer(**layer) for layer in document["layers"]))
+    layers = tuple(Layer(**layer) for layer in document["layers"])
+    depthwise = document.get("depthwise_share", 0.0)  # absent where the checkpoint is older than this figure
+    return Coverage(document["share"], document["macs"], layers, depthwise)
 
 
 def trained_int8(

@@ -36,11 +36,14 @@ class Coverage:
 
     Attributes:
         share: of all multiply-adds, those in INT8; 0..1.
+        depthwise_share: of all multiply-adds, those in INT8 in depthwise convolutions, whose weights the form for TensorRT keeps
+            in half precision; 0..1.
     """
 
     share: float
     macs: int
     layers: tuple[Layer, ...]
+    depthwise_share: float
 
     @property
     def floats(self) -> tuple[Layer, ...]:
@@ -88,8 +91,13 @@ def coverage(model: nn.Module, hints: QuantHints, settings: Quant, size_hw: tupl
     other = total - sum(layer.macs for layer in layers)
     if other:
         layers.append(Layer(OTHER, "matmul", other, "float", "no layers of the model, so that no quantizer finds them"))
-    covered = sum(layer.macs for layer in layers if layer.precision == "int8")
-    return Coverage(covered / total if total else 0.0, total, tuple(layers))
+    covered = {layer.name: layer.macs for layer in layers if layer.precision == "int8"}
+    depthwise = sum(covered.get(name, 0) for name, module in model.named_modules() if _is_depthwise(module))
+    return Coverage(sum(covered.values()) / (total or 1), total, tuple(layers), depthwise / (total or 1))
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels
 
 
 def _macs(model: nn.Module, size_hw: tuple[int, int]) -> dict[str, int]:

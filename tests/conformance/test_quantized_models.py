@@ -126,6 +126,11 @@ def test_coverage_counts_every_multiply_add_once(name: str) -> None:
     products = sum(by_hand[product] for product in hints.products)
     kept = sum(by_hand[layer] for layer, _ in hints.keep_float if layer not in hints.products)
     assert covered.share == pytest.approx(1 - (products + kept) / covered.macs)
+    convolutions = {layer: result.model.get_submodule(layer) for layer in by_hand}
+    single = [
+        n for n, module in convolutions.items() if isinstance(module, nn.Conv2d) and module.groups > 1 == module.weight.shape[1]
+    ]
+    assert covered.depthwise_share == pytest.approx(sum(by_hand[layer] for layer in single) / covered.macs)
     assert all(layer.reason for layer in covered.layers if layer.precision == "float")
     assert not any(layer.reason for layer in covered.layers if layer.precision == "int8")
 

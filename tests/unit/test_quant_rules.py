@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgeseg.cli.bundle_show import _share
 from edgeseg.errors import BuildError, DataError, GateFailed, MissingDependency, RecipeError
 from edgeseg.models.layers import Product
 from edgeseg.quant.calibrate import calibrate
@@ -244,6 +245,14 @@ def test_coverage_and_its_gate() -> None:
     assert caught.value.report["share"] == found.share
     before = coverage(Small(), HINTS, settings(), SIZE_HW)
     assert before == found
+
+
+def test_the_share_of_depthwise_convolutions() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 8, 3, padding=1, groups=4), nn.Conv2d(8, 8, 1, groups=2))
+    found = coverage(model, QuantHints(), settings(), SIZE_HW)
+    assert found.depthwise_share == pytest.approx(8 * 9 / (4 * 3 + 8 * 9 + 8 * 4))
+    assert (_share(found.to_json(), "qdq"), _share(found.to_json(), "half")) == (1.0, 1.0 - found.depthwise_share)
+    assert _share({"share": 1.0}, "half") is None, "a bundle of before"
 
 
 def test_coverage_says_what_is_switched_off_not_what_was_planned() -> None:
