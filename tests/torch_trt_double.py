@@ -1,6 +1,6 @@
 """Torch-TensorRT on a machine without a GPU: queries of the device are answered, everything else is real.
 
-`construct` is a child process like `edgeseg.engines.torch_tensorrt_build.construct`, with torch-tensorrt-rtx in it: torch.export,
+`construct` is a child process like `edgeseg.torch_trt.compiler.construct`, with torch-tensorrt-rtx in it: torch.export,
 lowering, every converter, the network, and TensorRT-RTX's builder for a compute capability that is named. An engine cannot be
 opened without the GPU: the bytes that the builder made stand in for it. What networks were made is written beside the engine.
 
@@ -21,8 +21,8 @@ from multiprocessing.connection import Connection
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from edgeseg.engines import torch_tensorrt_build
 from edgeseg.engines.tensorrt_build import Order
+from edgeseg.torch_trt import compiler
 from torch_trt_releases import KNOWN
 
 CAPABILITY, MEMORY_BYTES = (8, 9), 24 << 30
@@ -37,7 +37,7 @@ def construct(pipe: Connection, order: Order) -> None:
     Of a network: its layers by type, the types of its products, inputs and outputs, and the engine's size if it was opened.
     """
     networks = install()
-    torch_tensorrt_build.construct(pipe, order)
+    compiler.construct(pipe, order)
     import torch_tensorrt
 
     convert = torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine
@@ -52,7 +52,7 @@ def construct_without_argmax(pipe: Connection, order: Order) -> None:
     from torch_tensorrt.dynamo.conversion import _ConverterRegistry as registry
 
     del registry.DYNAMO_ATEN_CONVERTERS[torch.ops.aten.argmax.default]
-    torch_tensorrt_build.construct(pipe, order)
+    compiler.construct(pipe, order)
 
 
 def release() -> str:
@@ -69,7 +69,7 @@ def install() -> list[dict[str, Any]]:
     """Answer the queries, have torch compute on the CPU, and record every network that is made from here on."""
     import torch
 
-    torch_tensorrt_build.device = lambda: "cpu"
+    compiler.device = lambda: "cpu"
     torch.cuda.get_device_capability = lambda device=None: CAPABILITY
     torch.cuda.current_device = lambda: 0
     torch.cuda.mem_get_info = lambda device=None: (MEMORY_BYTES, MEMORY_BYTES)

@@ -2,7 +2,7 @@
 
 torch compiles; it is not there when the engine runs, which is opened as TensorRT's own are.
 
-The torch program is made from the bundle's ONNX program, operator by operator (`onnx_torch`). What is compiled is then the very
+The torch program is made from the bundle's ONNX program, operator by operator (`torch_trt`). What is compiled is then the very
 program whose parity with the model was proved, at every ISR level and in every precision; a bundle needs no second copy of its
 weights; and a device needs torch and Torch-TensorRT, but no model code and no training side. The other ways were worse:
 torch.export's own .pt2 is written by one release of torch and read by that or a later one, while a Jetson with JetPack 6 has 2.8
@@ -18,6 +18,7 @@ Source: pytorch.org/TensorRT; github.com/pytorch/TensorRT, py/torch_tensorrt/dyn
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,7 +27,6 @@ from typing import Any
 from edgeseg.contracts import NO_OPTIONS, NoProgress, Progress
 from edgeseg.devices.machine import Machine, look
 from edgeseg.devices.probe import fingerprint
-from edgeseg.engines import torch_tensorrt_build
 from edgeseg.engines.cudart import Cuda
 from edgeseg.engines.options import CUDA_GRAPH, OPTIMIZATION_LEVEL, WORKSPACE_BYTES
 from edgeseg.engines.tensorrt import TensorRt, order_here
@@ -36,6 +36,8 @@ from edgeseg.errors import MissingDependency
 from edgeseg.specs import GPU_FORMS, Precision, Program
 
 _PURPOSE = "compile engines with Torch-TensorRT"
+_COMPILER = "edgeseg.torch_trt.compiler"
+"""What the child process runs. It imports torch: a room above this one, named as the table names runtimes."""
 OPTIONS = {"cuda_graph": CUDA_GRAPH, "optimization_level": OPTIMIZATION_LEVEL, "workspace_bytes": WORKSPACE_BYTES}
 
 
@@ -78,7 +80,7 @@ class TorchTensorRt:
         """
         here = fingerprint(self.name, self.version(), accelerator=(self._machine or look()).accelerator)
         order = order_here(here, self._runtime, program, out_dir, _own(options))
-        build(order, self._progress, torch_tensorrt_build.construct)
+        build(order, self._progress, importlib.import_module(_COMPILER).construct)
         return [order.engine, order.facts]
 
     def load(self, program: Program, files: Sequence[Path], options: Mapping[str, Any]) -> TensorRtSession:

@@ -18,11 +18,11 @@ import torch_trt_double
 from edgeseg.contracts import NoProgress
 from edgeseg.devices.machine import Machine
 from edgeseg.devices.nvidia import Gpu
-from edgeseg.engines import torch_tensorrt_build
 from edgeseg.engines.cudart import Cuda
 from edgeseg.engines.torch_tensorrt import TorchTensorRt
 from edgeseg.errors import BuildError
 from edgeseg.specs import GPU_FORM, ImageSpec, LabelSpace, Program
+from edgeseg.torch_trt import compiler
 from fake_cuda import FakeLibrary
 from tiny import tiny_program
 from torch_trt_releases import RELEASES
@@ -42,7 +42,7 @@ def without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = torch_trt_double.release()
     if not installed:
         pytest.skip("Torch-TensorRT is not here: make test-torch-trt")
-    monkeypatch.setattr(torch_tensorrt_build, "construct", torch_trt_double.construct)
+    monkeypatch.setattr(compiler, "construct", torch_trt_double.construct)
     monkeypatch.setattr(TorchTensorRt, "version", lambda self: f"{installed} on TensorRT-RTX")
 
 
@@ -136,7 +136,7 @@ def test_edaformer_t_in_every_precision(kind: str, folder: Path, tmp_path: Path)
 
 def test_a_converter_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Said by name in every release, whether it is raised or only logged."""
-    monkeypatch.setattr(torch_tensorrt_build, "construct", torch_trt_double.construct_without_argmax)
+    monkeypatch.setattr(compiler, "construct", torch_trt_double.construct_without_argmax)
     row = TorchTensorRt(machine=CARD, cuda=Cuda(FakeLibrary()))
     with pytest.raises(BuildError, match=r"refuses .*argmax"):
         row.compile(tiny_program(tmp_path / "tiny.onnx"), tmp_path, {"threads": 2})

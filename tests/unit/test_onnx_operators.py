@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeseg.engines.onnx_graph import read_graph
-from edgeseg.engines.onnx_operators import OPERATORS
-from edgeseg.engines.onnx_torch import TorchProgram
+from edgeseg.torch_trt.operators import OPERATORS
+from edgeseg.torch_trt.program import TorchProgram
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 Case = tuple[dict[str, Any], list[np.ndarray | None]]

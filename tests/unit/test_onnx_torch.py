@@ -16,9 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeseg.engines.onnx_graph import read_graph
 from edgeseg.engines.onnx_quantizers import amax_of
-from edgeseg.engines.onnx_torch import TorchProgram, round_to_int8
 from edgeseg.engines.tensorrt_graph import cast_first
 from edgeseg.specs import GPU_FORM, ImageSpec, LabelSpace, Program
+from edgeseg.torch_trt.program import TorchProgram, round_to_int8
 from tiny import outside_weights, tiny_image, tiny_mask, tiny_program
 
 LABELS = LabelSpace(tuple(f"class{i}" for i in range(5)), tuple((i, i, i) for i in range(5)))

@@ -14,10 +14,11 @@ import pytest
 import builders
 from edgeseg.devices.machine import Machine
 from edgeseg.devices.nvidia import Gpu
-from edgeseg.engines import torch_tensorrt, torch_tensorrt_build
+from edgeseg.engines import torch_tensorrt
 from edgeseg.engines.cudart import Cuda
 from edgeseg.engines.torch_tensorrt import TorchTensorRt
 from edgeseg.errors import BuildError, MissingDependency, Unsupported
+from edgeseg.torch_trt import compiler
 from fake_cuda import FakeLibrary
 from tiny import tiny_program
 
@@ -66,13 +67,13 @@ def test_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("installed")
 def test_a_child_that_refuses_and_one_that_dies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tiny_program(tmp_path / "p.onnx")
-    monkeypatch.setattr(torch_tensorrt_build, "construct", builders.refuse)
+    monkeypatch.setattr(compiler, "construct", builders.refuse)
     with pytest.raises(BuildError, match=r"torch_tensorrt refuses .*p\.onnx: no such operator: Frobnicate"):
         row().compile(program, tmp_path, {})
-    monkeypatch.setattr(torch_tensorrt_build, "construct", builders.run_out_of_memory)
+    monkeypatch.setattr(compiler, "construct", builders.run_out_of_memory)
     with pytest.raises(BuildError, match="SIGKILL"):
         row().compile(program, tmp_path, {})
-    monkeypatch.setattr(torch_tensorrt_build, "construct", builders.lack_modelopt)
+    monkeypatch.setattr(compiler, "construct", builders.lack_modelopt)
     with pytest.raises(MissingDependency, match="'modelopt' is needed") as lacking:
         row().compile(program, tmp_path, {})
     assert lacking.value.hint == "pip install 'edgeseg[tensorrt]'"

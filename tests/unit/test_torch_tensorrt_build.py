@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import torch
 
-from edgeseg.engines import torch_tensorrt_build
 from edgeseg.engines.tensorrt_build import Order
-from edgeseg.engines.torch_tensorrt_build import construct, settings
 from edgeseg.errors import MissingDependency, OutOfRoom, Unsupported
+from edgeseg.torch_trt import compiler
+from edgeseg.torch_trt.compiler import construct, settings
 from tiny import tiny_program
 from torch_trt_releases import RELEASES, WEAK_BY_CHOICE
 
@@ -68,8 +68,8 @@ def provide(monkeypatch: pytest.MonkeyPatch, convert: Convert) -> None:
         module = SimpleNamespace(**facts, __spec__=ModuleSpec(name, None))  # torch asks for it when it first exports
         monkeypatch.setitem(sys.modules, name, module)  # type: ignore[arg-type]
     for name in ("_convert_to_bytes", "_show_phases"):
-        monkeypatch.setattr(torch_tensorrt_build, name, lambda *given: None)
-    monkeypatch.setattr(torch_tensorrt_build, "device", lambda: "cpu")
+        monkeypatch.setattr(compiler, name, lambda *given: None)
+    monkeypatch.setattr(compiler, "device", lambda: "cpu")
 
 
 @pytest.mark.parametrize("version", RELEASES)
@@ -117,13 +117,13 @@ def test_the_phases_of_the_builder(monkeypatch: pytest.MonkeyPatch) -> None:
     modules[name] = SimpleNamespace(_TRTInterpreter=SimpleNamespace(TRTInterpreter=Interpreter))
     for module, content in modules.items():
         monkeypatch.setitem(sys.modules, module, content)  # type: ignore[arg-type]
-    torch_tensorrt_build._show_phases(pipe := Pipe(), SimpleNamespace(IProgressMonitor=Monitor))  # type: ignore[arg-type]
+    compiler._show_phases(pipe := Pipe(), SimpleNamespace(IProgressMonitor=Monitor))  # type: ignore[arg-type]
     config = Interpreter()._populate_trt_builder_config(False)
     assert config.given == (False,)
     config.progress_monitor.phase_start("Timing tactics", None, 3)
     assert pipe.said == ["Timing tactics"]
     del Interpreter._populate_trt_builder_config
-    torch_tensorrt_build._show_phases(pipe, SimpleNamespace())  # type: ignore[arg-type]  # a release without it builds all the same
+    compiler._show_phases(pipe, SimpleNamespace())  # type: ignore[arg-type]  # a release without it builds all the same
 
 
 def no_converter() -> bytes:
@@ -230,9 +230,9 @@ def test_without_a_driver(order: Order, monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 @pytest.mark.parametrize(("cuda", "built"), [(None, "built without CUDA"), ("13.0", "built for CUDA 13.0")])
 def test_torch_without_a_gpu(cuda: str | None, built: str, order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
-    see = torch_tensorrt_build.device
+    see = compiler.device
     provide(monkeypatch, release("2.13"))
-    monkeypatch.setattr(torch_tensorrt_build, "device", see)
+    monkeypatch.setattr(compiler, "device", see)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", cuda)
     error = last_said(order)

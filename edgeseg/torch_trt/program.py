@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeseg.engines.onnx_graph import Array, Graph, Node
-from edgeseg.engines.onnx_operators import OPERATORS, check, run
 from edgeseg.engines.onnx_quantizers import FAKE_QUANTIZE, with_fake_quantizers
+from edgeseg.torch_trt.operators import OPERATORS, check, run
 
 Rounding = Callable[[Tensor, Tensor, bool], Tensor]
 """As `round_to_int8`."""

@@ -30,7 +30,7 @@ from edgeseg.errors import EdgesegError, MissingDependency, OutOfRoom, Unsupport
 if TYPE_CHECKING:
     import torch
 
-    from edgeseg.engines.onnx_torch import Rounding
+    from edgeseg.torch_trt.program import Rounding
 
 _INT8_PURPOSE = "compile INT8 programs with Torch-TensorRT"
 _LIBRARIES: list[Any] = []  # kernels last as long as these
@@ -121,7 +121,7 @@ def export(graph: Graph, order: Order, device: str) -> tuple[torch.export.Export
     """
     import torch
 
-    from edgeseg.engines.onnx_torch import TorchProgram
+    from edgeseg.torch_trt.program import TorchProgram
 
     quantize = _quantize() if order.program.precision == "int8" else None
     module = TorchProgram(graph, quantize).eval().to(device)
@@ -146,7 +146,7 @@ def _quantize() -> Rounding:
     """
     import torch
 
-    from edgeseg.engines.onnx_torch import round_to_int8
+    from edgeseg.torch_trt.program import round_to_int8
 
     try:
         import modelopt.torch.quantization  # noqa: F401
