@@ -1,8 +1,13 @@
-"""A complete recipe, as text, and its file."""
+"""A complete recipe, as text, its file, and the mistakes that are told of one."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+import pytest
+
+from edgeseg.errors import RecipeError
+from edgeseg.recipe.load import load_recipe
 
 GOOD = """\
 name: street_test
@@ -36,3 +41,15 @@ def write(folder: Path, text: str) -> Path:
     file = folder / "recipe.yaml"
     file.write_text(text, encoding="utf-8")
     return file
+
+
+def mistakes(folder: Path, text: str, *overrides: str) -> list[str]:
+    """The mistake lines of the error, with the file's name cut to `F`."""
+    file = write(folder, text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(file, overrides)
+    assert caught.value.exit_code == 2
+    assert "edgeseg recipe schema" in caught.value.hint
+    header, *lines = str(caught.value).splitlines()
+    assert header == f"{len(lines)} mistake{'s' if len(lines) > 1 else ''} in {file}"
+    return [line.replace(str(file), "F") for line in lines]

@@ -3,46 +3,26 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
+from choosing import Clock, runtimes
 from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.bundle.golden import GoldenFrame
 from edgeseg.cli.main import run
 from edgeseg.engines import build as build_module
-from edgeseg.engines import choose, table
+from edgeseg.engines import choose
 from edgeseg.engines.build import build_engine
 from edgeseg.engines.choose import LevelBuild, build_level
 from edgeseg.engines.measure import measure_together
-from edgeseg.errors import BuildError, BundleError, GateFailed, IntegrityError, MissingDependency, OutOfRoom, Unsupported
+from edgeseg.errors import BuildError, BundleError, GateFailed, MissingDependency, OutOfRoom
 from edgeseg.specs import ImageU8, MaskU8
 from fakes import FakeBackend
 from tiny import tiny_bundle, tiny_image, tiny_mask, tiny_precisions, tiny_program
-
-# Runtimes known by heart
-
-Answer = Callable[[ImageU8], MaskU8]
-
-
-class Clock:
-    """Time passes only while an engine runs."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now_s = 0.0
-        monkeypatch.setattr("time.perf_counter", lambda: self.now_s)
-
-    def taking(self, ms: float, answer: Answer = tiny_mask) -> Answer:
-        def timed(image: ImageU8) -> MaskU8:
-            self.now_s += ms / 1000
-            return answer(image)
-
-        return timed
 
 
 @pytest.fixture
@@ -58,13 +38,6 @@ def bundle(tmp_path: Path) -> Bundle:
 @pytest.fixture
 def with_int8(tmp_path: Path) -> Bundle:
     return tiny_bundle(tmp_path / "two.edgeseg", **tiny_precisions(tmp_path))
-
-
-def runtimes(monkeypatch: pytest.MonkeyPatch, *backends: FakeBackend) -> None:
-    """These are all the runtimes that there are."""
-    by_name = {backend.name: backend for backend in backends}
-    monkeypatch.setattr(table, "engines", lambda: dict.fromkeys(by_name, ""))
-    monkeypatch.setattr(table, "backend", lambda name, progress=None: by_name[name])
 
 
 def wrong(image: ImageU8) -> MaskU8:
@@ -401,75 +374,3 @@ def test_turns_are_drawn_anew_and_speedups_compare_one_round(monkeypatch: pytest
     assert len(set(rounds)) > 1
     assert [found[name].speedup for name in "abc"] == pytest.approx([1, 1, 2])
     assert {latency.runs for latency in found.values()} == {12}
-
-
-# Forms
-
-
-@pytest.fixture
-def in_two_forms(tmp_path: Path) -> Bundle:
-    programs = [tiny_program(tmp_path / "a.onnx"), replace(tiny_program(tmp_path / "b.onnx", threshold=127.6), form="openvino")]
-    return tiny_bundle(tmp_path / "forms.edgeseg", programs=programs)
-
-
-def test_a_runtime_gets_the_form_that_it_likes(in_two_forms: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    backends = [FakeBackend(name, clock.taking(4), form=name) for name in ("onnxruntime", "openvino", "tensorrt")]
-    runtimes(monkeypatch, *backends)
-    made = build_level(in_two_forms, threads=1)
-    assert [backend.compiled[0]["form"] for backend in backends] == ["onnxruntime", "openvino", "onnxruntime"]
-    assert [bool(row.hint) for row in made.choice.candidates] == [False, False, True]
-    assert in_two_forms.program().onnx_path.read_bytes() != in_two_forms.program(form="openvino").onnx_path.read_bytes()
-    assert {in_two_forms.program(form=form).form for form in ("onnxruntime", "tensorrt")} == {"onnxruntime"}
-
-
-def test_a_damaged_form_is_found(in_two_forms: Bundle) -> None:
-    path = in_two_forms.program(form="openvino").onnx_path
-    path.write_bytes(path.read_bytes()[:-1])
-    in_two_forms.program()
-    for use in (in_two_forms.verify, lambda: in_two_forms.program(form="openvino")):
-        with pytest.raises(IntegrityError, match="level0-float-openvino"):
-            use()
-
-
-def test_forms_that_do_not_belong_together(tmp_path: Path) -> None:
-    other = replace(tiny_program(tmp_path / "a.onnx"), form="openvino")
-    with pytest.raises(ValueError, match="is not there in the form onnxruntime"):
-        tiny_bundle(tmp_path / "t.edgeseg", programs=[other])
-    with pytest.raises(ValueError, match="two float programs at ISR 1,1,1,1-1,1,1 in the form openvino"):
-        tiny_bundle(tmp_path / "t.edgeseg", programs=[tiny_program(tmp_path / "b.onnx"), other, other])
-
-
-# Real runtimes
-
-
-def test_through_the_command_line(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("openvino")
-    line = ["build", str(bundle.path), "--threads", "1", "--runtime", "openvino"]
-    assert run([*line, "--json"]) == 0
-    (level,) = json.loads(capsys.readouterr().out)["engines"]
-    names = {(row["runtime"], row["options"].get("precision_hint")) for row in level["candidates"]}
-    assert {("onnxruntime", None), ("openvino", "f32")} <= names
-    assert sum(row["verdict"] == "default" for row in level["candidates"]) == 1
-    assert level["key"] == next(row["key"] for row in level["candidates"] if row["verdict"] == "default")
-    assert run(line) == 0
-    shown = capsys.readouterr().out
-    assert all(part in shown for part in ("kept (same program", "openvino float", "speed-", "laid out for openvino"))
-    for engine in ("onnxruntime", "openvino"):
-        with open_bundle(bundle.path).session(engine=engine) as session:
-            np.testing.assert_array_equal(session.infer(tiny_image(3)), tiny_mask(tiny_image(3)))
-
-
-@pytest.mark.parametrize(
-    ("options", "code", "said"),
-    [(["--runtime", "openvin"], 4, "did you mean 'openvino'"), (["--limit", "3"], 2, "--data-root")],
-)
-def test_mistakes(options: list[str], code: int, said: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["build", str(bundle.path), *options]) == code
-    assert said in capsys.readouterr().err
-
-
-def test_levels_that_are_not_there(bundle: Bundle) -> None:
-    with pytest.raises(BundleError, match="has no level 1"):
-        build_level(bundle, 1)
-    with pytest.raises(Unsupported, match="no runtime named"):
-        build_level(bundle, runtimes=["ghost"])

@@ -16,16 +16,15 @@ from edgeseg.data.subset import Subset
 from edgeseg.devices.probe import Fingerprint
 from edgeseg.errors import BuildError, DataError, GateFailed, RecipeError, Unsupported
 from edgeseg.isr import measure
-from edgeseg.isr.measure import SITTING, WARMUP, Built, Meter, median_interval
+from edgeseg.isr.measure import SITTING, WARMUP, Built, Meter
 from edgeseg.isr.plans import PlanSpace, load_levels
 from edgeseg.isr.search import SearchOptions, SearchResult, search_plans, seeds_of
 from edgeseg.journal import Journal
 from edgeseg.recipe.schema import Choose
-from edgeseg.specs import ImageSpec, ImageU8, IsrPlan, LabelSpace, MaskU8, Program
+from edgeseg.specs import ImageSpec, ImageU8, IsrPlan, MaskU8, Program
 from fakes import FakeSession
+from halves import LABELS, SIZE_HW, Data
 
-LABELS = LabelSpace(("left", "right"), ((0, 0, 0), (255, 255, 255)))
-SIZE_HW = (32, 64)
 SPACE = PlanSpace(((1, 2, 4), (1, 2)), ((1, 2, 4),), SIZE_HW)
 FACTS: dict[str, Any] = {
     "recipe": "fake",
@@ -38,27 +37,6 @@ FACTS: dict[str, Any] = {
 SAVED_MS = (12.0, 3.0, 1.0)
 LOST_COLUMNS = (2, 1, 4)
 """By stage, for each raise of its multiplier: time saved of 40 ms, and columns of 64 that are then wrong."""
-
-
-class Data:
-    """Two classes, side by side; a SegDataset."""
-
-    labels = LABELS
-
-    def __init__(self, count: int = 5, void: bool = False) -> None:
-        self.count, self.void, self.loads = count, void, 0
-
-    def __len__(self) -> int:
-        return self.count
-
-    def name(self, index: int) -> str:
-        return f"val/{index}"
-
-    def load(self, index: int) -> tuple[ImageU8, MaskU8]:
-        self.loads += 1
-        mask = np.zeros(SIZE_HW, np.uint8)
-        mask[:, 32:] = 255 if self.void else 1
-        return np.repeat(np.where(mask, 200, index)[..., None], 3, 2).astype(np.uint8), mask if not self.void else mask | 255
 
 
 def raises(plan: IsrPlan) -> list[int]:
@@ -380,33 +358,3 @@ def test_what_cannot_be_searched_is_refused_first(tmp_path: Path) -> None:
         seeds_of(SPACE, SPACE.base, SearchOptions(plans=tuple(SPACE.lighter(SPACE.base))[:2], max_plans=2))
     with pytest.raises(Unsupported, match="no inference spatial reduction"):
         seeds_of(PlanSpace((), (), (64, 64)), IsrPlan((), ()), SearchOptions())
-
-
-def test_subset_is_spread_read_once_and_known_by_content() -> None:
-    data = Data(10)
-    subset = Subset(data, 4)
-    assert subset.names == ["val/0", "val/3", "val/6", "val/9"]
-    assert np.array_equal(subset.load(1)[0], Data(10).load(3)[0])
-    assert data.loads == 4
-    assert subset.sha256 == Subset(Data(10), 4).sha256 != Subset(Data(10), 5).sha256
-    small = Subset(data, 4, kept_bytes=0)
-    loads = data.loads
-    assert np.array_equal(small.load(2)[1], subset.load(2)[1]) and data.loads == loads + 1
-    assert len(Subset(data, 99)) == 10
-
-
-def test_a_validation_set_without_anything_to_count_is_refused() -> None:
-    with pytest.raises(DataError, match="empty"):
-        Subset(Data(0))
-    with pytest.raises(DataError, match="no pixel"):
-        Subset(Data(2, void=True))
-
-
-@pytest.mark.parametrize(
-    "count,inside", [(1, (0, 0)), (2, (0, 1)), (5, (0, 4)), (6, (0, 5)), (9, (1, 7)), (15, (3, 11)), (20, (5, 14))]
-)
-def test_interval_of_the_median(count: int, inside: tuple[int, int]) -> None:
-    """Ranks (from 0) of the tabled 95 % intervals."""
-    values = list(range(count))
-    random.Random(0).shuffle(values)
-    assert median_interval(values) == inside

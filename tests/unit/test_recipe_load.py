@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edgeseg.errors import RecipeError
 from edgeseg.recipe.load import catalogue, find_recipe, load_recipe
 from edgeseg.recipe.strict_yaml import plain_scalar, read_yaml
-from recipes import GOOD, write
+from recipes import GOOD, mistakes, write
 
 QUANT = """\
 quant:
@@ -33,18 +33,6 @@ data:
 
 def line_of(text: str, part: str) -> int:
     return next(number for number, line in enumerate(text.splitlines(), start=1) if part in line)
-
-
-def mistakes(folder: Path, text: str, *overrides: str) -> list[str]:
-    """The mistake lines of the error, with the file's name cut to `F`."""
-    file = write(folder, text)
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(file, overrides)
-    assert caught.value.exit_code == 2
-    assert "edgeseg recipe schema" in caught.value.hint
-    header, *lines = str(caught.value).splitlines()
-    assert header == f"{len(lines)} mistake{'s' if len(lines) > 1 else ''} in {file}"
-    return [line.replace(str(file), "F") for line in lines]
 
 
 def folders_recipe() -> str:
@@ -339,65 +327,3 @@ def test_an_installed_wheel_carries_its_recipes(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "recipes").mkdir()  # another package's folder in site-packages
     monkeypatch.setattr("edgeseg.recipe.load._PACKAGE", tmp_path / "edgeseg")
     assert catalogue() == {"only_one": shipped / "only_one.yaml"}
-
-
-# --- overrides ---------------------------------------------------------------------------------------------------------------
-
-
-def test_overrides_are_yaml_values_applied_in_order(tmp_path: Path) -> None:
-    recipe = load_recipe(
-        write(tmp_path, GOOD),
-        [
-            "train.steps=300",
-            "train.steps=400",
-            "train.lr=1e-3",
-            "augment.crop_hw=[64, 96]",
-            "model.options.drop_path=0.1",
-            "train.amp=off",
-            "data.train={images: a, labels: b}",
-            "data.index_map.3=255",
-            "train.clip_norm=null",
-            "summary=a = b",
-        ],
-    )
-    assert (recipe.train.steps, recipe.train.lr, recipe.train.amp) == (400, 1e-3, "off")
-    assert recipe.augment.crop_hw == (64, 96)
-    assert recipe.model.options == {"drop_path": 0.1}
-    assert recipe.data.train is not None
-    assert recipe.data.train.images == "a"
-    assert recipe.data.index_map == {3: 255}
-    assert recipe.summary == "a = b"
-
-
-def test_wrong_overrides_are_told_together_after_the_files_mistakes(tmp_path: Path) -> None:
-    told = mistakes(
-        tmp_path,
-        GOOD.replace("batch_size: 8", "batch_size: none"),
-        "train.steps=two",
-        "train.stepz=3",
-        "steps=3",
-        "train.lr",
-        "train.lr=",
-        "augment.crop_hw=[1",
-        "augment.crop_hw=[33, 64]",
-        "data.classes.ignore_index=3",
-        "name.beyond_all_keys=x",
-    )
-    assert told == [
-        'F:14: train.batch_size: must be an integer, not "none"',
-        "--set train.stepz=3: train.stepz: unknown key; did you mean steps?",
-        "--set steps=3: steps: unknown key; did you mean train.steps?",
-        "--set train.lr: expected key.path=value (value null for nothing)",
-        "--set train.lr=: expected key.path=value (value null for nothing)",
-        "--set augment.crop_hw=[1: augment.crop_hw: a list whose ']' or ',' is missing",
-        "--set data.classes.ignore_index=3: data.classes.ignore_index: "
-        "data.classes is null in the recipe: write the section there, or set all of it at once",
-        "--set name.beyond_all_keys=x: name.beyond_all_keys: unknown key; name holds no keys",
-        '--set train.steps=two: train.steps: must be an integer, not "two"',
-        "--set augment.crop_hw=[33, 64]: augment.crop_hw.0: must be a multiple of 32 px, e.g. 32 or 64, not 33",
-    ]
-
-
-def test_an_override_mends_a_wrong_value(tmp_path: Path) -> None:
-    file = write(tmp_path, GOOD.replace("steps: 200", "steps: many"))
-    assert load_recipe(file, ["train.steps=50"]).train.steps == 50
