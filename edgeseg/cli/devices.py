@@ -67,13 +67,17 @@ def _show_here(catalog: Catalog, as_json: bool) -> None:
 
 def _facts(catalog: Catalog, machine: Machine, stack: Stack | None) -> Iterator[tuple[str, str]]:
     from edgeseg.devices.clocks import told
+    from edgeseg.devices.machine import told_memory
+    from edgeseg.devices.probe import told_isa
 
     yield "system", f"{machine.os} ({machine.arch})"
     if machine.board:
         yield "board", machine.board
-    yield "processor", f"{machine.cpu or 'unknown'}: {' '.join(machine.isa) or 'no instruction sets that kernels are chosen by'}"
+    yield "processor", f"{machine.cpu or 'unknown'}: {told_isa(machine.isa, machine.isa_unknown)}"
+    if machine.isa_remark:
+        yield "instruction set", machine.isa_remark
     if machine.memory_gb:
-        yield "memory", f"{machine.memory_gb:g} GB"
+        yield "memory", told_memory(machine)
     for gpu in machine.gpus:
         units = f", {gpu.multiprocessors} multiprocessors" if gpu.multiprocessors else ""
         memory = f", {gpu.memory_gb:g} GB" if gpu.memory_gb else ""

@@ -13,9 +13,9 @@ from typing import Annotated, Generic, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from edgeseg.devices.instructions import ISA_FLAGS
 from edgeseg.devices.machine import Machine
 from edgeseg.devices.nvidia import Gpu
-from edgeseg.devices.probe import ISA_FLAGS
 
 CATALOG = Path(__file__).with_name("catalog.yaml")
 
@@ -56,7 +56,7 @@ class Device(_Strict):
         name: short name, unique.
         soc, parts: of a Jetson: name in the device tree ("tegra234"), part numbers of the module ("p3767-0003").
         gpu_names: of a card: what its driver calls it.
-        requires: of a class of processors: the flags of `probe.ISA_FLAGS` that it needs.
+        requires: of a class of processors: the flags of `instructions.ISA_FLAGS` that it needs.
         memory_gb, bandwidth_gb_s: size and peak bandwidth of the memory that the GPU works in.
         int8_tops, fp16_tflops: peak of the GPU, dense; a multiply-add is two operations. FP16 with FP32 accumulation.
         dla, dla_int8_tops: number of deep-learning accelerators, and peak of all of them together, dense.

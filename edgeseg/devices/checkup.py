@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 
 from edgeseg.devices.clocks import told
+from edgeseg.devices.control_groups import cpu_quota
 from edgeseg.devices.finding import Finding
-from edgeseg.devices.machine import Machine, look
-from edgeseg.devices.probe import fingerprint, usable_cores
+from edgeseg.devices.instructions import PROC_CPUINFO, processor
+from edgeseg.devices.machine import Machine, look, told_memory
+from edgeseg.devices.probe import fingerprint, told_isa, usable_cores
 from edgeseg.devices.targets import targets
 from edgeseg.devices.traps import module, traps
 from edgeseg.errors import MissingDependency, Unsupported
@@ -71,8 +73,10 @@ def _processor() -> Iterator[Finding]:
         yield Finding("machine", "processor", False, str(error), error.hint, required=True)
     else:
         yield Finding("machine", "processor", True, f"{here.cpu} ({here.machine}, {here.os})")
-        yield Finding("machine", "instruction sets", True, " ".join(here.isa) or "none that kernels are chosen by")
-    yield Finding("machine", "usable cores", True, str(usable_cores()))
+        yield _instruction_sets()
+    quota = cpu_quota()
+    granted = "" if quota is None else f", by a quota of {quota:g}"
+    yield Finding("machine", "usable cores", True, f"{usable_cores()}{granted}")
     try:
         import onnxruntime
     except ImportError as error:  # absent, or its binary does not fit this system
@@ -84,11 +88,21 @@ def _processor() -> Iterator[Finding]:
         yield Finding("machine", "ONNX Runtime", True, f"{onnxruntime.__version__}, runs on {', '.join(providers)}")
 
 
+def _instruction_sets() -> Finding:
+    """What is unknown is not computed with, and engines that were built so are not opened where it is known."""
+    found, hint = processor(), ""
+    told = told_isa(found.isa, found.isa_unknown) + (f"; {found.remark}" if found.remark else "")
+    if any(flag.startswith("avx") for flag in found.isa_unknown) and importlib.util.find_spec("archspec") is None:
+        hint = "pip install archspec"
+    elif found.isa_unknown and platform.system() == "Linux":
+        hint = f"make {PROC_CPUINFO} of this processor readable"
+    return Finding("machine", "instruction sets", not hint, told, hint)
+
+
 def _settings(machine: Machine) -> Iterator[Finding]:
     """Memory, and how fast the machine is set to run: times hold for that alone."""
     if machine.memory_gb is not None:
-        swap = "" if machine.swap_gb is None else f", {machine.swap_gb:g} GB of swap"
-        yield Finding("machine", "memory", True, f"{machine.memory_gb:g} GB{swap}")
+        yield Finding("machine", "memory", True, told_memory(machine))
     if machine.clocks:
         yield Finding(
             "machine", "power and clocks", True, ", ".join(f"{told(name)} {value}" for name, value in machine.clocks.items())

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from edgeseg.devices import probe
 from edgeseg.devices.clocks import clocks
+from edgeseg.devices.control_groups import memory_limit
+from edgeseg.devices.instructions import processor
 from edgeseg.devices.jetson import Jetson, device_tree, jetson
 from edgeseg.devices.nvidia import Gpu, driver_version, gpus
 from edgeseg.devices.nvpmodel import PowerMode, power_modes
@@ -40,7 +41,7 @@ class Machine:
         arch: architecture, e.g. "aarch64".
         os: the system's name for people, e.g. "Ubuntu 22.04.5 LTS".
         board: model by the device tree; "" on machines without one.
-        cpu, isa: see `probe.Fingerprint`.
+        cpu, isa, isa_unknown, isa_remark: see `instructions.Processor`.
         gpus: NVIDIA GPUs.
         driver: version of NVIDIA's kernel driver.
         cuda: version of the CUDA toolkit in /usr/local/cuda.
@@ -48,6 +49,7 @@ class Machine:
         packages: versions of the system's packages and libraries; "libnvinfer" is TensorRT, "libcudnn" is cuDNN, "opencv" the one
             for the system's Python.
         memory_gb: of the system, in 1e9 bytes; None where nothing says.
+        memory_limit_gb: how much of it this process's control groups grant; None where there is no limit.
         swap_gb, disk_swap_gb: swap space, and how much of it lies on a disk rather than, compressed, in memory.
         clocks: how fast it is set to run; see `clocks.clocks`.
         power_modes: of a Jetson, those that it has.
@@ -70,6 +72,9 @@ class Machine:
     clocks: dict[str, str] = field(default_factory=dict)
     power_modes: tuple[PowerMode, ...] = ()
     gpu_hidden: bool = False
+    isa_unknown: tuple[str, ...] = ()
+    isa_remark: str = ""
+    memory_limit_gb: float | None = None
 
     @property
     def accelerator(self) -> str:
@@ -88,7 +93,7 @@ def look(root: Path = ROOT, arch: str | None = None) -> Machine:
     Args:
         arch: architecture; None: of this interpreter.
     """
-    cpu, isa = probe.processor(root / "proc/cpuinfo")
+    cpu, isa, isa_unknown, isa_remark = processor(None if root == ROOT else root / "proc/cpuinfo")
     packages = _copied_libraries(root) | _system_packages(root / "var/lib/dpkg/status")
     cards, board = _gpus_here() if root == ROOT else tuple(gpus(root)), jetson(root, packages.get("nvidia-l4t-core"))
     swap_gb, disk_swap_gb = _swap_gb(root / "proc/swaps")
@@ -109,7 +114,20 @@ def look(root: Path = ROOT, arch: str | None = None) -> Machine:
         clocks=clocks(root, () if board else cards, jetson=board is not None),
         power_modes=tuple(power_modes(root)[1]) if board else (),
         gpu_hidden=_any(root, _CONTAINER) and not _any(root, _GPU_NODES),
+        isa_unknown=isa_unknown,
+        isa_remark=isa_remark,
+        memory_limit_gb=_gb(memory_limit(root)),
     )
+
+
+def told_memory(machine: Machine) -> str:
+    """Its memory for people; "" where nothing says."""
+    if machine.memory_gb is None:
+        return ""
+    limit = machine.memory_limit_gb
+    ours = "" if limit is None or limit >= machine.memory_gb else f", {limit:g} GB of it for this control group"
+    swap = "" if machine.swap_gb is None else f", {machine.swap_gb:g} GB of swap"
+    return f"{machine.memory_gb:g} GB{ours}{swap}"
 
 
 @cache
@@ -165,7 +183,11 @@ def _copied_libraries(root: Path) -> dict[str, str]:
 
 def _memory_gb(meminfo: Path) -> float | None:
     match = re.search(r"^MemTotal:\s+(\d{1,15}) kB$", read(meminfo), re.MULTILINE | re.ASCII)
-    return round(int(match[1]) * 1024 / 1e9, 1) if match else None
+    return _gb(int(match[1]) * 1024) if match else None
+
+
+def _gb(size: int | None) -> float | None:
+    return None if size is None else round(size / 1e9, 1)
 
 
 def _swap_gb(swaps: Path) -> tuple[float | None, float | None]:

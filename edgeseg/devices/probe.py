@@ -10,39 +10,15 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from edgeseg.devices.control_groups import cpu_quota
+from edgeseg.devices.instructions import PROC_CPUINFO, processors
+from edgeseg.devices.instructions import processor as processor
 from edgeseg.errors import Unsupported
 
-PROC_CPUINFO = Path("/proc/cpuinfo")
-SYSCTL = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
-CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
-
-ISA_FLAGS = (
-    *("sse4_1", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16"),
-    *("avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
-    *("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme"),
-)
-"""The flags by which inference kernels are chosen, as Linux names them: x86, then ARM."""
-
-_ARM_CORES = {
-    ("0x41", "0xd03"): "Cortex-A53",
-    ("0x41", "0xd07"): "Cortex-A57",
-    ("0x41", "0xd08"): "Cortex-A72",
-    ("0x41", "0xd0b"): "Cortex-A76",
-    ("0x41", "0xd0c"): "Neoverse-N1",
-    ("0x41", "0xd40"): "Neoverse-V1",
-    ("0x41", "0xd42"): "Cortex-A78AE",
-    ("0x41", "0xd49"): "Neoverse-N2",
-    ("0x41", "0xd4f"): "Neoverse-V2",
-    ("0x41", "0xd83"): "Neoverse-V3AE",
-    ("0x4e", "0x003"): "Denver 2",
-    ("0x4e", "0x004"): "Carmel",
-}
-"""(implementer, part) -> name; ARM kernels tell numbers only. Source: Arm's MIDR_EL1 tables, as in util-linux lscpu-arm.c."""
+ROOT = Path("/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +29,11 @@ class Fingerprint:
         runtime, runtime_version: name in the engine table, and what is installed.
         machine: architecture, e.g. "x86_64", "aarch64".
         cpu: processor model.
-        isa: those of `ISA_FLAGS` that every core has.
+        isa: those of `instructions.ISA_FLAGS` that every core has.
         os: e.g. "Linux".
         accelerator: of an engine that runs on one: `machine.Machine.accelerator`; "" for the processor. Alone, where engines
             run in every machine that has it.
+        isa_unknown: those of which nothing told whether they are there. Where all is told, such an engine is another machine's.
     """
 
     runtime: str
@@ -66,11 +43,13 @@ class Fingerprint:
     isa: tuple[str, ...]
     os: str
     accelerator: str = ""
+    isa_unknown: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
-        """sha256 over everything above, hex. An empty accelerator does not count: engines for processors keep their keys."""
-        values = {name: value for name, value in asdict(self).items() if name != "accelerator" or value}
+        """sha256 over everything above, hex. What came later does not count where it is empty: engines keep their keys."""
+        later = ("accelerator", "isa_unknown")
+        values = {name: value for name, value in asdict(self).items() if name not in later or value}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -83,7 +62,7 @@ class Fingerprint:
         """The device alone."""
         if self.moves:
             return self.accelerator
-        isa = " ".join(self.isa) or "no known flags"
+        isa = told_isa(self.isa, self.isa_unknown)
         on = f"{self.accelerator} beside " if self.accelerator else ""
         return f"{on}{self.cpu} ({self.machine}, {self.os}; {isa})"
 
@@ -91,90 +70,46 @@ class Fingerprint:
         return f"{self.place} with {self.runtime} {self.runtime_version}"
 
 
-def fingerprint(runtime: str, runtime_version: str, cpuinfo: Path = PROC_CPUINFO, *, accelerator: str = "") -> Fingerprint:
+def fingerprint(runtime: str, runtime_version: str, cpuinfo: Path | None = None, *, accelerator: str = "") -> Fingerprint:
     """Fingerprint of this device for a runtime.
 
     Args:
-        cpuinfo: where Linux describes its processors; elsewhere the file is missing and the system is asked.
+        cpuinfo: a file that describes another processor, as Linux does; for tests.
         accelerator: what the engine runs on beside the processor.
     Raises:
         Unsupported: the processor cannot be told.
     """
-    cpu, isa = processor(cpuinfo)
-    cpu = cpu or _model_without_proc()
+    cpu, isa, unknown, remark = processor(cpuinfo)
     if not cpu:
         raise Unsupported(
-            "the processor of this machine cannot be told, and engines are bound to one",
-            hint=f"edgeseg doctor; on Linux, {cpuinfo} must be readable",
+            "the processor of this machine cannot be told, and engines are bound to one" + (f"; {remark}" if remark else ""),
+            hint=f"edgeseg doctor; on Linux, {cpuinfo or PROC_CPUINFO} must be readable",
         )
-    return Fingerprint(runtime, runtime_version, platform.machine(), cpu, isa, platform.system(), accelerator)
+    return Fingerprint(runtime, runtime_version, platform.machine(), cpu, isa, platform.system(), accelerator, unknown)
 
 
-def processor(cpuinfo: Path = PROC_CPUINFO) -> tuple[str, tuple[str, ...]]:
-    """Model, and those of `ISA_FLAGS` that every core has: boards may mix cores, and code must run on each of them."""
-    processors = _processors(cpuinfo)
-    models = _distinct(_model(block) for block in processors)
-    flags = [set((block.get("flags") or block.get("Features") or "").split()) for block in processors]
-    common = set.intersection(*flags) if flags else set()
-    return " + ".join(models), tuple(flag for flag in ISA_FLAGS if flag in common)
+def told_isa(isa: tuple[str, ...], unknown: tuple[str, ...]) -> str:
+    """An instruction set for people: what is there, and what is not known to be."""
+    if unknown and not isa:
+        return "instruction set unknown"
+    there = " ".join(isa) or "no instruction sets that kernels are chosen by"
+    return f"{there}; unknown: {' '.join(unknown)}" if unknown else there
 
 
-def usable_cores(cpuinfo: Path = PROC_CPUINFO, cpu_max: Path = CGROUP_CPU_MAX) -> int:
-    """Physical cores that this process may use: by its affinity mask and by its container's quota, at least 1.
+def usable_cores(cpuinfo: Path | None = None, root: Path = ROOT) -> int:
+    """Physical cores that this process may use: by its affinity mask and by the quotas of its control groups, at least 1.
 
-    Hardware threads of one core count once: a second one adds next to nothing to dense arithmetic.
+    Hardware threads of one core count once: a second one adds next to nothing to dense arithmetic. Of a fraction of a core
+    nothing is used: a thread too many waits for the next period of the quota with all the others, in the middle of a frame.
+
+    Args:
+        cpuinfo, root: files of another machine, for tests.
     """
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     cores = {
         (block.get("physical id", "0"), block["core id"])
-        for block in _processors(cpuinfo)
+        for block in processors(cpuinfo or PROC_CPUINFO)
         if "core id" in block and int(block["processor"]) in allowed
     }
-    count = len(cores) or len(allowed)
-    quota = _quota_cores(cpu_max)
-    return max(1, min(count, int(quota)) if quota else count)
-
-
-def _quota_cores(cpu_max: Path) -> float | None:
-    """Cores' worth of time that the control group grants, e.g. "200000 100000" = 2; None where there is no limit."""
-    try:
-        quota, period = cpu_max.read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        return None
-
-
-def _processors(cpuinfo: Path) -> list[dict[str, str]]:
-    """One dict a processor, as Linux lists them; [] where there is no such file."""
-    try:
-        text = cpuinfo.read_text(errors="replace")
-    except OSError:
-        return []
-    blocks = []
-    for block in text.split("\n\n"):
-        pairs = (line.partition(":") for line in block.splitlines())
-        values = {key.strip(): value.strip() for key, _, value in pairs}
-        if values.get("processor", "").isdigit():
-            blocks.append(values)
-    return blocks
-
-
-def _model(block: dict[str, str]) -> str:
-    if "CPU part" in block:
-        implementer, part = block.get("CPU implementer", "?"), block["CPU part"]
-        return _ARM_CORES.get((implementer, part), f"ARM {implementer}/{part}")
-    return " ".join(block.get("model name", "").split())
-
-
-def _distinct(names: Iterable[str]) -> list[str]:
-    return [name for name in dict.fromkeys(names) if name]
-
-
-def _model_without_proc() -> str:
-    """Processor model by the system's own means, "" where it has none. A Mac answers "Apple M2 Pro"."""
-    if platform.system() == "Darwin":
-        try:
-            return subprocess.run(SYSCTL, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-        except (OSError, subprocess.SubprocessError) as error:
-            raise Unsupported(f"{' '.join(SYSCTL)} failed: {error}", hint="run it by hand and see") from error
-    return platform.processor()
+    count, quota = len(cores) or len(allowed), cpu_quota(root)
+    return max(1, count if quota is None else min(count, int(quota)))

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from edgeseg.devices import probe
 from edgeseg.devices.probe import Fingerprint, fingerprint, usable_cores
 from edgeseg.errors import Unsupported
+from machines import write_tree
+from processor import pretend
 
 DESKTOP = "".join(
     f"""processor\t: {number}
@@ -111,23 +112,22 @@ def test_core_count_does_not_change_the_key(cpuinfo: Path) -> None:
     assert fingerprint("onnxruntime", "1", cpuinfo).key == six
 
 
-def test_a_machine_without_proc(cpuinfo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform, "processor", lambda: "Some RISC-V")
-    found = fingerprint("onnxruntime", "1", cpuinfo)
-    assert (found.cpu, found.isa) == ("Some RISC-V", ())
-    monkeypatch.setattr(platform, "processor", lambda: "")
+def test_a_machine_that_nothing_tells_of(cpuinfo: Path) -> None:
     with pytest.raises(Unsupported, match="cannot be told") as caught:
         fingerprint("onnxruntime", "1", cpuinfo)
     assert str(cpuinfo) in caught.value.hint
 
 
-def test_a_mac_is_asked(cpuinfo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform, "system", lambda: "Darwin")
-    monkeypatch.setattr(probe, "SYSCTL", ["/bin/echo", "Apple M2 Pro"])
-    assert fingerprint("onnxruntime", "1", cpuinfo).cpu == "Apple M2 Pro"
-    monkeypatch.setattr(probe, "SYSCTL", ["/bin/false"])
-    with pytest.raises(Unsupported, match="/bin/false failed"):
-        fingerprint("onnxruntime", "1", cpuinfo)
+def test_what_is_unknown_makes_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its engines are not opened where all is known, nor the other way round."""
+    keys = []
+    for unknown in ((), ("avx_vnni",), ("avx_vnni", "amx_int8")):
+        pretend(monkeypatch, "avx", "avx2", unknown=unknown)
+        keys.append(fingerprint("onnxruntime", "1").key)
+    assert len(set(keys)) == 3
+    assert "avx avx2; unknown: avx_vnni amx_int8" in fingerprint("onnxruntime", "1").place
+    pretend(monkeypatch, unknown=("avx", "avx2"))
+    assert "instruction set unknown" in fingerprint("onnxruntime", "1").place
 
 
 def test_this_machine() -> None:
@@ -143,7 +143,9 @@ def test_this_machine() -> None:
         (range(12), None, 6),  # two hardware threads a core
         (range(12), "max 100000", 6),
         (range(12), "350000 100000", 3),
+        (range(12), "150000 100000", 1),
         (range(12), "50000 100000", 1),
+        (range(12), "1600000 100000", 6),
         ({0, 6}, None, 1),  # both threads of one core
         ({0, 1, 2}, "max 100000", 3),
         (range(12), "nonsense", 6),
@@ -153,13 +155,12 @@ def test_usable_cores(
     affinity: set[int], quota: str | None, cores: int, cpuinfo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cpuinfo.write_text(DESKTOP)
-    if quota:
-        (tmp_path / "cpu.max").write_text(quota + "\n")
+    write_tree(tmp_path, {"sys/fs/cgroup/cpu.max": f"{quota}\n"} if quota else {})
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(affinity))
-    assert usable_cores(cpuinfo, tmp_path / "cpu.max") == cores
+    assert usable_cores(cpuinfo, tmp_path) == cores
 
 
 def test_usable_cores_without_core_numbers(cpuinfo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cpuinfo.write_text(ORIN)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
-    assert usable_cores(cpuinfo, tmp_path / "none") == 4
+    assert usable_cores(cpuinfo, tmp_path) == 4

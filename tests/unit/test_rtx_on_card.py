@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.cli.main import run
-from edgeseg.devices import probe
 from edgeseg.devices.machine import Machine, look
 from edgeseg.devices.nvidia import Gpu
 from edgeseg.engines import table, tensorrt_rtx
@@ -30,6 +29,7 @@ from edgeseg.errors import BundleError, EngineMismatch, MissingDependency
 from fake_cuda import FakeLibrary
 from fake_rtx import VERSION, EngineInvalidityDiagnostics, EngineValidity, fake_rtx
 from fakes import FakeBackend
+from processor import pretend
 from tiny import SIZE_HW, tiny_bundle, tiny_image, tiny_mask
 
 I9, XEON, RYZEN = "Core i9-13900K", "Xeon Platinum 8480+", "Ryzen 9 7950X"
@@ -76,7 +76,7 @@ class Machines:
         machine = Machine("x86_64", "Linux", "", cpu, ("avx2",), gpus, driver, None, None, {})
         for module in LOOKING:
             self._patch.setattr(module, "look", lambda: machine)
-        self._patch.setattr(probe, "processor", lambda *path: (cpu, ("avx2",)))
+        pretend(self._patch, "avx2", model=cpu)
         library = FakeLibrary(cards)
         self._patch.setattr(tensorrt_rtx, "Cuda", lambda: Cuda(library))
         shapes = (1, *SIZE_HW, 3), (1, SIZE_HW[0] // 2, SIZE_HW[1] // 2)
