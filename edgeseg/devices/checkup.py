@@ -73,7 +73,7 @@ def _processor() -> Iterator[Finding]:
         yield Finding("machine", "processor", False, str(error), error.hint, required=True)
     else:
         yield Finding("machine", "processor", True, f"{here.cpu} ({here.machine}, {here.os})")
-        yield _instruction_sets()
+    yield _instruction_sets()
     quota = cpu_quota()
     granted = "" if quota is None else f", by a quota of {quota:g}"
     yield Finding("machine", "usable cores", True, f"{usable_cores()}{granted}")
