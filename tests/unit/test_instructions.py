@@ -272,6 +272,24 @@ def test_cpuid_says_what_numpy_says() -> None:
     assert {flag: flags[flag] for flag in known} == known
 
 
+@pytest.mark.parametrize(
+    "isa, unknown, told",
+    [
+        (ZEN_5, (), "32 bits (avx_vnni avx512_vnni)"),
+        (HASWELL, (), "no VNNI"),
+        (HASWELL, ("avx_vnni", "amx_tile"), "unknown whether"),
+        ((), X86, "unknown whether"),
+        (("asimd", "asimddp"), (), "32 bits (asimddp)"),
+        (("asimd",), (), "no instruction"),
+    ],
+)
+def test_the_doctor_tells_how_bytes_are_multiplied(
+    isa: tuple[str, ...], unknown: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, *isa, unknown=unknown)
+    assert told in next(finding.found for finding in checkup() if finding.name == "INT8")
+
+
 @needs_vnni
 def test_where_vnni_is_found_it_is_there() -> None:
     assert any(instructions.ask(True).flags.get(flag) for flag in VNNI)

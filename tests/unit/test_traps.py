@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import machines
-from edgeseg.devices import checkup, slow, traps
+from edgeseg.devices import checkup, releases, slow, traps
 from edgeseg.devices.finding import Finding
 from edgeseg.devices.machine import Machine, look
 from machines import Tree, write_tree
@@ -187,6 +189,58 @@ def test_each_trap(trap: Trap, tree: Tree, packages: dict[str, str], hint: str |
     found = trap(look(write_tree(tmp_path, tree), "x86_64" if tree is PC else "aarch64"), packages)
     assert (found and found.hint) == hint
     assert found is None or (found.area == "traps" and not found.ok)
+
+
+LINES = ["onnxruntime>=1.20", "pydantic>=2.9", 'av>=15.0; extra == "video"', 'torch<2.14,>=2.11; extra == "train"']
+LINES += ['opencv-python-headless>=4.11; extra == "video"', 'openvino>=2026.0; extra == "openvino"', "click"]
+
+
+@pytest.mark.parametrize(
+    "packages, old",
+    [
+        ({}, []),
+        ({"onnxruntime": "1.20.0", "av": "15.0", "openvino": "2026.0.0", "pydantic": "2.10.0"}, []),
+        ({"onnxruntime": "1.19.2"}, ["onnxruntime>=1.20"]),
+        ({"onnxruntime-gpu": "1.19.0"}, ["onnxruntime-gpu>=1.20"]),
+        ({"opencv-python": "4.10.0.84", "av": "14.4.0"}, ["av>=15.0", "opencv-python>=4.11"]),
+        ({"openvino": "2025.4.1", "pydantic": "2.8.2"}, ["pydantic>=2.9", "openvino>=2026.0"]),
+        ({"torch": "2.8.0"}, []),  # a Jetson's, for Torch-TensorRT; it does not train
+        ({"onnxruntime": "unknown", "av": "15", "pydantic": "3.0.0a1"}, []),
+    ],
+)
+def test_what_is_older_than_what_is_asked_for(
+    packages: dict[str, str], old: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: LINES)
+    found = releases.too_old(look(tmp_path, "x86_64"), packages)
+    assert (found.hint if found else "") == (f"pip install --upgrade {' '.join(repr(one) for one in old)}" if old else "")
+
+
+def test_a_folder_asks_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_installed(name: str) -> list[str]:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", not_installed)
+    assert releases.too_old(look(tmp_path, "x86_64"), {"onnxruntime": "1.0"}) is None
+
+
+@pytest.mark.parametrize(
+    "python, packages, hint",
+    [
+        ((3, 12), {"onnxruntime": "1.24.1"}, None),
+        ((3, 12), {"onnxruntime": "1.20.0"}, "pip install --upgrade 'onnxruntime>=1.24'"),
+        ((3, 10), {"onnxruntime": "1.23.2"}, "edgeseg export RECIPE --force"),
+        ((3, 10), {"onnxruntime-gpu": "1.22.0"}, "edgeseg export RECIPE --force"),
+        ((3, 10), {}, None),
+    ],
+)
+def test_int8_of_the_first_bundles(
+    python: tuple[int, int], packages: dict[str, str], hint: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "version_info", (*python, 1))
+    found = releases.int8_of_the_first_bundles(look(tmp_path, "x86_64"), packages)
+    assert (found and found.hint) == hint
+    assert found is None or ("1.23.2 is the newest for Python 3.10" in found.found) == (python == (3, 10))
 
 
 @pytest.mark.usefixtures("system_modules")
