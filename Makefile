@@ -3,6 +3,8 @@
 # make test-trt  TensorRT-RTX's builder on every family of models; installs it, needs no GPU
 # make test-torch-trt  Torch-TensorRT 2.13 on every family of models, in an environment of its own (6 GB: torch for CUDA); needs no GPU
 #              TORCH_TRT=2.8 (to 2.14): another release, in another environment
+# make test-runtimes  every form on the lowest and the newest ONNX Runtime and OpenVINO that are allowed, and the device side's tests
+#              there, without torch; RUNTIMES_PYTHONS='3.10 3.13' names the Pythons, and those that are not here are left out
 # make bench   measurements, printed; nothing is asserted; bench-build only that of `edgeseg build`
 # make lint | format | clean
 
@@ -11,6 +13,9 @@ VENV ?= .venv
 DEMO_VENV ?= .venv-demo
 TORCH_TRT ?= 2.13
 TORCH_TRT_VENV ?= .venv-torch-trt/$(TORCH_TRT)
+RUNTIMES_PYTHONS ?= 3.10 3.13
+RUNTIMES_VENV ?= .venv-runtimes
+RUNTIMES_ARGS ?=
 DEMO_OUT ?= demo-out
 TORCH_VERSION ?= 2.13.0
 # Where torch comes from, when not from pip's own configuration, e.g. https://download.pytorch.org/whl/cpu
@@ -23,7 +28,7 @@ BENCH_ARGS ?=
 SOURCES := pyproject.toml README.md LICENSE $(shell find edgeseg recipes calib -type f -not -name '*.pyc')
 PIP_FLAGS := --disable-pip-version-check --quiet
 
-.PHONY: demo test test-trt test-torch-trt bench bench-build lint format clean
+.PHONY: demo test test-trt test-torch-trt test-runtimes bench bench-build lint format clean
 
 demo: $(DEMO_VENV)/.installed
 	$(DEMO_VENV)/bin/edgeseg demo -o $(DEMO_OUT)
@@ -36,6 +41,10 @@ test-trt: $(VENV)/.installed-trt
 
 test-torch-trt: $(TORCH_TRT_VENV)/.installed
 	@$(TORCH_TRT_VENV)/bin/python -m pytest -q -m torch_trt tests/conformance/test_torch_trt.py $(PYTEST_ARGS)
+
+test-runtimes: $(VENV)/.installed $(RUNTIMES_VENV)/uv/.installed
+	@$(VENV)/bin/python tests/runtimes/matrix.py --uv $(RUNTIMES_VENV)/uv/bin/uv --folder $(RUNTIMES_VENV) --jobs $(JOBS) \
+		--python $(RUNTIMES_PYTHONS) $(RUNTIMES_ARGS)
 
 bench: $(VENV)/.installed
 	@for file in tests/bench/bench_*.py; do echo "== $$file"; $(VENV)/bin/python $$file || exit 1; done
@@ -86,6 +95,11 @@ $(TORCH_TRT_VENV)/.installed: pyproject.toml
 		$(addsuffix ==1.7.1.116,tensorrt-rtx tensorrt-rtx-cu13 tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings) --editable .
 	@touch $@
 
+$(RUNTIMES_VENV)/uv/.installed:
+	$(PYTHON) -m venv $(RUNTIMES_VENV)/uv
+	$(RUNTIMES_VENV)/uv/bin/python -m pip install $(PIP_FLAGS) 'uv>=0.9'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(DEMO_VENV) .venv-torch-trt $(TORCH_TRT_VENV) $(DEMO_OUT) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(DEMO_VENV) $(RUNTIMES_VENV) .venv-torch-trt $(TORCH_TRT_VENV) $(DEMO_OUT) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find edgeseg tests -name __pycache__ -type d -prune -exec rm -rf {} +
