@@ -61,9 +61,11 @@ def load_trained(recipe: Recipe, checkpoint: Path, plan: IsrPlan | None = None) 
         RecipeError: the image size does not fit the model at this ISR plan.
     """
     from edgeseg.models import build_model
+    from edgeseg.models.threads import take_usable_cores
     from edgeseg.models.weights import load_strict
     from edgeseg.train.checkpoint import load_checkpoint
 
+    take_usable_cores()
     loaded = load_checkpoint(checkpoint)
     arch, facts = recipe.model.arch, loaded.meta
     if facts.get("arch") != arch:

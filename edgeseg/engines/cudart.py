@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeseg.devices.control_groups import memory_limit
 from edgeseg.errors import BundleError, Unsupported
 
 _LIBRARIES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
@@ -251,9 +252,12 @@ def _in_packages() -> Iterator[Path]:
 
 
 def _available_bytes() -> int:
-    """The system's memory that can be had without swapping, as Linux estimates it; 0 where nothing tells."""
+    """The system's memory that can be had without swapping, as Linux estimates it, and no more than is granted; 0 where nothing
+    tells."""
     try:
         lines = MEMINFO.read_text().splitlines()
     except OSError:
         return 0
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), 0)
+    available = next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), 0)
+    limit = memory_limit()
+    return available if limit is None else min(available, limit)

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from edgeseg.models.threads import take_usable_cores
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -63,6 +65,7 @@ def processes(device: str) -> Iterator[Processes]:
     Args:
         device: "cpu", "cuda" or "auto" (CUDA where there is one). With several processes each takes the GPU of its local rank.
     """
+    take_usable_cores()
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:

@@ -174,3 +174,16 @@ print(json.dumps([cpu_quota(), usable_cores()]))
     done = subprocess.run([sys.executable, "-c", code, str(group)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [1.5, 1]
+
+
+def test_torch_takes_what_engines_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch, threads = pytest.importorskip("torch"), pytest.importorskip("edgeseg.models.threads")
+    before = torch.get_num_threads()
+    try:
+        for given, usable, taken in ((4, 2, 2), (2, 4, 2), (3, 1, 1)):
+            torch.set_num_threads(given)
+            monkeypatch.setattr(threads, "usable_cores", lambda cores=usable: cores)
+            threads.take_usable_cores()
+            assert torch.get_num_threads() == taken
+    finally:
+        torch.set_num_threads(before)

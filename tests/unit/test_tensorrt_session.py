@@ -158,5 +158,7 @@ def test_free_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(cudart, "MEMINFO", tmp_path / "meminfo")
     assert Cuda(FakeLibrary()).free_bytes() == 1 << 30
     assert Cuda(FakeLibrary(integrated=True)).free_bytes() == 3 << 30, "what holds copies of files can be had"
+    monkeypatch.setattr(cudart, "memory_limit", lambda: 2 << 30)
+    assert Cuda(FakeLibrary(integrated=True)).free_bytes() == 2 << 30, "a container's"
     monkeypatch.setattr(cudart, "MEMINFO", tmp_path / "missing")
     assert Cuda(FakeLibrary(integrated=True)).free_bytes() == 1 << 30
