@@ -25,7 +25,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 import torch.nn.functional as F
-from interleave import interleave, table
+from interleave import interleave, openvino_hints, table
 from torch import Tensor
 
 from edgeseg.deploy.rewrites import HIDDEN_MULTIPLE, MapFFN, pad_hidden
@@ -204,7 +204,8 @@ def main() -> None:
     }
     if importlib.util.find_spec("openvino"):
         runtimes["openvino float"] = lambda path: openvino_call(path, pixels, threads, "f32")
-        runtimes["openvino bf16"] = lambda path: openvino_call(path, pixels, threads, "bf16")
+        if "bf16" in openvino_hints():
+            runtimes["openvino bf16"] = lambda path: openvino_call(path, pixels, threads, "bf16")
     results: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for plan in arguments.plan or PLANS:
         with tempfile.TemporaryDirectory() as folder:

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 from int8_rivals import quantize
-from interleave import interleave, table
+from interleave import interleave, openvino_hints, table
 from op_profile import op_profile
 
 from edgeseg.images import resize_image
@@ -108,13 +108,13 @@ def candidates(
     yield OURS, engine(dialect_of(canonical, folder), folder, threads)
     if not available("openvino"):
         return
-    for hint in ("f32", "bf16"):
+    for hint in openvino_hints():
         yield f"openvino {hint}, plain", Candidate(plain, hint)
         yield f"openvino {hint}, ours", Candidate(exported("openvino").onnx_path, hint)
         yield f"openvino INT8 canonical, {hint}", Candidate(canonical.onnx_path, hint)
     if available("nncf"):
         rival = quantize("nncf", plain, calibration, folder / "nncf.xml")
-        for hint in ("f32", "bf16"):
+        for hint in openvino_hints():
             yield f"openvino INT8 by NNCF, {hint}", Candidate(rival, hint)
     else:
         print("no row for NNCF: pip install 'edgeseg[bench]'", file=sys.stderr)

@@ -11,7 +11,6 @@ Figures are printed as tables (stderr) and as JSON (stdout).
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from bench_export_forms import onnxruntime_call, openvino_call
-from interleave import interleave, table
+from interleave import interleave, openvino_hints, table
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgeseg.export.program import Form, export_program
@@ -32,6 +31,7 @@ from edgeseg.specs import IsrPlan, LabelSpace
 
 ARCH, CLASSES, MASK_STRIDE = "edaformer_t", 19, 8
 LABELS = LabelSpace(tuple(f"class{i}" for i in range(CLASSES)), ((0, 0, 0),) * CLASSES)
+OPENVINO = {"openvino float": "f32", "openvino bf16": "bf16"}
 RUNTIMES: dict[str, tuple[Form, Callable[[Path, np.ndarray, int], Callable[[], object]]]] = {
     "onnxruntime float": ("onnxruntime", onnxruntime_call),
     "openvino float": ("openvino", lambda path, pixels, threads: openvino_call(path, pixels, threads, "f32")),
@@ -77,7 +77,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             programs: dict[Form, dict[str, Path]] = {}
             for runtime, (form, call_of) in RUNTIMES.items():
-                if runtime.startswith("openvino") and not importlib.util.find_spec("openvino"):
+                if runtime.startswith("openvino") and OPENVINO[runtime] not in openvino_hints():
                     continue
                 if form not in programs:
                     programs[form] = export_all(model, plans, size, form, Path(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -54,3 +55,13 @@ def table(title: str, result: Mapping[str, Mapping[str, Any]]) -> str:
     width = max(len(title), *map(len, result))
     head = f"{title:<{width}}" + "".join(f"{column:>11}" for column in columns)
     return "\n".join([head, *(f"{name:<{width}}" + "".join(f"{row[c]:>11.2f}" for c in columns) for name, row in result.items())])
+
+
+def openvino_hints() -> list[str]:
+    """Of float32 and bfloat16, what OpenVINO computes in here: for what is not there it takes float32 and says nothing."""
+    if not importlib.util.find_spec("openvino"):
+        return []
+    from edgeseg.engines.openvino import OpenVino
+
+    here = [variant["precision_hint"] for variant in OpenVino().variants()]
+    return [hint for hint in ("f32", "bf16") if hint in here]
