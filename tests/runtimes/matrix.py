@@ -187,7 +187,8 @@ def main() -> int:
     print(table([measure, *columns]))
     for row in measure.rows:
         if row["state"] != "ok":
-            print(f"{row['runtime']} {row['precision']} {row['form']} of {row['bundle']}: {told(row)}")
+            place = f"{row['runtime']} {row['precision']} {row['form']} of {row['bundle']}"
+            print(f"{place}: {told(row)}; edgeseg build refuses such an engine by the golden frames")
     wrong = mistakes(measure, columns)
     print(*(wrong or ["every form runs in every environment"]), sep="\n")
     print(f"{len(columns)} environments, {time.monotonic() - began:.0f} s")
