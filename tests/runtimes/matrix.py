@@ -136,7 +136,8 @@ def environment(uv: str, python: str, resolution: str, folder: Path) -> str | No
     # From the folder: only so are its requirements what "direct" means. Where the lowest has no wheel, the next one counts.
     binary = ("--only-binary", ":all:", "--no-binary", "edgeseg", "--resolution", resolution)
     pip = (uv, "pip", "install", "--quiet", "--python", folder / "bin" / "python", *binary)
-    done = make if make.returncode else run(*pip, f"{ROOT}[{EXTRAS}]")
+    # uv would take a folder for unchanged while its pyproject.toml is.
+    done = make if make.returncode else run(*pip, "--refresh-package", "edgeseg", f"{ROOT}[{EXTRAS}]")
     return last_lines(done) if done.returncode else None
 
 
