@@ -19,7 +19,7 @@ _UNDER_OTHER_NAMES = {
 _NEWEST = {("onnxruntime", (3, 10)): "1.23.2"}
 """The last release with wheels for an old Python. Source: pypi.org, 2026-12."""
 _INT8_BOUNDS = (1, 24)
-"""The first ONNX Runtime with Max and Min of bytes, of which bundles of edgeseg 0.1.0 make the bounds of INT8 convolutions."""
+"""The first ONNX Runtime with Max and Min of bytes, by which INT8 programs once bounded their convolutions; all have Clip."""
 
 
 def too_old(machine: Machine, packages: Mapping[str, str]) -> Finding | None:
@@ -32,13 +32,13 @@ def too_old(machine: Machine, packages: Mapping[str, str]) -> Finding | None:
     return Finding("traps", "releases", False, f"{found}, which edgeseg asks for", f"pip install --upgrade {install}")
 
 
-def int8_of_the_first_bundles(machine: Machine, packages: Mapping[str, str]) -> Finding | None:
-    """INT8 of bundles that edgeseg 0.1.0 exported is refused by an ONNX Runtime before 1.24."""
+def int8_of_earlier_bundles(machine: Machine, packages: Mapping[str, str]) -> Finding | None:
+    """INT8 of bundles from before December 2026 is refused by an ONNX Runtime before 1.24; those made since run with all."""
     here = next((name for name in ("onnxruntime", *_UNDER_OTHER_NAMES["onnxruntime"]) if name in packages), None)
     wanted = ".".join(map(str, _INT8_BOUNDS))
     if here is None or not _below(packages[here], wanted):
         return None
-    found = f"INT8 in bundles that edgeseg 0.1.0 exported needs onnxruntime {wanted}, and {here} {packages[here]} is installed"
+    found = f"INT8 in bundles from before December 2026 needs onnxruntime {wanted}, and {here} {packages[here]} is installed"
     newest = _NEWEST.get(("onnxruntime", sys.version_info[:2]))
     if newest is None:
         return Finding("traps", "INT8 of older bundles", False, found, f"pip install --upgrade '{here}>={wanted}'")

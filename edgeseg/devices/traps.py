@@ -11,7 +11,7 @@ from pathlib import Path
 from edgeseg.devices.catalog import load_catalog
 from edgeseg.devices.finding import Finding
 from edgeseg.devices.machine import Machine
-from edgeseg.devices.releases import int8_of_the_first_bundles, too_old
+from edgeseg.devices.releases import int8_of_earlier_bundles, too_old
 from edgeseg.devices.slow import SLOW
 
 Packages = Mapping[str, str]
@@ -179,7 +179,7 @@ def no_nvml(machine: Machine, packages: Packages) -> Finding | None:
 
 TRAPS: tuple[Callable[[Machine, Packages], Finding | None], ...] = (
     too_old,
-    int8_of_the_first_bundles,
+    int8_of_earlier_bundles,
     two_onnxruntimes,
     two_opencvs,
     opencv_of_pip_on_jetson,

@@ -234,11 +234,11 @@ def test_a_folder_asks_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ((3, 10), {}, None),
     ],
 )
-def test_int8_of_the_first_bundles(
+def test_int8_of_earlier_bundles(
     python: tuple[int, int], packages: dict[str, str], hint: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "version_info", (*python, 1))
-    found = releases.int8_of_the_first_bundles(look(tmp_path, "x86_64"), packages)
+    found = releases.int8_of_earlier_bundles(look(tmp_path, "x86_64"), packages)
     assert (found and found.hint) == hint
     assert found is None or ("1.23.2 is the newest for Python 3.10" in found.found) == (python == (3, 10))
 
