@@ -175,7 +175,8 @@ class FrameSource(Protocol):
     source_id: str
     """What reports and results call it: never holds credentials."""
     is_live: bool
-    """True where frames that are not read are lost (a camera); False where nothing may be dropped (a file)."""
+    """True where frames that are not read are lost (a camera); False where nothing may be dropped (a file). Valid once open: a
+    source that cannot know it before says what is likely."""
     fps: float
     """Nominal frames per second; valid once open. 0 where the source has no rate (a folder of images)."""
     frame_count: int | None

@@ -115,7 +115,7 @@ def _run(settings: Streams, sheet_path: Path | None, as_json: bool, log: JsonLog
         _tell_settings(opened, settings, progress)
         monitor = Monitor()
         stack.callback(monitor.events.close)
-        monitor.events.subscribe(log.event if log else run_report.teller(progress, any(one.is_live for one in sources)))
+        monitor.events.subscribe(log.event if log else run_report.teller(progress, lambda: any(one.is_live for one in sources)))
         if settings.web:
             height, width = program.image.size_hw
             about = {"bundle": Path(settings.bundle).name, "model": program.arch, "size": f"{width}x{height}"}
@@ -131,7 +131,7 @@ def _run(settings: Streams, sheet_path: Path | None, as_json: bool, log: JsonLog
                 limit=settings.limit,
                 governor=governor,
                 level=settings.level,
-                policy={source.source_id: by_id[source.source_id].mailbox(source.is_live) for source in sources},
+                policy={source: one.mailbox for source, one in by_id.items()},
                 patience=settings.patience.build(),
                 regions=regions,
                 on_frame=sampler,

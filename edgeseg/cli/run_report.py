@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 _SWITCHES_SHOWN = 12
 
 
-def teller(progress: Progress, live: bool) -> Callable[[Event], None]:
-    """Writes events of a run beside its bar. The states of files are not told: they are read, and end."""
+def teller(progress: Progress, live: Callable[[], bool]) -> Callable[[Event], None]:
+    """Writes events of a run beside its bar. The states of files are not told: they are read, and end.
+
+    Args:
+        live: whether a source is live, as far as that is known by now.
+    """
 
     def tell(event: Event) -> None:
-        if live or event.kind != "state":
+        if live() or event.kind != "state":
             state = f" {str(event.details['state']).lower()}" if "state" in event.details else ""
             who = f"{event.source}{state}: " if event.source else ""
             progress.message(who + event.reason.removeprefix(f"{event.source}: "))

@@ -22,7 +22,7 @@ from edgeseg.errors import AccessDenied, EdgesegError, Unsupported
 from edgeseg.specs import Frame
 from edgeseg.stream.channel import Closed, FirstError
 from edgeseg.stream.events import EventBus
-from edgeseg.stream.policy import Mailbox
+from edgeseg.stream.policy import Mailbox, PolicyOf
 from edgeseg.stream.stats import Timings
 from edgeseg.stream.status import SourceStatus
 from edgeseg.stream.supervisor import Patience, Supervisor
@@ -39,9 +39,11 @@ class Capture:
     Args:
         source: unopened; a live one is replaced by fresh ones when it is connected again.
         mailbox: closed when no frame will come any more.
-        limit: frames at most, of a source that is not live.
         failure: gets errors that are bugs, not failures of a source.
+        limit: frames at most, of a source that is not live.
+        policy: what the mailbox does, asked whenever the source was opened and says whether it is live; None: it stays as it is.
     Attributes:
+        is_live: whether frames that are not read are lost, as the source said when it was opened last.
         error: why it FAILED; None where it did not.
         read: time that each frame took to come.
         age: frame age, told by `delivered`.
@@ -55,6 +57,7 @@ class Capture:
         failure: FirstError,
         patience: Patience,
         limit: int | None = None,
+        policy: PolicyOf | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.source_id, self.is_live = source.source_id, source.is_live
@@ -63,6 +66,7 @@ class Capture:
         self.read, self.age, self._outages = Timings(), Timings(), Timings()
         self.fps, self.frame_count = source.fps, source.frame_count
         self._source, self._events, self._failure, self._limit, self._clock = source, events, failure, limit, clock
+        self._policy = policy
         self._supervisor = Supervisor(source.is_live, patience, clock(), random.random)
         self._timeline = Timeline()
         self._lock = threading.RLock()
@@ -190,7 +194,7 @@ class Capture:
         try:
             source.open()
             self._opened(source, number)
-            for frame in self._timed(islice(source.frames(), self._limit if not self.is_live else None), number):
+            for frame in self._timed(islice(source.frames(), self._limit if not source.is_live else None), number):
                 if not self._deliver(source, frame, number):
                     break
         except EdgesegError as caught:
@@ -205,9 +209,11 @@ class Capture:
     def _opened(self, source: FrameSource, number: int) -> None:
         with self._lock:
             if number == self._connection:
-                self.fps, self.frame_count = source.fps, source.frame_count
+                self.fps, self.frame_count, self.is_live = source.fps, source.frame_count, source.is_live
+                if self._policy is not None:
+                    self.mailbox.govern(self._policy(source.is_live))
                 self._timeline.connected()
-                self._supervisor.opened(source.fps)
+                self._supervisor.opened(source.fps, source.is_live)
 
     def _timed(self, frames: Iterator[Frame], number: int) -> Iterator[Frame]:
         """The same frames; counts the time that each took to come."""

@@ -90,7 +90,7 @@ class Source(Section):
 
     def mailbox(self, is_live: bool) -> policy.Policy:
         """What its mailbox does."""
-        kind = policy.LIVE if is_live else policy.RECORDED
+        kind = policy.by_kind(is_live)
         return policy.Policy(self.drop or kind.drop, self.queue or kind.queue, self.max_age_ms)
 
 

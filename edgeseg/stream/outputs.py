@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from edgeseg.contracts import FrameSink, FrameSource
+from edgeseg.contracts import FrameSink
 from edgeseg.errors import EdgesegError
 from edgeseg.specs import Frame, LabelSpace, MaskU8
 from edgeseg.stream.capture import Capture
@@ -69,7 +69,8 @@ class Outputs:
 
     Args:
         sinks: of every source; or by source id, with those of every source under "".
-        origins: the sources.
+        origins: ids of the sources.
+        live: whether a source is live, as far as that is known by now: then sinks that failed are tried again.
         expendable: True where the run goes on without any sink.
     Raises:
         ValueError: sinks of a source that is none of the run's.
@@ -78,23 +79,22 @@ class Outputs:
     def __init__(
         self,
         sinks: Sequence[FrameSink] | Mapping[str, Sequence[FrameSink]],
-        origins: Sequence[FrameSource],
+        origins: Sequence[str],
         labels: LabelSpace,
         events: EventBus,
+        live: Callable[[], bool],
         expendable: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         by_origin = sinks if isinstance(sinks, Mapping) else {"": sinks}
-        ids = [origin.source_id for origin in origins]
-        unknown = sorted(set(by_origin) - {"", *ids})
+        unknown = sorted(set(by_origin) - {"", *origins})
         if unknown:
-            raise ValueError(f"there are sinks for {unknown}, and the sources are {ids}")
+            raise ValueError(f"there are sinks for {unknown}, and the sources are {list(origins)}")
         # With one source, "all" is that one: its frame size is the sinks'.
-        only = ids[0] if len(ids) == 1 else ""
+        only = origins[0] if len(origins) == 1 else ""
         self._outputs = [_Output(sink, origin or only, not origin) for origin, group in by_origin.items() for sink in group]
         self._labels, self._events, self._clock = labels, events, clock
-        self._live = any(origin.is_live for origin in origins)
-        self._expendable = expendable or self._live
+        self._live, self._expendable = live, expendable
         self._first_error: EdgesegError | None = None
         self._waiting: deque[Event] = deque(maxlen=_EVENTS_WAITING)
         if any(hasattr(output.sink, "event") for output in self._outputs):
@@ -133,7 +133,9 @@ class Outputs:
 
     def raise_if_all_failed(self) -> None:
         """Raise the first failure where the run has nothing to show for it."""
-        if self._first_error and not self._expendable and all(output.state == "FAILED" for output in self._outputs):
+        if self._expendable or self._live():
+            return
+        if self._first_error and all(output.state == "FAILED" for output in self._outputs):
             raise self._first_error
 
     def status(self) -> tuple[SinkStatus, ...]:
@@ -145,7 +147,7 @@ class Outputs:
         return [
             (output.name, output.error)
             for output in self._outputs
-            if output.error and (output.state == "FAILED" or not self._live)
+            if output.error and (output.state == "FAILED" or not self._live())
         ]
 
     def _of(self, source_id: str) -> list[_Output]:
@@ -216,7 +218,7 @@ class Outputs:
             output.missed += 1
             with suppress(EdgesegError):  # a consequence of the first
                 output.sink.close()
-        if self._live:
+        if self._live():
             retry_s, output.wait_s = output.wait_s, min(_RETRY_CAP_S, 2 * output.wait_s)
             output.retry_at_s = self._clock() + retry_s
         self._events.emit("sink_failed", str(error), output.name, hint=error.hint, retry_in_s=retry_s)

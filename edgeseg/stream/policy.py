@@ -58,11 +58,20 @@ RECORDED = Policy("none", 2)
 """Files: every frame."""
 
 
+def by_kind(is_live: bool) -> Policy:
+    """LIVE or RECORDED."""
+    return LIVE if is_live else RECORDED
+
+
+PolicyOf = Callable[[bool], Policy]
+"""Whether a source is live, which may be known only when it is open -> what its mailbox does. `by_kind` is one."""
+
+
 class Mailbox:
     """Frames of one source, waiting for the engine. Made by `Mailroom.add`.
 
     Attributes:
-        policy: what it does when it is full.
+        policy: what it does when it is full; `govern` changes it.
         dropped: number of frames dropped, by reason: "oldest", "newest", "stale", "stopped".
     """
 
@@ -73,6 +82,12 @@ class Mailbox:
         self._changed = changed
         self._clock = clock
         self._closed = False
+
+    def govern(self, policy: Policy) -> None:
+        """Do this from now on."""
+        with self._changed:
+            self.policy = policy
+            self._changed.notify_all()
 
     def put(self, frame: Frame, timeout_s: float) -> bool:
         """Leave a frame. False where the source has to wait and nothing was taken within `timeout_s`.

@@ -29,7 +29,7 @@ from edgeseg.stream.governor import Governor
 from edgeseg.stream.lanes import TASK, Lanes, OnFrame
 from edgeseg.stream.levels import Levels
 from edgeseg.stream.outputs import Outputs
-from edgeseg.stream.policy import LIVE, RECORDED, Mailroom, Policy
+from edgeseg.stream.policy import Mailroom, Policy, PolicyOf, by_kind
 from edgeseg.stream.report import Interrupted, RunReport, make_report, make_status
 from edgeseg.stream.status import Monitor, RunStatus
 from edgeseg.stream.supervisor import Patience
@@ -51,7 +51,7 @@ def run(
     warmup: int = 1,
     level: int = 0,
     governor: Governor | None = None,
-    policy: Policy | Mapping[str, Policy] | None = None,
+    policy: Policy | Mapping[str, Policy | PolicyOf] | None = None,
     patience: Patience | None = None,
     regions: Mapping[str, RegionMonitor] | None = None,
     on_frame: OnFrame | None = None,
@@ -78,7 +78,7 @@ def run(
         warmup: inferences on the first frame, with every session, before the clock starts.
         level: the bundle's program level that the session runs, for the records; not used with a governor.
         governor: chooses the level of each frame.
-        policy: which frames are dropped, for all sources or by source id; else `policy.LIVE` and `policy.RECORDED`.
+        policy: which frames are dropped, for all sources or by source id, also by whether it is live; else `policy.by_kind`.
         patience: time-outs and waits of live sources.
         regions: what is watched in the masks, by source id; what crosses a threshold is an event.
         on_frame: called with what the sinks got, after them, on the writer's thread.
@@ -119,7 +119,7 @@ class _Run:
         sinks: Sequence[FrameSink] | Mapping[str, Sequence[FrameSink]],
         *,
         limit: int | None,
-        policies: Sequence[Policy],
+        policies: Sequence[PolicyOf],
         patience: Patience,
         regions: Mapping[str, RegionMonitor],
         on_frame: OnFrame | None,
@@ -129,11 +129,17 @@ class _Run:
     ) -> None:
         self._levels, self._limit, self._patience = levels, limit, patience
         self._progress, self._stop, self._monitor = progress, stop, monitor
-        self._live = any(source.is_live for source in sources)
         events = monitor.events
         self._mailroom = Mailroom()
         self._captures: list[Capture] = []
-        self._outputs = Outputs(sinks, sources, levels.program.labels, events, expendable=on_frame is not None)
+        self._outputs = Outputs(
+            sinks,
+            [source.source_id for source in sources],
+            levels.program.labels,
+            events,
+            live=lambda: self._live,
+            expendable=on_frame is not None,
+        )
         self._lanes = Lanes(
             levels,
             self._captures,
@@ -142,21 +148,26 @@ class _Run:
             events,
             progress,
             stop,
-            queue=_LIVE_QUEUE if self._live else _RECORDED_QUEUE,
+            queue=_LIVE_QUEUE if any(source.is_live for source in sources) else _RECORDED_QUEUE,
             limit=limit,
             on_frame=on_frame,
             regions=regions,
         )
         events.start_s = time.monotonic()
         for source, policy in zip(sources, policies, strict=True):
-            box = self._mailroom.add(policy)
-            self._captures.append(Capture(source, box, events, self._lanes.failure, patience, limit))
+            box = self._mailroom.add(policy(source.is_live))
+            self._captures.append(Capture(source, box, events, self._lanes.failure, patience, limit, policy))
         self._over = threading.Event()
         self._watcher = threading.Thread(
             target=lambda: self._lanes.failure.attempt(self._watch), name="edgeseg-watch", daemon=True
         )
         self._size_hw: tuple[int, int] | None = None
         self._wall_s = 0.0
+
+    @property
+    def _live(self) -> bool:
+        """Whether a source is live, as far as they have been opened."""
+        return any(capture.is_live for capture in self._captures)
 
     def execute(self, warmup: int) -> RunReport:
         """The whole run; raises as `run`."""
@@ -287,8 +298,8 @@ class _Run:
 
 
 def _policies(
-    sources: Sequence[FrameSource], policy: Policy | Mapping[str, Policy] | None, regions: Mapping[str, RegionMonitor]
-) -> list[Policy]:
+    sources: Sequence[FrameSource], policy: Policy | Mapping[str, Policy | PolicyOf] | None, regions: Mapping[str, RegionMonitor]
+) -> list[PolicyOf]:
     """One for each source. Raises ValueError where sources share an id, or something is for none of them."""
     ids = [source.source_id for source in sources]
     if not ids or len(set(ids)) != len(ids):
@@ -297,4 +308,9 @@ def _policies(
     unknown = sorted({*by_id, *regions} - set(ids))
     if unknown:
         raise ValueError(f"there are policies or regions for {unknown}, and the sources are {ids}")
-    return [by_id.get(source.source_id) or (LIVE if source.is_live else RECORDED) for source in sources]
+    chosen = [by_id.get(source_id, by_kind) for source_id in ids]
+    return [_always(one) if isinstance(one, Policy) else one for one in chosen]
+
+
+def _always(policy: Policy) -> PolicyOf:
+    return lambda is_live: policy

@@ -77,7 +77,7 @@ class Supervisor:
     take away.
 
     Args:
-        is_live: True where a source that ended or failed is connected again, and silence is a failure.
+        is_live: True where a source that ended or failed is connected again, and silence is a failure; `opened` may tell better.
         patience: times.
         now_s: any clock that does not go back; the same one for every call.
         dice: a number from 0 to 1 at random, for the jitter.
@@ -131,8 +131,10 @@ class Supervisor:
             self._enter(now_s, "STALLED", f"no frame for {silence_s:.1f} s")
         return "wait"
 
-    def opened(self, fps: float) -> None:
-        """The capture is connected, and its source says how many frames a second it gives; 0 where it does not say."""
+    def opened(self, fps: float, is_live: bool) -> None:
+        """The capture is connected, and its source says whether it is live, and how many frames a second it gives; 0 where it
+        does not say."""
+        self._is_live = is_live
         self._stated_s = 1 / fps if fps > 0 else 0.0
 
     def frame(self, now_s: float) -> float | None:

@@ -273,6 +273,34 @@ def test_the_limit_counts_for_each_source() -> None:
     assert report.interrupted is False
 
 
+class Learning(FakeSource):
+    """A source that looks live, and is known to be finite once it is open: a clip over HTTP."""
+
+    is_live = True
+
+    def open(self) -> None:
+        super().open()
+        self.is_live = False
+
+
+def test_what_is_known_to_be_finite_once_it_is_open_is_read_whole() -> None:
+    slow, sink, learning = session(lambda number: time.sleep(0.01)), FakeSink(), Learning(random_images(40), name="clip")
+    report = run(slow, [learning], [sink], patience=QUICK)
+    (source,) = report.sources
+    assert [frame.index for frame in sink.frames] == list(range(40))
+    assert [frame.pts_s for frame in sink.frames] == [index / 25 for index in range(40)]
+    assert (source["is_live"], source["state"], source["dropped"], source["policy"]) == (False, "ENDED", {}, str(RECORDED))
+    assert (learning.opened, report.frames_dropped) == (1, 0)
+
+
+def test_what_is_known_to_be_finite_takes_the_policy_limit_and_errors_of_a_file() -> None:
+    sink, chosen = FakeSink(), {True: LIVE, False: Policy("none", 5)}
+    report = run(session(), [Learning(random_images(40), name="clip")], [sink], limit=7, policy={"clip": chosen.__getitem__})
+    assert (len(sink.frames), report.frames, report.sources[0]["policy"]) == (7, 7, str(chosen[False]))
+    with pytest.raises(StreamError, match="cable pulled"):
+        run(session(), [Learning(random_images(3), error=BROKEN, name="clip")], [FakeSink()], patience=QUICK)
+
+
 def test_stopping_before_the_first_frame_gives_an_empty_report() -> None:
     stop = threading.Event()
     threading.Timer(0.1, stop.set).start()

@@ -112,7 +112,7 @@ def test_a_source_with_frames_far_apart_gets_more_patience() -> None:
 
 def test_a_source_that_says_it_is_slow_gets_more_patience_from_the_start() -> None:
     life = running()
-    life.opened(0.5)
+    life.opened(0.5, True)
     assert [life.poll(at_s) for at_s in (5.9, 6.0, 11.9, 12.0)] == ["wait", "wait", "wait", "abandon"]
     assert states(life) == ["CONNECTING", "RUNNING", "STALLED", "RECONNECTING"]
 
