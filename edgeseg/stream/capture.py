@@ -8,6 +8,7 @@ listened to any more. At most three may hang at once, then no further connection
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -26,11 +27,12 @@ from edgeseg.stream.policy import Mailbox, PolicyOf
 from edgeseg.stream.stats import Timings
 from edgeseg.stream.status import SourceStatus
 from edgeseg.stream.supervisor import Patience, Supervisor
-from edgeseg.stream.timeline import Timeline
+from edgeseg.stream.timeline import RecordedTimeline, Timeline
 
 _POLL_S = 0.1
 _MOST_HANGING = 3
 _RATE_FRAMES = 64
+_TELL_JUMPS_S = 10.0
 
 
 class Capture:
@@ -69,6 +71,8 @@ class Capture:
         self._policy = policy
         self._supervisor = Supervisor(source.is_live, patience, clock(), random.random)
         self._timeline = Timeline()
+        self._recorded: RecordedTimeline | None = None
+        self._jumps, self._jumps_told_s = 0, -math.inf
         self._lock = threading.RLock()
         self._connection = 0
         self._threads: list[threading.Thread] = []
@@ -213,6 +217,8 @@ class Capture:
                 if self._policy is not None:
                     self.mailbox.govern(self._policy(source.is_live))
                 self._timeline.connected()
+                jumping = bool(getattr(source, "stamps_may_jump", False))
+                self._recorded = RecordedTimeline(1 / source.fps, jumping) if source.fps > 0 and not source.is_live else None
                 self._supervisor.opened(source.fps, source.is_live)
 
     def _timed(self, frames: Iterator[Frame], number: int) -> Iterator[Frame]:
@@ -238,9 +244,7 @@ class Capture:
             self._arrivals_s.append(now_s)
             self._damaged = self._damaged_before + int(getattr(source, "damaged", 0)) if self.is_live else 0
             self._check_size(frame)
-            if self.is_live:
-                pts_s, arrival_s = self._timeline.stamp(frame.pts_s, frame.arrival_s)
-                frame = replace(frame, index=self._frames, pts_s=pts_s, arrival_s=arrival_s)
+            frame = self._placed(frame, now_s)
             self._frames += 1
         try:
             while not self.mailbox.put(frame, _POLL_S):
@@ -252,6 +256,26 @@ class Capture:
         except Closed:
             return False
         return True
+
+    def _placed(self, frame: Frame, now_s: float) -> Frame:
+        """The frame on the source's one line of time; tells where its stamps jump."""
+        if self.is_live:
+            pts_s, due_s, jump_s = self._timeline.stamp(frame.pts_s, frame.arrival_s)
+            frame, how = replace(frame, index=self._frames, pts_s=pts_s, arrival_s=due_s), "time goes on as frames arrive"
+        elif self._recorded is not None:
+            pts_s, jump_s = self._recorded.stamp(frame.pts_s)
+            frame, how = replace(frame, pts_s=pts_s), "what follows is joined on"
+        else:
+            return frame
+        self._jumps += jump_s != 0
+        # A source whose every stamp is wrong would else push all other events out.
+        if jump_s and now_s - self._jumps_told_s >= _TELL_JUMPS_S:
+            reason = f"time stamps jumped by {jump_s:+.1f} s at {frame.pts_s:.1f} s: {how}"
+            self._events.emit(
+                "discontinuity", reason, self.source_id, jump_s=round(jump_s, 3), pts_s=round(frame.pts_s, 3), count=self._jumps
+            )
+            self._jumps, self._jumps_told_s = 0, now_s
+        return frame
 
     def _check_size(self, frame: Frame) -> None:
         size_hw = (frame.image_rgb.shape[0], frame.image_rgb.shape[1])

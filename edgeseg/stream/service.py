@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _BEATS_PER_LIMIT = 3
 _FAILURES = ("failed", "sink_failed")
-_TROUBLE = ("stalled", "reconnecting", "dropped")
+_TROUBLE = ("stalled", "reconnecting", "dropped", "discontinuity")
 
 
 def notify(state: str, environment: Mapping[str, str] = os.environ) -> bool:
