@@ -8,7 +8,6 @@ listened to any more. At most three may hang at once, then no further connection
 
 from __future__ import annotations
 
-import math
 import random
 import threading
 import time
@@ -32,7 +31,7 @@ from edgeseg.stream.timeline import RecordedTimeline, Timeline
 _POLL_S = 0.1
 _MOST_HANGING = 3
 _RATE_FRAMES = 64
-_TELL_JUMPS_S = 10.0
+_JUMPS_TOLD, _JUMPS_PER_S = 5, 60.0
 
 
 class Capture:
@@ -72,7 +71,7 @@ class Capture:
         self._supervisor = Supervisor(source.is_live, patience, clock(), random.random)
         self._timeline = Timeline()
         self._recorded: RecordedTimeline | None = None
-        self._jumps, self._jumps_told_s = 0, -math.inf
+        self._jumps, self._jumps_told_s = 0, deque[float](maxlen=_JUMPS_TOLD)
         self._lock = threading.RLock()
         self._connection = 0
         self._threads: list[threading.Thread] = []
@@ -268,13 +267,15 @@ class Capture:
         else:
             return frame
         self._jumps += jump_s != 0
+        told_s = self._jumps_told_s
         # A source whose every stamp is wrong would else push all other events out.
-        if jump_s and now_s - self._jumps_told_s >= _TELL_JUMPS_S:
+        if jump_s and (len(told_s) < _JUMPS_TOLD or now_s - told_s[0] >= _JUMPS_PER_S):
             reason = f"time stamps jumped by {jump_s:+.1f} s at {frame.pts_s:.1f} s: {how}"
             self._events.emit(
                 "discontinuity", reason, self.source_id, jump_s=round(jump_s, 3), pts_s=round(frame.pts_s, 3), count=self._jumps
             )
-            self._jumps, self._jumps_told_s = 0, now_s
+            told_s.append(now_s)
+            self._jumps = 0
         return frame
 
     def _check_size(self, frame: Frame) -> None:

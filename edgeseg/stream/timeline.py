@@ -25,7 +25,8 @@ _AHEAD_S = 0.2
 _BUCKET_S = 1.0
 _BUCKETS = 10
 _CATCH_UP = 0.1
-_STEP_S = 1e-3
+_SHORTEST_S = 1e-3
+_STEP_S = 1e-4
 _FARTHEST_S = 1e12  # beyond, a float holds no frame interval any more
 
 
@@ -49,11 +50,11 @@ class Timeline:
     A frame is presented when it was due: at its arrival, less what it was held up. Held up is what came later, by its stamp, than
     the least delayed frames of the last ten seconds did; so a clock that runs slow is not taken for a source that falls behind.
 
-    A stamp is believed where it puts its frame after the one before, and not after its arrival (0.2 s more are granted, and taken
-    back). Any other says nothing: the frame follows the one before as it arrived, and the stamps count on from there. Where they
-    return to the line that they left, as after one frame that was stamped hours ahead, that line goes on.
+    A stamp is believed where it puts its frame after the one before, by a millisecond or more, and not after its arrival (0.2 s
+    are granted, and taken back). Any other says nothing: the frame follows the one before as it arrived, and the stamps count on
+    from there. Where they return to the line that they left, as after one frame that was stamped hours ahead, that line goes on.
 
-    So presented time never stands, is never ahead of arrival (but for a millisecond a frame where several come at once) and never
+    So presented time never stands, is never ahead of arrival (but for 0.1 ms a frame where many come at once) and never
     more than MOST_LATE_S behind it; any stretch of it is as long as it took, give or take how late its ends came.
     """
 
@@ -99,14 +100,15 @@ class Timeline:
         if self._line_s is None:
             return expected_s - self._floor_s - pts_s, 0.0
         time_s = pts_s + self._line_s + self._floor_s
-        if self._time_s + _STEP_S <= time_s <= now_s + _AHEAD_S:
+        before_s = self._now_s - self._late_s
+        if before_s + _SHORTEST_S <= time_s <= now_s + _AHEAD_S:
             return self._line_s, 0.0
         off_s = time_s - expected_s
         new_s, repeated = self._line_s - off_s, pts_s == self._pts_s
         if abs(off_s) <= _AHEAD_S or repeated:
             return new_s, 0.0
         left_s, self._left_s = self._left_s, self._line_s
-        if left_s is not None and self._time_s - _AHEAD_S <= pts_s + left_s + self._floor_s <= now_s + _AHEAD_S:
+        if left_s is not None and before_s - _AHEAD_S <= pts_s + left_s + self._floor_s <= now_s + _AHEAD_S:
             return left_s, 0.0
         return new_s, off_s if abs(off_s) > TOLD_S else 0.0
 

@@ -134,7 +134,7 @@ def test_whatever_is_stamped_time_goes_on_and_stays_near_arrival(frames: list[tu
 def test_frames_that_come_at_once_keep_their_order(frames: list[tuple[float, float]]) -> None:
     line = Timeline()
     times_s = [line.stamp(pts_s, 50.0 + (step_s > 0.9) * step_s)[0] for pts_s, step_s in frames]
-    assert all(after - before >= 1e-3 - 1e-9 for before, after in pairwise(times_s))
+    assert all(after - before >= 1e-4 - 1e-9 for before, after in pairwise(times_s))
 
 
 jumps = st.dictionaries(st.integers(1, 499), st.floats(-1e6, 1e6), max_size=8)
@@ -192,10 +192,11 @@ def test_a_server_that_stood_still_with_its_clock_is_caught_up_without_a_hole() 
     assert told_s == []
 
 
-def test_segments_that_come_in_bursts_keep_their_spacing() -> None:
-    """HLS: three segments at once, then one every six seconds, each within a third of a second."""
+@pytest.mark.parametrize("read_s", [0.002, 1e-5])
+def test_segments_that_come_in_bursts_keep_their_spacing(read_s: float) -> None:
+    """HLS: three segments at once, then one every six seconds."""
     frames = [
-        (index / FPS, max(0, index // 150 - 2) * 6 + 0.3 * min(index // 150, 2) + index % 150 * 0.002) for index in range(1500)
+        (index / FPS, max(0, index // 150 - 2) * 6 + 0.3 * min(index // 150, 2) + index % 150 * read_s) for index in range(1500)
     ]
     times_s, told_s = presented(frames)  # type: ignore[arg-type]
     assert told_s == []
