@@ -242,6 +242,7 @@ class Frame:
         arrival_s: `time.monotonic()` when the frame was handed over; frame age counts from here.
         source_id: which source it came from; never holds credentials.
         name: file name without folder, for folders of images; empty otherwise.
+        connection: of a live source, from 1; between two of them nobody knows what happened. 0 where there is one only.
     """
 
     image_rgb: ImageU8
@@ -250,3 +251,4 @@ class Frame:
     arrival_s: float
     source_id: str
     name: str = ""
+    connection: int = 0

@@ -8,6 +8,7 @@ listened to any more. At most three may hang at once, then no further connection
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -15,23 +16,44 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
-from typing import cast
+from typing import TypeVar, cast
+
+import numpy as np
 
 from edgeseg.contracts import FrameSource, LiveSource
-from edgeseg.errors import AccessDenied, EdgesegError, Unsupported
+from edgeseg.errors import AccessDenied, EdgesegError, StreamError, Unsupported
 from edgeseg.specs import Frame
 from edgeseg.stream.channel import Closed, FirstError
 from edgeseg.stream.events import EventBus
 from edgeseg.stream.policy import Mailbox, PolicyOf
+from edgeseg.stream.stamps import Stamps
 from edgeseg.stream.stats import Timings
 from edgeseg.stream.status import SourceStatus
 from edgeseg.stream.supervisor import Patience, Supervisor
-from edgeseg.stream.timeline import RecordedTimeline, Timeline
+from edgeseg.stream.uris import scrub
+
+T = TypeVar("T")
 
 _POLL_S = 0.1
 _MOST_HANGING = 3
 _RATE_FRAMES = 64
-_JUMPS_TOLD, _JUMPS_PER_S = 5, 60.0
+
+
+class Mishandled(StreamError):
+    """What is no failure of a source, but a bug that its frames brought to light: `bug`. It costs that source, and no other."""
+
+    def __init__(self, source_id: str, what: str, bug: Exception) -> None:
+        # The text may quote the URI, and that a password.
+        super().__init__(
+            f"{source_id}: {what}: {type(bug).__name__}: {scrub(str(bug))}",
+            hint="run this source alone, which shows where: edgeseg run BUNDLE --source URI --sink null:",
+        )
+        self.bug = bug
+
+
+def as_told(error: Exception, source_id: str, what: str) -> EdgesegError:
+    """An error as it is told of a source: itself, or what wraps a bug."""
+    return error if isinstance(error, EdgesegError) else Mishandled(source_id, what, error)
 
 
 class Capture:
@@ -40,7 +62,7 @@ class Capture:
     Args:
         source: unopened; a live one is replaced by fresh ones when it is connected again.
         mailbox: closed when no frame will come any more.
-        failure: gets errors that are bugs, not failures of a source.
+        failure: gets what no source can be blamed for.
         limit: frames at most, of a source that is not live.
         policy: what the mailbox does, asked whenever the source was opened and says whether it is live; None: it stays as it is.
     Attributes:
@@ -69,9 +91,7 @@ class Capture:
         self._source, self._events, self._failure, self._limit, self._clock = source, events, failure, limit, clock
         self._policy = policy
         self._supervisor = Supervisor(source.is_live, patience, clock(), random.random)
-        self._timeline = Timeline()
-        self._recorded: RecordedTimeline | None = None
-        self._jumps, self._jumps_told_s = 0, deque[float](maxlen=_JUMPS_TOLD)
+        self._stamps = Stamps()
         self._lock = threading.RLock()
         self._connection = 0
         self._threads: list[threading.Thread] = []
@@ -81,6 +101,7 @@ class Capture:
         self._arrivals_s: deque[float] = deque(maxlen=_RATE_FRAMES)
         self._told_hanging = False
         self._damaged_before = 0
+        self._failed_from: float = math.inf
 
     # the watch thread
 
@@ -120,6 +141,32 @@ class Capture:
         return list(self._threads)
 
     # any thread
+
+    def guard(self, frame: Frame, what: str, work: Callable[[], T]) -> T | None:
+        """Do something with a frame, in a thread that serves all sources. Where it goes wrong, this source has FAILED, and nobody
+        else: None, also for the frames after it.
+
+        Args:
+            what: what was to be done with it, for the message: "resized".
+        """
+        if frame.index < self._failed_from:
+            try:
+                return work()
+            except Exception as error:  # noqa: BLE001  a bug is raised in the end, where no source is left
+                self.fail(as_told(error, self.source_id, f"frame {frame.index} could not be {what}"), frame.index)
+        self.mailbox.count_dropped("failed")
+        return None
+
+    def fail(self, error: EdgesegError, index: int = 0) -> None:
+        """It has FAILED, from that frame on: no further frame, and no further connection. Does not wait."""
+        with self._lock:
+            self._failed_from = min(self._failed_from, index)
+            self._connection += 1
+            self._reader = None
+            self.error = self.error or error
+            self._supervisor.failed(self._clock(), str(error), hopeless=True)
+            self._tell()
+        self.mailbox.cancel()
 
     @property
     def is_final(self) -> bool:
@@ -197,16 +244,20 @@ class Capture:
         try:
             source.open()
             self._opened(source, number)
-            for frame in self._timed(islice(source.frames(), self._limit if not source.is_live else None), number):
+            wanted = islice(source.frames(), None if source.is_live else self._limit)
+            for frame in map(self._checked, self._timed(wanted, number)):
                 if not self._deliver(source, frame, number):
                     break
-        except EdgesegError as caught:
-            error = caught
+        except Exception as caught:  # noqa: BLE001  a bug is raised in the end, where no source is left
+            error = as_told(caught, self.source_id, "could not be read")
         except BaseException:
             self._over(number, None, broken=True)
             raise
         finally:
-            source.close()
+            try:
+                source.close()
+            except Exception as caught:  # noqa: BLE001  the first error is the one that counts
+                error = error or as_told(caught, self.source_id, "could not be closed")
         self._over(number, error)
 
     def _opened(self, source: FrameSource, number: int) -> None:
@@ -215,9 +266,7 @@ class Capture:
                 self.fps, self.frame_count, self.is_live = source.fps, source.frame_count, source.is_live
                 if self._policy is not None:
                     self.mailbox.govern(self._policy(source.is_live))
-                self._timeline.connected()
-                jumping = bool(getattr(source, "stamps_may_jump", False))
-                self._recorded = RecordedTimeline(1 / source.fps, jumping) if source.fps > 0 and not source.is_live else None
+                self._stamps.connected(source)
                 self._supervisor.opened(source.fps, source.is_live)
 
     def _timed(self, frames: Iterator[Frame], number: int) -> Iterator[Frame]:
@@ -231,6 +280,16 @@ class Capture:
                 self.read.add_since(start_s)
             yield frame
 
+    def _checked(self, frame: Frame) -> Frame:
+        """The frame, which is a picture: what follows need not ask. Raises StreamError."""
+        image_rgb = frame.image_rgb
+        if image_rgb.dtype != np.uint8 or image_rgb.ndim != 3 or image_rgb.shape[2] != 3 or not image_rgb.size:
+            raise StreamError(
+                f"{self.source_id}: frame {frame.index} is no RGB picture of 8 bits: {image_rgb.dtype} {image_rgb.shape}",
+                hint="look at what the source delivers; a file can be converted: ffmpeg -i FILE -pix_fmt yuv420p out.mp4",
+            )
+        return frame
+
     def _deliver(self, source: FrameSource, frame: Frame, number: int) -> bool:
         """Number a frame, give it its times, leave it in the mailbox. False where nobody wants more."""
         with self._lock:
@@ -242,43 +301,26 @@ class Capture:
                 self._outages.add(1e3 * outage_s)
             self._arrivals_s.append(now_s)
             self._damaged = self._damaged_before + int(getattr(source, "damaged", 0)) if self.is_live else 0
-            self._check_size(frame)
-            frame = self._placed(frame, now_s)
+            self._tell_size(frame)
+            frame, jump = self._stamps.place(frame, now_s)
+            if jump is not None:
+                self._events.emit("discontinuity", jump[0], self.source_id, **jump[1])
+            if self.is_live:
+                frame = replace(frame, index=self._frames, connection=self._supervisor.connects)
             self._frames += 1
         try:
             while not self.mailbox.put(frame, _POLL_S):
                 if number != self._connection:
-                    return False
+                    raise Closed
                 with self._lock:
                     # It waits for us, not we for it.
                     self._supervisor.frame(self._clock())
         except Closed:
+            self.mailbox.count_dropped("stopped")
             return False
         return True
 
-    def _placed(self, frame: Frame, now_s: float) -> Frame:
-        """The frame on the source's one line of time; tells where its stamps jump."""
-        if self.is_live:
-            pts_s, due_s, jump_s = self._timeline.stamp(frame.pts_s, frame.arrival_s)
-            frame, how = replace(frame, index=self._frames, pts_s=pts_s, arrival_s=due_s), "time goes on as frames arrive"
-        elif self._recorded is not None:
-            pts_s, jump_s = self._recorded.stamp(frame.pts_s)
-            frame, how = replace(frame, pts_s=pts_s), "what follows is joined on"
-        else:
-            return frame
-        self._jumps += jump_s != 0
-        told_s = self._jumps_told_s
-        # A source whose every stamp is wrong would else push all other events out.
-        if jump_s and (len(told_s) < _JUMPS_TOLD or now_s - told_s[0] >= _JUMPS_PER_S):
-            reason = f"time stamps jumped by {jump_s:+.1f} s at {frame.pts_s:.1f} s: {how}"
-            self._events.emit(
-                "discontinuity", reason, self.source_id, jump_s=round(jump_s, 3), pts_s=round(frame.pts_s, 3), count=self._jumps
-            )
-            told_s.append(now_s)
-            self._jumps = 0
-        return frame
-
-    def _check_size(self, frame: Frame) -> None:
+    def _tell_size(self, frame: Frame) -> None:
         size_hw = (frame.image_rgb.shape[0], frame.image_rgb.shape[1])
         before, self._size_hw = self._size_hw, size_hw
         if self.is_live and before is not None and before != size_hw:

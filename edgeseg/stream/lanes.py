@@ -6,7 +6,8 @@
                                 +-------- level -------- governor
 
 Decoders, encoders and runtimes leave Python's lock while they work, so threads are enough. Bounded channels join the lanes.
-Whoever ends, in whatever way, closes the channel ahead (what is in it is still written) and cancels the one behind.
+Whoever ends, in whatever way, closes the channel ahead (what is in it is still written) and cancels the one behind. What goes
+wrong with a frame costs its source, not the lane: `Capture.guard`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import cycle
 from typing import Any, NamedTuple
 
@@ -164,7 +166,6 @@ class Lanes:
             self.written.set()
 
     def _prepare(self) -> None:
-        size_hw = self._levels.program.image.size_hw
         taken = [0] * len(self._captures)
         while not self._stop.is_set():
             try:
@@ -174,30 +175,40 @@ class Lanes:
             except Closed:
                 return
             origin = self._captures[number]
-            start_s = time.perf_counter()
-            image_rgb = resize_image(frame.image_rgb, size_hw, next(self._buffers))
-            resize_ms = self.stages["resize"].add_since(start_s)
-            if not send(self._to_infer, _Prepared(origin, frame, image_rgb, resize_ms)):
+            prepared = origin.guard(frame, "resized", partial(self._prepared, origin, frame))
+            if prepared is None:
+                continue
+            if not send(self._to_infer, prepared):
                 return
             taken[number] += 1
             if origin.is_live and taken[number] == self._limit:
                 origin.stop("the limit was reached")
 
+    def _prepared(self, origin: Capture, frame: Frame) -> _Prepared:
+        start_s = time.perf_counter()
+        image_rgb = resize_image(frame.image_rgb, self._levels.program.image.size_hw, next(self._buffers))
+        return _Prepared(origin, frame, image_rgb, self.stages["resize"].add_since(start_s))
+
     def _infer(self) -> None:
-        for origin, frame, image_rgb, resize_ms in received(self._to_infer, self._stop):
+        for prepared in received(self._to_infer, self._stop):
+            origin, frame = prepared.origin, prepared.frame
             if origin.mailbox.is_stale(frame):
                 origin.mailbox.count_dropped("stale")
                 continue
-            choice = self._levels.choice
-            start_s = time.perf_counter()
-            mask = self._levels.sessions[choice.level].infer(image_rgb)
-            infer_ms = self.stages["infer"].add_since(start_s)
-            if not send(self._to_finish, _Segmented(origin, frame, mask, choice, resize_ms, infer_ms)):
+            segmented = origin.guard(frame, "segmented", partial(self._segmented, *prepared))
+            if segmented is not None and not send(self._to_finish, segmented):
                 return
+
+    def _segmented(self, origin: Capture, frame: Frame, image_rgb: ImageU8, resize_ms: float) -> _Segmented:
+        choice = self._levels.choice
+        start_s = time.perf_counter()
+        mask = self._levels.sessions[choice.level].infer(image_rgb)
+        return _Segmented(origin, frame, mask, choice, resize_ms, self.stages["infer"].add_since(start_s))
 
     def _finish(self) -> None:
         for segmented in received(self._to_finish):
-            if not send(self._to_write, self._finished(*segmented)):
+            finished = segmented.origin.guard(segmented.frame, "finished", partial(self._finished, *segmented))
+            if finished is not None and not send(self._to_write, finished):
                 return
 
     def _finished(

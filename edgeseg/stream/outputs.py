@@ -18,7 +18,7 @@ from typing import Any
 from edgeseg.contracts import FrameSink
 from edgeseg.errors import EdgesegError
 from edgeseg.specs import Frame, LabelSpace, MaskU8
-from edgeseg.stream.capture import Capture
+from edgeseg.stream.capture import Capture, as_told
 from edgeseg.stream.channel import FirstError
 from edgeseg.stream.events import Event, EventBus
 from edgeseg.stream.status import SinkState, SinkStatus
@@ -90,6 +90,7 @@ class Outputs:
         unknown = sorted(set(by_origin) - {"", *origins})
         if unknown:
             raise ValueError(f"there are sinks for {unknown}, and the sources are {list(origins)}")
+        self._several = len(origins) > 1
         # With one source, "all" is that one: its frame size is the sinks'.
         only = origins[0] if len(origins) == 1 else ""
         self._outputs = [_Output(sink, origin or only, not origin) for origin, group in by_origin.items() for sink in group]
@@ -101,16 +102,25 @@ class Outputs:
             events.fill(self._waiting)
 
     def open_first(self, origin: Capture, frame: Frame) -> None:
-        """Open the sinks of the first source that has a frame, and those of all. Raises StreamError where one cannot be."""
+        """Open the sinks of the first source that has a frame, and those of all. Raises StreamError where one cannot be.
+
+        But for a sink of one of several sources, which that one's frames do not fit (their size, no rate): that is its affair. A
+        place that cannot be written is everybody's; it is known by the OSError behind.
+        """
         for output in self._of(origin.source_id):
-            self._open(output, origin, frame)
+            try:
+                self._open(output, origin, frame)
+            except Exception as error:
+                if not self._is_its_own(output) or isinstance(error.__cause__, OSError):
+                    raise
+                self._fail(output, self._told(output, error))
 
     def write(self, origin: Capture, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
         """Give a result to every sink that is for it.
 
         Raises:
             EdgesegError: the last sink failed, and the run is nothing without one: the first failure of all.
-            Exception: whatever else a sink raises is a bug, or a reader of stdout that is gone.
+            Exception: whatever else a sink of all sources raises is a bug, or a reader of stdout that is gone.
         """
         for output in self._of(origin.source_id):
             self._attempt(output, lambda output=output: self._write_to(output, origin, frame, mask, record))  # type: ignore[misc]
@@ -198,16 +208,26 @@ class Outputs:
         output.state = "CLOSED"
         try:
             output.sink.close()
-        except EdgesegError as error:
-            self._fail(output, error)
+        except Exception as error:  # noqa: BLE001  `_told` raises what is not the sink's
+            self._fail(output, self._told(output, error))
 
     def _attempt(self, output: _Output, work: Callable[[], None]) -> None:
         """Do something with a sink; where it fails, take it out."""
         try:
             work()
-        except EdgesegError as error:
-            self._fail(output, error)
+        except Exception as error:  # noqa: BLE001  `_told` raises what is not the sink's
+            self._fail(output, self._told(output, error))
             self.raise_if_all_failed()
+
+    def _is_its_own(self, output: _Output) -> bool:
+        """Whether a sink belongs to one of several sources: then what goes wrong with it stops no other."""
+        return self._several and bool(output.origin)
+
+    def _told(self, output: _Output, error: Exception) -> EdgesegError:
+        """The error as a failure of the sink. Raises it where it is none: a bug, but in a sink of its own."""
+        if not (isinstance(error, EdgesegError) or self._is_its_own(output)):
+            raise error
+        return as_told(error, output.origin, f"{output.name} failed")
 
     def _fail(self, output: _Output, error: EdgesegError) -> None:
         self._first_error = self._first_error or error
@@ -216,7 +236,7 @@ class Outputs:
         retry_s = None
         if not was_closed:
             output.missed += 1
-            with suppress(EdgesegError):  # a consequence of the first
+            with suppress(Exception):  # a consequence of the first
                 output.sink.close()
         if self._live():
             retry_s, output.wait_s = output.wait_s, min(_RETRY_CAP_S, 2 * output.wait_s)

@@ -23,7 +23,7 @@ from edgeseg.errors import StreamError
 from edgeseg.images import resize_image
 from edgeseg.specs import Frame
 from edgeseg.stream.alarms import RegionMonitor
-from edgeseg.stream.capture import Capture
+from edgeseg.stream.capture import Capture, Mishandled, as_told
 from edgeseg.stream.channel import Closed
 from edgeseg.stream.governor import Governor
 from edgeseg.stream.lanes import TASK, Lanes, OnFrame
@@ -255,7 +255,10 @@ class _Run:
     def _watch(self) -> None:
         while True:
             for capture in self._captures:
-                capture.tick()
+                try:
+                    capture.tick()
+                except Exception as error:  # noqa: BLE001  raised in the end, where no source is left
+                    capture.fail(as_told(error, capture.source_id, "could not be connected"))
             if self._over.wait(_TICK_S):
                 return
 
@@ -271,7 +274,8 @@ class _Run:
     def _raise_if_all_failed(self) -> None:
         errors = [capture.error for capture in self._captures if capture.error]
         if len(errors) == len(self._captures):
-            raise errors[0]
+            first = errors[0]
+            raise first.bug if isinstance(first, Mishandled) else first
 
     def _total(self) -> int | None:
         """Frames that will come, where all sources know."""

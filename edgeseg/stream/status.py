@@ -29,7 +29,7 @@ class SourceStatus:
         frames: frames that came from it.
         delivered: frames that were segmented and given to the sinks.
         dropped: frames that were not, by reason: "oldest" and "newest" (the queue was full), "stale" (older than the greatest
-            age), "stopped" (still in a queue when the run ended).
+            age), "stopped" (still in a queue when the run ended), "failed" (could not be handled; the source FAILED of it).
         connects: connections that delivered a frame; the first one counts.
         reconnects: connections but the first that delivered a frame.
         reconnect_ms: time from the loss of a connection to the next frame: count, mean, p50, p90, p99, max; null where none.

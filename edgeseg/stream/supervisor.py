@@ -164,8 +164,8 @@ class Supervisor:
             self._enter(now_s, "ENDED", reason)
 
     def failed(self, now_s: float, reason: str, hopeless: bool = False) -> None:
-        """The capture broke off; `hopeless` where trying again cannot help."""
-        if self.is_final:
+        """The capture broke off; `hopeless` where trying again cannot help. That may turn out when all has been read."""
+        if self.state == "FAILED" or (self.is_final and not hopeless):
             return
         if hopeless or not self._is_live:
             self._capturing = False
