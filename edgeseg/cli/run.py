@@ -202,7 +202,10 @@ def _serve(
     if web is None:
         raise ValueError("no live page is wanted")
     about["regions"] = {
-        source.source_id: [{"name": region.name, "points": region.polygon} for region in one.regions]
+        source.source_id: [
+            {"name": region.name, "points": region.points, "pixels": region.in_pixels}
+            for region in (section.build() for section in one.regions)
+        ]
         for source, one in zip(sources, settings.sources, strict=True)
         if one.regions
     }

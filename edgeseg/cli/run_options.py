@@ -91,14 +91,15 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--region",
         "regions",
         multiple=True,
-        metavar="NAME=X,Y;X,Y;...",
-        help="A polygon whose class shares are measured, in shares of width and height or in pixels. Repeatable.",
+        metavar="[SOURCE:]NAME[@WxH]=X,Y;X,Y;...",
+        help="A polygon whose class shares are measured, of one source or of all. Numbers are shares of width and height (0.5, "
+        "50%) or pixels (640px, or whole numbers), of a picture of WxH or of the first one. Repeatable.",
     ),
     click.option(
         "--threshold",
         "thresholds",
         multiple=True,
-        metavar="NAME=REGION:CLASS>SHARE",
+        metavar="[SOURCE:]NAME=REGION:CLASS>SHARE",
         help="An event when a share is passed: 'road blocked=lane:!road>35%/30%@2s' is raised over 35 % for 2 s.",
     ),
     click.option(

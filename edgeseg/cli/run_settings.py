@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -13,6 +13,8 @@ from edgeseg.errors import StreamError
 
 if TYPE_CHECKING:
     from edgeseg.stream import config, regions
+
+_Named = TypeVar("_Named", "regions.Region", "regions.Threshold")
 
 BESIDE_A_FILE = frozenset({"config_path", "limit", "report_path", "sheet_path", "web_token", "log_json", "as_json"})
 """Options that may stand beside --config; what runs is what the file says."""
@@ -63,17 +65,17 @@ def _from_options(given: Mapping[str, Any]) -> config.Streams:
         raise click.UsageError("Missing option '--source' (or --config FILE).")
     if given["deadline_ms"] and given["target_fps"]:
         raise click.UsageError("--deadline-ms and --target-fps are two targets; give one of them")
-    areas = _regions(given["regions"], given["thresholds"])
+    pairs = [named(text) for text in given["sources"]]
+    areas = _regions(given["regions"], given["thresholds"], [name for name, _ in pairs])
     sources = []
-    for text in given["sources"]:
-        name, uri = named(text)
+    for name, uri in pairs:
         source = config.Source(
             uri=_with_options(uri, given["tcp"], given["read_timeout_s"]),
             name=name if name != redact(uri) else None,
             drop=given["drop"],
             queue=given["queue"],
             max_age_ms=given["max_age_ms"],
-            regions=areas,
+            regions=areas[name],
         )
         sources.append(source)
     names = [source.name for source in sources if source.name]
@@ -111,23 +113,59 @@ def _with_options(uri: str, tcp: bool | None, timeout_s: float | None) -> str:
     return "&".join(part for part in (uri if own else f"{uri}#", *wanted) if part).replace("#&", "#").rstrip("#")
 
 
-def _regions(region_texts: Sequence[str], threshold_texts: Sequence[str]) -> tuple[config.Region, ...]:
-    from edgeseg.stream import config
+def _regions(
+    region_texts: Sequence[str], threshold_texts: Sequence[str], sources: Sequence[str]
+) -> dict[str, tuple[config.Region, ...]]:
+    """What is watched, by source. What is for one source takes the place of what is for all under the same name.
+
+    Raises:
+        StreamError: a malformed region or threshold, two of one name, or one of a source or a region that is not there.
+    """
     from edgeseg.stream.regions import THRESHOLD_HINT, parse_region, parse_threshold
 
-    thresholds = [parse_threshold(text) for text in threshold_texts]
-    areas = [parse_region(text) for text in region_texts]
-    for threshold in thresholds:
-        if threshold.region not in [region.name for region in areas]:
-            raise StreamError(f"threshold {threshold.name}: there is no --region {threshold.region}", hint=THRESHOLD_HINT)
-    return tuple(
-        config.Region(
-            name=region.name,
-            polygon=region.points,
-            thresholds=tuple(_threshold(one) for one in thresholds if one.region == region.name),
+    areas = _by_source("region", region_texts, parse_region, sources)
+    thresholds = _by_source("threshold", threshold_texts, parse_threshold, sources)
+    for source, group in thresholds.items():
+        named = {name for scope in ([source, ""] if source else areas) for name in areas.get(scope, {})}
+        for one in group.values():
+            if one.region not in named:
+                whose = f" of source {source}" if source else ""
+                raise StreamError(f"threshold {one.name}: there is no --region {one.region}{whose}", hint=THRESHOLD_HINT)
+    found = {}
+    for source in sources:
+        wanted = {**thresholds.get("", {}), **thresholds.get(source, {})}.values()
+        found[source] = tuple(
+            _region(area, [one for one in wanted if one.region == area.name])
+            for area in {**areas.get("", {}), **areas.get(source, {})}.values()
         )
-        for region in areas
-    )
+    return found
+
+
+def _by_source(
+    kind: str, texts: Sequence[str], parse: Callable[[str], _Named], sources: Sequence[str]
+) -> dict[str, dict[str, _Named]]:
+    """Regions or thresholds by source ("" for all) and name."""
+    from edgeseg.stream.regions import of_source
+
+    found: dict[str, dict[str, _Named]] = {}
+    for text in texts:
+        source, rest = of_source(text)
+        one = parse(rest)
+        if source and source not in sources:
+            raise StreamError(
+                f"{kind} {one.name}: there is no source {source}",
+                hint=f"sources are: {', '.join(sources)}; name them as in --source gate=URI",
+            )
+        if one.name in found.setdefault(source, {}):
+            raise StreamError(f"two {kind}s are called {one.name}", hint="give each a name of its own")
+        found[source][one.name] = one
+    return found
+
+
+def _region(area: regions.Region, thresholds: Sequence[regions.Threshold]) -> config.Region:
+    from edgeseg.stream import config
+
+    return config.Region(name=area.name, polygon=area.corners, thresholds=tuple(_threshold(one) for one in thresholds))
 
 
 def _threshold(one: regions.Threshold) -> config.Threshold:

@@ -46,10 +46,14 @@ def rasterise(points: Sequence[tuple[float, float]], size_hw: tuple[int, int]) -
 
 @dataclass(frozen=True, slots=True)
 class Crossing:
-    """An alarm that was raised or cleared: `reason` for people, `details` as plain JSON values."""
+    """An alarm that was raised or cleared, or a region that follows a frame of another size: what an event tells.
+
+    `reason` is for people, `details` are plain JSON values.
+    """
 
     reason: str
     details: Mapping[str, Any]
+    kind: str = "region"
 
 
 class Alarm:
@@ -81,9 +85,15 @@ class Alarm:
         self.raised, self._since_s = not self.raised, None
         return True
 
+    def forget(self) -> None:
+        """What was seen before says nothing of what follows: waiting begins again."""
+        self._since_s = None
+
 
 class RegionMonitor:
     """The regions and alarms of one source. One thread calls it.
+
+    Regions follow the frame's size; those in pixels are of the first frame, and scaled with it.
 
     Raises:
         StreamError: two regions or two thresholds of one name, or a threshold whose region or class does not exist.
@@ -98,33 +108,42 @@ class RegionMonitor:
             _check_known(threshold, "class", threshold.classes, labels.names)
         self.regions, self.labels = tuple(regions), labels
         self._alarms = [Alarm(threshold) for threshold in thresholds]
+        self._connection = 0
         self._first_hw: tuple[int, int] | None = None
         self._size_hw: tuple[int, int] | None = None
         self._areas: dict[str, _Area] = {}
 
-    def update(self, mask: MaskU8, at_s: float) -> tuple[dict[str, dict[str, float]], list[Crossing]]:
+    def update(self, mask: MaskU8, at_s: float, connection: int = 0) -> tuple[dict[str, dict[str, float]], list[Crossing]]:
         """Take the mask of one frame.
 
         Args:
             mask: (H, W) uint8 class indices; H and W may change between frames.
             at_s: time of the frame in seconds.
+            connection: of a live source, from 1. What alarms wait for must last within one: nobody knows what was between two. 0
+                for a recording.
         Returns:
-            By region name, the share of its pixels by class name, classes present only; then the alarms raised or cleared.
+            By region name, the share of its pixels by class name, classes present only; then the alarms raised or cleared, and
+            what a new frame size means for a region.
         Raises:
-            StreamError: a region that holds no pixel of a frame of this size.
+            StreamError: a region that holds no pixel of the first frame.
         """
-        if mask.shape != self._size_hw:
-            self._fit((mask.shape[0], mask.shape[1]))
+        crossings = [] if mask.shape == self._size_hw else self._fit((mask.shape[0], mask.shape[1]), connection > 0)
+        if connection != self._connection:
+            self._connection = connection
+            for alarm in self._alarms:
+                alarm.forget()
         names = self.labels.names
         measured = {name: area.shares(mask) for name, area in self._areas.items()}
         shares = {
             region: {name: round(float(share), 6) for name, share in zip(names, of, strict=False) if share}
             for region, of in measured.items()
         }
-        crossings = []
         for alarm in self._alarms:
             threshold = alarm.threshold
-            of = measured[threshold.region]
+            of = measured.get(threshold.region)
+            if of is None:
+                alarm.forget()
+                continue
             share = float(sum(of[names.index(name)] for name in threshold.classes))
             # Rounded, because 1 - 0.65 is a little more than 0.35.
             share = round(1.0 - share if threshold.others else share, 9)
@@ -141,13 +160,23 @@ class RegionMonitor:
         self._first_hw = self._first_hw or size_hw
         return {region.name: self._corners(region, size_hw) for region in self.regions}
 
-    def _fit(self, size_hw: tuple[int, int]) -> None:
+    def _fit(self, size_hw: tuple[int, int], is_live: bool) -> list[Crossing]:
+        """Find the regions' pixels in a frame of another size. What is to be told of it: pictures of a folder just differ."""
+        size, told = f"{size_hw[1]}x{size_hw[0]}", []
         areas = {name: rasterise(corners, size_hw) for name, corners in self.outlines(size_hw).items()}
-        for name, inside in areas.items():
-            if not inside.any():
-                raise StreamError(f"region {name}: holds no pixel of a frame of {size_hw[1]}x{size_hw[0]}", hint=REGION_HINT)
-        self._areas = {name: _Area(inside) for name, inside in areas.items()}
+        for region in self.regions:
+            details = {"region": region.name, "size_hw": list(size_hw)}
+            if not areas[region.name].any():
+                said = f"region {region.name}: holds no pixel of a frame of {size}"
+                if self._size_hw is None:
+                    raise StreamError(said, hint=REGION_HINT)
+                told.append(Crossing(f"{said}, and is not measured", details, "resized"))
+            elif region.in_pixels and is_live and self._size_hw is not None and self._first_hw is not None:
+                first = f"{self._first_hw[1]}x{self._first_hw[0]}"
+                told.append(Crossing(f"region {region.name}: drawn on {first}, scaled to {size}", details, "resized"))
+        self._areas = {name: _Area(inside) for name, inside in areas.items() if inside.any()}
         self._size_hw = size_hw
+        return told
 
     def _corners(self, region: Region, size_hw: tuple[int, int]) -> list[tuple[float, float]]:
         height, width = size_hw

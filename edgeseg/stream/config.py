@@ -61,8 +61,13 @@ class Region(Section):
     """A polygon in the picture, and what is too much in it."""
 
     name: str = Field(description="how results call it")
-    polygon: tuple[tuple[float, float], ...] = Field(
-        min_length=3, description="corners [x, y]: shares of width and height (0..1), or pixels of the first frame"
+    polygon: tuple[tuple[float | str, float | str], ...] = Field(
+        min_length=3, description="corners [x, y]: shares of width and height, 0.5 or 50%, or pixels, 640px or whole numbers"
+    )
+    size: str | None = Field(
+        default=None,
+        pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$",
+        description="picture that pixels are of, e.g. 1920x1080; null: the source's first",
     )
     thresholds: tuple[Threshold, ...] = ()
 
@@ -73,7 +78,8 @@ class Region(Section):
 
     def build(self) -> regions.Region:
         """As the runner takes it."""
-        return regions.Region(self.name, self.polygon)
+        width, _, height = (self.size or "").partition("x")
+        return regions.read_region(self.name, self.polygon, (int(height), int(width)) if self.size else None)
 
 
 class Source(Section):

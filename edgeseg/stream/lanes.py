@@ -249,9 +249,9 @@ class Lanes:
         monitor = self._regions.get(origin.source_id)
         if monitor is None:
             return {}
-        part, crossings = monitor.update(mask, frame.pts_s)
+        part, crossings = monitor.update(mask, frame.pts_s, frame.connection)
         for crossing in crossings:
-            self._events.emit("region", crossing.reason, origin.source_id, **crossing.details)
+            self._events.emit(crossing.kind, crossing.reason, origin.source_id, **crossing.details)
         return {"regions": part}
 
     def _write(self, origin: Capture, first: Frame) -> None:

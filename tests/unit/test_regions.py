@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from edgeseg.errors import EdgesegError, StreamError
@@ -58,9 +58,10 @@ def test_shares_are_the_shares_of_the_pixels_inside(
     points: list[tuple[float, float]], size_hw: tuple[int, int], seed: int
 ) -> None:
     points = [(abs(x) + 2, abs(y)) for x, y in points]
+    assume(np.linalg.matrix_rank(np.subtract(points, points[0])) == 2)
     mask = np.random.default_rng(seed).choice(np.array([0, 1, 3, 255], np.uint8), size_hw)
     inside = rasterise(points, size_hw)
-    monitor = RegionMonitor([Region("r", tuple(points))], [], LABELS)
+    monitor = RegionMonitor([Region("r", tuple(points), "px")], [], LABELS)
     if not inside.any():
         with pytest.raises(StreamError, match="no pixel"):
             monitor.update(mask, 0.0)

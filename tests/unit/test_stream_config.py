@@ -40,11 +40,17 @@ def test_what_is_left_out_is_the_default(tmp_path: Path) -> None:
     assert (source.mailbox(is_live=True), source.mailbox(is_live=False)) == (LIVE, RECORDED)
 
 
+def raw_region() -> dict[str, object]:
+    region: dict[str, object] = yaml.safe_load(EXAMPLE.read_text())["sources"][0]["regions"][0]
+    return region
+
+
 def test_the_example_holds_every_key_and_loads(tmp_path: Path) -> None:
     streams = load_streams(EXAMPLE, {"GATE_LOGIN": "user:secret"})
     assert streams.sources[0].uri == "rtsp://user:secret@10.0.0.21/stream1#transport=tcp&timeout=5"
     assert streams.sources[0].mailbox(True) == Policy("oldest", 1, 500.0)
     region = streams.sources[0].regions[0]
+    assert set(raw_region()) == set(type(region).model_fields)
     assert region.build() == Region("lane", ((0.35, 0.6), (0.65, 0.6), (0.95, 1.0), (0.05, 1.0)))
     assert region.thresholds[0].build("lane") == Threshold("road blocked", "lane", ("road",), True, 0.35, 0.30, 2.0, others=True)
     assert streams.patience.build().start_s is None

@@ -81,10 +81,10 @@ export class Stage {
     for (const region of this.regions[this.header.source] ?? []) this.outline(region);
   }
 
-  outline({ name, points }) {
+  outline({ name, points, pixels }) {
     const { context, canvas: { width, height } } = this;
     const [full_h, full_w] = this.header.size_hw;
-    if (points.flat().some((value) => value > 1)) points = points.map(([x, y]) => [x / full_w, y / full_h]); // pixels
+    if (pixels) points = points.map(([x, y]) => [x / full_w, y / full_h]);
     context.beginPath();
     for (const [x, y] of points) context.lineTo(x * width, y * height);
     context.closePath();
