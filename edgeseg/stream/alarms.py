@@ -163,17 +163,20 @@ class RegionMonitor:
     def _fit(self, size_hw: tuple[int, int], is_live: bool) -> list[Crossing]:
         """Find the regions' pixels in a frame of another size. What is to be told of it: pictures of a folder just differ."""
         size, told = f"{size_hw[1]}x{size_hw[0]}", []
-        areas = {name: rasterise(corners, size_hw) for name, corners in self.outlines(size_hw).items()}
+        corners = self.outlines(size_hw)
+        areas = {name: rasterise(points, size_hw) for name, points in corners.items()}
         for region in self.regions:
             details = {"region": region.name, "size_hw": list(size_hw)}
             if not areas[region.name].any():
                 said = f"region {region.name}: holds no pixel of a frame of {size}"
                 if self._size_hw is None:
-                    raise StreamError(said, hint=REGION_HINT)
+                    raise StreamError(said, hint=_misfit_hint(region))
                 told.append(Crossing(f"{said}, and is not measured", details, "resized"))
             elif region.in_pixels and is_live and self._size_hw is not None and self._first_hw is not None:
                 first = f"{self._first_hw[1]}x{self._first_hw[0]}"
                 told.append(Crossing(f"region {region.name}: drawn on {first}, scaled to {size}", details, "resized"))
+            elif self._size_hw is None and any(x > size_hw[1] + 1 or y > size_hw[0] + 1 for x, y in corners[region.name]):
+                told.append(Crossing(f"region {region.name}: is cut where it reaches beyond {size}", details, "resized"))
         self._areas = {name: _Area(inside) for name, inside in areas.items() if inside.any()}
         self._size_hw = size_hw
         return told
@@ -219,6 +222,13 @@ def _crossing(alarm: Alarm, share: float) -> Crossing:
             "limit": threshold.raise_at if alarm.raised else threshold.clear_at,
         },
     )
+
+
+def _misfit_hint(region: Region) -> str:
+    name = region.name
+    if not region.in_pixels:
+        return f"draw it larger, or for another source alone: --region 'SOURCE:{name}=...'"
+    return f"say what picture its pixels are of, --region '{name}@1920x1080=...', or whose they are, --region 'SOURCE:{name}=...'"
 
 
 def _check_distinct(kind: str, names: Sequence[str], hint: str) -> None:

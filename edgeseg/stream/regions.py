@@ -12,8 +12,8 @@ from typing import Literal, get_args
 from edgeseg.errors import StreamError
 
 REGION_HINT = (
-    "write --region 'lane=0.1,0.6;0.9,0.6;0.9,1;0.1,1' in shares of width and height, or 'lane=10%,60%;...', or "
-    "'lane=192px,648px;...'; with the picture's size 'lane@1920x1080=192,648;...', for one source 'gate:lane=...'"
+    "write --region 'lane=0.1,0.6;0.9,0.6;0.9,1;0.1,1' in shares of width and height, "
+    "'lane=10%,60%;90%,60%;50%,100%' or 'lane=192px,648px;1728px,648px;960px,1080px'"
 )
 THRESHOLD_HINT = (
     "write --threshold 'road blocked=lane:!road>35%/30%@2s' or 'busy=lane:car+bus>0.2', for one source 'gate:busy=lane:car>0.2'"

@@ -215,7 +215,7 @@ def test_a_region_that_does_not_fit_one_source_stops_no_other(
     line = ["run", str(bundle), "--source", f"big={big}", "--source", f"small={small}", "--sink", f"{tmp_path}/{{source}}.ndjson"]
     assert cli([*line, "--region", "corner=100px,60px;120px,60px;120px,90px;100px,90px", "--json"]) == 7
     printed = capfd.readouterr()
-    assert "small: region corner: holds no pixel of a frame of 48x32" in printed.err and "hint: write --region" in printed.err
+    assert "small: region corner: holds no pixel of a frame of 48x32" in printed.err and "hint: say what picture" in printed.err
     document = json.loads(printed.out)
     assert {one["source"]: (one["state"], one["delivered"]) for one in document["sources"]} == {
         "big": ("ENDED", 12),
