@@ -18,9 +18,10 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from edgeseg.contracts import FrameSink, FrameSource, NoProgress, Progress, Session
 from edgeseg.errors import StreamError
-from edgeseg.images import resize_image
 from edgeseg.specs import Frame
 from edgeseg.stream.alarms import RegionMonitor
 from edgeseg.stream.capture import Capture, Mishandled, as_told
@@ -75,7 +76,7 @@ def run(
         source: one or more, each with a `source_id` of its own.
         sinks: of all sources; or by source id, with those of all sources under "".
         limit: frames at most, of each source.
-        warmup: inferences on the first frame, with every session, before the clock starts.
+        warmup: inferences on a black picture, with every session, when the first frame is there and before the clock starts.
         level: the bundle's program level that the session runs, for the records; not used with a governor.
         governor: chooses the level of each frame.
         policy: which frames are dropped, for all sources or by source id, also by whether it is live; else `policy.by_kind`.
@@ -219,7 +220,8 @@ class _Run:
         """Open the sinks, warm the engine up, start the clock."""
         self._size_hw = (frame.image_rgb.shape[0], frame.image_rgb.shape[1])
         self._lanes.open_sinks(origin, frame)
-        image_rgb = resize_image(frame.image_rgb, self._levels.program.image.size_hw)
+        # Not the frame: what is wrong with it is its source's affair, what is wrong with this is everybody's.
+        image_rgb = np.zeros((*self._levels.program.image.size_hw, 3), np.uint8)
         for session in self._levels.sessions.values():
             for _ in range(warmup):
                 session.infer(image_rgb)
