@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeseg.contracts import NoProgress, Progress
-from edgeseg.data.datasets import open_dataset
+from edgeseg.data.datasets import FolderDataset, open_dataset
 from edgeseg.data.evaluate import evaluate
 from edgeseg.data.loader import StepSampler, train_batches
 from edgeseg.data.transforms import TrainTransform
@@ -144,6 +144,8 @@ class _Loop:
         if task.validate_first and c.best_miou < 0:
             self._validate(progress)
             self._save()
+        for warning in self.train_set.warnings if isinstance(self.train_set, FolderDataset) else ():
+            progress.message(f"warning: {warning}")
         if self.changes:
             progress.message(f"warning: the data is not what this run began with ({'; '.join(self.changes)}); going on with it")
             self.journal.write(c.step, data_changed=self.changes)

@@ -279,7 +279,7 @@ WHOLE = {key: torch.randn(64, 64, generator=torch.Generator().manual_seed(0)) fo
         ("x.pth", b"<!DOCTYPE html>\n<html>", "a web page", "/resolve/"),
         ("x.pth", b"404: Not Found", '"404: Not Found"', ".safetensors"),
         ("x.pth", b'{"error": "gated"}', "JSON", ".safetensors"),
-        ("x.pth.gz", gzip.compress(b"x" * 99), "gzip", "gunzip --keep"),
+        ("x.pth.gz", gzip.compress(b"x" * 99, mtime=0), "gzip", "gunzip --keep"),
         ("x.h5", b"\x89HDF\r\n\x1a\n" + b"x" * 99, "Keras", "made from"),
         ("x.onnx", b"\x08\x07\x12\x07pytorch", "ONNX", "made from"),
         ("x.tflite", b"\x1c\0\0\0TFL3" + b"x" * 99, "TensorFlow Lite", "made from"),
