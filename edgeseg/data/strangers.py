@@ -97,9 +97,9 @@ def _template(without_label: Sequence[str], without_image: Sequence[str], folder
     keys = [
         (key, f"{b}{{}}{a}") for key, b, a in (("image_name", before_i, after_i), ("label_name", before_l, after_l)) if b or a
     ]
-    lines = ", and ".join(f'data.{split}.{key}: "{template}"' for key, template in keys)
-    options = " ".join(f"--set {shlex.quote(f'data.{split}.{key}={template}')}" for key, template in keys)
-    return f"their labels are called {before_l}NAME{after_l}", f"{lines}   in the recipe, or {options}"
+    written = ", and ".join(f'data.{split}.{key}: "{called}"' for key, called in keys)
+    options = " ".join(f"--set {shlex.quote(f'data.{split}.{key}={called}')}" for key, called in keys)
+    return f"their labels are called {before_l}NAME{after_l}", f"{written}   in the recipe, or {options}"
 
 
 def _affixes(names: list[str]) -> tuple[str, str]:
