@@ -206,7 +206,7 @@ def import_upstream(path: Path, arch: str, allow_missing: Sequence[str] = (), en
         except DataError as error:
             first = first or error
             continue
-        others = tuple(other.name for other in found if other is not model and _holds_a_model(other))
+        others = tuple(other.name for other in found if other.name != model.name and _holds_a_model(other))
         return replace(imported, entry=model.name, others=others)
     assert first is not None  # a file has at least one entry
     raise first
