@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgeseg.errors import DataError
-from edgeseg.recipe.load import find_recipe, load_recipe, recipe_of
+from edgeseg.pipeline.recipes import load_recipe, recipe_of
+from edgeseg.recipe.load import find_recipe
 from edgeseg.recipe.schema import Recipe
 
 _WEIGHTS = ".safetensors"
