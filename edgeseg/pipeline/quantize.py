@@ -13,6 +13,7 @@ from typing import Any
 from edgeseg import __version__
 from edgeseg.bundle import Bundle, copy_bundle, open_bundle
 from edgeseg.contracts import NoProgress, Progress
+from edgeseg.data.calib import load_calib
 from edgeseg.errors import BundleError, GateFailed, RecipeError, Unsupported, require
 from edgeseg.pipeline.export import level_plans
 from edgeseg.pipeline.quantize_engines import Bench, check_drop, check_levels, speedup, timings
@@ -93,6 +94,7 @@ def quantize_run(
         raise Unsupported("quantization runs in one process", hint="start edgeseg quantize without torchrun")
     for package, extra in (("matplotlib.figure", "report"), ("modelopt", "quant")):
         require(package, extra=extra, purpose="quantize a model")
+    load_calib(recipe.quant.calibration.images)  # which must be there before anything is made or put aside
     folder = run_dir / "quant"
     if fresh:
         _forget(folder)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, get_args
 
 from edgeseg.data.calib import MIN_IMAGES, load_calib
 from edgeseg.errors import DataError
 from edgeseg.recipe import load
 from edgeseg.recipe.labels import difference
 from edgeseg.recipe.rules import Told, Values, across
-from edgeseg.recipe.schema import Recipe
+from edgeseg.recipe.schema import DataFormat, Recipe
 from edgeseg.specs import IsrPlan
 
 _IMAGES = ("quant", "calibration", "images")
@@ -27,11 +27,6 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     Args and Raises: as `edgeseg.recipe.load.load_recipe`; the calibration set must be there and fit the recipe's data.
     """
     return load.load_recipe(path, overrides, rules=RULES)
-
-
-def recipe_of(values: Mapping[str, Any], where: str, overrides: Sequence[str] = ()) -> Recipe:
-    """As `load_recipe`, of plain values that were kept in a checkpoint."""
-    return load.recipe_of(values, where, overrides, rules=RULES)
 
 
 def unchecked(recipe: Recipe) -> list[str]:
@@ -54,13 +49,16 @@ def calibration(data: Any) -> Iterator[Told]:
         yield _IMAGES, f"{told}; {error.hint}"
         return
     form = values.get("data", "format")
-    if isinstance(form, str) and form != found.format:
+    if form not in get_args(DataFormat):
+        return
+    if form != found.format:
         yield _IMAGES, f"the set {named} is of {found.format} data, the recipe's are {form}"
         return
     if len(found.images) < MIN_IMAGES:
         yield _IMAGES, f"the set {named} holds {len(found.images)} images; at least {MIN_IMAGES}, some dozens are usual"
     own = values.own_labels
-    names = values.items("data", "classes", "names") or (list(own.names) if own else [])
+    given = [] if form == "synthetic" else values.items("data", "classes", "names")
+    names = given or (list(own.names) if own else [])
     if names and all(isinstance(name, str) for name in names):
         apart = difference(names, [row.name for row in found.classes], "the recipe", f"the set {named}")
         if apart:

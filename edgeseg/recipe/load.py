@@ -94,9 +94,9 @@ def load_kept(file: Path, overrides: Sequence[str] = ()) -> Recipe:
     return _read(read_text(file), os.fspath(file), overrides, ())
 
 
-def recipe_of(values: Mapping[str, Any], where: str, overrides: Sequence[str] = (), *, rules: Sequence[Rule] = ()) -> Recipe:
+def recipe_of(values: Mapping[str, Any], where: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe that was kept as plain values, as in a checkpoint; `where` names its place in messages. Raises RecipeError."""
-    return _read(dump_yaml(dict(values)), where, overrides, (across, names, *rules))
+    return _read(dump_yaml(dict(values)), where, overrides, (across, names))
 
 
 def _read(text: str, where: str, overrides: Sequence[str], rules: Sequence[Rule]) -> Recipe:

@@ -156,7 +156,7 @@ def _sides(values: Values) -> Iterator[Told]:
     at_plan = (values.entry.multiple_px(*plan), _at(plan)) if values.entry and plan else base
     # Quantization-aware training runs with the plan in force; float training at the ratios of the model.
     crop = at_plan if values.section("quant", "qat") and at_plan[0] != base[0] else base
-    told = "" if crop is base else f" (quant.qat trains at the plan){crop[1]}"
+    told = "" if crop is base else f"{crop[1]}, at which quant.qat trains"
     yield from _multiples(values, ("augment", "crop_hw"), crop[0], told)
     yield from _multiples(values, ("export", "size_hw"), *at_plan)
 

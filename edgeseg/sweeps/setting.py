@@ -126,9 +126,9 @@ def set_up(recipe: Recipe, checkpoint: Path, data_root: Path, limit: int | None,
             f"{recipe.name} has quant: null, so there is nothing to quantize",
             hint="write a quant section into the recipe; edgeseg recipe schema describes it",
         )
+    calib = open_calib(load_calib(recipe.quant.calibration.images), recipe.data, data_root)
     trained = load_trained(recipe, checkpoint)
     prepared = prepare(trained.model, trained.image, recipe.quant)
-    calib = open_calib(load_calib(recipe.quant.calibration.images), recipe.data, data_root)
     for text in calib.warnings:
         progress.message(f"warning: {text}")
     dataset = open_dataset(recipe.data, "val", data_root)

@@ -19,7 +19,9 @@ FULL = [pytest.param(name, marks=pytest.mark.slow) for name in CATALOGUE if not 
 NANO = [name for name in CATALOGUE if name.endswith("_nano")]
 
 
-@pytest.mark.parametrize("facts, builders", [(ENCODERS, parts.ENCODERS), (DECODERS, parts.DECODERS)], ids=["encoders", "decoders"])
+@pytest.mark.parametrize(
+    "facts, builders", [(ENCODERS, parts.ENCODERS), (DECODERS, parts.DECODERS)], ids=["encoders", "decoders"]
+)
 def test_options_and_their_defaults_are_those_of_the_parts(facts: dict[str, Part], builders: dict[str, object]) -> None:
     assert facts.keys() == builders.keys()
     for name, build in builders.items():
