@@ -120,7 +120,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
     (
         "isr.encoder+augment.crop_hw+export.size_hw",
         [[2, 1, 1, 1], [96, 128], [128, 128]],
-        "augment.crop_hw.0: must be a multiple of 64 px, e.g. 64 or 128, not 96 at the ISR plan 2,1,1,1-1,1,1, at which quant.qat trains",
+        "must be a multiple of 64 px, e.g. 64 or 128, not 96 at the ISR plan 2,1,1,1-1,1,1, at which quant.qat trains",
     ),
     ("export.mask_stride", 3, "export.mask_stride: must be 1, 2, 4 or 8, not 3"),
     ("export.opset", 16, "export.opset: "),

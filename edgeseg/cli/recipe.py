@@ -110,7 +110,7 @@ def schema() -> None:
         edgeseg recipe schema > recipe.schema.json
         # yaml-language-server: $schema=recipe.schema.json
     """
-    from edgeseg.recipe.load import recipe_schema
+    from edgeseg.recipe.editor_schema import recipe_schema
 
     click.echo(json.dumps(recipe_schema(), indent=2))
     click.echo("to use it: save it as recipe.schema.json and begin a recipe beside it with the line", err=True)

@@ -203,11 +203,6 @@ def recipe_digest(recipe: Recipe) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def recipe_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a recipe, for editors."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
-
-
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML text, defaults written out; `load_recipe` reads the same recipe from it."""
     return dump_yaml(recipe.model_dump(mode="json"))

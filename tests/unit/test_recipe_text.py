@@ -9,8 +9,10 @@ from typing import Any
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from edgeseg.recipe.architectures import CATALOGUE
+from edgeseg.recipe.editor_schema import recipe_schema
 from edgeseg.recipe.explain import key_names
-from edgeseg.recipe.load import dump_recipe, load_kept, load_recipe, recipe_digest, recipe_schema
+from edgeseg.recipe.load import dump_recipe, load_kept, load_recipe, recipe_digest
 from edgeseg.recipe.schema import Recipe
 from edgeseg.recipe.strict_yaml import read_yaml
 from recipes import GOOD, write
@@ -72,6 +74,20 @@ def test_the_schema_is_json_and_names_every_top_level_key() -> None:
     assert set(schema["properties"]) == set(Recipe.model_fields)
     assert schema["additionalProperties"] is False
     assert set(schema["required"]) == set(Recipe.model_fields)
+
+
+def test_the_schema_knows_models_their_options_and_lengths() -> None:
+    schema = recipe_schema()
+    model = schema["$defs"]["Model"]
+    assert model["properties"]["arch"]["enum"] == list(CATALOGUE)
+    assert schema["$defs"]["Target"]["properties"]["runtime"]["enum"][0] == "onnxruntime"
+    of_nano = next(one for one in model["allOf"] if "edaformer_nano" in one["if"]["properties"]["arch"]["enum"])["then"]
+    assert of_nano["properties"]["options"]["properties"]["drop_path"]["exclusiveMaximum"] == 1
+    assert of_nano["properties"]["options"]["additionalProperties"] is False
+    named = [name for one in model["allOf"] for name in one["if"]["properties"]["arch"]["enum"]]
+    assert sorted(named) == sorted(CATALOGUE)
+    weights = next(one for one in schema["allOf"] if one["if"]["properties"].get("data", {}) and "camvid" in str(one))
+    assert weights["then"]["properties"]["train"]["properties"]["class_weights"] == {"minItems": 11, "maxItems": 11}
 
 
 def test_key_names_reach_into_sections() -> None:
