@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from edgeseg.errors import DataError, require
+from edgeseg.file_kinds import HEAD_BYTES, kind_of_bytes
 from edgeseg.specs import ImageU8, LabelSpace, MaskU8
 
 
@@ -52,16 +53,56 @@ def read_image(path: Path) -> ImageU8:
     Raises:
         DataError: missing, unreadable or truncated file.
     """
-    cv2 = opencv()
     try:
-        data = np.fromfile(path, np.uint8)
+        data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}", hint="check the path, or leave the file out of the data set") from error
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    return decode_image(data, path)
+
+
+def decode_image(data: bytes, path: Path) -> ImageU8:
+    """The picture in a file's bytes, as `read_image` gives it; `path` is for the message."""
+    cv2 = opencv()
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    except cv2.error:  # more pixels than OpenCV takes
+        image = None
     if image is None:
-        raise DataError(f"{path}: not a readable image", hint="replace the file, or leave it out of the data set")
+        kind = kind_of_bytes(data[:HEAD_BYTES], path)
+        what = f" ({kind.name})" if kind else ""
+        if kind and kind.name.endswith("picture") and not kind.cure:
+            what = f" ({kind.name}, damaged or cut short)"
+        cure = kind.cure if kind else ""
+        raise DataError(f"{path}: not a readable image{what}", hint=cure or "replace the file, or leave it out of the data set")
     rgb: ImageU8 = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     return rgb
+
+
+def jpeg_facts(data: bytes) -> tuple[int, int]:
+    """EXIF orientation, 1 to 8, and number of colour channels of a JPEG file's bytes; (1, 0) for anything else."""
+    orientation, channels, place = 1, 0, 2
+    if data[:2] != b"\xff\xd8":
+        return orientation, channels
+    while place + 10 <= len(data) and data[place] == 0xFF:
+        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker == 0xE1 and data[place + 4 : place + 10] == b"Exif\0\0":
+            orientation = _exif_orientation(data[place + 10 : place + 2 + length])
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame header
+            channels = data[place + 9]
+            break
+        place += 2 + max(length, 2)
+    return orientation, channels
+
+
+def _exif_orientation(tiff: bytes) -> int:
+    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
+    first = int.from_bytes(tiff[4:8], order)
+    for entry in range(int.from_bytes(tiff[first : first + 2], order)):
+        place = first + 2 + 12 * entry
+        if int.from_bytes(tiff[place : place + 2], order) == 0x0112:
+            value = int.from_bytes(tiff[place + 8 : place + 10], order)
+            return value if 1 <= value <= 8 else 1
+    return 1
 
 
 def colour_mask(mask: MaskU8, labels: LabelSpace) -> ImageU8:

@@ -64,7 +64,7 @@ def load_trained(recipe: Recipe, checkpoint: Path, plan: IsrPlan | None = None) 
     from edgeseg.models.weights import load_strict
     from edgeseg.train.checkpoint import load_checkpoint
 
-    loaded = load_checkpoint(checkpoint)
+    loaded = load_checkpoint(checkpoint, recipe.model.arch)
     arch, facts = recipe.model.arch, loaded.meta
     if facts.get("arch") != arch:
         raise DataError(

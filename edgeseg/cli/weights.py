@@ -21,17 +21,21 @@ def weights() -> None:
     "-o", "--out", type=click.Path(path_type=Path), help="Where to write; default FILE with the suffix .edgeseg.safetensors."
 )
 @click.option("--allow-missing", multiple=True, metavar="GLOB", help="Parameters of ours that the file may lack; repeatable.")
+@click.option("--entry", metavar="NAME", help="The model to take where FILE holds several; default: the averaged one that fits.")
 @render.json_option
-def import_(file: Path, arch: str, out: Path | None, allow_missing: tuple[str, ...], as_json: bool) -> None:
-    """Convert FILE, a published checkpoint (torch or .safetensors), to an edgeseg checkpoint.
+def import_(file: Path, arch: str, out: Path | None, allow_missing: tuple[str, ...], entry: str | None, as_json: bool) -> None:
+    """Convert FILE, a published checkpoint, to an edgeseg checkpoint.
 
-    Its layout is recognised. A file without a decoder, such as an ImageNet classifier, gives the encoder alone, to train from:
+    FILE is a torch file (.pth, .pt, .ckpt, .bin), .safetensors, .npz, or a folder of Hugging Face. Nothing in it is run: what is
+    not plain data is refused, with the line that converts it elsewhere. Its layout is recognised.
+
+    A file without a decoder, such as an ImageNet classifier, gives the encoder alone, to train from:
     edgeseg train RECIPE --init OUT, with train.init_skip: ["decoder.*"] in the recipe.
     """
     from edgeseg.models.weights import import_upstream
     from edgeseg.train.checkpoint import save_checkpoint
 
-    imported = import_upstream(file, arch, allow_missing)
+    imported = import_upstream(file, arch, allow_missing, entry)
     out = out or file.with_suffix(".edgeseg.safetensors")
     facts = {
         "arch": arch,
@@ -39,6 +43,9 @@ def import_(file: Path, arch: str, out: Path | None, allow_missing: tuple[str, .
         "num_classes": imported.num_classes,
         "options": imported.options,
         "parameters": imported.parameters,
+        "entry": imported.entry,
+        "others": list(imported.others),
+        "aside": list(imported.aside),
     }
     meta = {name: facts[name] for name in ("arch", "num_classes", "options")}
     save_checkpoint(out, imported.tensors, {"kind": "weights", **meta, "imported_from": file.name})
@@ -47,6 +54,14 @@ def import_(file: Path, arch: str, out: Path | None, allow_missing: tuple[str, .
         classes = "encoder alone, no classes" if imported.num_classes is None else f"{imported.num_classes} classes"
         options = ", ".join(f"{name}: {render.plain(value)}" for name, value in imported.options.items())
         lines = [f"{arch}, {classes}, {imported.parameters:,} parameters", f"looks like  {imported.layout}"]
+        if imported.others:
+            others = ", ".join(name or "the file itself" for name in imported.others)
+            lines.append(
+                f"taken       {imported.entry or 'the file itself'}   (also there: {others}; --entry NAME takes another)"
+            )
+        if imported.aside:
+            more = f" and {len(imported.aside) - 4} more" if len(imported.aside) > 4 else ""
+            lines.append(f"left out    {', '.join(imported.aside[:4])}{more}   (no part of the model)")
         lines += [f"options     {options}   (write them into the recipe: model.options)"] if options else []
         return "\n".join([*lines, f"checkpoint  {out}"])
 

@@ -15,8 +15,8 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from edgeseg.data.datasets import NAMED_AT_MOST
 from edgeseg.data.formats import SplitName
+from edgeseg.data.label_values import NAMED_AT_MOST
 from edgeseg.errors import DataError
 from edgeseg.files import replace_file
 from edgeseg.recipe.explain import nearest

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edgeseg.data.calib import MIN_IMAGES, CalibSet
-from edgeseg.data.datasets import NAMED_AT_MOST, SyntheticDataset, find_samples
+from edgeseg.data.datasets import SyntheticDataset
 from edgeseg.data.formats import format_of
+from edgeseg.data.label_values import NAMED_AT_MOST
+from edgeseg.data.pairs import find_samples
 from edgeseg.errors import DataError
 from edgeseg.images import read_image
 from edgeseg.recipe.schema import Data

@@ -68,6 +68,16 @@ class Split(Section):
     labels: str = Field(description="folder of label files")
     include: tuple[str, ...] = Field(default=(), description="keep only samples whose name matches one of these globs")
     exclude: tuple[str, ...] = Field(default=(), description="drop samples whose name matches one of these globs")
+    image_name: str = Field(default="{}", description="how an image is called, {} being the sample's name, e.g. img_{}")
+    label_name: str = Field(default="{}", description="how a label file is called, {} being the sample's name, e.g. {}_mask")
+
+    @model_validator(mode="after")
+    def _templates(self) -> Split:
+        for key in ("image_name", "label_name"):
+            template = getattr(self, key)
+            if template.count("{}") != 1 or "/" in template:
+                raise ValueError(f"{key} {template!r}: write {{}} once, where the sample's name is, without folder and suffix")
+        return self
 
 
 class Data(Section):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,10 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from edgeseg.errors import BuildError, DataError
+from edgeseg.file_kinds import kind_of
 from edgeseg.files import replace_file
+from edgeseg.models.foreign import is_foreign
+from edgeseg.models.refusals import import_command
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,17 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str
         ) from error
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path, arch: str = "NAME") -> Checkpoint:
     """Read a checkpoint, its digest checked; float16 tensors come back as float32.
 
+    Args:
+        arch: the catalogue name that the hint names where the file came from elsewhere.
     Raises:
         DataError: missing, truncated or altered file, or not one of ours.
     """
     hint = "copy the file again, or train anew"
+    if path.is_dir() or is_foreign(path):
+        raise _elsewhere(path, arch)
     if not path.is_file():
         raise DataError(
             f"{path}: no such checkpoint", hint="edgeseg train RECIPE writes checkpoints to runs/NAME/best.safetensors"
@@ -81,10 +89,21 @@ def load_checkpoint(path: Path) -> Checkpoint:
             header = (file.metadata() or {}).get("edgeseg")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (OSError, SafetensorError) as error:
+        kind = kind_of(path)
+        if kind is not None:
+            raise DataError(f"{path}: not a checkpoint, but {kind.name}", hint=kind.cure or hint) from error
         raise DataError(f"{path}: not a readable safetensors file: {error}", hint=hint) from error
     if header is None:
-        raise DataError(f"{path}: has no edgeseg header", hint="edgeseg weights import FILE --arch NAME takes foreign weights")
+        raise _elsewhere(path, arch)
     meta = json.loads(header)
     if _digest(tensors) != meta.pop("sha256"):
         raise DataError(f"{path}: its content does not match its digest", hint=hint)
     return Checkpoint({name: v.float() if v.dtype == torch.float16 else v for name, v in tensors.items()}, meta)
+
+
+def _elsewhere(path: Path, arch: str) -> DataError:
+    ours = path.with_suffix(".edgeseg.safetensors")
+    return DataError(
+        f"{path}: not a checkpoint of edgeseg (it has no edgeseg header)",
+        hint=f"weights from elsewhere are imported first: {import_command(path, arch)}; then give {shlex.quote(str(ours))}",
+    )

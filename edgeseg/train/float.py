@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+from collections.abc import Mapping
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,7 +14,7 @@ from torch import Tensor, nn
 
 from edgeseg import __version__
 from edgeseg.contracts import Progress
-from edgeseg.errors import RecipeError
+from edgeseg.errors import DataError, RecipeError
 from edgeseg.models import build_model
 from edgeseg.models.weights import load_strict
 from edgeseg.recipe.load import recipe_digest
@@ -79,7 +82,7 @@ class _FloatTask:
                 f"{recipe.name}: {error}", hint="change export.size_hw and augment.crop_hw in the recipe"
             ) from error
         if init is not None:
-            load_initial(self.model, init, recipe.train.init_skip)
+            load_initial(self.model, init, recipe.train.init_skip, recipe.model.arch)
 
     def parameter_groups(self) -> list[dict[str, object]]:
         return parameter_groups(self.model, self.schedule)
@@ -111,8 +114,37 @@ class _FloatTask:
         save_checkpoint(path, self.model.state_dict(), facts)
 
 
-def load_initial(model: nn.Module, path: Path, skip: tuple[str, ...]) -> None:
-    """Start from a checkpoint of ours; parameters that match `skip` keep their fresh values. Raises DataError."""
-    tensors = load_checkpoint(path).tensors
-    taken = {name: value for name, value in tensors.items() if not any(fnmatchcase(name, pattern) for pattern in skip)}
-    load_strict(model, taken, allow_missing=skip)
+def load_initial(model: nn.Module, path: Path, skip: tuple[str, ...], arch: str = "NAME") -> None:
+    """Start from a checkpoint of ours; parameters that match `skip` keep their fresh values.
+
+    Args:
+        arch: the model's catalogue name, for the hint.
+    Raises:
+        DataError: the file is no checkpoint of ours, or does not fit; the hint names what to skip where that helps.
+    """
+    loaded = load_checkpoint(path, arch)
+    taken = {name: value for name, value in loaded.tensors.items() if not any(fnmatchcase(name, pattern) for pattern in skip)}
+    try:
+        load_strict(model, taken, allow_missing=skip)
+    except DataError as error:
+        raise DataError(f"{path}: {error}", hint=_skip_hint(model, taken, skip) or error.hint) from error
+
+
+def _skip_hint(model: nn.Module, taken: Mapping[str, Tensor], skip: tuple[str, ...]) -> str | None:
+    """What to leave out so that the rest of a checkpoint can be loaded; None where little of it would be left.
+
+    Another number of classes is another shape of the classifier alone; an encoder lacks the decoder.
+    """
+    own = model.state_dict()
+    unfit = [name for name in own if name in taken and taken[name].shape != own[name].shape]
+    unfit += [name for name in taken if name not in own]
+    absent = [name for name in own if name not in taken and not any(fnmatchcase(name, pattern) for pattern in skip)]
+    if 2 * (len(unfit) + len(absent)) > len(own) and not all(name.startswith("decoder.") for name in (*unfit, *absent)):
+        return None
+    whole = bool(absent) and not any(name.startswith("decoder.") for name in taken)
+    modules = ["decoder"] if whole else dict.fromkeys(name.rpartition(".")[0] for name in (*unfit, *absent))
+    patterns = json.dumps([*skip, *(f"{module}.*" for module in modules)])
+    return (
+        "another number of classes, or another decoder: start those parameters anew with\n"
+        f"  train.init_skip: {patterns}   in the recipe, or --set {shlex.quote(f'train.init_skip={patterns}')}"
+    )

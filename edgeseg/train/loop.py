@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from edgeseg.contracts import NoProgress, Progress
-from edgeseg.data.datasets import open_dataset
+from edgeseg.data.datasets import FolderDataset, open_dataset
 from edgeseg.data.evaluate import evaluate
 from edgeseg.data.loader import StepSampler, train_batches
 from edgeseg.data.transforms import TrainTransform
-from edgeseg.errors import BuildError, DataError, RecipeError
+from edgeseg.errors import BuildError, RecipeError
 from edgeseg.models.reference import TorchReference, normalise
 from edgeseg.recipe.load import dump_recipe
 from edgeseg.recipe.schema import Recipe
@@ -30,7 +30,8 @@ from edgeseg.train.interrupt import Stop, stop_requests
 from edgeseg.train.journal import Journal, write_samples
 from edgeseg.train.losses import CrossEntropy
 from edgeseg.train.optim import Ema, set_learning_rate
-from edgeseg.train.state import Counters, latest_state, restore_state, save_state
+from edgeseg.train.resume import data_changes, data_facts, other_recipe
+from edgeseg.train.state import Counters, OtherRecipe, latest_state, restore_state, save_state
 from edgeseg.train.task import MakeTask
 
 _LOG_EVERY = 50
@@ -103,13 +104,21 @@ class _Loop:
         self.cross_entropy = CrossEntropy(self.train_set.labels.ignore_index, schedule.ohem_keep, self._class_weights())
         state = latest_state(run_dir / "state")
         self.counters = Counters()
+        self.data = data_facts(self.train_set, self.val_set)
+        self.changes: list[str] = []
+        text, kept = dump_recipe(recipe), run_dir / "recipe.yaml"
         if state is not None:
-            self.counters = restore_state(state, self.task.model, self.optimizer, self.ema, self.task.digest, here)
-        elif (run_dir / "recipe.yaml").exists() and (run_dir / "recipe.yaml").read_text() != dump_recipe(recipe):
-            raise DataError(f"{run_dir} holds a run of another recipe", hint="choose another folder with --out, or use --fresh")
+            try:
+                restored = restore_state(state, self.task.model, self.optimizer, self.ema, self.task.digest, here)
+            except OtherRecipe:
+                raise other_recipe(run_dir, text, recipe) from None
+            self.counters = restored[0]
+            self.changes = data_changes(restored[1], self.data, run_dir)
+        elif kept.exists() and kept.read_text() != text:
+            raise other_recipe(run_dir, text, recipe)
         if here.is_first:
             run_dir.mkdir(parents=True, exist_ok=True)
-            (run_dir / "recipe.yaml").write_text(dump_recipe(recipe))
+            kept.write_text(text)
         here.wait()
         self.journal = Journal(run_dir, self.counters.step) if here.is_first else _NoJournal()
 
@@ -135,6 +144,11 @@ class _Loop:
         if task.validate_first and c.best_miou < 0:
             self._validate(progress)
             self._save()
+        for warning in self.train_set.warnings if isinstance(self.train_set, FolderDataset) else ():
+            progress.message(f"warning: {warning}")
+        if self.changes:
+            progress.message(f"warning: the data is not what this run began with ({'; '.join(self.changes)}); going on with it")
+            self.journal.write(c.step, data_changed=self.changes)
         progress.start("train", t.steps)
         progress.advance("train", c.step)
         window, window_steps, window_start = dict[str, float](), 0, time.monotonic()
@@ -236,7 +250,16 @@ class _Loop:
                 model.load_state_dict(plain)
 
     def _save(self) -> None:
-        save_state(self.run_dir / "state", self.task.model, self.optimizer, self.ema, self.counters, self.task.digest, self.here)
+        save_state(
+            self.run_dir / "state",
+            self.task.model,
+            self.optimizer,
+            self.ema,
+            self.counters,
+            self.task.digest,
+            self.here,
+            self.data,
+        )
         self.here.wait()
 
 

@@ -6,6 +6,7 @@ The data position is no part of it: the stream of samples follows from the seed 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeseg.errors import DataError
 from edgeseg.train.checkpoint import load_checkpoint, save_checkpoint
 from edgeseg.train.distributed import Processes
 from edgeseg.train.optim import Ema
 
 _KEPT = 2
 _NAME = re.compile(r"step_(\d{8})\.safetensors")
+
+
+class OtherRecipe(Exception):
+    """A state belongs to a run of another recipe; the loop says what the user can do."""
 
 
 @dataclass
@@ -49,10 +53,12 @@ def save_state(
     counters: Counters,
     digest: str,
     here: Processes,
+    data: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the state of this step to `folder`; older states beyond the last two are removed afterwards.
 
-    All processes call it; the first one writes, with the random states of all.
+    `data` says what the run is trained with, as `resume.data_facts` does. All processes call it; the first one writes, with the
+    random states of all.
     """
     random_states = here.gather(_random_state(here.device))
     if not here.is_first:
@@ -65,7 +71,7 @@ def save_state(
             tensors |= {f"optimizer.{name}.{key}": value for key, value in optimizer.state.get(parameter, {}).items()}
     tensors |= {f"random.{rank}": value for rank, value in enumerate(random_states)}
     path = folder / f"step_{counters.step:08d}.safetensors"
-    save_checkpoint(path, tensors, {"kind": "state", "recipe_sha256": digest, "counters": asdict(counters)})
+    save_checkpoint(path, tensors, {"kind": "state", "recipe_sha256": digest, "counters": asdict(counters), "data": data})
     for old in _states(folder)[:-_KEPT]:
         old.unlink(missing_ok=True)
 
@@ -94,21 +100,21 @@ def latest_state(folder: Path) -> Path | None:
 
 def restore_state(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None, digest: str, here: Processes
-) -> Counters:
-    """Put a saved state into model, optimiser, averages and random generator; returns the counters.
+) -> tuple[Counters, dict[str, Any]]:
+    """Put a saved state into model, optimiser, averages and random generator.
+
+    Returns the counters, and what the run was trained with, empty where the state does not say.
 
     With another number of processes, or on another kind of device, the run continues with fresh dropout draws.
 
     Raises:
-        DataError: damaged file, or a run of another recipe.
+        DataError: damaged file.
+        OtherRecipe: a run of another recipe.
     """
     checkpoint = load_checkpoint(path)
     meta = checkpoint.meta
     if meta.get("kind") != "state" or meta.get("recipe_sha256") != digest:
-        raise DataError(
-            f"{path} was made with another recipe",
-            hint="choose another folder with --out, or start anew with --fresh (the old run is kept aside)",
-        )
+        raise OtherRecipe(path)
     tensors = checkpoint.tensors
     model.load_state_dict(_below(tensors, "model."))
     if ema is not None:
@@ -123,7 +129,7 @@ def restore_state(
     saved = tensors.get(f"random.{here.rank}")
     if saved is not None and saved.shape == _random_state(here.device).shape:
         _set_random_state(saved, here.device)
-    return Counters(**meta["counters"])
+    return Counters(**meta["counters"]), meta.get("data") or {}
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

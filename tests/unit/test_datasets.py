@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from edgeseg.data.datasets import NAMED_AT_MOST, FolderDataset, classes_of, open_dataset, read_mask
+from edgeseg.data.datasets import FolderDataset, classes_of, open_dataset, read_mask
 from edgeseg.data.formats import format_of
+from edgeseg.data.label_values import NAMED_AT_MOST
 from edgeseg.errors import DataError, RecipeError
 from edgeseg.recipe.labels import label_space
 from edgeseg.recipe.schema import Data
@@ -124,9 +125,9 @@ def test_any_index_map_is_followed(index_map: dict[int, int], seed: int) -> None
 def test_cityscapes_train_ids_are_taken_where_they_were_made(tmp_path: Path) -> None:
     tree = trees.cityscapes(tmp_path)
     for path in list((tmp_path / "gtFine").rglob("*_labelIds.png")):
-        write_label(path.with_name(path.name.replace("labelIds", "labelTrainIds")), stripes([3, 255]))
+        write_label(path.with_name(path.name.replace("labelIds", "labelTrainIds")), stripes([3, 4, 255]))
     _, mask = open_dataset(tree.data, "train", tmp_path).load(0)
-    np.testing.assert_array_equal(mask, stripes([3, 255]))
+    np.testing.assert_array_equal(mask, stripes([3, 4, 255]))
 
 
 def test_mapillary_follows_the_version_that_the_recipe_names(tmp_path: Path) -> None:
@@ -155,17 +156,17 @@ def test_a_format_may_be_given_other_names(tmp_path: Path) -> None:
 
 def test_both_layouts_of_camvid_are_found(tmp_path: Path) -> None:
     write_image(tmp_path / "images/train/0.jpg")
-    write_label(tmp_path / "labels/train/0.png", stripes([0, 11]))
+    write_label(tmp_path / "labels/train/0.png", stripes([0, 1, 11]))
     assert open_dataset(section("camvid"), "train", tmp_path).name(0) == "images/train/0"
 
 
 def test_a_split_of_the_recipe_keeps_the_formats_classes(tmp_path: Path) -> None:
-    pair(tmp_path, "0006R0_1", stripes([0, 11]))
-    pair(tmp_path, "0016E5_1", stripes([0, 11]))
+    pair(tmp_path, "0006R0_1", stripes([0, 1, 11]))
+    pair(tmp_path, "0016E5_1", stripes([0, 1, 11]))
     data = section("camvid", train={**A, "exclude": ["0006R0*"]}, val={**A, "include": ["0006R0*"]})
     train, val = (open_dataset(data, split, tmp_path) for split in ("train", "val"))
     assert [train.name(0), val.name(0)] == ["i/0016E5_1", "i/0006R0_1"] and len(train) == len(val) == 1
-    np.testing.assert_array_equal(val.load(0)[1], stripes([0, 255]))
+    np.testing.assert_array_equal(val.load(0)[1], stripes([0, 1, 255]))
 
 
 def test_globs_see_the_folders_below_the_split(tmp_path: Path) -> None:
@@ -261,7 +262,7 @@ def test_no_samples(split: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_sizes_that_differ(tmp_path: Path) -> None:
-    pair(tmp_path, values=stripes([0], (6, 8)))
+    pair(tmp_path, values=stripes([0, 1], (6, 8)))
     message = fails(two(), tmp_path, 0)
     assert "8x6" in message and "16x12" in message
 
@@ -308,11 +309,12 @@ def test_colours_outside_the_palette_are_named(tmp_path: Path) -> None:
 
 
 def test_coloured_labels_where_indices_are_expected(tmp_path: Path) -> None:
-    pair(tmp_path, values=np.zeros((*SIZE_HW, 3), np.uint8))
-    dataset = open_dataset(two(), "train", tmp_path)
+    colours = np.array(TWO["palette_rgb"], np.uint8)[stripes([0, 1])]
+    pair(tmp_path, values=colours)
     with pytest.raises(DataError, match="colours") as caught:
-        dataset.load(0)
-    assert "encoding: palette" in caught.value.hint
+        open_dataset(two(), "train", tmp_path)
+    assert "data.encoding: palette" in caught.value.hint
+    assert len(open_dataset(two(encoding="palette"), "train", tmp_path)) == 1
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"labels": [{"readable": "x"}]}', '{"labels": []}'])

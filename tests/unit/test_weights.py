@@ -19,7 +19,8 @@ from torch import nn
 from edgeseg.cli.main import run
 from edgeseg.errors import DataError, RecipeError
 from edgeseg.models import build_model, load_upstream
-from edgeseg.models.weights import import_upstream, load_strict, read_state_dict
+from edgeseg.models.foreign import read_state_dict
+from edgeseg.models.weights import import_upstream, load_strict
 from edgeseg.recipe.load import find_recipe, load_recipe
 from edgeseg.train.checkpoint import load_checkpoint
 from edgeseg.train.float import load_initial
@@ -173,6 +174,9 @@ class TestImport:
             "num_classes": None,
             "options": {},
             "parameters": 3_319_392,
+            "entry": "model",
+            "others": [],
+            "aside": [],
         }
         ours = load_checkpoint(Path(shown["checkpoint"]))
         assert ours.meta["num_classes"] is None
