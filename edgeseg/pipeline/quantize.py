@@ -99,6 +99,8 @@ def quantize_run(
     if fresh:
         _forget(folder)
     trained = load_trained(recipe, checkpoint)
+    for text in trained.told:
+        progress.message(text)
     plans = level_plans(levels, recipe, trained)
     trained = trained.at(plans[0])
     ptq = calibrated(recipe, recipe.quant, trained, data_root, folder, progress, plans)

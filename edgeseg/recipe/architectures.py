@@ -25,6 +25,7 @@ class Option:
         least, most: bounds of a number.
         below: True where a number must stay below `most`.
         choices: all values of a text.
+        in_training: True where it changes nothing of a trained model.
     """
 
     default: Value
@@ -32,6 +33,7 @@ class Option:
     most: float = math.inf
     below: bool = False
     choices: tuple[str, ...] = ()
+    in_training: bool = False
 
     def problem(self, value: object) -> str | None:
         """What is wrong with a value; None where nothing is."""
@@ -72,7 +74,11 @@ class Part:
 
 
 def _rate(default: float) -> Option:
-    return Option(default, most=1, below=True)
+    return Option(default, most=1, below=True, in_training=True)
+
+
+def _weight(default: float) -> Option:
+    return Option(default, most=1000, in_training=True)
 
 
 def _width(default: int) -> Option:
@@ -115,9 +121,9 @@ def _repsep(width: int, local_width: int = 64) -> Part:
             "sasm": Option("uniform", choices=("none", "uniform", "attention")),
             "dca": Option(True),
             "upsample": _UPSAMPLE,
-            "mask_weight": Option(0.4, most=1000),
-            "region_weight": Option(0.1, most=1000),
-            "separation_weight": Option(0.05, most=1000),
+            "mask_weight": _weight(0.4),
+            "region_weight": _weight(0.1),
+            "separation_weight": _weight(0.05),
             "dropout": _rate(0.1),
         }
     )

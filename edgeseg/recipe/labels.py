@@ -6,11 +6,13 @@ The lists lie as JSON beside the code, `classes/NAME.json`: one `[name, [r, g, b
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from edgeseg.errors import DataError
 from edgeseg.specs import LabelSpace
 
 if TYPE_CHECKING:
@@ -37,6 +39,73 @@ def labels_of(data: Data) -> LabelSpace | None:
     if data.classes is not None:
         return data.classes.label_space()
     return label_space(data.format) if data.format in FORMATS else None
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a checkpoint says of its classes. A published one may name them, colour them, both, or neither."""
+
+    names: tuple[str, ...] | None = None
+    palette_rgb: tuple[tuple[int, int, int], ...] | None = None
+    ignore_index: int = 255
+
+    def to_facts(self) -> dict[str, Any]:
+        """What of a checkpoint's facts `held_in` reads again, as JSON values."""
+        facts = {"class_names": self.names, "palette_rgb": self.palette_rgb}
+        return {key: value for key, value in facts.items() if value is not None}
+
+
+def held_in(facts: Mapping[str, Any]) -> Held:
+    """What the facts of a checkpoint of ours say of its classes: of one that was trained here, or imported."""
+    labels = facts.get("labels")
+    if labels is None:
+        labels = {"names": facts.get("class_names"), "palette_rgb": facts.get("palette_rgb"), "ignore_index": 255}
+    names, palette = labels["names"], labels["palette_rgb"]
+    return Held(
+        None if names is None else tuple(map(str, names)),
+        None if palette is None else tuple((int(r), int(g), int(b)) for r, g, b in palette),
+        labels["ignore_index"],
+    )
+
+
+def settled(data: Data, held: Held, count: int, whose: str) -> tuple[LabelSpace, list[str]]:
+    """The label space under which a checkpoint is used with a recipe: the recipe's, which the checkpoint must not contradict.
+
+    Args:
+        held: what the checkpoint says of its classes.
+        count: its number of classes.
+        whose: the checkpoint, for messages.
+    Returns:
+        The label space, and what the user should be told.
+    Raises:
+        DataError: another number of classes, other names, the same names in another order; or nobody names them.
+    """
+    ours = labels_of(data)
+    if ours is None:  # the classes lie with the data
+        if held.names is None or held.palette_rgb is None or len(held.names) != count:
+            raise DataError(f"{whose} does not name its classes", hint="write them into the recipe: data.classes")
+        return LabelSpace(held.names, held.palette_rgb, held.ignore_index), []
+    if count != ours.num_classes:
+        like = [form for form in FORMATS if label_space(form).num_classes == count]
+        raise DataError(
+            f"{whose} was trained with {count} classes, the recipe names {ours.num_classes}",
+            hint="correct data.classes in the recipe" + (f", or data.format: {' or '.join(like)} has {count}" if like else ""),
+        )
+    if held.names is not None:
+        require_same(ours.names, held.names, "the recipe", whose, hint="give the checkpoint of this recipe, or the recipe of it")
+    told = []
+    if held.palette_rgb is not None and held.palette_rgb != ours.palette_rgb:
+        apart = [i for i, pair in enumerate(zip(ours.palette_rgb, held.palette_rgb, strict=False)) if pair[0] != pair[1]]
+        shown = ", ".join(f"{ours.names[i]} {ours.palette_rgb[i]}, not {held.palette_rgb[i]}" for i in apart[:_SHOWN])
+        more = f" and {len(apart) - _SHOWN} more" if len(apart) > _SHOWN else ""
+        told = [f"colours are the recipe's, which differ from those of {whose}: {shown}{more}"]
+    return ours, told
+
+
+def require_same(ours: Sequence[str], theirs: Sequence[str], we: str, they: str, *, hint: str) -> None:
+    """Raise DataError where two lists of class names differ, saying how."""
+    if apart := difference(ours, theirs, we, they):
+        raise DataError(apart, hint=hint)
 
 
 def same_name(one: str, other: str) -> bool:

@@ -199,8 +199,19 @@ def _overridden_above(path: KeyPath, origins: Mapping[KeyPath, str]) -> bool:
 
 def recipe_digest(recipe: Recipe) -> str:
     """SHA-256, in hex, of the resolved recipe: equal for files that differ in comments, order and written-out defaults."""
-    text = json.dumps(recipe.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(_digested(recipe.model_dump(mode="json")), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+_LATER: Mapping[str, Any] = {"image_name": "{}", "label_name": "{}"}
+"""Keys of the schema that came after its first release, and their defaults: where a recipe leaves one at its default, its digest
+is that of the recipe without it, so that runs and bundles of earlier versions are still those of their recipes."""
+
+
+def _digested(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key: _digested(inside) for key, inside in value.items() if key not in _LATER or inside != _LATER[key]}
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from edgeseg.specs import IsrPlan, LabelSpace, Precision
 
@@ -61,6 +61,16 @@ class Classes(Section):
         return LabelSpace(self.names, self.palette_rgb, self.ignore_index)
 
 
+def _template(text: str) -> str:
+    if text.count("{}") != 1 or "/" in text:
+        raise ValueError(f"{text!r}: write {{}} once, where the sample's name is, without folder and suffix")
+    return text
+
+
+Template = Annotated[str, AfterValidator(_template)]
+"""How a file is called, {} being its sample's name."""
+
+
 class Split(Section):
     """One split of a data set. Folders are relative to the data root; images and labels pair up by path without suffix."""
 
@@ -68,16 +78,8 @@ class Split(Section):
     labels: str = Field(description="folder of label files")
     include: tuple[str, ...] = Field(default=(), description="keep only samples whose name matches one of these globs")
     exclude: tuple[str, ...] = Field(default=(), description="drop samples whose name matches one of these globs")
-    image_name: str = Field(default="{}", description="how an image is called, {} being the sample's name, e.g. img_{}")
-    label_name: str = Field(default="{}", description="how a label file is called, {} being the sample's name, e.g. {}_mask")
-
-    @model_validator(mode="after")
-    def _templates(self) -> Split:
-        for key in ("image_name", "label_name"):
-            template = getattr(self, key)
-            if template.count("{}") != 1 or "/" in template:
-                raise ValueError(f"{key} {template!r}: write {{}} once, where the sample's name is, without folder and suffix")
-        return self
+    image_name: Template = Field(default="{}", description="how an image is called, {} being the sample's name, e.g. img_{}")
+    label_name: Template = Field(default="{}", description="how a label file is called, {} being the sample's name, e.g. {}_mask")
 
 
 class Data(Section):

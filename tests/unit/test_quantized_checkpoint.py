@@ -17,9 +17,10 @@ from edgeseg.models.reference import TorchReference
 from edgeseg.quant.calibrate import calibrate
 from edgeseg.quant.coverage import coverage
 from edgeseg.quant.state import scales
+from edgeseg.recipe.labels import label_space
 from edgeseg.recipe.load import load_recipe
 from edgeseg.recipe.schema import Calibration, Quant, Recipe
-from edgeseg.specs import IsrPlan, LabelSpace
+from edgeseg.specs import IsrPlan
 from edgeseg.synthetic import Scene
 from edgeseg.train.checkpoint import load_checkpoint, save_checkpoint
 from edgeseg.train.quantized import prepare, save_quantized
@@ -27,7 +28,7 @@ from edgeseg.trained import calibration_tensors, load_quantized
 from golden_rule import fill
 
 SIZE_HW = (64, 64)
-LABELS = LabelSpace(("road", "sky", "car"), ((1, 1, 1), (2, 2, 2), (3, 3, 3)))
+LABELS = label_space("synthetic")
 QUANT = Quant(
     calibration=Calibration(images="none"),
     attention="float",

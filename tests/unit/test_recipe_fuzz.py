@@ -56,7 +56,7 @@ def changed(draw: st.DrawFn) -> dict[str, Any]:
             here = here[key]  # type: ignore[index]
         how = draw(st.sampled_from(["put", "put", "put", "drop", "rename"]))
         if how == "put":
-            here[last] = draw(st.sampled_from(VALUES))  # type: ignore[index]
+            here[last] = copy.deepcopy(draw(st.sampled_from(VALUES)))  # type: ignore[index]
         elif isinstance(here, dict):
             value = here.pop(last)
             if how == "rename":
