@@ -58,6 +58,7 @@ from edgeseg.manifest import (
     read_manifest,
 )
 from edgeseg.metrics import mask_agreement
+from edgeseg.recipe.labels import labels_of
 from edgeseg.recipe.load import load_kept, recipe_digest
 from edgeseg.recipe.schema import Recipe
 from edgeseg.specs import ImageU8, MaskU8, Precision, Program, canonical_form
@@ -337,7 +338,8 @@ def create_bundle(
     Raises:
         BundleError: cannot write, a program's file is missing or reads another, or something else than a bundle lies at `path`.
         RecipeError: `recipe_text` is no complete recipe.
-        ValueError: programs and golden frames do not fit the description above.
+        ValueError: programs and golden frames do not fit the description above, or are of other classes or colours than the
+            recipe's.
     """
     bundle = _real(path)
     frames = [GoldenFrame(*frame) for frame in golden]
@@ -348,6 +350,8 @@ def create_bundle(
     with staged(bundle) as root, writing(bundle):
         files = {"recipe.yaml": write_file(root / "recipe.yaml", recipe_text.encode())}
         recipe = load_kept(root / "recipe.yaml")
+        if (labels := labels_of(recipe.data)) is not None and any(program.labels != labels for program in programs):
+            raise ValueError("the programs are of other classes or colours than the recipe")
         entries, packed = pack(root, levels)
         files |= packed
         golden_entries, pictures = pack_golden(root, frames)

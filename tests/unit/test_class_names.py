@@ -1,4 +1,4 @@
-"""Names and colours of classes are never silently wrong: between recipe, checkpoint, bundle, data, and what comes from elsewhere."""
+"""Names and colours of classes are never silently wrong: between recipe, checkpoint, bundle, data, and published files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+import published
+from broken_recipes import folders, good, put
 from edgeseg.bundle import open_bundle
 from edgeseg.cli.main import root as cli
 from edgeseg.errors import DataError, EdgesegError, RecipeError
@@ -24,7 +26,6 @@ from edgeseg.specs import LabelSpace
 from edgeseg.train.checkpoint import load_checkpoint, save_checkpoint
 from edgeseg.train.initial import class_dimensions, load_initial
 from edgeseg.trained import load_trained
-from broken_recipes import folders, good, put
 from golden_rule import fill
 
 NAMES = ("road", "sky", "car")
@@ -80,8 +81,14 @@ def test_names_that_differ_by_case_alone_keep_apart() -> None:
 @pytest.mark.parametrize(
     "theirs, told",
     [
-        (["sky", "road", "car"], "the recipe has the classes of it in another order: class 0 is 'road' in the recipe, 'sky' in it"),
-        (["road", "sky", "bus"], "the recipe calls 1 of 3 classes otherwise than it: class 2 is 'car' in the recipe, 'bus' in it"),
+        (
+            ["sky", "road", "car"],
+            "the recipe has the classes of it in another order: class 0 is 'road' in the recipe, 'sky' in it",
+        ),
+        (
+            ["road", "sky", "bus"],
+            "the recipe calls 1 of 3 classes otherwise than it: class 2 is 'car' in the recipe, 'bus' in it",
+        ),
         (["road", "sky"], "the recipe has 3 classes, it 2; only the recipe has car"),
         (["Road", "SKY", "car "], None),
     ],
@@ -264,19 +271,18 @@ def test_what_a_file_says_of_its_classes(tmp_path: Path, facts: Any, beside: Any
 
 @pytest.mark.parametrize("order", ["as the format", "another"])
 def test_an_imported_cityscapes_checkpoint_exports_without_a_list_of_names(tmp_path: Path, order: str) -> None:
-    from test_weights import saved as published
-    from test_weights import upstream_segformer
-
     names = CITYSCAPES.names if order == "as the format" else CITYSCAPES.names[::-1]
     meta = {"dataset_meta": {"classes": names, "palette": [list(colour) for colour in CITYSCAPES.palette_rgb]}}
-    file = published(tmp_path, {"meta": meta, "state_dict": upstream_segformer(19)})
+    file = published.saved(tmp_path, {"meta": meta, "state_dict": published.segformer_nvlabs(19)})
     runner = CliRunner()
-    imported = runner.invoke(cli, ["weights", "import", str(file), "--arch", "segformer_b0", "-o", str(tmp_path / "w.safetensors")])
+    imported = runner.invoke(
+        cli, ["weights", "import", str(file), "--arch", "segformer_b0", "-o", str(tmp_path / "w.safetensors")]
+    )
     assert imported.exit_code == 0, imported.exception
     assert "(those of cityscapes)" in imported.stdout
     data = good()
     for path, value in (
-        ("model", {"arch": "segformer_b0", "options": {"width": 8}}),
+        ("model", {"arch": "segformer_b0", "options": {"width": published.WIDTH}}),
         ("isr.decoder", []),
         ("quant", None),
         ("data", {"format": "cityscapes", "classes": None, "train": None, "val": None}),
