@@ -25,9 +25,9 @@ def label_space_of(facts: Mapping[str, Any], path: Path, num_classes: int) -> He
         facts: what lies beside the tensors, as `foreign.read_foreign` reads it.
     """
     sources = [*_holders(facts, _DEPTH), *_config(path)]
-    names = next((found for source in sources for key in _NAMES if (found := _names(source.get(key), num_classes))), None)
-    palette = next((found for source in sources for key in _PALETTES if (found := _palette(source.get(key), num_classes))), None)
-    return Held(names, palette)
+    names = (_names(source.get(key), num_classes) for source in sources for key in _NAMES)
+    palettes = (_palette(source.get(key), num_classes) for source in sources for key in _PALETTES)
+    return Held(next(filter(None, names), None), next(filter(None, palettes), None))
 
 
 def _holders(facts: Mapping[str, Any], depth: int) -> Iterator[Mapping[str, Any]]:

@@ -13,8 +13,9 @@ from edgeseg.data.calib import MIN_IMAGES, load_calib
 from edgeseg.errors import DataError
 from edgeseg.recipe import load
 from edgeseg.recipe.labels import difference
-from edgeseg.recipe.rules import Told, Values, across
+from edgeseg.recipe.rules import Told, across
 from edgeseg.recipe.schema import DataFormat, Recipe
+from edgeseg.recipe.values import Values
 from edgeseg.specs import IsrPlan
 
 _IMAGES = ("quant", "calibration", "images")
@@ -92,6 +93,7 @@ def _layers(values: Values) -> list[str]:
     """What `quant.keep_float` may name, in the form of the model that is quantized; none where it cannot be built."""
     from edgeseg.deploy.form import deploy
     from edgeseg.models import build_model
+    from edgeseg.models.segmentor import Segmentor
     from edgeseg.quant.rules import candidates
     from edgeseg.train.quantized import FORM
 
@@ -99,5 +101,6 @@ def _layers(values: Values) -> list[str]:
     model = build_model(str(values.get("model", "arch")), values.num_classes or 1, **values.section("model", "options")).eval()
     model.set_isr(plan)
     side = model.size_multiple_px
-    deployed = deploy(model, model.image_spec((side, side)), FORM)
-    return list(candidates(deployed.model, deployed.model.quant_hints()))
+    deployed = deploy(model, model.image_spec((side, side)), FORM).model
+    assert isinstance(deployed, Segmentor)
+    return list(candidates(deployed, deployed.quant_hints()))

@@ -10,95 +10,18 @@ a runtime; a recipe that was kept (in a bundle, a checkpoint) is not held to it,
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
 
 from edgeseg.contracts import ENGINES_GROUP
-from edgeseg.recipe.architectures import CATALOGUE, STRIDE_PX, Entry
-from edgeseg.recipe.labels import FORMATS, label_space
-from edgeseg.recipe.schema import Recipe
+from edgeseg.recipe.architectures import CATALOGUE, STRIDE_PX
 from edgeseg.recipe.strict_yaml import KeyPath
-from edgeseg.specs import RUNTIMES, IsrPlan, LabelSpace
+from edgeseg.recipe.values import Values
+from edgeseg.specs import RUNTIMES, IsrPlan
 
 Told = tuple[KeyPath, str]
 """The path of a value, and what is wrong with it."""
-
-
-@dataclass(frozen=True)
-class Values:
-    """A recipe's values by path, with the schema's defaults where a section leaves them out. Anything may be of any type."""
-
-    data: Any
-
-    def get(self, *path: str) -> Any:
-        """The value; None where it is missing without default, or below something that is no section."""
-        here, section = self.data, Recipe.model_fields
-        for key in path:
-            if not isinstance(here, Mapping):
-                return None
-            info = section.get(key)
-            if key in here:
-                here = here[key]
-            elif info is None or info.is_required():
-                return None
-            else:
-                here = info.get_default(call_default_factory=True)
-                here = here.model_dump(mode="json") if hasattr(here, "model_dump") else here
-            section = _fields(info.annotation) if info else {}
-        return list(here) if isinstance(here, tuple) else here
-
-    def number(self, *path: str) -> float | None:
-        value = self.get(*path)
-        return value if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) else None
-
-    def integer(self, *path: str) -> int | None:
-        value = self.get(*path)
-        return value if type(value) is int else None
-
-    def items(self, *path: str) -> list[Any]:
-        """A list; empty where there is none."""
-        value = self.get(*path)
-        return value if isinstance(value, list) else []
-
-    def section(self, *path: str) -> Mapping[str, Any]:
-        """A section; empty where there is none."""
-        value = self.get(*path)
-        return value if isinstance(value, Mapping) else {}
-
-    @property
-    def entry(self) -> Entry | None:
-        """The catalogue row of the model; None where it has none."""
-        arch = self.get("model", "arch")
-        return CATALOGUE.get(arch) if isinstance(arch, str) else None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Of the model, those that it has, defaults included."""
-        given = self.section("model", "options")
-        return {name: given.get(name, option.default) for name, option in (self.entry.options if self.entry else {}).items()}
-
-    @property
-    def own_labels(self) -> LabelSpace | None:
-        """Those of the data's format; None where it has none of its own, or where they lie with the data."""
-        form = self.get("data", "format")
-        return label_space(form) if isinstance(form, str) and form in FORMATS else None
-
-    @property
-    def num_classes(self) -> int | None:
-        """None where only the data tells."""
-        names = self.items("data", "classes", "names")
-        own = self.own_labels
-        return own.num_classes if own is not None else len(names) or None
-
-
-def _fields(annotation: Any) -> Mapping[str, Any]:
-    from edgeseg.recipe.explain import section_of
-
-    section = section_of(annotation)
-    return section.model_fields if section else {}
 
 
 def across(data: Any) -> Iterator[Told]:
