@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from edgeseg.recipe.labels import label_space
+
+_IDD = label_space("idd_lite")
 _GOOD: dict[str, Any] = {
     "name": "street",
     "summary": "for tests",
@@ -171,6 +174,19 @@ MISTAKES: list[tuple[str, Any, str]] = [
         "data+quant",
         [{"format": "camvid", "classes": _CLASSES, "train": None, "val": None}, None],
         "2 names, and format camvid has 11",
+    ),
+    (
+        "data+quant",
+        [
+            {
+                "format": "idd_lite",
+                "classes": {"names": list(_IDD.names[::-1]), "palette_rgb": [list(colour) for colour in _IDD.palette_rgb]},
+                "train": None,
+                "val": None,
+            },
+            None,
+        ],
+        "data.classes.names: this list has the classes of format idd_lite in another order: class 0 is 'sky' in this list",
     ),
     # augmentation
     ("augment.scale_range", [2.0, 0.5], "augment.scale_range: from low to high, not from 2.0 to 0.5"),

@@ -16,6 +16,7 @@ from typing import Any
 
 from edgeseg.contracts import ENGINES_GROUP
 from edgeseg.recipe.architectures import CATALOGUE, STRIDE_PX
+from edgeseg.recipe.labels import difference, order_in
 from edgeseg.recipe.strict_yaml import KeyPath
 from edgeseg.recipe.values import Values
 from edgeseg.specs import RUNTIMES, IsrPlan
@@ -144,6 +145,11 @@ def _format(values: Values) -> Iterator[Told]:
     elif own is not None and given:
         if class_names and len(class_names) != own.num_classes:
             yield ("data", "classes", "names"), f"{len(class_names)} names, and format {form} has {own.num_classes} classes"
+        elif all(isinstance(name, str) for name in class_names):
+            order = order_in(own.names, class_names)
+            if order is not None and list(order) != sorted(order):
+                told = difference(class_names, own.names, "this list", f"format {form}")
+                yield ("data", "classes", "names"), f"{told}; names rename classes, and do not move them"
         ignore = values.integer("data", "classes", "ignore_index")
         if ignore is not None and ignore != own.ignore_index:
             yield ("data", "classes", "ignore_index"), f"format {form} ignores {own.ignore_index}, not {ignore}"

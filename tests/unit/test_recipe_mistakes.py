@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +139,28 @@ def test_without_torch_what_needs_it_is_said_to_be_unchecked(tmp_path: Path, mon
     assert result.stdout.splitlines()[1].startswith("not checked: quant.keep_float: ")
     document = json.loads(CliRunner().invoke(root, ["recipe", "check", str(file), "--json"]).stdout)
     assert len(document["recipes"][0]["unchecked"]) == 1
+
+
+_WITHOUT_TORCH = """
+import sys
+
+sys.modules |= dict.fromkeys(("torch", "onnx", "modelopt"))  # as if they were not installed
+from edgeseg.cli.main import run
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+def test_a_machine_without_torch_tells_the_same_mistakes(tmp_path: Path) -> None:
+    """All that are in the catalogue, but for the names of layers."""
+    merged: list[Path] = []
+    for index, (path, value, _) in enumerate(MISTAKES):
+        if path != "quant.keep_float":
+            data = good()
+            put(data, path, value)
+            merged.append(tmp_path / f"{index}.yaml")
+            merged[-1].write_text(dump_yaml(data), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_TORCH, "recipe", "check", *map(str, merged)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert [path for path in merged if f" in {path}" not in done.stderr] == []
