@@ -87,11 +87,18 @@ def kind_of_bytes(head: bytes, path: Path) -> Kind | None:
     for openings, name, cure in _TEXT:
         if start.startswith(openings):
             return Kind(name, cure)
-    try:
-        text = head.decode("ascii")
-    except UnicodeDecodeError:
-        return None
-    if not all(char.isprintable() or char in "\r\n\t" for char in text):
+    text = _text(head)
+    if text is None or not all(char.isprintable() or char in "\r\n\t\ufeff" for char in text):
         return None
     words = " ".join(text.split())
     return Kind(f'plain text ("{words[:40]}{"..." if len(words) > 40 else ""}")')
+
+
+def _text(head: bytes) -> str | None:
+    """UTF-8 whose last character may be cut off; None for anything else."""
+    for end in range(len(head), max(0, len(head) - 4), -1):
+        try:
+            return head[:end].decode("utf-8")
+        except UnicodeDecodeError:
+            continue
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -198,11 +199,20 @@ def _grouped(problems: Sequence[Problem], prefix: str) -> list[str]:
     for problem in problems:
         groups.setdefault((problem.split, problem.kind, problem.mend), []).append(problem)
     lines = []
+    shown = Counter[tuple[str, str]]()
     for (split, kind, mend), alike in groups.items():
+        shown[split, kind] += 1
+        if shown[split, kind] > _SHOWN:
+            continue
         lines += [f"{prefix}{split} {kind}: {problem.message}" for problem in alike[:_SHOWN]]
         if len(alike) > _SHOWN:
             lines.append(f"{prefix}{split} {kind}: and {len(alike) - _SHOWN} more like these (--json lists all)")
         lines += [f"  mend: {mend}"] if mend else []
+    lines += [
+        f"{prefix}{split} {kind}: and {count - _SHOWN} more (--json lists all)"
+        for (split, kind), count in shown.items()
+        if count > _SHOWN
+    ]
     return lines
 
 

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg.contracts import NoProgress, Progress, SegDataset
+from edgeseg.data.between import across
 from edgeseg.data.datasets import FolderDataset, classes_of, open_dataset, read_raw_label, require_same_size
-from edgeseg.data.findings import Looked, Problem, ProblemKind, Seen, across, errors_of, of_samples, warnings_of
+from edgeseg.data.findings import Looked, Problem, ProblemKind, Seen, errors_of, of_samples, warnings_of
 from edgeseg.data.formats import NO_MEANING, SplitName
-from edgeseg.data.label_values import counted
+from edgeseg.data.label_values import counted, exclude_line
 from edgeseg.data.pairs import Found, find_samples
 from edgeseg.data.strangers import why_no_folder, why_unpaired
 from edgeseg.errors import DataError
@@ -155,7 +156,8 @@ def _open(data: Data, split: SplitName, root: Path) -> tuple[SegDataset | None, 
         return None, None, [Problem("folder", split, "", f"{error}", f"{told}: {mend}" if told else error.hint)]
     where = {"image": root / found.folders.images, "label": root / found.folders.labels}
     told, mend = why_unpaired(found, split, root) if found.without_label or found.without_image else ("", "")
-    mend = f"{told}: {mend}" if told else "complete the files, or leave them out with data." + split + ".exclude in the recipe"
+    lone = (*found.without_label, *found.without_image)
+    mend = f"{told}: {mend}" if told else f"complete the files, or leave them out: {exclude_line(split, lone)}"
     problems = [
         *(Problem("pair", split, name, f"{name}: image without label file in {where['label']}", mend)
           for name in found.without_label),

@@ -268,7 +268,8 @@ def require_same_size(sample: Sample, image: ImageU8, mask: MaskU8) -> None:
     command = f"python -c {shlex.quote(resize)} {shlex.quote(str(sample.label))} {image.shape[1]} {image.shape[0]}"
     raise DataError(
         f"{sample.label}: the label is {mask.shape[1]}x{mask.shape[0]}, but its image {sample.image} is {size}"
-        + (", turned by its EXIF orientation: the label was drawn on the image as stored" if turned else ""),
+        + (", turned by its EXIF orientation: the label was drawn on the image as stored" if turned else "")
+        + (": its sides are swapped" if not turned and image.shape[1::-1] == mask.shape else ""),
         hint=f"show the image as stored: exiftool -overwrite_original -Orientation= {shlex.quote(str(sample.image))}"
         if turned
         else f"make the label anew at the image's size (nearest neighbour), or exclude the sample: {command}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ import numpy.typing as npt
 
 from edgeseg.data.datasets import MUCH_IGNORED, known_values, one_class
 from edgeseg.data.formats import Format, SplitName
-from edgeseg.data.label_values import explain_values, first, index_map_line
+from edgeseg.data.label_values import exclude_line, explain_values, first, index_map_line
 from edgeseg.data.pairs import Found
 from edgeseg.errors import DataError, require
 from edgeseg.specs import LabelSpace
@@ -39,8 +38,6 @@ HUGE_PIXELS = 40_000_000
 _TINY_SHARE = 1e-4
 _PALETTES = 8
 """Label files whose palettes are looked at."""
-_ALIKE_BITS = 6
-"""Of the 64 bits of two pictures' hashes, so many may differ in two takes of one scene."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +116,7 @@ class Looked:
 def of_samples(looked: Looked) -> Iterator[Problem]:
     """What is wrong with single files. What mends values is judged by all files: one alone may lack half of the classes."""
     values = looked.values
-    for name, sample in _samples(looked):
+    for name, sample in samples_of(looked):
         for kind, message, mend in sample.problems:
             if kind == "values" and values and looked.format is not None:
                 mend = explain_values(values, looked.labels, known_values(looked.format), looked.label_folder)[1]
@@ -213,33 +210,41 @@ def warnings_of(looked: Looked) -> Iterator[Problem]:
                 f"hardly seen: {first(tiny)} of the labelled pixels",
                 "give more images that show them, or weigh them: train.class_weights",
             )
-    empty = [name for name, s in _samples(looked) if s.counts is not None and not s.counts[: labels.num_classes].any()]
+    empty = [name for name, s in samples_of(looked) if s.counts is not None and not s.counts[: labels.num_classes].any()]
     if empty and labelled:
-        yield Problem(
-            "ignored", split, "", f"{len(empty)} labels are ignored as a whole: {first(empty)}", _exclude(looked, empty)
-        )
+        yield Problem("ignored", split, "", f"{len(empty)} labels are ignored as a whole: {first(empty)}", exclude(looked, empty))
     yield from _of_images(looked)
     if looked.found is not None:
         for link in looked.found.loops:
             yield Problem(
                 "link", split, "", f"{link}: a link to a folder that it lies in; not followed", f"rm {shlex.quote(str(link))}"
             )
-        respelled = looked.found.respelled
-        if respelled:
-            yield Problem(
-                "name",
-                split,
-                "",
-                f"{len(respelled)} names are spelled in another Unicode form than their labels' (a Mac's NFD, others' NFC): "
-                f"{first(respelled)}; paired all the same",
-                "other tools will not pair them: convmv -f utf8 -t utf8 --nfc -r --notest "
-                + shlex.quote(str(looked.label_folder.parent)),
-            )
+    yield from _spellings(looked)
+
+
+def _spellings(looked: Looked) -> Iterator[Problem]:
+    found, folder = looked.found, looked.label_folder
+    if found is None:
+        return
+    if found.respelled:
+        yield Problem(
+            "name", looked.split, "",
+            f"{len(found.respelled)} names are spelled in another Unicode form than their labels' (a Mac's NFD, others' NFC): "
+            f"{first(found.respelled)}; paired all the same",
+            f"other tools will not pair them: convmv -f utf8 -t utf8 --nfc -r --notest {shlex.quote(str(folder.parent))}",
+        )  # fmt: skip
+    if found.recased:
+        yield Problem(
+            "name", looked.split, "",
+            f"{len(found.recased)} names differ from their labels' in upper and lower case: {first(found.recased)}; paired all "
+            "the same",
+            "other tools will not pair them: name both alike",
+        )  # fmt: skip
 
 
 def _of_images(looked: Looked) -> Iterator[Problem]:
     split = looked.split
-    turned = [name for name, sample in _samples(looked) if sample.orientation != 1]
+    turned = [name for name, sample in samples_of(looked) if sample.orientation != 1]
     if turned:
         yield Problem(
             "orientation",
@@ -249,118 +254,38 @@ def _of_images(looked: Looked) -> Iterator[Problem]:
             "look whether their labels are turned too (--sheet sheet.png); where they are not, take the tag away: "
             "exiftool -overwrite_original -Orientation= FILES",
         )
-    huge = [name for name, s in _samples(looked) if s.size_hw and s.size_hw[0] * s.size_hw[1] > HUGE_PIXELS]
+    huge = [name for name, s in samples_of(looked) if s.size_hw and s.size_hw[0] * s.size_hw[1] > HUGE_PIXELS]
     if huge:
         yield Problem(
             "size", split, "", f"{len(huge)} images have more than {HUGE_PIXELS // 10**6} megapixels: {first(huge)}",
             "cut them into tiles: each is read whole for every crop",
         )  # fmt: skip
-    read = [(name, sample.channels) for name, sample in _samples(looked) if sample.size_hw]
+    read = [(name, sample.channels) for name, sample in samples_of(looked) if sample.size_hw]
     for channels, means in (("CMYK", "whose colours depend on a profile"), ("grey", "among coloured ones")):
         some = [name for name, kind in read if kind == channels]
         if some and (channels == "CMYK" or len(some) < len(read)):
             mend = "convert them: mogrify -colorspace sRGB FILES" if channels == "CMYK" else ""
             yield Problem("image", split, "", f"{len(some)} images are {channels}, {means}: {first(some)}", mend)
     same: dict[bytes, list[str]] = {}
-    for name, sample in _samples(looked):
+    for name, sample in samples_of(looked):
         if sample.digest:
             same.setdefault(sample.digest, []).append(name)
     for names in same.values():
         if len(names) > 1:
             yield Problem(
                 "duplicate", split, names[1], f"{names[0]} is there {len(names)} times: {first(names[1:])}",
-                _exclude(looked, names[1:]),
+                exclude(looked, names[1:]),
             )  # fmt: skip
 
 
-def across(splits: Sequence[Looked]) -> tuple[list[Problem], list[Problem]]:
-    """What concerns two splits together: errors and warnings."""
-    copies: list[tuple[Looked, str, str]] = []
-    warned: list[Problem] = []
-    digests: dict[bytes, tuple[SplitName, str]] = {}
-    for looked in splits:
-        for name, sample in _samples(looked):
-            twin_split, twin = digests.setdefault(sample.digest, (looked.split, name)) if sample.digest else (looked.split, name)
-            if twin_split != looked.split:
-                copies.append((looked, name, f"{name}: the same file as {twin} of the {twin_split} split"))
-    mends = {looked.split: _exclude(looked, [name for other, name, _ in copies if other is looked]) for looked in splits}
-    errors = [Problem("duplicate", looked.split, name, told, mends[looked.split]) for looked, name, told in copies]
-    by_split = {looked.split: looked for looked in splits}
-    if len(by_split) == 2:
-        train, val = by_split["train"], by_split["val"]
-        warned += _only_in_one(train, val)
-        warned += _alike(train, val, {problem.sample for problem in errors})
-    return errors, warned
-
-
-def _only_in_one(train: Looked, val: Looked) -> Iterator[Problem]:
-    names, count = train.labels.names, train.labels.num_classes
-    learned, measured = train.pixels[:count] > 0, val.pixels[:count] > 0
-    unlearned = [names[index] for index in np.flatnonzero(measured & ~learned)]
-    unmeasured = [names[index] for index in np.flatnonzero(learned & ~measured)]
-    if unlearned and learned.any():
-        yield Problem(
-            "classes", "val", "", f"in validation alone, never in training: {first(unlearned)}; their IoU can only be 0",
-            "move some of their images to the training split",
-        )  # fmt: skip
-    if unmeasured and measured.any():
-        yield Problem(
-            "classes", "val", "", f"in training alone, never in validation: {first(unmeasured)}; their IoU is not measured",
-            "move some of their images to the validation split",
-        )  # fmt: skip
-
-
-def _alike(train: Looked, val: Looked, told: set[str]) -> Iterator[Problem]:
-    """Validation images that are neighbours, by number, of training images that look the same: frames of one clip."""
-    numbered: dict[str, list[tuple[int, str, int]]] = {}
-    for name, sample in _samples(train):
-        key = _numbered(name)
-        if key is not None and sample.look is not None:
-            numbered.setdefault(key[0], []).append((key[1], name, sample.look))
-    looks = {sample.look: name for name, sample in _samples(train) if sample.look is not None}
-    close: list[tuple[str, str]] = []
-    for name, sample in _samples(val):
-        if sample.look is None or name in told:
-            continue
-        twin = looks.get(sample.look)
-        key = _numbered(name)
-        if twin is None and key is not None and key[0] in numbered:
-            _, neighbour, look = min(numbered[key[0]], key=lambda row, at=key[1]: abs(row[0] - at))  # type: ignore[misc]
-            twin = neighbour if bin(look ^ sample.look).count("1") <= _ALIKE_BITS else None
-        if twin is not None:
-            close.append((name, twin))
-    if close:
-        pairs = [f"{name} like {twin}" for name, twin in close]
-        sequences = sorted({key[0] for name, _ in close if (key := _numbered(name)) is not None and key[0]})
-        globs = ", ".join(f'"{sequence}*"' for sequence in sequences[:3]) or ", ".join(
-            f'"{_short(name, val)}"' for name, _ in close[:3]
-        )
-        yield Problem(
-            "duplicate",
-            "val",
-            "",
-            f"{len(close)} of {len(val.names)} images look like training images, as frames of one clip do, so the validation "
-            f"flatters: {first(pairs, 3)}",
-            f"keep sequences whole in one split: data.train.exclude: [{globs}]   in the recipe",
-        )
-
-
-def _numbered(name: str) -> tuple[str, int] | None:
-    """The sequence of a sample, and its number in it, by its file's name."""
-    match = re.fullmatch(r"(.*?)(\d{1,18})\D*", name.rpartition("/")[2])
-    return (match[1], int(match[2])) if match else None
-
-
-def _samples(looked: Looked) -> Iterator[tuple[str, Seen]]:
+def samples_of(looked: Looked) -> Iterator[tuple[str, Seen]]:
     return zip(looked.names, looked.seen, strict=True)
 
 
-def _short(name: str, looked: Looked) -> str:
+def short(name: str, looked: Looked) -> str:
     """A sample's name as `include` and `exclude` know it."""
     return name.removeprefix(f"{looked.found.folders.images}/") if looked.found else name
 
 
-def _exclude(looked: Looked, names: Sequence[str]) -> str:
-    listed = ", ".join(f'"{_short(name, looked)}"' for name in names[:10])
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return f"data.{looked.split}.exclude: [{listed}]{more}   in the recipe"
+def exclude(looked: Looked, names: Sequence[str]) -> str:
+    return exclude_line(looked.split, [short(name, looked) for name in names])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,12 @@ def index_map_line(index_map: Mapping[int, int]) -> str:
     """A recipe line, and the option that does the same, to paste."""
     text = "{" + ", ".join(f"{raw}: {index}" for raw, index in sorted(index_map.items())) + "}"
     return f"data.index_map: {text}   in the recipe (format folders), or --set {shlex.quote(f'data.index_map={text}')}"
+
+
+def exclude_line(split: str, names: Sequence[str]) -> str:
+    """A recipe line that leaves samples out; of many the first few."""
+    more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
+    return f"data.{split}.exclude: {json.dumps(list(names[:NAMED_AT_MOST]), ensure_ascii=False)}{more}   in the recipe"
 
 
 def masks_command(source: Path, split: str = "train", values: Iterable[int] = (), out: Path | None = None) -> str:

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -40,6 +41,7 @@ class Found:
         twins: a name, the file that has it, and another one that claims it.
         loops: links to a folder that they lie in; they are not followed.
         respelled: samples whose two files spell one name in different Unicode forms; they pair up.
+        recased: samples whose two files' names differ in upper and lower case alone; they pair up where that is clear.
     """
 
     format: Format
@@ -51,6 +53,7 @@ class Found:
     twins: tuple[tuple[str, Path, Path], ...] = ()
     loops: tuple[Path, ...] = ()
     respelled: tuple[str, ...] = ()
+    recased: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -90,6 +93,7 @@ def find_samples(data: Data, split: SplitName, root: Path) -> Found:
     )
     if together and image_name == label_name:
         images, labels = _apart(images)
+    recased = _same_but_for_case(images, labels)
     names = images.by_name.keys() | labels.by_name.keys()
     listed = set(names) if folders.list_file is None else _read_list(root / folders.list_file)
     kept = {name for name in listed if chosen is None or _is_kept(name, chosen)}
@@ -107,7 +111,23 @@ def find_samples(data: Data, split: SplitName, root: Path) -> Found:
         respelled=tuple(
             name for name, (image, label) in zip(both, paired, strict=True) if _is_composed(image) != _is_composed(label)
         ),
+        recased=tuple(name for name in both if name in recased),
     )
+
+
+def _same_but_for_case(images: _Files, labels: _Files) -> set[str]:
+    """Give labels the names of images that differ in case alone, one to one; the names."""
+    lone_images, lone_labels = (
+        [name for name in one.by_name if name not in other.by_name] for one, other in ((images, labels), (labels, images))
+    )
+    folded: dict[str, list[str]] = {}
+    for name in lone_labels:
+        folded.setdefault(name.casefold(), []).append(name)
+    claims = Counter(name.casefold() for name in lone_images)
+    same = {name: folded[key][0] for name in lone_images if claims[key := name.casefold()] == len(folded.get(key, ())) == 1}
+    for name, label in same.items():
+        labels.by_name[name] = labels.by_name.pop(label)
+    return set(same)
 
 
 def composed(name: str) -> str:
@@ -140,7 +160,7 @@ def _named_files(folder: Path, pattern: str, template: str, other: set[Path] | N
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder", hint="check --data-root, and the folders under data in the recipe")
-    matcher = re.compile(pattern, re.IGNORECASE)
+    matcher = re.compile(pattern, re.IGNORECASE | re.DOTALL)  # names may hold line breaks
     before, _, after = template.partition("{}")
     found = _Files()
     for path in walk(folder, found.loops):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeseg.data.formats import SplitName
+from edgeseg.data.formats import Folders, SplitName
 from edgeseg.data.label_values import first, masks_command
 from edgeseg.data.pairs import Found, composed, walk
 from edgeseg.errors import DataError, require
@@ -30,7 +30,7 @@ def why_unpaired(found: Found, split: SplitName, root: Path) -> tuple[str, str]:
     """
     images, labels = root / found.folders.images, root / found.folders.labels
     for text, mend in (
-        _template(found.without_label, found.without_image, split),
+        _template(found.without_label, found.without_image, found.folders, split),
         _beside(found, split) if os.path.realpath(images) == os.path.realpath(labels) else ("", ""),
         _other_files(found, labels, images, split, root),
         _archives(labels),
@@ -62,22 +62,22 @@ def _shorter(name: str, known: set[str]) -> Iterable[str]:
     return (name[:end] for end in range(1, len(name)) if name[:end] in known and not name[end].isdigit())
 
 
-def _template(without_label: Sequence[str], without_image: Sequence[str], split: SplitName) -> tuple[str, str]:
-    """Names that differ by folder, by case, or by what stands before and after the part that they share."""
+def _template(without_label: Sequence[str], without_image: Sequence[str], folders: Folders, split: SplitName) -> tuple[str, str]:
+    """Names that differ by folder, or by what stands before and after the part that they share."""
     if not without_label or not without_image:
         return "", ""
     needed = max(1, min(len(without_label), len(without_image)) // 2)
     bases = [{os.path.basename(name): name for name in names} for names in (without_label, without_image)]
     shared = bases[0].keys() & bases[1].keys()
     if len(shared) >= needed:
-        image, label = (bases[side][min(shared)] for side in (0, 1))
-        return (
-            f"their labels lie in other sub-folders: {image}, {label}",
-            f"data.{split}.images and data.{split}.labels: name the folders that hold the files themselves",
-        )
-    folded = {name.casefold() for name in without_label} & {name.casefold() for name in without_image}
-    if len(folded) >= needed:
-        return "their labels' names differ in upper and lower case alone", "rename one side"
+        example = min(shared)
+        below = [bases[side][example].rpartition("/")[0] for side in (0, 1)]
+        lines = [
+            f"data.{split}.{key}: {folder}/{inner}"
+            for key, folder, inner in zip(("images", "labels"), (folders.images, folders.labels), below, strict=True)
+            if inner
+        ]
+        return f"their labels lie in other sub-folders, such as {example}", f"{', and '.join(lines)}   in the recipe"
     (before_i, after_i), (before_l, after_l) = (_affixes(list(side)) for side in bases)
     cores = [
         {name[len(before) : len(name) - len(after)] for name in side}
@@ -97,9 +97,9 @@ def _template(without_label: Sequence[str], without_image: Sequence[str], split:
     keys = [
         (key, f"{b}{{}}{a}") for key, b, a in (("image_name", before_i, after_i), ("label_name", before_l, after_l)) if b or a
     ]
-    lines = ", and ".join(f'data.{split}.{key}: "{template}"' for key, template in keys)
-    options = " ".join(f"--set {shlex.quote(f'data.{split}.{key}={template}')}" for key, template in keys)
-    return f"their labels are called {before_l}NAME{after_l}", f"{lines}   in the recipe, or {options}"
+    written = ", and ".join(f'data.{split}.{key}: "{called}"' for key, called in keys)
+    options = " ".join(f"--set {shlex.quote(f'data.{split}.{key}={called}')}" for key, called in keys)
+    return f"their labels are called {before_l}NAME{after_l}", f"{written}   in the recipe, or {options}"
 
 
 def _affixes(names: list[str]) -> tuple[str, str]:

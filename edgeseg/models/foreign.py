@@ -30,6 +30,8 @@ from edgeseg.models.standins import ALWAYS, NumpyArray, stand_in
 
 _SHOWN = 10
 _DEPTH = 5
+_LIST = 16
+"""Members of a list that are looked at."""
 _ENTRIES = (
     *("state_dict_ema", "model_ema", "ema", "ema_model", "model_ema_state_dict", "params_ema", "averaged_model"),
     *("state_dict", "ema_state_dict", "model_state_dict", "model", "module", "net", "network", "generator", "netG"),
@@ -140,7 +142,7 @@ def _reader_of(path: Path, head: bytes) -> Callable[[Path], Any]:
     if kind is not None and kind.name == "a tar archive":
         return _read_torch  # torch before 0.1.10; torch says what to do
     suffix = path.suffix.lower()
-    if head[:1] == b"\x80" and (LEGACY_MAGIC in head[:32] or suffix != ".pdparams"):
+    if head[:1] == b"\x80" and (LEGACY_MAGIC in head[:32] or suffix not in _OTHER_FRAMEWORKS):
         return _read_torch
     if kind is None and suffix == ".safetensors":
         return _read_safetensors
@@ -149,8 +151,13 @@ def _reader_of(path: Path, head: bytes) -> Callable[[Path], Any]:
             kind.name if kind and "model" in kind.name else _OTHER_FRAMEWORKS[suffix],
             "take the torch file (.pth, .safetensors) that it was made from",
         )
-    if kind is None:
+    if kind is None and head[:1] == b"\x80":
         return _read_torch
+    if kind is None:
+        raise DataError(
+            f"{path}: not a checkpoint of plain tensors: its first bytes are of no kind of checkpoint",
+            hint="take a torch checkpoint (.pth, .pt, .ckpt, .bin) or a .safetensors file",
+        )
     raise DataError(
         f"{path}: not a checkpoint of plain tensors, but {kind.name}",
         hint=kind.cure or "take a torch checkpoint (.pth, .pt, .ckpt, .bin) or a .safetensors file",
@@ -280,7 +287,9 @@ def _sorted_entries(path: Path, loaded: Any) -> Foreign:
 
 
 def _groups(value: Any, where: tuple[str, ...], seen: set[int]) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
-    """Every dictionary that holds tensors, and the path to it."""
+    """Every dictionary that holds tensors, and the path to it; parts of one model that were saved apart also together."""
+    if isinstance(value, list | tuple):
+        value = {str(number): item for number, item in enumerate(value[:_LIST])}
     if not isinstance(value, dict) or len(where) > _DEPTH or id(value) in seen:
         return
     seen.add(id(value))
@@ -289,8 +298,17 @@ def _groups(value: Any, where: tuple[str, ...], seen: set[int]) -> Iterator[tupl
         tensor = item.tensor() if isinstance(item, NumpyArray) else item
         if isinstance(key, str) and key not in _COUNTERS and isinstance(tensor, Tensor):
             tensors[key] = tensor.detach()
+    inner = [
+        (key, [*_groups(item, (*where, key), seen)])
+        for key, item in value.items()
+        if isinstance(key, str) and not _NO_WEIGHTS.search(key)
+    ]
+    parts = {
+        key: group for key, groups in inner for place, group in groups if key not in _ENTRIES and place == (*where, key) and group
+    }
+    if not tensors and len(parts) > 1 and not any(key.isdecimal() for key in parts):
+        tensors = {f"{key}.{name}": tensor for key, group in parts.items() for name, tensor in group.items()}
     if tensors:
         yield where, tensors
-    for key, item in value.items():
-        if isinstance(key, str) and not _NO_WEIGHTS.search(key):
-            yield from _groups(item, (*where, key), seen)
+    for _, groups in inner:
+        yield from groups

@@ -211,7 +211,7 @@ def import_upstream(path: Path, arch: str, allow_missing: Sequence[str] = (), en
         except DataError as error:
             first = first or error
             continue
-        others = tuple(other.name for other in found if other is not model and _holds_a_model(other))
+        others = tuple(other.name for other in found if other.name != model.name and _holds_a_model(other))
         classes = label_space_of(file.facts, path, imported.num_classes) if imported.num_classes else imported.classes
         return replace(imported, entry=model.name, others=others, classes=classes)
     assert first is not None  # a file has at least one entry

@@ -14,6 +14,7 @@ from edgeseg import __version__
 from edgeseg.bundle import Bundle, copy_bundle, open_bundle
 from edgeseg.contracts import NoProgress, Progress
 from edgeseg.data.calib import load_calib
+from edgeseg.data.datasets import open_dataset
 from edgeseg.errors import BundleError, GateFailed, RecipeError, Unsupported, require
 from edgeseg.pipeline.export import level_plans
 from edgeseg.pipeline.quantize_engines import Bench, check_drop, check_levels, speedup, timings
@@ -103,6 +104,7 @@ def quantize_run(
         progress.message(text)
     plans = level_plans(levels, recipe, trained)
     trained = trained.at(plans[0])
+    open_dataset(recipe.data, "val", data_root)  # labels that the last stage cannot measure with are known before the first one
     ptq = calibrated(recipe, recipe.quant, trained, data_root, folder, progress, plans)
     found = {"ptq": ptq}
     if recipe.quant.qat is not None and not ptq_only:

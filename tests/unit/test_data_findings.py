@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgeseg.cli.main import run
 from edgeseg.data.datasets import open_dataset
 from edgeseg.errors import DataError
 from edgeseg.images import jpeg_facts, read_image
+from edgeseg.recipe.load import dump_recipe, find_recipe, load_recipe
 from edgeseg.recipe.schema import Data
 from tests.small_sets import SIZE_HW, blob, checked, only, picture, two_classes, write_set
 from tests.trees import write_label
@@ -141,6 +143,16 @@ def test_a_label_of_another_size_names_the_command(tmp_path: Path) -> None:
     write_label(root / "labels/train/train0.png", blob(size_hw=(24, 32)))
     problem = only(checked(root).problems, "size")
     assert "the label is 32x24" in problem.message and problem.mend.endswith("64 48")
+
+
+def test_many_labels_of_another_size_do_not_fill_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_set(tmp_path / "data", count=9, mask=blob(size_hw=(64, 48)))
+    text = tmp_path / "mine.yaml"
+    whole = load_recipe(find_recipe("edaformer_nano_synthetic"))
+    text.write_text(dump_recipe(whole.model_copy(update={"data": two_classes()})))
+    assert run(["data", "check", str(text), "--data-root", str(root), "--split", "train"]) == 3
+    shown = capsys.readouterr().out
+    assert shown.count("its sides are swapped") == 5 and "train size: and 4 more" in shown
 
 
 def test_channels_that_differ(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ class TestContainers:
             (lambda plain, other: {"model": other, "ema": {"module": plain, "decay": 0.99}, "updates": 3}, "ema.module"),
             (lambda plain, other: {"model_state_dict": other, "ema_state_dict": plain}, "ema_state_dict"),
             (lambda plain, other: {"checkpoint": {"weights": {"net": plain}}}, "checkpoint.weights.net"),
+            (lambda plain, other: {"models": [plain]}, "models.0"),
             (lambda plain, other: {"my_segmenter": plain, "optimizer": {"exp_avg": other}, "epoch": 3}, "my_segmenter"),
         ],
     )
@@ -279,6 +280,9 @@ WHOLE = {key: torch.randn(64, 64, generator=torch.Generator().manual_seed(0)) fo
         ("x.pth", b"<!DOCTYPE html>\n<html>", "a web page", "/resolve/"),
         ("x.pth", b"404: Not Found", '"404: Not Found"', ".safetensors"),
         ("x.pth", b'{"error": "gated"}', "JSON", ".safetensors"),
+        ("x.pth", "zażółć".encode(), "zażółć", ".safetensors"),
+        ("x.pth", bytes(range(1, 255)), "no kind of checkpoint", ".safetensors"),
+        ("x.pdparams", pickle.dumps({"a": 1}, 2), "PaddlePaddle", "made from"),
         ("x.pth.gz", gzip.compress(b"x" * 99, mtime=0), "gzip", "gunzip --keep"),
         ("x.h5", b"\x89HDF\r\n\x1a\n" + b"x" * 99, "Keras", "made from"),
         ("x.onnx", b"\x08\x07\x12\x07pytorch", "ONNX", "made from"),

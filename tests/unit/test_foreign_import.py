@@ -27,6 +27,17 @@ def test_prefixes(tmp_path: Path, nvlabs: State, prefix: str) -> None:
     assert_equal(prefixed.tensors, plain.tensors)
 
 
+@pytest.mark.parametrize("encoder", ["backbone", "encoder"])
+def test_parts_that_were_saved_apart_are_one_model(tmp_path: Path, nvlabs: State, encoder: str) -> None:
+    parts: dict[str, State] = {encoder: {}, "decode_head": {}}
+    for key, value in nvlabs.items():
+        part, _, name = key.partition(".")
+        parts[encoder if part == "backbone" else part][name] = value
+    together = import_upstream(saved(tmp_path, {**parts, "epoch": 3}), "segformer_b0")
+    assert together.num_classes == CLASSES
+    assert_equal(together.tensors, import_upstream(saved(tmp_path, nvlabs, "plain.pth"), "segformer_b0").tensors)
+
+
 @pytest.mark.parametrize("prefix", ["backbone.", "encoder."])
 def test_an_encoder_under_its_name(tmp_path: Path, prefix: str) -> None:
     path = saved(tmp_path, {prefix + k: v for k, v in upstream_state("mit_b0").items()})

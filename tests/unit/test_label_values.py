@@ -87,6 +87,35 @@ def test_a_rare_second_class_is_found_before_anything_is_refused(tmp_path: Path)
     assert len(open_dataset(two_classes(), "val", root)) == 40  # poor, but nothing in it is misread
 
 
+def test_every_command_refuses_before_its_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    from edgeseg.models import build_model
+    from edgeseg.train.checkpoint import save_checkpoint
+
+    root = write_set(tmp_path / "data", mask=blob(255))
+    whole = load_recipe(find_recipe("edaformer_nano_synthetic_int8"))
+    text, weights = tmp_path / "mine.yaml", tmp_path / "w.safetensors"
+    text.write_text(dump_recipe(whole.model_copy(update={"data": two_classes()})))
+    torch.manual_seed(0)
+    model = build_model("edaformer_nano", 2, **whole.model.options)
+    save_checkpoint(weights, model.state_dict(), {"kind": "weights", "arch": "edaformer_nano", "num_classes": 2})
+    for module in ("edgeseg.pipeline.quantize.calibrated", "edgeseg.train.loop._Loop.fit", "edgeseg.data.calib_choice.look"):
+        monkeypatch.setattr(module, lambda *given, **named: pytest.fail("it began its work"))
+    for command in (
+        ["train", text, "--device", "cpu", "-o", tmp_path / "run"],
+        ["quantize", text, "--checkpoint", weights, "--ptq-only"],
+        ["calib", "make", text, "--n", "2", "-o", tmp_path / "c.yaml"],
+        ["isr", text, "--checkpoint", weights],
+        ["export", text, "--checkpoint", weights, "--set", "quant=null", "-o", tmp_path / "x.edgeseg"],
+    ):
+        code = run([*map(str, command), "--data-root", str(root)])
+        told = capsys.readouterr().err
+        assert code == 3 and "one class alone, ground" in told and "--set 'data.index_map={255: 1}'" in told, command
+
+
 def test_labels_without_any_class(tmp_path: Path) -> None:
     root = write_set(tmp_path, mask=blob(255, 255))
     with pytest.raises(DataError, match="of no class"):

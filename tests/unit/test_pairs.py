@@ -90,6 +90,24 @@ class TestUnicode:
         assert only(checked(root).problems, "name").sample == "ü"
 
 
+class TestCase:
+    def test_names_that_differ_in_case_alone_pair_up(self, tmp_path: Path) -> None:
+        root = write_set(tmp_path)
+        for path in list((root / "labels").rglob("*.png")):
+            path.rename(path.with_name(f"{path.stem.upper()}.PNG"))
+        assert names(root) == [f"images/train/train{number}" for number in range(3)]
+        report = checked(root)
+        assert report.problems == () and "upper and lower case" in only(report.warnings, "name").message
+
+    def test_two_that_could_be_meant_stay_apart(self, tmp_path: Path) -> None:
+        root = write_set(tmp_path)
+        (root / "labels/train/train0.png").rename(root / "labels/train/TRAIN0.png")
+        write_label(root / "labels/train/Train0.png", blob())
+        assert len(names(root)) == 2
+        (problem,) = {problem.sample for problem in checked(root).problems} - {"TRAIN0", "Train0"}
+        assert problem == "train0"
+
+
 class TestTwins:
     def test_two_files_of_one_name_do_not_hide_the_rest(self, tmp_path: Path) -> None:
         root = write_set(tmp_path)
@@ -143,6 +161,14 @@ class TestTemplates:
         else:
             with pytest.raises(ValueError, match="label_name"):
                 two_classes(**splits)
+
+
+def test_line_breaks_and_quotes_in_names(tmp_path: Path) -> None:
+    root = write_set(tmp_path)
+    for folder in ("images", "labels"):
+        (root / folder / "train/train0.png").rename(root / folder / "train/a 'b'\n.png")
+    assert "images/train/a 'b'\n" in names(root)
+    assert checked(root).problems == ()
 
 
 def test_dot_files_and_other_files_are_not_looked_at(tmp_path: Path) -> None:

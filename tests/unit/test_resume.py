@@ -76,6 +76,12 @@ def test_changed_data_is_told_and_recorded(root: Path, tmp_path: Path) -> None:
     assert any("3 -> 4" in row["data_changed"][0] for row in rows if "data_changed" in row)
 
 
+def test_labels_that_are_mostly_ignored_are_told_by_training(root: Path, tmp_path: Path) -> None:
+    for path in (root / "train/l").iterdir():
+        write_label(path, stripes([0, 255, 255, 255, 1, 255], (32, 32)))
+    assert any("of the pixels are ignored" in text for text in go(recipe(), root, tmp_path / "run"))
+
+
 @pytest.mark.parametrize("change", ["content", "size", "name", "fewer"])
 def test_any_change_of_the_files_is_seen(root: Path, change: str) -> None:
     def facts() -> dict[str, Any]:

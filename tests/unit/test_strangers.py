@@ -144,17 +144,13 @@ def test_masks_beside_their_images(tmp_path: Path) -> None:
     assert checked(root, two_classes(**split)).problems == ()
 
 
-@pytest.mark.parametrize("change", ["case", "sub-folder"])
-def test_names_that_differ_by_case_or_folder(tmp_path: Path, change: str) -> None:
+@pytest.mark.parametrize("folder", ["images", "labels"])
+def test_files_in_another_sub_folder(tmp_path: Path, folder: str) -> None:
     root = write_set(tmp_path)
-    for path in list((root / "labels").rglob("*.png")):
-        if change == "case":
-            path.rename(path.with_name(f"{path.stem.upper()}.png"))
-        else:
-            (path.parent / "deep").mkdir(exist_ok=True)
-            path.rename(path.parent / "deep" / path.name)
-    problem = next(problem for problem in checked(root).problems)
-    assert ("upper and lower case" if change == "case" else "other sub-folders") in problem.mend
+    for path in list((root / folder).rglob("*.png")):
+        (path.parent / "deep").mkdir(exist_ok=True)
+        path.rename(path.parent / "deep" / path.name)
+    assert f"data.train.{folder}: {folder}/train/deep   in the recipe" in next(iter(checked(root).problems)).mend
 
 
 def test_an_archive_where_the_folder_should_be(tmp_path: Path) -> None:
