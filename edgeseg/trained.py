@@ -45,6 +45,14 @@ class Trained:
 
         return TorchReference(self.model, self.image, mask_stride)
 
+    def check_crop(self, crop_hw: tuple[int, int]) -> None:
+        """Raise RecipeError where training at the plan in force would not take such a crop."""
+        try:
+            self.model.check_size(crop_hw)
+        except ValueError as error:
+            hint = "change augment.crop_hw in the recipe, or the ISR plan"
+            raise RecipeError(f"augment.crop_hw, ISR {self.model.isr_plan}: {error}", hint=hint) from error
+
     def at(self, plan: IsrPlan) -> Trained:
         """The same weights, shared and not copied, at another ISR plan. Raises RecipeError where the size does not fit it."""
         model = copy.deepcopy(self.model, {id(parameter): parameter for parameter in self.model.parameters()})

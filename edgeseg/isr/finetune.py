@@ -54,6 +54,7 @@ def finetune(
     trained = load_trained(recipe, checkpoint)
     plan_space(trained.model, recipe.export.size_hw).check(plan)
     trained = load_trained(recipe, checkpoint, plan)
+    trained.check_crop(recipe.augment.crop_hw)
     dataset, mend = open_dataset(recipe.data, "val", data_root), "fine-tune on data of the checkpoint's classes"
     require_same(dataset.labels.names, trained.labels.names, "the data", str(checkpoint), hint=mend)
     reference = trained.reference(recipe.export.mask_stride)

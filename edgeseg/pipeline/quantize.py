@@ -104,6 +104,8 @@ def quantize_run(
         progress.message(text)
     plans = level_plans(levels, recipe, trained)
     trained = trained.at(plans[0])
+    if recipe.quant.qat is not None and not ptq_only:
+        trained.check_crop(recipe.augment.crop_hw)
     open_dataset(recipe.data, "val", data_root)  # labels that the last stage cannot measure with are known before the first one
     ptq = calibrated(recipe, recipe.quant, trained, data_root, folder, progress, plans)
     found = {"ptq": ptq}

@@ -13,7 +13,8 @@ from edgeseg.errors import RecipeError
 from edgeseg.models import parts, upsample
 from edgeseg.models.catalog import build_model
 from edgeseg.recipe.architectures import CATALOGUE, DECODERS, ENCODERS, Entry, Option, Part
-from edgeseg.specs import IsrPlan
+from edgeseg.specs import IsrPlan, LabelSpace
+from edgeseg.trained import Trained
 
 FULL = [pytest.param(name, marks=pytest.mark.slow) for name in CATALOGUE if not name.endswith("_nano")]
 NANO = [name for name in CATALOGUE if name.endswith("_nano")]
@@ -98,3 +99,11 @@ def test_every_mistake_is_told_at_once() -> None:
 
 def test_an_entry_without_isr_takes_any_multiple_of_its_stride() -> None:
     assert Entry("mobilenet_v2", "segformer_256", "", "").multiple_px((), ()) == 32
+
+
+def test_a_crop_that_a_plan_does_not_take_is_known_without_training() -> None:
+    model = build_model("edaformer_nano", 2).eval()
+    trained = Trained(model, "edaformer_nano", LabelSpace(("a", "b"), ((0, 0, 0),) * 2), model.image_spec((128, 128)), "")
+    trained.check_crop((96, 96))
+    with pytest.raises(RecipeError, match=r"augment\.crop_hw, ISR 2,1,1,1-1,1,1: 96x96 px is not a multiple of 64 px"):
+        trained.at(IsrPlan((2, 1, 1, 1), (1, 1, 1))).check_crop((96, 96))
