@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from edgeseg.errors import DataError
-from edgeseg.pipeline.recipes import load_recipe
 from edgeseg.recipe import load
 from edgeseg.recipe.schema import Recipe
 
@@ -32,10 +32,12 @@ def find_run(named: str, checkpoint: Path | None = None, overrides: Sequence[str
         RecipeError: there is no such recipe, or it is wrong.
         DataError: a checkpoint that is damaged, or holds no recipe.
     """
+    from edgeseg.pipeline.recipes import load_recipe  # which opens the rooms of data: not for a page of help
+
     path = Path(named)
     if path.suffix == _WEIGHTS:
         return Run(_recipe_in(path, overrides), path.parent, checkpoint or path)
-    is_run = (path / "recipe.yaml").is_file()
+    is_run = os.path.isfile(path / "recipe.yaml")  # False, too, for a name that no file can have
     # A run's recipe was checked when it was trained; its calibration set need not have come along.
     recipe = load.load_recipe(path / "recipe.yaml", overrides) if is_run else load_recipe(named, overrides)
     folder = path if is_run else Path("runs") / recipe.name

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeseg.errors import RecipeError
-from edgeseg.recipe.load import catalogue, find_recipe, load_recipe
+from edgeseg.recipe.load import catalogue, find_recipe, load_kept, load_recipe
 from edgeseg.recipe.strict_yaml import plain_scalar, read_yaml
 from recipes import GOOD, mistakes, write
 
@@ -335,3 +335,16 @@ def test_an_installed_wheel_carries_its_recipes(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "recipes").mkdir()  # another package's folder in site-packages
     monkeypatch.setattr("edgeseg.recipe.load._PACKAGE", tmp_path / "edgeseg")
     assert catalogue() == {"only_one": shipped / "only_one.yaml"}
+
+
+def test_a_bundle_opens_where_nobody_knows_its_model_or_runtime(tmp_path: Path) -> None:
+    """A device holds what it was given: names that another machine knew, values from before a rule."""
+    text = GOOD.replace("arch: edaformer_nano", "arch: of_a_package").replace("runtime: onnxruntime", "runtime: of_a_package")
+    text = text.replace("warmup_steps: 20", "warmup_steps: 200")
+    assert mistakes(tmp_path, text) == [
+        "F:4: model.arch: there is no model 'of_a_package'; `edgeseg models` lists them",
+        "F:15: train.warmup_steps: 200 must be fewer than steps, 200",
+        "F:22: targets.0.runtime: there is no runtime 'of_a_package'; known: onnxruntime, openvino, tensorrt, tensorrt_rtx, "
+        "torch_tensorrt",
+    ]
+    assert load_kept(write(tmp_path, text)).model.arch == "of_a_package"

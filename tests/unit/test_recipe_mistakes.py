@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from broken_recipes import MISTAKES, good, put
 from edgeseg.cli.main import root
-from edgeseg.errors import RecipeError
+from edgeseg.errors import EdgesegError, RecipeError
 from edgeseg.pipeline.recipes import load_recipe
 from edgeseg.recipe.load import dump_yaml
 
@@ -114,6 +114,13 @@ def test_every_command_tells_them_before_any_work(command: list[str], tmp_path: 
     for part in ("model.arch: there is no model 'edaformr_nano'; did you mean edaformer_nano?", "ohem_keep", "nowhere"):
         assert part in told
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
+
+
+@pytest.mark.parametrize("command", [["recipe", "check"], ["export"], ["calib", "check", "--data-root", "."]], ids=str)
+def test_a_name_that_no_file_can_have_is_told(command: list[str]) -> None:
+    words = 2 if command[0] != "export" else 1
+    result = CliRunner().invoke(root, [*command[:words], "x" * 300, *command[words:]])
+    assert isinstance(result.exception, EdgesegError), result.exception
 
 
 def test_a_set_that_is_to_be_made_may_be_named_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
