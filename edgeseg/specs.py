@@ -28,6 +28,8 @@ HALF_FORM = "half"
 """The INT8 form that computes in half precision what the canonical one computes in float32."""
 GPU_FORMS: Mapping[Precision, str] = {"float": GPU_FORM, "fp16": GPU_FORM, "int8": HALF_FORM}
 """The forms for runtimes that compute on a GPU, in the types that a program names."""
+RUNTIMES = (DEFAULT_FORM, "openvino", GPU_FORM, "tensorrt_rtx", "torch_tensorrt")
+"""The inference runtimes of this package, by name; `engines.table` has their classes, and those of other packages."""
 _CANONICAL: Mapping[Precision, str] = {"float": DEFAULT_FORM, "fp16": GPU_FORM, "int8": CANONICAL_FORM}
 
 

@@ -14,23 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg.images import opencv
-from edgeseg.specs import ImageU8, LabelSpace, MaskU8
+from edgeseg.recipe.labels import label_space
+from edgeseg.specs import ImageU8, MaskU8
 
-LABELS = LabelSpace(
-    names=("road", "lane marking", "sidewalk", "building", "vegetation", "sky", "car", "person", "pole", "sign"),
-    palette_rgb=(
-        (128, 64, 128),
-        (255, 255, 255),
-        (244, 35, 232),
-        (70, 70, 70),
-        (107, 142, 35),
-        (70, 130, 180),
-        (0, 0, 142),
-        (220, 20, 60),
-        (153, 153, 153),
-        (220, 220, 0),
-    ),
-)
+LABELS = label_space("synthetic")
 ROAD, LANE, SIDEWALK, BUILDING, VEGETATION, SKY, CAR, PERSON, POLE, SIGN = range(LABELS.num_classes)
 
 Floats = npt.NDArray[np.float64]

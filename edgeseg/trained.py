@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.errors import DataError, RecipeError
+from edgeseg.recipe.architectures import CATALOGUE
+from edgeseg.recipe.labels import Held, held_in, settled
 from edgeseg.recipe.schema import Quant, Recipe
 from edgeseg.specs import ImageSpec, ImageU8, IsrPlan, LabelSpace, Layout, QuantHints
 
@@ -22,19 +25,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model, ready to run or to export."""
+    """A trained model, ready to run or to export.
+
+    Attributes:
+        labels: the recipe's classes and colours, which are the checkpoint's classes too.
+        told: what the user should know of the checkpoint beside the recipe.
+    """
 
     model: Segmentor
     arch: str
     labels: LabelSpace
     image: ImageSpec
     sha256: str
+    told: tuple[str, ...] = ()
 
     def reference(self, mask_stride: int) -> TorchReference:
         """The model as a session-like reference."""
         from edgeseg.models.reference import TorchReference
 
         return TorchReference(self.model, self.image, mask_stride)
+
+    def check_crop(self, crop_hw: tuple[int, int]) -> None:
+        """Raise RecipeError where training at the plan in force would not take such a crop."""
+        try:
+            self.model.check_size(crop_hw)
+        except ValueError as error:
+            hint = "change augment.crop_hw in the recipe, or the ISR plan"
+            raise RecipeError(f"augment.crop_hw, ISR {self.model.isr_plan}: {error}", hint=hint) from error
 
     def at(self, plan: IsrPlan) -> Trained:
         """The same weights, shared and not copied, at another ISR plan. Raises RecipeError where the size does not fit it."""
@@ -57,7 +74,7 @@ def load_trained(recipe: Recipe, checkpoint: Path, plan: IsrPlan | None = None) 
     Args:
         plan: by default, the recipe's.
     Raises:
-        DataError: damaged checkpoint, another architecture, another number of classes.
+        DataError: damaged checkpoint, another architecture; another number of classes, other names, or another order.
         RecipeError: the image size does not fit the model at this ISR plan.
     """
     from edgeseg.models import build_model
@@ -78,23 +95,30 @@ def load_trained(recipe: Recipe, checkpoint: Path, plan: IsrPlan | None = None) 
             f"{checkpoint} holds {arch}'s encoder alone, which cannot segment",
             hint=f'train from it: edgeseg train {recipe.name} --init {checkpoint}, with train.init_skip: ["decoder.*"]',
         )
-    if "labels" in facts:
-        named = facts["labels"]
-        labels = LabelSpace(tuple(named["names"]), tuple(tuple(c) for c in named["palette_rgb"]), named["ignore_index"])
-    elif recipe.data.classes is not None:
-        labels = recipe.data.classes.label_space()
-    else:
-        raise DataError(f"{checkpoint} does not name its classes", hint="write them into the recipe: data.classes")
-    if facts["num_classes"] != labels.num_classes:
-        raise DataError(
-            f"{checkpoint} was trained with {facts['num_classes']} classes, the recipe names {labels.num_classes}",
-            hint="correct data.classes in the recipe",
-        )
+    labels, told = settled(recipe.data, held_in(facts), facts["num_classes"], str(checkpoint))
+    _check_options(recipe, facts, checkpoint)
     model = build_model(arch, labels.num_classes, **recipe.model.options)
     load_strict(model, loaded.tensors)
     image = _at_plan(model, plan or recipe.isr.plan(), recipe.export.size_hw, recipe.export.layout)
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    return Trained(model.eval(), arch, labels, image, digest)
+    return Trained(model.eval(), arch, labels, image, digest, tuple(told))
+
+
+def _check_options(recipe: Recipe, facts: Mapping[str, Any], checkpoint: Path) -> None:
+    """Raise DataError where a checkpoint was trained with other options, of those that change what the model computes.
+
+    Some change no shape, such as `heads`: strict loading does not see them.
+    """
+    kept = facts.get("recipe", {}).get("model", {}).get("options") if "recipe" in facts else facts.get("options", {})
+    known = CATALOGUE[recipe.model.arch].options if recipe.model.arch in CATALOGUE else {}
+    for name, option in known.items():
+        ours = recipe.model.options.get(name, option.default)
+        theirs = kept.get(name, option.default if "recipe" in facts else ours)
+        if ours != theirs and not option.in_training:
+            raise DataError(
+                f"{checkpoint} is a model with {name}: {json.dumps(theirs)}, the recipe {recipe.name} says {json.dumps(ours)}",
+                hint=f"write it into the recipe, under model.options: {name}: {json.dumps(theirs)}",
+            )
 
 
 @dataclass(frozen=True)
@@ -146,6 +170,8 @@ def load_quantized(recipe: Recipe, checkpoint: Path, plan: IsrPlan | None = None
         )
     if recipe.quant is not None:
         _check_settings(recipe.quant, file.settings, checkpoint)
+    held = Held(file.labels.names, file.labels.palette_rgb, file.labels.ignore_index)
+    labels, _ = settled(recipe.data, held, file.labels.num_classes, str(checkpoint))
     plan = plan or file.plan
     model = build_model(file.facts["arch"], file.labels.num_classes, **file.facts["options"])
     image = _at_plan(model, plan, recipe.export.size_hw, recipe.export.layout)
@@ -155,7 +181,7 @@ def load_quantized(recipe: Recipe, checkpoint: Path, plan: IsrPlan | None = None
         model=prepared.model,
         hints=prepared.hints,
         image=prepared.image,
-        labels=file.labels,
+        labels=labels,
         arch=recipe.model.arch,
         plan=plan,
         settings=file.settings,

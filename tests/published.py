@@ -27,15 +27,15 @@ def norm_of(name: str) -> State:
     return {f"{name}.{key}": value(f"{name}.{key}", shape) for key, shape in {**sizes, "num_batches_tracked": ()}.items()}
 
 
-def segformer_nvlabs() -> State:
+def segformer_nvlabs(classes: int = CLASSES) -> State:
     """SegFormer-B0 of NVlabs with a narrow decoder, and the classifier that their code saves and never uses."""
     state = {f"backbone.{key}": tensor for key, tensor in upstream_state("mit_b0").items()}
     for i, channels in enumerate(CHANNELS, 1):
         name = f"decode_head__linear_c{i}__proj"
         state |= state_of(**{f"{name}__weight": (WIDTH, channels), f"{name}__bias": (WIDTH,)})
     state |= state_of(decode_head__linear_fuse__conv__weight=(WIDTH, 4 * WIDTH, 1, 1)) | norm_of("decode_head.linear_fuse.bn")
-    state |= state_of(decode_head__linear_pred__weight=(CLASSES, WIDTH, 1, 1), decode_head__linear_pred__bias=(CLASSES,))
-    return state | state_of(decode_head__conv_seg__weight=(CLASSES, 128, 1, 1), decode_head__conv_seg__bias=(CLASSES,))
+    state |= state_of(decode_head__linear_pred__weight=(classes, WIDTH, 1, 1), decode_head__linear_pred__bias=(classes,))
+    return state | state_of(decode_head__conv_seg__weight=(classes, 128, 1, 1), decode_head__conv_seg__bias=(classes,))
 
 
 def substituted(state: State, *rules: tuple[str, str | Callable[[re.Match[str]], str]]) -> State:

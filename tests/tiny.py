@@ -21,7 +21,11 @@ RECIPE = """\
 name: tiny
 summary: for tests
 model: {arch: edaformer_nano}
-data: {format: synthetic, classes: null, train: null, val: null}
+data:
+  format: folders
+  classes: {names: [dark, bright], palette_rgb: [[0, 0, 0], [255, 255, 255]]}
+  train: {images: train/images, labels: train/labels}
+  val: {images: val/images, labels: val/labels}
 augment: {crop_hw: [32, 64]}
 train: {steps: 10, batch_size: 1, warmup_steps: 1}
 isr: {encoder: [1, 1, 1, 1], decoder: [1, 1, 1]}

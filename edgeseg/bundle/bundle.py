@@ -58,7 +58,8 @@ from edgeseg.manifest import (
     read_manifest,
 )
 from edgeseg.metrics import mask_agreement
-from edgeseg.recipe.load import load_recipe, recipe_digest
+from edgeseg.recipe.labels import labels_of
+from edgeseg.recipe.load import load_kept, recipe_digest
 from edgeseg.recipe.schema import Recipe
 from edgeseg.specs import ImageU8, MaskU8, Precision, Program, canonical_form
 
@@ -103,7 +104,7 @@ class Bundle:
 
     def recipe(self) -> Recipe:
         """The resolved recipe that the bundle was made from."""
-        return load_recipe(self.file(self.manifest.recipe))
+        return load_kept(self.file(self.manifest.recipe))
 
     def report(self, name: str) -> dict[str, Any]:
         """A JSON document that was packed, its hash checked. Raises BundleError where there is none of that name."""
@@ -337,7 +338,8 @@ def create_bundle(
     Raises:
         BundleError: cannot write, a program's file is missing or reads another, or something else than a bundle lies at `path`.
         RecipeError: `recipe_text` is no complete recipe.
-        ValueError: programs and golden frames do not fit the description above.
+        ValueError: programs and golden frames do not fit the description above, or are of other classes or colours than the
+            recipe's.
     """
     bundle = _real(path)
     frames = [GoldenFrame(*frame) for frame in golden]
@@ -347,7 +349,9 @@ def create_bundle(
     check_golden(frames, canonical(levels))
     with staged(bundle) as root, writing(bundle):
         files = {"recipe.yaml": write_file(root / "recipe.yaml", recipe_text.encode())}
-        recipe = load_recipe(root / "recipe.yaml")
+        recipe = load_kept(root / "recipe.yaml")
+        if (labels := labels_of(recipe.data)) is not None and any(program.labels != labels for program in programs):
+            raise ValueError("the programs are of other classes or colours than the recipe")
         entries, packed = pack(root, levels)
         files |= packed
         golden_entries, pictures = pack_golden(root, frames)

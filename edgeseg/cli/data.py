@@ -128,9 +128,9 @@ def check(
     from edgeseg.data.check import check_dataset, sample_sheet
     from edgeseg.data.formats import SplitName
     from edgeseg.images import encode_png
-    from edgeseg.recipe.load import find_recipe, load_recipe
+    from edgeseg.pipeline.recipes import load_recipe
 
-    section = load_recipe(find_recipe(recipe), overrides).data
+    section = load_recipe(recipe, overrides).data
     chosen: dict[str, tuple[SplitName, ...]] = {"train": ("train",), "val": ("val",), "all": ("train", "val")}
     picture = sample_sheet(section, data_root, chosen[split]) if sheet else None
     if sheet and picture is not None:  # before the long part: a file that cannot be written is known at once

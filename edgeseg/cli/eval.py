@@ -44,11 +44,11 @@ def eval_(
     """Measure BUNDLE's engine on a validation set: mIoU, per class, at the labels' own resolution."""
     from edgeseg.bundle import open_bundle
     from edgeseg.pipeline.evaluate import evaluate_bundle
-    from edgeseg.recipe.load import load_recipe
+    from edgeseg.recipe.load import load_kept
     from edgeseg.stream.files import prepare, write_whole
 
     opened = open_bundle(bundle)
-    recipe = load_recipe(opened.file(opened.manifest.recipe), overrides)
+    recipe = load_kept(opened.file(opened.manifest.recipe), overrides)
     if report is not None:
         prepare(report)
     with render.RichProgress() as progress:

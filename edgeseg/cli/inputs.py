@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from edgeseg.errors import DataError
-from edgeseg.recipe.load import find_recipe, load_recipe, recipe_of
+from edgeseg.recipe import load
 from edgeseg.recipe.schema import Recipe
 
 _WEIGHTS = ".safetensors"
@@ -31,11 +32,14 @@ def find_run(named: str, checkpoint: Path | None = None, overrides: Sequence[str
         RecipeError: there is no such recipe, or it is wrong.
         DataError: a checkpoint that is damaged, or holds no recipe.
     """
+    from edgeseg.pipeline.recipes import load_recipe  # which opens the rooms of data: not for a page of help
+
     path = Path(named)
     if path.suffix == _WEIGHTS:
         return Run(_recipe_in(path, overrides), path.parent, checkpoint or path)
-    is_run = (path / "recipe.yaml").is_file()
-    recipe = load_recipe(path / "recipe.yaml" if is_run else find_recipe(named), overrides)
+    is_run = os.path.isfile(path / "recipe.yaml")  # False, too, for a name that no file can have
+    # A run's recipe was checked when it was trained; its calibration set need not have come along.
+    recipe = load.load_recipe(path / "recipe.yaml", overrides) if is_run else load_recipe(named, overrides)
     folder = path if is_run else Path("runs") / recipe.name
     return Run(recipe, folder, checkpoint or folder / "best.safetensors")
 
@@ -46,4 +50,4 @@ def _recipe_in(path: Path, overrides: Sequence[str]) -> Recipe:
     recipe = load_checkpoint(path).meta.get("recipe")
     if not isinstance(recipe, dict):
         raise DataError(f"{path} holds no recipe", hint=f"name the recipe, and the weights with --checkpoint {path}")
-    return recipe_of(recipe, f"the recipe in {path}", overrides)
+    return load.recipe_of(recipe, f"the recipe in {path}", overrides)

@@ -57,7 +57,8 @@ def list_(as_json: bool) -> None:
 @render.json_option
 def show(name_or_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Print RECIPE as it will be used: overrides applied, defaults written out."""
-    from edgeseg.recipe.load import dump_recipe, load_recipe
+    from edgeseg.pipeline.recipes import load_recipe
+    from edgeseg.recipe.load import dump_recipe
 
     loaded = load_recipe(name_or_path, overrides)
     render.result(loaded.model_dump(mode="json"), as_json, lambda: dump_recipe(loaded).rstrip("\n"))
@@ -70,9 +71,13 @@ def show(name_or_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
 def check(names_or_paths: tuple[str, ...], overrides: tuple[str, ...], as_json: bool) -> None:
     """Check each RECIPE; print `ok` and its digest, or every mistake with its line.
 
+    Model, options, runtimes, ISR plan and calibration set are looked up, and every value is held against what training and
+    building make of it. No torch is needed, except for the layers of quant.keep_float: without it, they are said to be unchecked.
+
     Two recipes of one digest train and build the same, whatever their comments and order.
     """
-    from edgeseg.recipe.load import find_recipe, load_recipe, recipe_digest
+    from edgeseg.pipeline.recipes import load_recipe, unchecked
+    from edgeseg.recipe.load import find_recipe, recipe_digest
 
     checked, failures = [], []
     for given in names_or_paths:
@@ -82,10 +87,16 @@ def check(names_or_paths: tuple[str, ...], overrides: tuple[str, ...], as_json: 
         except RecipeError as error:
             failures.append(error)
             continue
-        checked.append({"name": loaded.name, "path": str(path), "digest": recipe_digest(loaded)})
+        row = {"name": loaded.name, "path": str(path), "digest": recipe_digest(loaded)}
+        checked.append({**row, "unchecked": unchecked(loaded)})
     if failures:
         raise RecipeError("\n".join(map(str, failures)), hint=failures[0].hint)
-    render.result({"ok": True, "recipes": checked}, as_json, lambda: [f"ok {row['digest']} {row['path']}" for row in checked])
+
+    def human() -> list[str]:
+        told = [[f"ok {row['digest']} {row['path']}", *(f"not checked: {what}" for what in row["unchecked"])] for row in checked]
+        return [line for lines in told for line in lines]
+
+    render.result({"ok": True, "recipes": checked}, as_json, human)
 
 
 @recipe.command(short_help="Print the JSON Schema, for editors.")
@@ -99,7 +110,7 @@ def schema() -> None:
         edgeseg recipe schema > recipe.schema.json
         # yaml-language-server: $schema=recipe.schema.json
     """
-    from edgeseg.recipe.load import recipe_schema
+    from edgeseg.recipe.editor_schema import recipe_schema
 
     click.echo(json.dumps(recipe_schema(), indent=2))
     click.echo("to use it: save it as recipe.schema.json and begin a recipe beside it with the line", err=True)

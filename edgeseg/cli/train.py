@@ -38,10 +38,10 @@ def train(
 
     Run it again to continue where it stopped: Ctrl-C, a crash and a power cut keep all but the last few steps.
     """
-    from edgeseg.recipe.load import find_recipe, load_recipe
+    from edgeseg.pipeline.recipes import load_recipe
     from edgeseg.train.float import train as run
 
-    loaded = load_recipe(find_recipe(recipe), overrides)
+    loaded = load_recipe(recipe, overrides)
     run_dir = out or Path("runs") / loaded.name
     with render.RichProgress() as progress:
         result = run(loaded, data_root, run_dir, init=init, device=device, workers=workers, fresh=fresh, progress=progress)

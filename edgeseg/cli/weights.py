@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgeseg.cli import render
+
+if TYPE_CHECKING:
+    from edgeseg.models.weights import Imported
 
 
 @click.group()
@@ -46,14 +50,16 @@ def import_(file: Path, arch: str, out: Path | None, allow_missing: tuple[str, .
         "entry": imported.entry,
         "others": list(imported.others),
         "aside": list(imported.aside),
+        **imported.classes.to_facts(),
     }
-    meta = {name: facts[name] for name in ("arch", "num_classes", "options")}
+    meta = {name: facts[name] for name in ("arch", "num_classes", "options")} | imported.classes.to_facts()
     save_checkpoint(out, imported.tensors, {"kind": "weights", **meta, "imported_from": file.name})
 
     def human() -> str:
         classes = "encoder alone, no classes" if imported.num_classes is None else f"{imported.num_classes} classes"
         options = ", ".join(f"{name}: {render.plain(value)}" for name, value in imported.options.items())
         lines = [f"{arch}, {classes}, {imported.parameters:,} parameters", f"looks like  {imported.layout}"]
+        lines += _classes(imported) if imported.num_classes else []
         if imported.others:
             others = ", ".join(name or "the file itself" for name in imported.others)
             lines.append(
@@ -66,6 +72,22 @@ def import_(file: Path, arch: str, out: Path | None, allow_missing: tuple[str, .
         return "\n".join([*lines, f"checkpoint  {out}"])
 
     render.result({"checkpoint": str(out), **facts}, as_json, human)
+
+
+def _classes(imported: Imported) -> list[str]:
+    """What the file says of its classes."""
+    from edgeseg.recipe.labels import FORMATS, label_space, order_in
+
+    names, count = imported.classes.names, imported.num_classes
+    like = [form for form in FORMATS if label_space(form).num_classes == count]
+    if names:
+        like = [form for form in like if order_in(label_space(form).names, names)]
+    told = f"   ({'those of' if names else 'as many as'} {' or '.join(like)})" if like else ""
+    if not names:
+        return [f"names       none: the recipe's classes are taken to be the file's, in their order{told}"]
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    colours = "" if imported.classes.palette_rgb else ", without colours"
+    return [f"names       {', '.join(names[:4])}{more}{colours}{told}"]
 
 
 @weights.command()

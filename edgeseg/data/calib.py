@@ -134,7 +134,7 @@ def find_calib(name_or_path: str | os.PathLike[str]) -> Path:
     if text in known:
         return known[text]
     path = Path(text)
-    if path.is_file():
+    if os.path.isfile(path):  # False, too, for a name that no file can have
         return path
     near = nearest(path.stem, known)
     make = "edgeseg calib make RECIPE --data-root DIR makes one"

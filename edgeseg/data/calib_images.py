@@ -13,6 +13,7 @@ from edgeseg.data.label_values import NAMED_AT_MOST
 from edgeseg.data.pairs import find_samples
 from edgeseg.errors import DataError
 from edgeseg.images import read_image
+from edgeseg.recipe.labels import require_same
 from edgeseg.recipe.schema import Data
 from edgeseg.specs import ImageU8
 from edgeseg.synthetic import LABELS
@@ -62,12 +63,8 @@ def open_calib(calib_set: CalibSet, data: Data, root: Path) -> CalibImages:
     verify(calib_set, root)
     names = LABELS.names if data.format == "synthetic" else format_of(data, root).labels.names
     own = tuple(row.name for row in calib_set.classes)
-    if own != names:
-        raise DataError(
-            f"the calibration set {calib_set.name} was chosen for the classes {', '.join(own)}; "
-            f"the recipe's are {', '.join(names)}",
-            hint="make a set for this recipe: edgeseg calib make RECIPE --data-root DIR",
-        )
+    mend = "make a set for this recipe: edgeseg calib make RECIPE --data-root DIR"
+    require_same(names, own, "the recipe", f"the calibration set {calib_set.name}", hint=mend)
     return CalibImages(calib_set, root, [*calib_set.warnings(), *_outside_training(calib_set, data, root)])
 
 

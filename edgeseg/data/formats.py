@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg.data.labels import label_space
 from edgeseg.errors import DataError, RecipeError
+from edgeseg.recipe.labels import label_space
 from edgeseg.recipe.schema import Data
 from edgeseg.specs import LabelSpace
 

@@ -78,7 +78,8 @@ def explain_values(
             f"{len(seen)} different values: a picture, or blended edges, and not class indices",
             "name the folder of the label files in the recipe (data.train.labels, data.val.labels)",
         )
-    if seen and len(seen) == classes and seen != list(range(classes)):
+    mappable = bool(seen) and seen[-1] <= 65535  # what data.index_map takes
+    if mappable and len(seen) == classes and seen != list(range(classes)):
         shift = seen == list(range(1, classes + 1))
         return (
             "they begin at 1, not at 0" if shift else "as many values as classes",
@@ -97,7 +98,7 @@ def explain_values(
     if not unknown and ignored in seen and classes == 2:
         other = next((value for value in seen if value != ignored), 0)
         return f"{other} and {ignored} for two classes", index_map_line({ignored: 1 - other if other < 2 else 1})
-    if unknown:
+    if unknown and mappable:
         return "", f"name their classes in data.classes, or ignore them: {index_map_line(dict.fromkeys(unknown[:20], ignored))}"
     return "", "correct the labels, or map their values with data.index_map (format folders)"
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
-from edgeseg.contracts import NO_OPTIONS, EngineBackend, PortableBackend, Progress
+from edgeseg.contracts import ENGINES_GROUP, NO_OPTIONS, EngineBackend, PortableBackend, Progress
 from edgeseg.devices import probe
 from edgeseg.devices.machine import look
 from edgeseg.errors import EngineMismatch, Unsupported
@@ -24,12 +24,10 @@ ENGINES: dict[str, str] = {
 }
 """Name -> "module:class" of an `edgeseg.contracts.EngineBackend`; imported when it is used."""
 
-GROUP = "edgeseg.engines"
-
 
 def engines() -> dict[str, str]:
     """Name -> "module:class" of every runtime, ours first; an entry point cannot take a name of ours."""
-    return {**{point.name: point.value for point in entry_points(group=GROUP)}, **ENGINES}
+    return {**{point.name: point.value for point in entry_points(group=ENGINES_GROUP)}, **ENGINES}
 
 
 def backend(name: str, progress: Progress | None = None) -> EngineBackend:

@@ -10,6 +10,7 @@ from edgeseg.data.datasets import open_dataset
 from edgeseg.data.evaluate import evaluate
 from edgeseg.errors import RecipeError
 from edgeseg.isr.engines import plan_space
+from edgeseg.recipe.labels import require_same
 from edgeseg.recipe.schema import Recipe
 from edgeseg.specs import IsrPlan
 from edgeseg.train.float import train
@@ -53,8 +54,11 @@ def finetune(
     trained = load_trained(recipe, checkpoint)
     plan_space(trained.model, recipe.export.size_hw).check(plan)
     trained = load_trained(recipe, checkpoint, plan)
+    trained.check_crop(recipe.augment.crop_hw)
+    dataset, mend = open_dataset(recipe.data, "val", data_root), "fine-tune on data of the checkpoint's classes"
+    require_same(dataset.labels.names, trained.labels.names, "the data", str(checkpoint), hint=mend)
     reference = trained.reference(recipe.export.mask_stride)
-    before = evaluate(reference.segment, open_dataset(recipe.data, "val", data_root), progress=progress).miou()
+    before = evaluate(reference.segment, dataset, progress=progress).miou()
     if progress is not None:
         progress.message(f"mIoU at {plan} before fine-tuning: {before:.4f}")
     result = train(tuned_recipe(recipe, plan), data_root, run_dir, init=checkpoint, plan=plan, progress=progress)

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 from edgeseg.contracts import NoProgress, Progress
 from edgeseg.data.datasets import open_dataset
 from edgeseg.data.subset import Subset
-from edgeseg.errors import DataError, EdgesegError, RecipeError, Unsupported, require
+from edgeseg.errors import EdgesegError, RecipeError, Unsupported, require
 from edgeseg.isr.engines import PlanEngines
 from edgeseg.isr.front import Candidate, best_step, pareto_front
 from edgeseg.isr.measure import SITTING, Engines, Meter
@@ -27,6 +27,7 @@ from edgeseg.isr.plans import PlanSpace
 from edgeseg.isr.programs import Int8Programs
 from edgeseg.isr.results import leave
 from edgeseg.journal import Journal
+from edgeseg.recipe.labels import require_same
 from edgeseg.recipe.schema import Choose, Recipe
 from edgeseg.specs import IsrPlan
 from edgeseg.trained import load_trained
@@ -116,11 +117,8 @@ def search(
     engines, float_engines = PlanEngines(*setting, programs), PlanEngines(*setting) if programs else None
     seeds = seeds_of(engines.space, recipe.isr.plan(), options)
     dataset = open_dataset(recipe.data, "val", data_root)
-    if dataset.labels.names != trained.labels.names:
-        raise DataError(
-            f"the data has the classes {', '.join(dataset.labels.names)}; the checkpoint {', '.join(trained.labels.names)}",
-            hint="search on data of the checkpoint's classes",
-        )
+    mend = "search on data of the checkpoint's classes"
+    require_same(dataset.labels.names, trained.labels.names, "the data", str(checkpoint), hint=mend)
     subset = Subset(dataset, options.limit)
     facts = {
         "recipe": recipe.name,

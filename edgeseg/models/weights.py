@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from edgeseg.errors import DataError, RecipeError
 from edgeseg.models.catalog import CATALOGUE, build_model, model_options
+from edgeseg.models.class_names import label_space_of
 from edgeseg.models.foreign import Entry, read_foreign
 from edgeseg.models.keymap import KeyMap
 from edgeseg.models.keymaps import DECODERS, ENCODERS
+from edgeseg.recipe.labels import Held
 
 _SHOWN = 10
 _PREFIXES = ("model_ema", "ema_model", "ema", "teacher", "model", "module", "net", "network", "generator", "student")
@@ -57,6 +59,7 @@ class Imported:
         entry: where in the file they were; empty for the file itself.
         others: further models in the file, which were not taken.
         aside: names of tensors that are no part of the model, such as a loss's class weights.
+        classes: names and colours of its classes, as far as the file tells them.
     """
 
     tensors: dict[str, Tensor]
@@ -67,6 +70,7 @@ class Imported:
     entry: str = ""
     others: tuple[str, ...] = ()
     aside: tuple[str, ...] = ()
+    classes: Held = field(default_factory=Held)
 
 
 def to_our_keys(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Layout]:
@@ -189,9 +193,10 @@ def import_upstream(path: Path, arch: str, allow_missing: Sequence[str] = (), en
     """
     with torch.device("meta"):
         build_model(arch, 1)
+    file = read_foreign(path)
     found = [
         Entry(".".join(filter(None, (outer.name, inner.name))), inner.tensors)
-        for outer in read_foreign(path).entries
+        for outer in file.entries
         for inner in _models_of(outer.tensors)
     ]
     names = [model.name for model in found]
@@ -207,7 +212,8 @@ def import_upstream(path: Path, arch: str, allow_missing: Sequence[str] = (), en
             first = first or error
             continue
         others = tuple(other.name for other in found if other.name != model.name and _holds_a_model(other))
-        return replace(imported, entry=model.name, others=others)
+        classes = label_space_of(file.facts, path, imported.num_classes) if imported.num_classes else imported.classes
+        return replace(imported, entry=model.name, others=others, classes=classes)
     assert first is not None  # a file has at least one entry
     raise first
 

@@ -12,8 +12,9 @@ from edgeseg.bundle import Bundle
 from edgeseg.contracts import Progress, SegDataset
 from edgeseg.data.datasets import open_dataset
 from edgeseg.data.evaluate import evaluate
-from edgeseg.errors import DataError, GateFailed
+from edgeseg.errors import GateFailed
 from edgeseg.metrics import ConfusionMatrix
+from edgeseg.recipe.labels import require_same
 from edgeseg.recipe.schema import Recipe
 from edgeseg.specs import LabelSpace, Precision
 from edgeseg.trained import load_trained
@@ -98,10 +99,6 @@ def evaluate_bundle(
 def validation_split(recipe: Recipe, data_root: Path, labels: LabelSpace, limit: int | None) -> tuple[SegDataset, list[int]]:
     """The validation split, and `limit` samples of it, evenly spread. Raises DataError where its classes are not `labels`."""
     dataset: SegDataset = open_dataset(recipe.data, "val", data_root)
-    if dataset.labels.names != labels.names:
-        raise DataError(
-            f"the data has the classes {', '.join(dataset.labels.names)}; the bundle {', '.join(labels.names)}",
-            hint="evaluate on data of the bundle's classes",
-        )
+    require_same(dataset.labels.names, labels.names, "the data", "the bundle", hint="evaluate on data of the bundle's classes")
     count = len(dataset) if limit is None else min(limit, len(dataset))
     return dataset, [int(i) for i in np.linspace(0, len(dataset) - 1, count)]

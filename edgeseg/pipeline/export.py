@@ -78,6 +78,8 @@ def export_bundle(
     progress = progress or NoProgress()
     reports = {**(reports or {})}
     trained = load_trained(recipe, checkpoint)
+    for text in trained.told:
+        progress.message(text)
     plans = level_plans(levels, recipe, trained)
     if isinstance(levels, Path):
         reports["isr"] = {"levels": [level.to_json() for level in load_levels(levels)]}

@@ -13,6 +13,7 @@ from typing import Any
 from edgeseg import __version__
 from edgeseg.bundle import Bundle, copy_bundle, open_bundle
 from edgeseg.contracts import NoProgress, Progress
+from edgeseg.data.calib import load_calib
 from edgeseg.data.datasets import open_dataset
 from edgeseg.errors import BundleError, GateFailed, RecipeError, Unsupported, require
 from edgeseg.pipeline.export import level_plans
@@ -94,12 +95,17 @@ def quantize_run(
         raise Unsupported("quantization runs in one process", hint="start edgeseg quantize without torchrun")
     for package, extra in (("matplotlib.figure", "report"), ("modelopt", "quant")):
         require(package, extra=extra, purpose="quantize a model")
+    load_calib(recipe.quant.calibration.images)  # which must be there before anything is made or put aside
     folder = run_dir / "quant"
     if fresh:
         _forget(folder)
     trained = load_trained(recipe, checkpoint)
+    for text in trained.told:
+        progress.message(text)
     plans = level_plans(levels, recipe, trained)
     trained = trained.at(plans[0])
+    if recipe.quant.qat is not None and not ptq_only:
+        trained.check_crop(recipe.augment.crop_hw)
     open_dataset(recipe.data, "val", data_root)  # labels that the last stage cannot measure with are known before the first one
     ptq = calibrated(recipe, recipe.quant, trained, data_root, folder, progress, plans)
     found = {"ptq": ptq}

@@ -51,7 +51,7 @@ def decide(model: nn.Module, hints: QuantHints, settings: Quant) -> dict[str, De
         BuildError: a layer that cannot be quantized, and nobody keeps float.
         RecipeError: `quant.keep_float` names no layer.
     """
-    kinds = {name: _kind(module) for name, module in model.named_modules() if _holds_weights(module) or name in hints.products}
+    kinds = candidates(model, hints)
     _check_globs(settings.keep_float, kinds)
     decisions = {name: _decide(name, kind, hints, settings) for name, kind in kinds.items()}
     stuck = [decision for decision in decisions.values() if decision.reason == _UNQUANTIZABLE]
@@ -59,6 +59,11 @@ def decide(model: nn.Module, hints: QuantHints, settings: Quant) -> dict[str, De
         told, names = (", ".join(form.format(d.name, d.kind) for d in stuck) for form in ("{0} ({1})", '"{0}"'))
         raise BuildError(f"there is no integer form of {told}", hint=f"keep it float: quant.keep_float: [{names}]")
     return decisions
+
+
+def candidates(model: nn.Module, hints: QuantHints) -> dict[str, str]:
+    """Name and kind of every layer that holds weights and of every product that the hints name."""
+    return {name: _kind(module) for name, module in model.named_modules() if _holds_weights(module) or name in hints.products}
 
 
 def configuration(decisions: dict[str, Decision], hints: QuantHints) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ def key_names(root: type[Section] = Recipe) -> Iterator[str]:
     def below(section: type[Section], path: KeyPath) -> Iterator[str]:
         for name, info in section.model_fields.items():
             yield dotted((*path, name))
-            inner = _section(info.annotation)
+            inner = section_of(info.annotation)
             if inner is not None:
                 yield from below(inner, (*path, name))
 
@@ -55,7 +55,7 @@ def type_at(path: KeyPath, root: type[Section] = Recipe) -> Any:
     """Type of the values that a recipe can hold at `path`, None where it can hold none; free-form sections hold any key."""
     here: Any = root
     for key in path:
-        section = _section(here)
+        section = section_of(here)
         if section is None:
             here = get_args(here)[1] if is_free_form(here) else None
         else:
@@ -184,7 +184,7 @@ def _described(path: KeyPath, root: type[Section]) -> str:
     info = section.model_fields.get(str(path[-1])) if section and path else None
     if info is None:
         return ""
-    inner = _section(info.annotation)
+    inner = section_of(info.annotation)
     text = info.description or (inner.__doc__ if inner and inner is not section else None)
     return f": {text.splitlines()[0].rstrip('.')}" if text else ""
 
@@ -197,18 +197,18 @@ def _section_at(path: KeyPath, root: type[Section]) -> type[Section] | None:
         if isinstance(key, int):
             continue
         info = here.model_fields.get(key)
-        here = _section(info.annotation) if info else None
+        here = section_of(info.annotation) if info else None
     return here
 
 
-def _section(annotation: Any) -> type[Section] | None:
+def section_of(annotation: Any) -> type[Section] | None:
     """The section that a field of this type holds: itself, or null, or a list of them."""
     # Python 3.10 takes tuple[X, ...] for a class; it has an origin, a class has none.
     if get_origin(annotation) is None and isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
     if get_origin(annotation) in (Union, types.UnionType, tuple, Annotated):
         for argument in get_args(annotation):
-            found = _section(argument)
+            found = section_of(argument)
             if found is not None:
                 return found
     return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from pydantic import ValidationError
 
 from edgeseg.errors import RecipeError
 from edgeseg.recipe.explain import explain, is_free_form, nearest, nearest_key, type_at
+from edgeseg.recipe.rules import Told, across, names
 from edgeseg.recipe.schema import Recipe
 from edgeseg.recipe.strict_yaml import KeyPath, Mistake, Reading, dotted, plain_scalar, read_yaml
 
-SIDE_MULTIPLE_PX = 32
-"""The stride of the coarsest feature map: image sides are multiples of it."""
+Rule = Callable[[Any], Iterable[Told]]
+"""Data of a recipe, as it was read -> what is wrong with it beyond the schema; see `rules`."""
 
 _MAX_BYTES = 1 << 20
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -48,10 +49,13 @@ def find_recipe(name_or_path: str | os.PathLike[str]) -> Path:
     path = Path(text)
     if text in known:
         return known[text]
-    if path.is_dir():
-        raise RecipeError(f"{text} is a folder, not a recipe", hint=_offer(path / "recipe.yaml", known))
-    if path.exists():
-        return path
+    try:
+        if path.is_dir():
+            raise RecipeError(f"{text} is a folder, not a recipe", hint=_offer(path / "recipe.yaml", known))
+        if path.exists():
+            return path
+    except OSError as error:  # a name that is too long, a folder that must not be entered
+        raise RecipeError(f"{text}: {error.strerror or error}", hint="check the path and its permissions") from error
     raise RecipeError(f"there is no recipe {text}", hint=_offer(path, known))
 
 
@@ -67,25 +71,35 @@ def _offer(path: Path, known: dict[str, Path]) -> str:
     return f"did you mean {near}? (`edgeseg recipe list`)" if near else "`edgeseg recipe list` names those that ship"
 
 
-def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = (), *, rules: Sequence[Rule] = ()) -> Recipe:
     """Read, override and check a recipe.
 
     Args:
         path: a file, or a catalogue name.
         overrides: `key.path=value` each, applied in order; the value is YAML: a scalar, or a list such as `[512, 512]`.
+        rules: further ones, about what the recipe names outside of itself.
     Raises:
         RecipeError: the file cannot be read, or the recipe is wrong; the message names every mistake with its line.
     """
     file = find_recipe(path)
-    return _read(read_text(file), os.fspath(file), overrides)
+    return _read(read_text(file), os.fspath(file), overrides, (across, names, *rules))
+
+
+def load_kept(file: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe that a bundle was made from. What it names need not be known here, and it was made by the rules of its day.
+
+    Raises:
+        RecipeError: as `load_recipe`, except for `rules`.
+    """
+    return _read(read_text(file), os.fspath(file), overrides, ())
 
 
 def recipe_of(values: Mapping[str, Any], where: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe that was kept as plain values, as in a checkpoint; `where` names its place in messages. Raises RecipeError."""
-    return _read(dump_yaml(dict(values)), where, overrides)
+    return _read(dump_yaml(dict(values)), where, overrides, (across, names))
 
 
-def _read(text: str, where: str, overrides: Sequence[str]) -> Recipe:
+def _read(text: str, where: str, overrides: Sequence[str], rules: Sequence[Rule]) -> Recipe:
     reading = read_yaml(text, where)
     told = list(reading.mistakes)
     if () not in reading.unread and not isinstance(reading.data, dict):
@@ -96,12 +110,15 @@ def _read(text: str, where: str, overrides: Sequence[str]) -> Recipe:
         told += _override(override, reading, origins)
     recipe: Recipe | None = None
     if () not in reading.unread:
-        found = list(_across(reading.data))
+        found: list[Told] = []
         try:
             recipe = Recipe.model_validate_json(json.dumps(reading.data), strict=True)
         except ValidationError as error:
-            found = explain(error, reading.data) + found
-        told += [locate(key, message, where, reading, origins) for key, message in found if not is_unread(key, reading)]
+            found = explain(error, reading.data)
+        refused = {key for key, _ in found}
+        found += [told for rule in rules for told in rule(reading.data) if told[0] not in refused]
+        mistakes = (locate(key, message, where, reading, origins) for key, message in found if not is_unread(key, reading))
+        told += dict.fromkeys(mistakes)
     if told or recipe is None:
         raise refusal(told, where, "correct these lines; `edgeseg recipe schema` describes every key")
     return recipe
@@ -161,26 +178,6 @@ def _override(override: str, reading: Reading, origins: dict[KeyPath, str]) -> I
     reading.unread -= {one for one in reading.unread if one[: len(path)] == path}
 
 
-def _across(data: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
-    """Rules between keys, on data that may be wrong in any other way."""
-    for path in (("augment", "crop_hw"), ("export", "size_hw")):
-        sides = _get(data, path)
-        for index, side in enumerate(sides if isinstance(sides, list) else []):
-            if type(side) is int and side > 0 and side % SIDE_MULTIPLE_PX:
-                low = side - side % SIDE_MULTIPLE_PX
-                near = f"{low} or {low + SIDE_MULTIPLE_PX}" if low else str(SIDE_MULTIPLE_PX)
-                yield (*path, index), f"must be a multiple of {SIDE_MULTIPLE_PX} px, e.g. {near}, not {side}"
-    names, weights = _get(data, ("data", "classes", "names")), _get(data, ("train", "class_weights"))
-    if isinstance(names, list) and isinstance(weights, list) and len(names) != len(weights):
-        yield ("train", "class_weights"), f"{len(weights)} weights for {len(names)} classes (data.classes.names)"
-
-
-def _get(data: Any, path: KeyPath) -> Any:
-    for key in path:
-        data = data.get(key) if isinstance(data, dict) else None
-    return data
-
-
 def is_unread(path: KeyPath, reading: Reading) -> bool:
     """Whether nothing can be said about the value at `path`, because it or what holds it could not be read."""
     return any(path[:depth] in reading.unread for depth in range(len(path) + 1))
@@ -202,13 +199,19 @@ def _overridden_above(path: KeyPath, origins: Mapping[KeyPath, str]) -> bool:
 
 def recipe_digest(recipe: Recipe) -> str:
     """SHA-256, in hex, of the resolved recipe: equal for files that differ in comments, order and written-out defaults."""
-    text = json.dumps(recipe.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(_digested(recipe.model_dump(mode="json")), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def recipe_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a recipe, for editors."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
+_LATER: Mapping[str, Any] = {"image_name": "{}", "label_name": "{}"}
+"""Keys of the schema that came after its first release, and their defaults: where a recipe leaves one at its default, its digest
+is that of the recipe without it, so that runs and bundles of earlier versions are still those of their recipes."""
+
+
+def _digested(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key: _digested(inside) for key, inside in value.items() if key not in _LATER or inside != _LATER[key]}
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -4,19 +4,30 @@ Sections that change results (`model`, `data`, `augment`, `train`, `isr`, `quant
 a recipe is complete by itself, and what it leaves out it leaves out in writing (`quant: null`). Single values inside a section
 have defaults where the field agrees on one. Machine-local facts (data root, device, workers, threads) are command options, never
 here.
+
+Bounds of single values stand here; what several values must be to each other, and to the model and the data that the recipe
+names, stands in `rules`. A number is refused where nothing can be trained or built with it, not where it is merely unusual.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from edgeseg.specs import IsrPlan, LabelSpace, Precision
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
-SizeHW = tuple[PositiveInt, PositiveInt]
+Steps = Annotated[int, Field(ge=1, le=99_999_999)]
+"""Optimiser steps; states of a run are numbered with eight digits."""
+Batch = Annotated[int, Field(ge=1, le=65536)]
+Rate = Annotated[float, Field(ge=1e-9, le=1)]
+"""Learning rate of AdamW, which moves every weight by about so much in a step: below, float32 weights do not move at all."""
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Side = Annotated[int, Field(ge=1, le=16384)]
+SizeHW = tuple[Side, Side]
+Gain = Annotated[float, Field(ge=0.05, le=10)]
 Channel = Annotated[int, Field(ge=0, le=255)]
 
 DataFormat = Literal[
@@ -42,17 +53,22 @@ class Model(Section):
 class Classes(Section):
     """Class names and colours of a `folders` data set."""
 
-    names: tuple[str, ...] = Field(min_length=1, max_length=255)
+    names: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1, max_length=255)
     palette_rgb: tuple[tuple[Channel, Channel, Channel], ...] = Field(min_length=1, max_length=255)
     ignore_index: int = Field(default=255, ge=1, le=255, description="label value that nothing counts")
 
     def label_space(self) -> LabelSpace:
         return LabelSpace(self.names, self.palette_rgb, self.ignore_index)
 
-    @model_validator(mode="after")
-    def _fits(self) -> Classes:
-        self.label_space()
-        return self
+
+def _template(text: str) -> str:
+    if text.count("{}") != 1 or "/" in text:
+        raise ValueError(f"{text!r}: write {{}} once, where the sample's name is, without folder and suffix")
+    return text
+
+
+Template = Annotated[str, AfterValidator(_template)]
+"""How a file is called, {} being its sample's name."""
 
 
 class Split(Section):
@@ -62,16 +78,8 @@ class Split(Section):
     labels: str = Field(description="folder of label files")
     include: tuple[str, ...] = Field(default=(), description="keep only samples whose name matches one of these globs")
     exclude: tuple[str, ...] = Field(default=(), description="drop samples whose name matches one of these globs")
-    image_name: str = Field(default="{}", description="how an image is called, {} being the sample's name, e.g. img_{}")
-    label_name: str = Field(default="{}", description="how a label file is called, {} being the sample's name, e.g. {}_mask")
-
-    @model_validator(mode="after")
-    def _templates(self) -> Split:
-        for key in ("image_name", "label_name"):
-            template = getattr(self, key)
-            if template.count("{}") != 1 or "/" in template:
-                raise ValueError(f"{key} {template!r}: write {{}} once, where the sample's name is, without folder and suffix")
-        return self
+    image_name: Template = Field(default="{}", description="how an image is called, {} being the sample's name, e.g. img_{}")
+    label_name: Template = Field(default="{}", description="how a label file is called, {} being the sample's name, e.g. {}_mask")
 
 
 class Data(Section):
@@ -88,14 +96,6 @@ class Data(Section):
         default_factory=dict, description="folders: raw label value -> class index or ignore_index; values not named stay"
     )
 
-    @model_validator(mode="after")
-    def _folders_are_complete(self) -> Data:
-        if self.format == "folders":
-            missing = [name for name in ("classes", "train", "val") if getattr(self, name) is None]
-            if missing:
-                raise ValueError(f"format folders has no defaults: give {', '.join(missing)}")
-        return self
-
 
 class Augment(Section):
     """Joint augmentation of image and label in training."""
@@ -104,55 +104,45 @@ class Augment(Section):
     base_hw: SizeHW | None = Field(
         default=None, description="images are first fitted into this size, aspect kept; null: native size"
     )
-    scale_range: tuple[float, float] = Field(default=(0.5, 2.0), description="random rescaling, log-free uniform")
-    max_class_share: Fraction = Field(default=0.75, description="a crop with more of one class is drawn again, ten times at most")
+    scale_range: tuple[Gain, Gain] = Field(default=(0.5, 2.0), description="random rescaling, log-free uniform")
+    max_class_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.75, description="a crop with more of one class is drawn again, ten times at most"
+    )
     flip: Fraction = Field(default=0.5, description="probability of a left-right flip")
-    brightness: float = Field(default=32.0, ge=0, description="added, uniform in +-, on the 0..255 scale")
-    contrast: tuple[float, float] = (0.5, 1.5)
-    saturation: tuple[float, float] = (0.5, 1.5)
+    brightness: float = Field(default=32.0, ge=0, le=255, description="added, uniform in +-, on the 0..255 scale")
+    contrast: tuple[Gain, Gain] = (0.5, 1.5)
+    saturation: tuple[Gain, Gain] = (0.5, 1.5)
     hue: float = Field(default=18.0, ge=0, le=180, description="shift, uniform in +-, degrees of 360 / 2 (OpenCV's hue)")
-
-    @model_validator(mode="after")
-    def _ranges(self) -> Augment:
-        for name in ("scale_range", "contrast", "saturation"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise ValueError(f"{name}: 0 < low <= high, not {low}, {high}")
-        return self
 
 
 class Train(Section):
     """Optimisation. Defaults are EDAFormer's published setting."""
 
-    steps: PositiveInt
-    batch_size: PositiveInt = Field(description="images per optimiser step, over all processes and accumulation steps")
-    accumulate: PositiveInt = Field(default=1, description="micro-batches per optimiser step")
-    lr: float = Field(default=6e-5, gt=0, description="peak learning rate of the encoder")
-    decoder_lr_factor: float = Field(default=10.0, gt=0, description="the decoder's learning rate over the encoder's")
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    weight_decay: float = Field(default=0.01, ge=0, description="norm parameters of the encoder are exempt")
-    warmup_steps: int = Field(default=1500, ge=0, description="linear, from 1e-6 of the learning rate")
-    poly_power: float = Field(default=1.0, gt=0, description="learning rate ~ (1 - step / steps) ** poly_power")
-    clip_norm: float | None = Field(default=None, gt=0, description="gradient norm limit; null: none")
-    ohem_keep: Fraction | None = Field(default=None, description="keep this share of the hardest pixels; null: all")
-    class_weights: tuple[float, ...] | None = Field(default=None, description="one weight a class; null: all 1")
-    ema_decay: Fraction | None = Field(default=None, description="moving average of the weights, used for validation; null: off")
+    steps: Steps
+    batch_size: Batch = Field(description="images per optimiser step, over all processes and accumulation steps")
+    accumulate: Batch = Field(default=1, description="micro-batches per optimiser step; batch_size is a multiple of it")
+    lr: Rate = Field(default=6e-5, description="peak learning rate of the encoder")
+    decoder_lr_factor: float = Field(default=10.0, gt=0, le=1e6, description="the decoder's learning rate over the encoder's")
+    betas: tuple[Decay, Decay] = Field(default=(0.9, 0.999), description="of AdamW; at 1 it would never move")
+    weight_decay: float = Field(default=0.01, ge=0, le=1, description="norm parameters of the encoder are exempt")
+    warmup_steps: int = Field(default=1500, ge=0, description="linear, from 1e-6 of the learning rate; fewer than steps")
+    poly_power: float = Field(default=1.0, gt=0, le=10, description="learning rate ~ (1 - step / steps) ** poly_power")
+    clip_norm: float | None = Field(default=None, ge=1e-4, description="gradient norm limit; null: none")
+    ohem_keep: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="keep this share of the hardest pixels; null: all"
+    )
+    class_weights: tuple[Annotated[float, Field(ge=0, le=1e4)], ...] | None = Field(
+        default=None, description="one weight a class, not all 0; null: all 1"
+    )
+    ema_decay: Decay | None = Field(default=None, description="moving average of the weights, used for validation; null: off")
     amp: Literal["auto", "bf16", "off"] = Field(default="auto", description="auto: bf16 where the hardware has it")
     seed: int = Field(default=0, ge=0)
     checkpoint_every: PositiveInt = Field(default=1000, description="steps between resumable checkpoints")
     val_every: PositiveInt = Field(default=1000, description="steps between validations")
     patience: PositiveInt | None = Field(default=None, description="stop after so many validations without a better mIoU")
-    init_skip: tuple[str, ...] = Field(
+    init_skip: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         default=(), description="globs of parameters that --init does not load, e.g. decoder.classifier.*"
     )
-
-    @model_validator(mode="after")
-    def _fits(self) -> Train:
-        if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
-        if self.warmup_steps >= self.steps:
-            raise ValueError(f"warmup_steps {self.warmup_steps} must be fewer than steps {self.steps}")
-        return self
 
 
 class Choose(Section):
@@ -164,24 +154,22 @@ class Choose(Section):
     latency_ms: Annotated[float, Field(gt=0)] | None = Field(default=None, description="the most exact that is as fast")
     knee: bool = Field(default=False, description="where further speed begins to cost more accuracy")
 
-    @model_validator(mode="after")
-    def _one_rule(self) -> Choose:
-        if [self.max_miou_drop is not None, self.latency_ms is not None, self.knee].count(True) != 1:
-            raise ValueError("give exactly one of max_miou_drop, latency_ms, knee: true")
-        return self
-
 
 class Isr(Section):
     """Inference spatial reduction: multipliers on the training-time pooling ratios, fine to coarse."""
 
-    encoder: tuple[PositiveInt, ...] = Field(description="strides 4, 8, 16, 32; all 1: the training ratios")
-    decoder: tuple[PositiveInt, ...] = Field(description="strides 8, 16, 32; empty for decoders without ISR")
+    encoder: tuple[Side, ...] = Field(
+        description="strides 4, 8, 16, 32; all 1: the training ratios; empty for encoders without ISR"
+    )
+    decoder: tuple[Side, ...] = Field(description="strides 8, 16, 32; empty for decoders without ISR")
     choose: Choose = Field(
         default=Choose(max_miou_drop=0.002),
         description="edgeseg isr: the rule for level 0; by default what the paper's authors lost",
     )
-    finetune_steps: int = Field(default=0, ge=0, description="edgeseg isr --finetune: optimiser steps with a plan in force")
-    finetune_lr_factor: float = Field(default=0.1, gt=0, description="peak learning rate of fine-tuning over train.lr")
+    finetune_steps: int = Field(
+        default=0, ge=0, le=99_999_999, description="edgeseg isr --finetune: optimiser steps with a plan in force"
+    )
+    finetune_lr_factor: float = Field(default=0.1, gt=0, le=1e6, description="peak learning rate of fine-tuning over train.lr")
 
     def plan(self) -> IsrPlan:
         return IsrPlan(self.encoder, self.decoder)
@@ -190,7 +178,7 @@ class Isr(Section):
 class Calibration(Section):
     """How the ranges of activations are found."""
 
-    images: str = Field(description="a calibration set: the name of one that ships, or the path of a calib/*.yaml")
+    images: str = Field(min_length=1, description="a calibration set: the name of one that ships, or the path of a calib/*.yaml")
     method: Literal["max", "percentile", "mse", "entropy"] = Field(
         default="percentile", description="how an activation's range follows from what was seen; `edgeseg calib sweep` compares"
     )
@@ -202,22 +190,16 @@ class Calibration(Section):
 class Qat(Section):
     """Quantization-aware fine-tuning: the float model teaches the quantized one."""
 
-    steps: PositiveInt
-    batch_size: PositiveInt = 8
-    lr: float = Field(default=1e-4, gt=0, description="peak learning rate, relative to the size (RMS) of each tensor")
-    warmup_steps: int = Field(default=20, ge=0)
+    steps: Steps
+    batch_size: Batch = 8
+    lr: Rate = Field(default=1e-4, description="peak learning rate, relative to the size (RMS) of each tensor")
+    warmup_steps: int = Field(default=20, ge=0, description="fewer than steps")
     scales: Literal["frozen", "learned"] = Field(
         default="frozen", description="activation ranges stay as calibrated, or are trained with the weights"
     )
-    temperature: float = Field(default=1.0, gt=0, description="of the distillation, on both models' logits")
+    temperature: float = Field(default=1.0, ge=0.01, le=100, description="of the distillation, on both models' logits")
     distill_weight: Fraction = Field(default=0.5, description="share of the distillation loss; the rest is cross-entropy")
     val_every: PositiveInt = Field(default=100, description="steps between validations, with the quantizers in force")
-
-    @model_validator(mode="after")
-    def _fits(self) -> Qat:
-        if self.warmup_steps >= self.steps:
-            raise ValueError(f"warmup_steps {self.warmup_steps} must be fewer than steps {self.steps}")
-        return self
 
 
 class Quant(Section):
@@ -227,7 +209,9 @@ class Quant(Section):
     attention: Literal["float", "int8"] = Field(default="int8", description="the products of queries, keys and values")
     first_conv: Literal["float", "int8"] = Field(default="int8", description="the convolution that sees the image")
     classifier: Literal["float", "int8"] = Field(default="int8", description="the last convolution, which gives the logits")
-    keep_float: tuple[str, ...] = Field(default=(), description="globs of layers that stay float, on your word")
+    keep_float: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        default=(), description="globs of layers that stay float, on your word"
+    )
     min_coverage: Fraction = Field(description="share of multiply-adds that must be in INT8")
     max_miou_drop: Fraction = Field(description="mIoU that INT8 may lose against the float model, both through the engine")
     qat: Qat | None = Field(description="null: calibration only (PTQ)")
@@ -263,7 +247,7 @@ class Gate(Section):
 class Recipe(Section):
     """The whole file."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$", description="lower case; names the run and the bundle")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=100, description="lower case; names the run and the bundle")
     summary: str = Field(description="one sentence for `edgeseg recipe list`")
     model: Model
     data: Data

@@ -17,11 +17,12 @@ from edgeseg.data.calib import load_calib
 from edgeseg.data.calib_images import CalibImages, open_calib
 from edgeseg.data.datasets import open_dataset
 from edgeseg.data.subset import Subset
-from edgeseg.errors import DataError, RecipeError
+from edgeseg.errors import RecipeError
 from edgeseg.images import resize_image
 from edgeseg.models.reference import TorchReference, normalise
 from edgeseg.quant.calibrate import Seen, observe, set_ranges
 from edgeseg.quant.state import scales
+from edgeseg.recipe.labels import require_same
 from edgeseg.recipe.schema import Quant, Recipe
 from edgeseg.specs import ImageSpec, MaskU8, QuantHints
 from edgeseg.train.quantized import prepare
@@ -126,17 +127,14 @@ def set_up(recipe: Recipe, checkpoint: Path, data_root: Path, limit: int | None,
             f"{recipe.name} has quant: null, so there is nothing to quantize",
             hint="write a quant section into the recipe; edgeseg recipe schema describes it",
         )
+    calib = open_calib(load_calib(recipe.quant.calibration.images), recipe.data, data_root)
     trained = load_trained(recipe, checkpoint)
     prepared = prepare(trained.model, trained.image, recipe.quant)
-    calib = open_calib(load_calib(recipe.quant.calibration.images), recipe.data, data_root)
     for text in calib.warnings:
         progress.message(f"warning: {text}")
     dataset = open_dataset(recipe.data, "val", data_root)
-    if dataset.labels.names != trained.labels.names:
-        raise DataError(
-            f"the data has the classes {', '.join(dataset.labels.names)}; the checkpoint {', '.join(trained.labels.names)}",
-            hint="give the checkpoint of this data with --checkpoint",
-        )
+    mend = "give the checkpoint of this data with --checkpoint"
+    require_same(dataset.labels.names, trained.labels.names, "the data", str(checkpoint), hint=mend)
     return Setting(
         recipe=recipe,
         quant=recipe.quant,

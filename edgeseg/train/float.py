@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import asdict
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
@@ -14,18 +11,20 @@ from torch import Tensor, nn
 
 from edgeseg import __version__
 from edgeseg.contracts import Progress
-from edgeseg.errors import DataError, RecipeError
+from edgeseg.errors import RecipeError
 from edgeseg.models import build_model
-from edgeseg.models.weights import load_strict
 from edgeseg.recipe.load import recipe_digest
 from edgeseg.recipe.schema import Recipe
 from edgeseg.specs import IsrPlan, LabelSpace
-from edgeseg.train.checkpoint import load_checkpoint, save_checkpoint
+from edgeseg.train.checkpoint import save_checkpoint
 from edgeseg.train.distributed import Processes
+from edgeseg.train.initial import load_initial
 from edgeseg.train.loop import TrainResult, run_task
 from edgeseg.train.losses import CrossEntropy
 from edgeseg.train.optim import parameter_groups
 from edgeseg.train.state import Counters
+
+Tell = Callable[[str], None]
 
 
 def train(
@@ -57,17 +56,20 @@ def train(
     """
 
     def make(labels: LabelSpace, here: Processes) -> _FloatTask:
-        return _FloatTask(recipe, labels, here.device, init, plan)
+        tell = progress.message if progress is not None and here.is_first else lambda text: None
+        return _FloatTask(recipe, labels, here.device, init, plan, tell)
 
     return run_task(make, recipe, data_root, run_dir, device=device, workers=workers, fresh=fresh, progress=progress)
 
 
 class _FloatTask:
-    """A recipe's model with its cross-entropy, and with what its decoder adds."""
+    """A recipe's model with its cross-entropy, and with what its decoder adds; `tell` says what a user should know of `init`."""
 
     validate_first = False
 
-    def __init__(self, recipe: Recipe, labels: LabelSpace, device: torch.device, init: Path | None, plan: IsrPlan | None) -> None:
+    def __init__(
+        self, recipe: Recipe, labels: LabelSpace, device: torch.device, init: Path | None, plan: IsrPlan | None, tell: Tell
+    ) -> None:
         self.recipe, self.labels, self.schedule = recipe, labels, recipe.train
         self.digest = recipe_digest(recipe)
         torch.manual_seed(recipe.train.seed)
@@ -82,7 +84,8 @@ class _FloatTask:
                 f"{recipe.name}: {error}", hint="change export.size_hw and augment.crop_hw in the recipe"
             ) from error
         if init is not None:
-            load_initial(self.model, init, recipe.train.init_skip, recipe.model.arch)
+            for told in load_initial(self.model, init, recipe, labels):
+                tell(told)
 
     def parameter_groups(self) -> list[dict[str, object]]:
         return parameter_groups(self.model, self.schedule)
@@ -112,39 +115,3 @@ class _FloatTask:
             "miou": counters.best_miou,
         }
         save_checkpoint(path, self.model.state_dict(), facts)
-
-
-def load_initial(model: nn.Module, path: Path, skip: tuple[str, ...], arch: str = "NAME") -> None:
-    """Start from a checkpoint of ours; parameters that match `skip` keep their fresh values.
-
-    Args:
-        arch: the model's catalogue name, for the hint.
-    Raises:
-        DataError: the file is no checkpoint of ours, or does not fit; the hint names what to skip where that helps.
-    """
-    loaded = load_checkpoint(path, arch)
-    taken = {name: value for name, value in loaded.tensors.items() if not any(fnmatchcase(name, pattern) for pattern in skip)}
-    try:
-        load_strict(model, taken, allow_missing=skip)
-    except DataError as error:
-        raise DataError(f"{path}: {error}", hint=_skip_hint(model, taken, skip) or error.hint) from error
-
-
-def _skip_hint(model: nn.Module, taken: Mapping[str, Tensor], skip: tuple[str, ...]) -> str | None:
-    """What to leave out so that the rest of a checkpoint can be loaded; None where little of it would be left.
-
-    Another number of classes is another shape of the classifier alone; an encoder lacks the decoder.
-    """
-    own = model.state_dict()
-    unfit = [name for name in own if name in taken and taken[name].shape != own[name].shape]
-    unfit += [name for name in taken if name not in own]
-    absent = [name for name in own if name not in taken and not any(fnmatchcase(name, pattern) for pattern in skip)]
-    if 2 * (len(unfit) + len(absent)) > len(own) and not all(name.startswith("decoder.") for name in (*unfit, *absent)):
-        return None
-    whole = bool(absent) and not any(name.startswith("decoder.") for name in taken)
-    modules = ["decoder"] if whole else dict.fromkeys(name.rpartition(".")[0] for name in (*unfit, *absent))
-    patterns = json.dumps([*skip, *(f"{module}.*" for module in modules)])
-    return (
-        "another number of classes, or another decoder: start those parameters anew with\n"
-        f"  train.init_skip: {patterns}   in the recipe, or --set {shlex.quote(f'train.init_skip={patterns}')}"
-    )

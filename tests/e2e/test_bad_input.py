@@ -143,7 +143,8 @@ def test_wrong_number_of_classes_and_checkpoint_of_another_model(
     init = ["train", "edaformer_nano_synthetic", "--data-root", data, "-o", tmp_path / "b", "--workers", "0"]
     failed = Failed(capsys, *init, "--init", out / "best.safetensors", *sets3)
     assert failed.code == 3
-    assert "mis-shaped" in failed.err
+    assert "is of other classes: the data has 3 classes, the checkpoint 2; only the data has car" in failed.err
+    assert 'train.init_skip: ["decoder.classifier.*"]' in failed.err
     failed = Failed(capsys, "export", out, "--set", "model.arch=edaformer_t")
     assert failed.code == 3
     assert "edaformer_nano" in failed.err

@@ -51,6 +51,16 @@ def test_the_wheel_ships_recipes(python: Path, tmp_path: Path) -> None:
     assert json.loads(done.stdout)
 
 
+def test_recipe_check_finds_names_options_and_plans(python: Path, tmp_path: Path) -> None:
+    wrong = ("model.arch=edaformr_t", "targets=[{runtime: onnxruntme}]", "quant.calibration.images=nowhere", "train.ema_decay=1")
+    sets = [word for override in wrong for word in ("--set", override)]
+    done = sh(python.parent / "edgeseg", "recipe", "check", "edaformer_t_camvid_int8", *sets, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "4 mistakes in" in done.stderr and "did you mean edaformer_t?" in done.stderr
+    done = sh(python.parent / "edgeseg", "recipe", "check", "edaformer_t_camvid_int8", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_doctor_names_the_extra_that_is_missing(python: Path, tmp_path: Path) -> None:
     done = sh(python.parent / "edgeseg", "doctor", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

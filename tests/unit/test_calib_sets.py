@@ -125,7 +125,7 @@ def test_another_list_of_classes_is_refused(tmp_path: Path) -> None:
     renamed = tree.data.model_copy(
         update={"classes": tree.data.classes.model_copy(update={"names": ("ground", "something else")})}
     )
-    with pytest.raises(DataError, match="chosen for the classes ground, thing; the recipe's are ground, something else"):
+    with pytest.raises(DataError, match="class 1 is 'something else' in the recipe, 'thing' in the calibration set two"):
         open_calib(chosen, renamed, tree.root)
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 from edgeseg.data.datasets import FolderDataset, classes_of, open_dataset, read_mask
 from edgeseg.data.formats import format_of
 from edgeseg.data.label_values import NAMED_AT_MOST
-from edgeseg.data.labels import label_space
 from edgeseg.errors import DataError, RecipeError
+from edgeseg.recipe.labels import label_space
 from edgeseg.recipe.schema import Data
 from edgeseg.specs import LabelSpace
 from tests import trees

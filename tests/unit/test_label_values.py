@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgeseg.cli.main import run
+from edgeseg.data.calib import CalibImage, CalibSet, Chosen, ClassCount, write_calib
 from edgeseg.data.datasets import open_dataset
 from edgeseg.data.label_values import explain_values
 from edgeseg.errors import DataError
-from edgeseg.recipe.load import dump_recipe, find_recipe, load_recipe
+from edgeseg.recipe.load import dump_recipe, dump_yaml, find_recipe, load_recipe
 from edgeseg.recipe.schema import Data
 from edgeseg.specs import LabelSpace
 from tests.small_sets import CLASSES, SIZE_HW, blob, checked, only, two_classes, write_set
@@ -98,7 +99,13 @@ def test_every_command_refuses_before_its_work(
     root = write_set(tmp_path / "data", mask=blob(255))
     whole = load_recipe(find_recipe("edaformer_nano_synthetic_int8"))
     text, weights = tmp_path / "mine.yaml", tmp_path / "w.safetensors"
-    text.write_text(dump_recipe(whole.model_copy(update={"data": two_classes()})))
+    chosen = Chosen(by="greedy", seed=0, candidates=2, split_images=2, brightness=(0.0, 255.0))
+    counts = tuple(ClassCount(name=name, images=2, available=2, pixel_share=0.5) for name in CLASSES["names"])
+    images = tuple(CalibImage(path=f"images/train/{n}.png", sha256="0" * 64, brightness=9.0) for n in range(2))
+    calibration = CalibSet(name="two", format="folders", split="train", chosen=chosen, classes=counts, images=images)
+    write_calib(calibration, tmp_path / "two.yaml", "of the recipe's data, so that the recipe is right")
+    named = dump_recipe(whole.model_copy(update={"data": two_classes()}))
+    text.write_text(named.replace("images: synthetic_train_16", f"images: {tmp_path / 'two.yaml'}"))
     torch.manual_seed(0)
     model = build_model("edaformer_nano", 2, **whole.model.options)
     save_checkpoint(weights, model.state_dict(), {"kind": "weights", "arch": "edaformer_nano", "num_classes": 2})
@@ -113,7 +120,8 @@ def test_every_command_refuses_before_its_work(
     ):
         code = run([*map(str, command), "--data-root", str(root)])
         told = capsys.readouterr().err
-        assert code == 3 and "one class alone, ground" in told and "--set 'data.index_map={255: 1}'" in told, command
+        assert code == 3, told
+        assert "one class alone, ground" in told and "--set 'data.index_map={255: 1}'" in told, command
 
 
 def test_labels_without_any_class(tmp_path: Path) -> None:
@@ -225,4 +233,6 @@ def test_any_values_get_a_line(classes: int, counts: dict[int, int], ignored: in
     assert isinstance(told, str) and mend
     if "--set" in mend and ";" not in mend:
         override = shlex.split(mend.rpartition("--set ")[2])[0]
-        assert load_recipe(find_recipe("edaformer_nano_synthetic"), (override,)).data.index_map
+        data = two_classes(classes={"names": labels.names, "palette_rgb": labels.palette_rgb, "ignore_index": ignored})
+        folders = "data=" + dump_yaml(data.model_dump(mode="json"), one_line=True)
+        assert load_recipe(find_recipe("edaformer_nano_synthetic"), (folders, override)).data.index_map

@@ -17,8 +17,9 @@ from edgeseg.models.reference import TorchReference
 from edgeseg.quant.calibrate import calibrate
 from edgeseg.quant.coverage import coverage
 from edgeseg.quant.state import scales
+from edgeseg.recipe.labels import label_space
 from edgeseg.recipe.load import load_recipe
-from edgeseg.recipe.schema import Calibration, Quant, Recipe
+from edgeseg.recipe.schema import Calibration, Classes, Data, Quant, Recipe, Split
 from edgeseg.specs import IsrPlan, LabelSpace
 from edgeseg.synthetic import Scene
 from edgeseg.train.checkpoint import load_checkpoint, save_checkpoint
@@ -27,7 +28,7 @@ from edgeseg.trained import calibration_tensors, load_quantized
 from golden_rule import fill
 
 SIZE_HW = (64, 64)
-LABELS = LabelSpace(("road", "sky", "car"), ((1, 1, 1), (2, 2, 2), (3, 3, 3)))
+LABELS = label_space("synthetic")
 QUANT = Quant(
     calibration=Calibration(images="none"),
     attention="float",
@@ -115,6 +116,20 @@ def test_a_recipe_of_another_placement_is_refused(saved: tuple[Path, Any], chang
     with pytest.raises(DataError, match=told) as caught:
         load_quantized(recipe(quant=QUANT.model_copy(update=change)), saved[0])
     assert "edgeseg quantize" in caught.value.hint
+
+
+def test_classes_are_the_recipes_or_refused(saved: tuple[Path, Any]) -> None:
+    """A bundle holds this program beside its float twin: one list of names and colours for both."""
+
+    def folders(names: tuple[str, ...], palette: Any) -> Data:
+        split = Split(images="images", labels="labels")
+        return Data(format="folders", classes=Classes(names=names, palette_rgb=palette), train=split, val=split)
+
+    grey = tuple((10 * i, 10 * i, 10 * i) for i in range(LABELS.num_classes))
+    assert load_quantized(recipe(data=folders(LABELS.names, grey)), saved[0]).labels == LabelSpace(LABELS.names, grey)
+    for names in (LABELS.names[::-1], ("tarmac", *LABELS.names[1:])):
+        with pytest.raises(DataError, match="class 0 is "):
+            load_quantized(recipe(data=folders(names, grey)), saved[0])
 
 
 def test_more_float_layers_than_the_recipe_names_are_taken(saved: tuple[Path, Any]) -> None:

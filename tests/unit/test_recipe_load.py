@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeseg.errors import RecipeError
-from edgeseg.recipe.load import catalogue, find_recipe, load_recipe
+from edgeseg.recipe.load import catalogue, find_recipe, load_kept, load_recipe
 from edgeseg.recipe.strict_yaml import plain_scalar, read_yaml
 from recipes import GOOD, mistakes, write
 
@@ -143,7 +143,11 @@ def test_three_independent_mistakes_are_told_at_once_with_their_lines(tmp_path: 
         ("quant: null", QUANT.replace("atten", "aten"), "F:21: quant.atention: unknown key; did you mean attention?"),
         ("quant: null", QUANT.replace("0.7", "70"), "F:19: quant.min_coverage: must be less than or equal to 1, not 70"),
         ("quant: null", QUANT.replace("  qat: null\n", ""), "F:17: quant.qat: missing: null: calibration only (PTQ)"),
-        ("quant: null", QUANT.replace("qat: null", "qat: {steps: 9}"), "quant.qat: warmup_steps 20 must be fewer than steps 9"),
+        (
+            "quant: null",
+            QUANT.replace("qat: null", "qat: {steps: 9}"),
+            "F:22: quant.qat.warmup_steps: 20 (its default) must be fewer than steps, 9",
+        ),
         ("quant: null\n", "", "F:1: quant: missing: null: a float bundle"),
         ("  mask_stride: 1\n", "", "F:18: export.mask_stride: missing: the mask leaves at"),
         ("mask_stride: 1", "mask_stride: 3", "F:20: export.mask_stride: must be 1, 2, 4 or 8, not 3"),
@@ -160,10 +164,12 @@ def test_three_independent_mistakes_are_told_at_once_with_their_lines(tmp_path: 
         ("  - runtime: onnxruntime", "  []", "F:21: targets: takes at least 1 values, not 0"),
         ("runtime: onnxruntime", "runtim: onnxruntime", "F:22: targets.0.runtim: unknown key; did you mean runtime?"),
         ("name: street_test", "name: Street", "F:1: name: must match ^[a-z0-9][a-z0-9_]*$, not "),
-        ("warmup_steps: 20", "warmup_steps: 200", "F:12: train: warmup_steps 200 must be fewer than steps 200"),
-        ("model:", "model: {arch: edaformer_nano, options: {a: [1]}}\n#", "must be an integer, a number, true or false or text"),
-        ("format: synthetic", "format: folders", "F:5: data: format folders has no defaults: give classes, train, val"),
-        ("classes: null", "classes: null\n  index_map: {x: 1}", 'data.index_map.x: must be an integer, not "x"'),
+        ("warmup_steps: 20", "warmup_steps: 200", "F:15: train.warmup_steps: 200 must be fewer than steps, 200"),
+        (
+            "model:",
+            "model: {arch: edaformer_nano, options: {dropout: [1]}}\n#",
+            "must be an integer, a number, true or false or text",
+        ),
     ],
 )
 def test_each_mistake_is_told_once_where_it_stands(tmp_path: Path, old: str, new: str, expected: str) -> None:
@@ -188,8 +194,10 @@ def test_sides_and_class_weights_are_checked_beside_other_mistakes(tmp_path: Pat
     ]
 
 
-def test_class_weights_are_not_counted_against_the_formats_own_classes(tmp_path: Path) -> None:
+def test_class_weights_are_counted_against_the_formats_own_classes(tmp_path: Path) -> None:
     text = GOOD.replace("steps: 200", "steps: 200\n  class_weights: [1, 2, 3]")
+    assert mistakes(tmp_path, text) == ["F:14: train.class_weights: 3 weights for 10 classes (format synthetic)"]
+    text = text.replace("format: synthetic", "format: mapillary")  # whose classes lie with its data
     assert load_recipe(write(tmp_path, text)).train.class_weights == (1.0, 2.0, 3.0)
 
 
@@ -327,3 +335,16 @@ def test_an_installed_wheel_carries_its_recipes(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "recipes").mkdir()  # another package's folder in site-packages
     monkeypatch.setattr("edgeseg.recipe.load._PACKAGE", tmp_path / "edgeseg")
     assert catalogue() == {"only_one": shipped / "only_one.yaml"}
+
+
+def test_a_bundle_opens_where_nobody_knows_its_model_or_runtime(tmp_path: Path) -> None:
+    """A device holds what it was given: names that another machine knew, values from before a rule."""
+    text = GOOD.replace("arch: edaformer_nano", "arch: of_a_package").replace("runtime: onnxruntime", "runtime: of_a_package")
+    text = text.replace("warmup_steps: 20", "warmup_steps: 200")
+    assert mistakes(tmp_path, text) == [
+        "F:4: model.arch: there is no model 'of_a_package'; `edgeseg models` lists them",
+        "F:15: train.warmup_steps: 200 must be fewer than steps, 200",
+        "F:22: targets.0.runtime: there is no runtime 'of_a_package'; known: onnxruntime, openvino, tensorrt, tensorrt_rtx, "
+        "torch_tensorrt",
+    ]
+    assert load_kept(write(tmp_path, text)).model.arch == "of_a_package"

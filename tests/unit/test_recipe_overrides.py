@@ -18,18 +18,18 @@ def test_overrides_are_yaml_values_applied_in_order(tmp_path: Path) -> None:
             "augment.crop_hw=[64, 96]",
             "model.options.drop_path=0.1",
             "train.amp=off",
+            "data.format=mapillary",
             "data.train={images: a, labels: b}",
-            "data.index_map.3=255",
+            "model.options.dropout=0",
             "train.clip_norm=null",
             "summary=a = b",
         ],
     )
     assert (recipe.train.steps, recipe.train.lr, recipe.train.amp) == (400, 1e-3, "off")
     assert recipe.augment.crop_hw == (64, 96)
-    assert recipe.model.options == {"drop_path": 0.1}
+    assert recipe.model.options == {"drop_path": 0.1, "dropout": 0}
     assert recipe.data.train is not None
     assert recipe.data.train.images == "a"
-    assert recipe.data.index_map == {3: 255}
     assert recipe.summary == "a = b"
 
 

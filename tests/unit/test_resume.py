@@ -20,11 +20,13 @@ from edgeseg.recipe.load import dump_recipe, find_recipe, load_recipe
 from edgeseg.recipe.schema import Recipe
 from edgeseg.specs import ImageU8, LabelSpace, MaskU8
 from edgeseg.train.checkpoint import save_checkpoint
-from edgeseg.train.float import load_initial, train
+from edgeseg.train.float import train
+from edgeseg.train.initial import load_initial
 from edgeseg.train.resume import data_changes, data_facts
 from tests.trees import section, stripes, write_image, write_label
 
 CLASSES = {"names": ["ground", "thing"], "palette_rgb": [[0, 90, 0], [200, 0, 0]]}
+TWO = LabelSpace(("ground", "thing"), ((0, 90, 0), (200, 0, 0)))
 DATA = section(
     "folders",
     classes=CLASSES,
@@ -149,10 +151,10 @@ def test_another_number_of_classes_names_what_to_skip(root: Path, tmp_path: Path
     save_checkpoint(saved, model.state_dict(), {"kind": "weights", "arch": "edaformer_nano", "num_classes": 3})
     two = build_model("edaformer_nano", 2)
     with pytest.raises(DataError, match="2 mis-shaped") as caught:
-        load_initial(two, saved, ())
+        load_initial(two, saved, recipe(), TWO)
     skip = ("decoder.classifier.*",)
     assert f"train.init_skip: {json.dumps(skip)}" in caught.value.hint
-    load_initial(two, saved, skip)
+    load_initial(two, saved, recipe(f"train.init_skip={json.dumps(skip)}"), TWO)
     override = shlex.split(caught.value.hint.rpartition("--set ")[2])[0]
     assert recipe(override).train.init_skip == skip
 
@@ -161,7 +163,7 @@ def test_a_file_that_fits_nowhere_is_not_to_be_skipped(tmp_path: Path) -> None:
     saved = tmp_path / "other.safetensors"
     save_checkpoint(saved, build_model("segformer_b0", 2).state_dict(), {"kind": "weights", "arch": "segformer_b0"})
     with pytest.raises(DataError) as caught:
-        load_initial(build_model("edaformer_nano", 2), saved, ())
+        load_initial(build_model("edaformer_nano", 2), saved, recipe(), TWO)
     assert "init_skip" not in caught.value.hint
 
 

@@ -117,8 +117,9 @@ def test_another_recipe_in_the_folder_is_refused_and_fresh_keeps_the_old_run(tmp
 
 
 def test_a_diverging_loss_stops_with_advice(tmp_path: Path) -> None:
+    chosen = recipe("train.clip_norm=null", "train.warmup_steps=0")  # the rate itself would be refused
     with pytest.raises(BuildError, match="the loss is") as caught:
-        run(recipe("train.lr=1e30", "train.clip_norm=null", "train.warmup_steps=0"), tmp_path)
+        run(chosen.model_copy(update={"train": chosen.train.model_copy(update={"lr": 1e30})}), tmp_path)
     assert "train.lr" in caught.value.hint
 
 
@@ -129,16 +130,16 @@ def test_batch_that_does_not_split_is_refused(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.slow
 def test_early_stop(tmp_path: Path) -> None:
-    result = run(recipe("train.steps=40", "train.lr=1e-12", "train.val_every=2", "train.patience=3"), tmp_path)
+    result = run(recipe("train.steps=40", "train.lr=1e-9", "train.val_every=2", "train.patience=3"), tmp_path)
     assert result.step < 40
 
 
 def test_init_loads_all_but_what_is_skipped(tmp_path: Path) -> None:
     source = run(recipe(), tmp_path / "source").best
     tensors = load_checkpoint(source).tensors
-    loaded = recipe("train.steps=1", "train.lr=1e-12", "train.warmup_steps=0", "train.init_skip=['decoder.classifier.*']")
+    loaded = recipe("train.steps=1", "train.lr=1e-9", "train.warmup_steps=0", "train.init_skip=['decoder.classifier.*']")
     start = load_checkpoint(run(loaded, tmp_path / "started", init=source).best).tensors
-    assert torch.allclose(start["encoder.stages.0.0.conv.weight"], tensors["encoder.stages.0.0.conv.weight"], atol=1e-8)
+    assert torch.allclose(start["encoder.stages.0.0.conv.weight"], tensors["encoder.stages.0.0.conv.weight"], atol=1e-7)
     assert not torch.allclose(start["decoder.classifier.weight"], tensors["decoder.classifier.weight"], atol=1e-3)
 
 

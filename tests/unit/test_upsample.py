@@ -73,7 +73,7 @@ def test_what_cannot_be_made_is_refused() -> None:
 def test_every_decoder_has_the_option() -> None:
     assert all(model_options(name)["upsample"] == "bilinear" for name in CATALOGUE)
     for name in NANO:
-        with pytest.raises(RecipeError, match="it can be bilinear or lda_aqu"):
+        with pytest.raises(RecipeError, match="option upsample: must be bilinear or lda_aqu, not 'carafe'"):
             build_model(name, NUM_CLASSES, upsample="carafe")
 
 

@@ -22,8 +22,9 @@ from edgeseg.models import build_model, load_upstream
 from edgeseg.models.foreign import read_state_dict
 from edgeseg.models.weights import import_upstream, load_strict
 from edgeseg.recipe.load import find_recipe, load_recipe
+from edgeseg.specs import LabelSpace
 from edgeseg.train.checkpoint import load_checkpoint
-from edgeseg.train.float import load_initial
+from edgeseg.train.initial import load_initial
 from edgeseg.trained import load_trained
 from golden_rule import fill, upstream_state
 from published import CLASSES, WIDTH, State, assert_equal, saved, segformer_nvlabs, state_of
@@ -181,15 +182,16 @@ class TestImport:
         ours = load_checkpoint(Path(shown["checkpoint"]))
         assert ours.meta["num_classes"] is None
         assert all(name.startswith("encoder.") for name in ours.tensors)
-        recipe = load_recipe(find_recipe("edaformer_nano_synthetic"), ("model.arch=segformer_b0",))
+        recipe = load_recipe(find_recipe("edaformer_nano_synthetic"), ("model={arch: segformer_b0}", "isr.decoder=[]"))
         with pytest.raises(DataError, match="encoder alone") as refused:
             load_trained(recipe, Path(shown["checkpoint"]))
         assert "--init" in refused.value.hint
-        model = fill(build_model("segformer_b0", 3))
+        model, three = fill(build_model("segformer_b0", 3)), LabelSpace(("a", "b", "c"), ((0, 0, 0),) * 3)
         before = model.decoder.classifier.weight.clone()
         with pytest.raises(DataError, match=r"missing: decoder\."):
-            load_initial(model, Path(shown["checkpoint"]), ())
-        load_initial(model, Path(shown["checkpoint"]), ("decoder.*",))
+            load_initial(model, Path(shown["checkpoint"]), recipe, three)
+        skipping = recipe.model_copy(update={"train": recipe.train.model_copy(update={"init_skip": ("decoder.*",)})})
+        load_initial(model, Path(shown["checkpoint"]), skipping, three)
         assert torch.equal(model.encoder.stages[0][0].conv.weight, upstream_state("mit_b0")["patch_embed1.proj.weight"])
         assert torch.equal(model.decoder.classifier.weight, before)
 
