@@ -24,6 +24,8 @@ GPU_FORM = "tensorrt"
 """What a float program is laid out for where a GPU computes it, and the one form of a program in half precision."""
 CANONICAL_FORM = "qdq"
 """The form that every INT8 program comes in: symmetric Q/DQ, from which all others are derived by exact edits."""
+DIALECTS = ("x86", "x86_u8u8", "arm")
+"""The INT8 forms for ONNX Runtime's integer kernels: for x86 with VNNI, for x86 without, and for ARM."""
 HALF_FORM = "half"
 """The INT8 form that computes in half precision what the canonical one computes in float32."""
 GPU_FORMS: Mapping[Precision, str] = {"float": GPU_FORM, "fp16": GPU_FORM, "int8": HALF_FORM}
@@ -186,7 +188,7 @@ class Program:
             all its weights itself.
         form: what the graph is laid out for. Every form of one precision computes the same. Of a float program it is a runtime,
             "tensorrt" being all that compute on a GPU, and every runtime reads it; an INT8 one is "qdq", which every runtime
-            reads, or "x86" or "arm", for ONNX Runtime's integer kernels on these processors, or "half", which rounds to half
+            reads, or one of `DIALECTS`, for ONNX Runtime's integer kernels on some processors, or "half", which rounds to half
             precision between its integers.
     """
 

@@ -99,6 +99,6 @@ def check_golden(bundle: Bundle, plan: Plan, session: Session) -> dict[str, floa
         f"{plan.name} engine of {bundle.path}",
         agreement,
         bundle.recipe().gate.min_mask_agreement,
-        hint="not packed; try another runtime, or export again from the checkpoint",
+        hint="not packed; try another runtime; edgeseg parity BUNDLE finds where it parts from its model",
     )
     return {name: round(share, 6) for name, share in agreement.items()}

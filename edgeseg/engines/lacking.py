@@ -6,7 +6,7 @@ from typing import get_args
 
 from edgeseg.bundle import Bundle
 from edgeseg.contracts import EngineBackend
-from edgeseg.specs import Precision, canonical_form
+from edgeseg.specs import CANONICAL_FORM, DIALECTS, Precision, canonical_form
 
 
 def lacking(bundle: Bundle, level: int, backend: EngineBackend) -> str:
@@ -28,6 +28,8 @@ def lacking(bundle: Bundle, level: int, backend: EngineBackend) -> str:
     if not missing:
         return ""
     told = f"{bundle.name} was exported without what {backend.name} wants: {', '.join(missing.values())}"
+    if set(missing) == {"int8"} and backend.form_for("int8") in DIALECTS:
+        return f"{told}; edgeseg export RECIPE writes it now, whatever the targets; until then the {CANONICAL_FORM} form runs"
     if any(backend.exports.get(precision) == backend.form_for(precision) for precision in missing):
         return f"{told}; write - runtime: {backend.name} under targets in the recipe, and export again"
     return f"{told}; export again with --precision fp16"

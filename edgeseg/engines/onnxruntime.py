@@ -32,16 +32,21 @@ import numpy as np
 
 from edgeseg.contracts import NO_OPTIONS, Option
 from edgeseg.devices.machine import Machine, look
-from edgeseg.devices.probe import processor
+from edgeseg.engines.integers import integers_here
 from edgeseg.engines.onnxruntime_providers import PROVIDERS, Bound, installed, open_on_gpu, providers_to_try
 from edgeseg.engines.options import CUDA_GRAPH, OPTIMIZATION_LEVEL, THREADS, WORKSPACE_BYTES
 from edgeseg.engines.session import ProgramSession, misfit
 from edgeseg.errors import BuildError, BundleError, EdgesegError, Unsupported
-from edgeseg.specs import CANONICAL_FORM, DEFAULT_FORM, GPU_FORM, ImageU8, MaskU8, Precision, Program
+from edgeseg.specs import CANONICAL_FORM, DEFAULT_FORM, DIALECTS, GPU_FORM, ImageU8, MaskU8, Precision, Program
 
 EXPORTS: Mapping[Precision, str] = {"float": DEFAULT_FORM, "int8": CANONICAL_FORM}
 _PROVIDERS = ["CPUExecutionProvider"]
 _ERROR = 3  # of ONNX Runtime's log levels; below it, compile warns that the file is for this machine, which is the point
+_TOO_OLD = (
+    *("Could not find an implementation for", "No Op registered for", "is not a registered function/op"),
+    *("is under development", "Unsupported model IR"),
+)
+"""How it says that an operator, a type of one, or a version of ONNX came after it."""
 OPTIONS = {
     "threads": THREADS,
     "provider": Option(str, "consider this provider only, beside the CPU; by default every one here", ("cpu", *PROVIDERS)),
@@ -68,14 +73,12 @@ class OnnxRuntime:
         return bool(self._gpu_providers())
 
     def form_for(self, precision: Precision) -> str | None:
-        """None for half precision without a GPU: a processor computes in it by casting. INT8: the form whose kernels this
-        processor has. Unsigned activations only where VNNI adds up 32 bits: without it, x86 adds pairs of products in 16 bits,
-        which saturate, and the answer would be wrong."""
+        """None for half precision without a GPU: a processor computes in it by casting. INT8: see `integers`."""
         if precision == "fp16":
             return GPU_FORM if self._gpu_providers() else None
         if precision == "float":
             return DEFAULT_FORM
-        return "x86" if any("vnni" in flag for flag in processor()[1]) else "arm"
+        return integers_here().form
 
     def version(self) -> str:
         return str(_ort().__version__)
@@ -158,17 +161,46 @@ def open_program(program: Program, options: Mapping[str, Any], optimised: Path, 
     Raises:
         BuildError: ONNX Runtime refuses the program.
     """
-    ort = _ort()
-    settings = _settings(ort, options)
-    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    settings = _settings(_ort(), options)
     settings.add_session_config_entry("session.save_model_format", kind)
     settings.optimized_model_filepath = str(optimised)
-    # It would make a Gemm of a product and its float bias, for which there is no integer operator.
-    kept_apart = ["MatMulAddFusion"] if program.form == CANONICAL_FORM else []
+    return open_graph(str(program.onnx_path), program, settings, optimise=True)
+
+
+def open_graph(graph: str | bytes, program: Program, settings: Any = None, *, optimise: bool) -> Any:
+    """ONNX Runtime's session of a graph on the CPU: as an engine of it would run, or operator by operator.
+
+    Args:
+        graph: a file, or the bytes of one; that of the program, or one that computes more of it.
+        settings: by default, of ONNX Runtime itself.
+        optimise: at the highest level, with what this processor needs for the program's form; or not at all.
+    Raises:
+        BuildError: ONNX Runtime refuses the graph, or is too old for it.
+    """
+    ort, kept_apart = _ort(), []
+    settings = settings or ort.SessionOptions()
+    settings.log_severity_level = _ERROR
+    levels = ort.GraphOptimizationLevel
+    settings.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+    if optimise and program.precision == "int8" and program.form not in DIALECTS:
+        # It would make a Gemm of a product and its float bias, for which there is no integer operator.
+        kept_apart.append("MatMulAddFusion")
+        if integers_here().saturates:  # then the optimiser chooses the types of integer operators; both unsigned are exact
+            settings.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        return ort.InferenceSession(str(program.onnx_path), settings, providers=_PROVIDERS, disabled_optimizers=kept_apart)
+        return ort.InferenceSession(graph, settings, providers=_PROVIDERS, disabled_optimizers=kept_apart)
     except _failures(ort) as error:
-        raise BuildError(f"onnxruntime refuses {program.onnx_path}: {error}", hint="edgeseg export RECIPE") from error
+        raise _refusal(ort, program, error) from error
+
+
+def _refusal(ort: ModuleType, program: Program, error: Exception) -> BuildError:
+    """What ONNX Runtime says of a program that it does not open, and what helps."""
+    if not any(sign in str(error) for sign in _TOO_OLD):
+        return BuildError(f"onnxruntime refuses {program.onnx_path}: {error}", hint="edgeseg export RECIPE")
+    return BuildError(
+        f"onnxruntime {ort.__version__} lacks what {program.onnx_path} is made of: {error}",
+        hint="pip install --upgrade onnxruntime; or edgeseg export RECIPE, which writes for every version from 1.20 on",
+    )
 
 
 class OnnxRuntimeSession(ProgramSession):

@@ -4,6 +4,10 @@
 again, and gives the graph that was checked on the golden frames. Such a file belongs to one OpenVINO version and one instruction
 set, which the engine's fingerprint holds. It has all the weights, as float32.
 
+INT8 needs VNNI on x86: without it, every kernel here but that of depthwise convolutions adds products of bytes in 16 bits, which
+saturate (2026.4; `jit_avx2_I8`, `jit_avx2_1x1_I8` and `jit_gemm_i8` of its oneDNN). No form helps that keeps its integers, and
+weights of 7 bits, which cannot saturate, were no faster than float.
+
 The precision of the arithmetic is always named. Left alone, OpenVINO takes bfloat16 wherever the processor has it, and says
 nothing: `options["precision_hint"]` is "f32" unless another is asked for, and one that the processor lacks is refused.
 
@@ -23,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from edgeseg.contracts import NO_OPTIONS, Option
+from edgeseg.engines.integers import check_exact
 from edgeseg.engines.options import THREADS
 from edgeseg.engines.session import Port, ProgramSession, misfit
 from edgeseg.errors import BuildError, BundleError, Unsupported, require
@@ -68,7 +73,9 @@ class OpenVino:
         return [{**wanted, "precision_hint": hint} for hint in here if asked in (None, hint)]
 
     def compile(self, program: Program, out_dir: Path, options: Mapping[str, Any]) -> Sequence[Path]:
-        """One file, the compiled graph. Raises BuildError where OpenVINO refuses the program."""
+        """One file, the compiled graph. Raises BuildError where OpenVINO refuses the program, Unsupported where it would compute
+        it wrongly here."""
+        check_computes(program)
         core = lasting_core()
         hint = options.get("precision_hint", "f32")
         if {"precision_hint": hint} not in self.variants():  # OpenVINO would take another without a word
@@ -87,7 +94,8 @@ class OpenVino:
         return [engine]
 
     def load(self, program: Program, files: Sequence[Path], options: Mapping[str, Any]) -> OpenVinoSession:
-        """Open the file that `compile` wrote. Raises BundleError where OpenVINO refuses it."""
+        """Open the file that `compile` wrote. Raises BundleError where OpenVINO refuses it, Unsupported as `compile`."""
+        check_computes(program)
         (engine,) = files
         rebuild = "edgeseg build BUNDLE --force"
         try:
@@ -119,6 +127,12 @@ class OpenVinoSession(ProgramSession):
 
     def _release(self) -> None:
         self._request = None
+
+
+def check_computes(program: Program) -> None:
+    """Raise Unsupported where OpenVINO would compute a program wrongly on this processor."""
+    if program.precision == "int8":
+        check_exact("openvino")
 
 
 def _openvino() -> ModuleType:

@@ -1,10 +1,12 @@
 """The forms of an INT8 program for ONNX Runtime's integer kernels, derived from the canonical one by exact graph edits.
 
-    x86   unsigned activations, signed weights: what VNNI multiplies
-    arm   both signed, as in the canonical program: what SDOT multiplies
+    x86       unsigned activations, signed weights: what VNNI multiplies
+    x86_u8u8  both unsigned: what x86 multiplies exactly without VNNI
+    arm       both signed, as in the canonical program: what SDOT multiplies
 
-Both hold ONNX Runtime's own operators, so no other runtime reads them. Neither depends on how a session is set up: what is to be
-an integer operator is one, instead of a pattern that an optimiser may or may not find.
+Which of them a processor computes exactly, and which fast, `engines.integers` knows. All hold ONNX Runtime's own operators, so no
+other runtime reads them. None depends on how a session is set up: what is to be an integer operator is one, instead of a pattern
+that an optimiser may or may not find. Their operators, with these types, are in every version of ONNX Runtime from 1.20 on.
 """
 
 from __future__ import annotations
@@ -22,14 +24,12 @@ from edgeseg.export.integer_ops import (
     join_gelu,
     join_padding,
     unsigned_activations,
+    unsigned_weights,
 )
 from edgeseg.export.movers import settle_reshapes, settle_transposes
 from edgeseg.export.pieces import attention_in_pieces
 from edgeseg.export.program import write_model
-from edgeseg.specs import CANONICAL_FORM, Program
-
-DIALECTS = ("x86", "arm")
-"""The forms of an INT8 program beside the canonical one."""
+from edgeseg.specs import CANONICAL_FORM, DIALECTS, Program
 
 
 def write_dialect(program: Program, form: str, out: Path) -> Program:
@@ -55,10 +55,12 @@ def dialect(model: onnx.ModelProto, form: str) -> onnx.ModelProto:
     graph = GraphEditor(model)
     join_gelu(graph)
     join_padding(graph)
-    if form == "x86":
+    if form != "arm":
         unsigned_activations(graph)
     integer_products(graph)
     integer_convolutions(graph)
+    if form == "x86_u8u8":
+        unsigned_weights(graph)
     graph.prune()
     settle_transposes(graph)
     settle_reshapes(graph)

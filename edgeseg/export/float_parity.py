@@ -61,7 +61,7 @@ def compare(
         raise ParityError(
             f"{program.onnx_path} differs from its torch model at rung {broken[0]!r}: "
             + ", ".join(f"{name} {rung['value']:.3g}" for name, rung in rungs.items()),
-            hint="export again from the checkpoint; if it stays, report it with the recipe",
+            hint="try other versions of torch and onnxruntime; report it with the recipe and what edgeseg doctor says",
             report=report,
         )
     return report

@@ -33,8 +33,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from edgeseg.engines.onnxruntime import open_graph
 from edgeseg.export.graph import with_logits
-from edgeseg.export.runners import ort_session, pixels_of
+from edgeseg.export.runners import pixels_of
 from edgeseg.metrics import mask_agreement, sqnr_db
 from edgeseg.models.reference import TorchReference
 from edgeseg.quant.fake import scale_of
@@ -150,7 +151,7 @@ class _Watched:
             helper.make_tensor_value_info(name, TensorProto.INT8 if name in codes else TensorProto.FLOAT, None)
             for name in self._wanted
         )
-        self._session = ort_session(graph, optimised=False)
+        self._session = open_graph(graph.SerializeToString(), program, optimise=False)
 
     def run(self, image_rgb: ImageU8) -> _Seen:
         logits, *found = self._session.run(["logits", *self._wanted], {"image": pixels_of(self._program, image_rgb)})

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from onnx import NodeProto
+from onnx import NodeProto, TensorProto
 
 from edgeseg.export.edit import MICROSOFT, Array, GraphEditor, attribute, attributes
 
@@ -51,6 +51,25 @@ def unsigned_activations(graph: GraphEditor) -> None:
             raise ValueError(f"{node.name}: codes are read by more than DequantizeLinear")
         for reader in (node, *users):
             graph.rewire(reader, reader.input[2], zero)
+
+
+def unsigned_weights(graph: GraphEditor) -> None:
+    """int8 weights of integer operators become uint8 around 128, as `unsigned_activations` does with what they are multiplied by.
+
+    The file holds them as they are, one copy for every form, and the graph moves them; runtimes do that once, at load.
+    """
+    step = graph.add_constant(np.array(128, np.int32), "step_u8")
+    for operator, weight, zero in (("QLinearConv", 3, 5), ("MatMulIntegerToFloat", 1, 5)):
+        for node in graph.of_type(operator):
+            codes, zeros = graph.constant(node.input[weight]), node.input[zero]
+            if codes is None:
+                continue
+            name = node.input[weight]
+            wide = graph.add("Cast", [name], f"{name}/wide", to=TensorProto.INT32)
+            moved = graph.add("Cast", [graph.add("Add", [wide, step], f"{name}/moved")], f"{name}/u8", to=TensorProto.UINT8)
+            graph.rewire(node, name, moved)
+            origin = graph.needed(zeros).astype(np.int16) + 128
+            graph.rewire(node, zeros, graph.add_constant(origin.astype(np.uint8), f"{zeros}/u8"))
 
 
 def join_gelu(graph: GraphEditor) -> None:
@@ -213,11 +232,10 @@ def _bounded(graph: GraphEditor, codes: str, bounds: tuple[float, float], scale:
     low, high = (
         np.clip(np.round(np.float32(bound) / step) + origin, kind.min, kind.max).astype(origin.dtype) for bound in bounds
     )
-    if low > kind.min:
-        codes = graph.add("Max", [codes, graph.add_constant(np.asarray(low), f"{name}/low")], f"{name}/at_least")
-    if high < kind.max:
-        codes = graph.add("Min", [codes, graph.add_constant(np.asarray(high), f"{name}/high")], f"{name}/at_most")
-    return codes
+    if low == kind.min and high == kind.max:
+        return codes
+    limits = [graph.add_constant(np.asarray(limit), f"{name}/{side}") for limit, side in ((low, "low"), (high, "high"))]
+    return graph.add("Clip", [codes, *limits], f"{name}/limited")  # Max and Min of bytes came with ONNX Runtime 1.24
 
 
 def _product_of_patches(graph: GraphEditor, node: NodeProto, image: Codes, weight: Codes, patch: int) -> None:

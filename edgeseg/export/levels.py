@@ -10,7 +10,6 @@ from typing import Any
 from edgeseg.bundle.golden import GoldenFrame
 from edgeseg.contracts import Progress
 from edgeseg.deploy.form import Form
-from edgeseg.export.dialects import DIALECTS
 from edgeseg.export.float_parity import compare
 from edgeseg.export.forms import write_form
 from edgeseg.export.golden import golden_frames
@@ -21,7 +20,7 @@ from edgeseg.export.program import Weights, export_program
 from edgeseg.export.shared_weights import share_weights
 from edgeseg.models.reference import TorchReference
 from edgeseg.recipe.schema import Export
-from edgeseg.specs import CANONICAL_FORM, DEFAULT_FORM, HALF_FORM, ImageU8, IsrPlan, Precision, Program
+from edgeseg.specs import CANONICAL_FORM, DEFAULT_FORM, DIALECTS, HALF_FORM, ImageU8, IsrPlan, Precision, Program
 from edgeseg.trained import Quantized, Trained
 
 

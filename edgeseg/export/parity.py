@@ -22,8 +22,8 @@ import numpy as np
 import onnx
 
 from edgeseg.bundle.golden import GoldenFrame
-from edgeseg.engines.table import backend
-from edgeseg.errors import MissingDependency, ParityError
+from edgeseg.engines.integers import integers_here
+from edgeseg.errors import MissingDependency, ParityError, Unsupported
 from edgeseg.export.imposed import Misplaced, compare_imposed
 from edgeseg.export.runners import OTHERS, Answer, Runner, answers, onnxruntime_runner
 from edgeseg.export.thresholds import GOLDEN, IMPOSED, Limit, Limits, runtime_limits, thresholds_of
@@ -104,9 +104,9 @@ def check(what: str, rungs: Sequence[Rung]) -> None:
 
 _HINTS: dict[Name, str] = {
     "P0": "give the checkpoint that the bundle was exported from, or export again",
-    "P1": "export again from the checkpoint; if it stays, report it with the recipe",
-    "P2": "export again with the installed onnxruntime; if it stays, report it with the recipe",
-    "P3": "build with --runtime onnxruntime; report it with the runtime's version",
+    "P1": "give the checkpoint that the bundle was exported from; else report it with the recipe and what edgeseg doctor says",
+    "P2": "try another version of onnxruntime; report it with the recipe and what edgeseg devices --here says",
+    "P3": "edgeseg build BUNDLE --runtime onnxruntime; report it with the other runtime's version and edgeseg devices --here",
     "P4": "edgeseg quantize RECIPE with another calibration or with QAT, or a larger gate in the recipe",
 }
 
@@ -145,30 +145,32 @@ def graph_rung(reference: TorchReference, program: Program, images: Sequence[Ima
 
 
 def optimised_rung(canonical: Program, forms: Mapping[str, Program], images: Sequence[ImageU8]) -> Rung:
-    """P2: the canonical program without optimisation, and every form as ONNX Runtime optimises it for an engine.
+    """P2: the canonical program without optimisation, and every form as ONNX Runtime optimises it for an engine here.
 
-    Left out is the form for x86 on a processor whose kernels for it saturate, and which never gets it; the details say so.
+    Left out are forms that it computes wrongly on this processor, which never gets them; the details say which.
     """
     plain = answers(onnxruntime_runner(canonical, optimised=False), images)
-    own = backend("onnxruntime").form_for(canonical.precision)
-    saturates = {"x86"} if own == "arm" else set()
+    wrong = integers_here().wrong
     found = {
         form: _against(plain, onnxruntime_runner(program, optimised=True), images)
         for form, program in forms.items()
-        if form not in saturates
+        if form not in wrong
     }
-    details = {"forms": found, "not_run_here": sorted(saturates & set(forms))}
+    details = {"forms": found, "not_run_here": [form for form in forms if form in wrong]}
     compares = "ONNX Runtime unoptimised against optimised, every form"
     return Rung("P2", compares, _worst(found.values()), runtime_limits(canonical.precision), details=details)
 
 
 def runtime_rung(canonical: Program, runtime: str, program: Program, images: Sequence[ImageU8]) -> Rung:
-    """P3: the canonical program in ONNX Runtime without optimisation, and another runtime with the form that it gets."""
+    """P3: the canonical program in ONNX Runtime without optimisation, and another runtime with the form that it gets.
+
+    Skipped where the other runtime is not installed, or computes such programs wrongly on this processor.
+    """
     compares = f"ONNX Runtime unoptimised against {runtime}"
     try:
         other = OTHERS[runtime](program)
-    except MissingDependency as missing:
-        return Rung("P3", compares, skipped=f"{missing}: {missing.hint}")
+    except Unsupported as error:
+        return Rung("P3", compares, skipped=f"{error}: {error.hint}" if isinstance(error, MissingDependency) else str(error))
     found = _against(answers(onnxruntime_runner(canonical, optimised=False), images), other, images)
     return Rung("P3", compares, found, runtime_limits(canonical.precision))
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
-from edgeseg.engines.openvino import lasting_core
+from edgeseg.engines.onnxruntime import open_graph
+from edgeseg.engines.openvino import check_computes, lasting_core
 from edgeseg.export.graph import with_logits
 from edgeseg.specs import ImageU8, MaskU8, Program
 
@@ -32,8 +33,12 @@ def pixels_of(program: Program, image_rgb: ImageU8) -> ImageU8:
 
 
 def onnxruntime_runner(program: Program, *, optimised: bool) -> Runner:
-    """ONNX Runtime on the CPU: as an engine of it would run, or with every optimisation off, operator by operator."""
-    session = ort_session(with_logits(onnx.load(program.onnx_path)), optimised=optimised)
+    """ONNX Runtime on the CPU: as an engine of it would run here, or with every optimisation off, operator by operator.
+
+    Raises:
+        BuildError: ONNX Runtime refuses the program.
+    """
+    session = open_graph(with_logits(onnx.load(program.onnx_path)).SerializeToString(), program, optimise=optimised)
 
     def run(image_rgb: ImageU8) -> Answer:
         mask, logits = session.run(["mask", "logits"], {"image": pixels_of(program, image_rgb)})
@@ -42,19 +47,13 @@ def onnxruntime_runner(program: Program, *, optimised: bool) -> Runner:
     return run
 
 
-def ort_session(graph: onnx.ModelProto, *, optimised: bool) -> Any:
-    """An ONNX Runtime session of a graph on the CPU."""
-    import onnxruntime as ort
-
-    settings = ort.SessionOptions()
-    settings.log_severity_level = 3
-    levels = ort.GraphOptimizationLevel
-    settings.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
-    return ort.InferenceSession(graph.SerializeToString(), settings, providers=["CPUExecutionProvider"])
-
-
 def openvino_runner(program: Program) -> Runner:
-    """OpenVINO on the CPU, in float32 wherever the program does not say INT8. Raises MissingDependency."""
+    """OpenVINO on the CPU, in float32 wherever the program does not say INT8.
+
+    Raises:
+        Unsupported: it would compute this program wrongly here; MissingDependency: it is not installed.
+    """
+    check_computes(program)
     graph = with_logits(onnx.load(program.onnx_path)).SerializeToString()
     compiled = lasting_core().compile_model(lasting_core().read_model(graph), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 

@@ -15,6 +15,7 @@ from edgeseg.bundle import Bundle, copy_bundle, open_bundle
 from edgeseg.contracts import NoProgress, Progress
 from edgeseg.data.calib import load_calib
 from edgeseg.data.datasets import open_dataset
+from edgeseg.engines.integers import integers_here
 from edgeseg.errors import BundleError, GateFailed, RecipeError, Unsupported, require
 from edgeseg.pipeline.export import level_plans
 from edgeseg.pipeline.quantize_engines import Bench, check_drop, check_levels, speedup, timings
@@ -97,6 +98,7 @@ def quantize_run(
         require(package, extra=extra, purpose="quantize a model")
     load_calib(recipe.quant.calibration.images)  # which must be there before anything is made or put aside
     folder = run_dir / "quant"
+    progress.message(integers_here().outlook)
     if fresh:
         _forget(folder)
     trained = load_trained(recipe, checkpoint)

@@ -18,7 +18,7 @@ from edgeseg.models import build_model
 from edgeseg.quant.calibrate import calibrate
 from edgeseg.quant.coverage import coverage
 from edgeseg.recipe.load import dump_recipe, find_recipe, load_recipe
-from edgeseg.specs import Program
+from edgeseg.specs import DIALECTS, Program
 from edgeseg.synthetic import LABELS
 from edgeseg.train.checkpoint import save_checkpoint
 from edgeseg.train.quantized import prepare, save_quantized
@@ -81,10 +81,11 @@ def scales(program: Program) -> dict[str, float]:
 
 def test_every_level_has_both_precisions_on_one_file_of_weights(exported: Path) -> None:
     bundle = open_bundle(exported)
-    programs = [bundle.program(level, "int8", form) for level in (0, 1) for form in ("qdq", "x86", "arm", "half")]
-    assert [program.form for program in programs] == ["qdq", "x86", "arm", "half"] * 2
+    forms = ["qdq", *DIALECTS, "half"]
+    programs = [bundle.program(level, "int8", form) for level in (0, 1) for form in forms]
+    assert [program.form for program in programs] == forms * 2
     assert {blob.name for program in programs for blob in program.blobs} == {"weights.bin"}
-    base, fast = scales(programs[0]), scales(programs[4])
+    base, fast = scales(programs[0]), scales(programs[len(forms)])
     assert base == fast, "one set of scales serves both levels"
     assert {(frame.level, frame.precision) for frame in bundle.manifest.golden} == {
         (level, precision) for level in (0, 1) for precision in ("float", "fp16", "int8")
@@ -113,7 +114,7 @@ def test_built_run_and_climbed(exported: Path, run_dir: Path, capsys: pytest.Cap
     share = open_bundle(exported).report("quantization")["levels"][1]["coverage"]["share"]
     shown = capsys.readouterr().out
     assert f"{100 * share:.1f} %" in shown
-    assert all(form in shown for form in ("qdq", "x86", "arm"))
+    assert all(form in shown for form in ("qdq", *DIALECTS))
     given = ["--checkpoint", str(run_dir / "best.safetensors"), "--quantized", str(run_dir / "quantized.safetensors")]
     assert run(["parity", str(exported), "--level", "0", *given, "--json"]) == 0
     for ladder in json.loads(capsys.readouterr().out)["ladders"]:

@@ -14,19 +14,22 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from edgeseg.errors import BuildError
-from edgeseg.export.dialects import DIALECTS, dialect, write_dialect
+from edgeseg.engines.integers import integers_here
+from edgeseg.export.dialects import dialect, write_dialect
 from edgeseg.export.edit import GraphEditor, count_ops
 from edgeseg.export.integer_ops import unsigned_activations
 from edgeseg.export.movers import settle_reshapes, settle_transposes
 from edgeseg.export.onnx_qdq import integers, with_integer_weights
 from edgeseg.export.pieces import attention_in_pieces
-from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace, Program
+from edgeseg.specs import DIALECTS, ImageSpec, IsrPlan, LabelSpace, Program
 from qdq_graphs import QdqGraph, run
 
 NHWC, NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
 sides = st.integers(1, 9)
 few = st.integers(1, 6)
-forms = st.sampled_from(DIALECTS)
+EXACT = [form for form in DIALECTS if form not in integers_here().wrong]
+"""The forms that ONNX Runtime computes exactly on this processor; of the others `test_integers` shows that it does not."""
+forms = st.sampled_from(EXACT)
 
 
 def edited(model: onnx.ModelProto, *edits: Callable[[GraphEditor], None]) -> onnx.ModelProto:
@@ -52,7 +55,7 @@ def test_convolution_to_codes(form: str, side: int, width: int, out: int, kernel
     y = graph.conv("x", width, out, kernel, stride)
     made = hold(graph, graph.rounded(graph.add("Relu", y) if relu else y, 1 / 8), form)
     counts = count_ops(made)
-    assert (counts["QLinearConv"], counts["Conv"], counts["Max"]) == (1, 0, int(relu))
+    assert (counts["QLinearConv"], counts["Conv"], counts["Clip"]) == (1, 0, int(relu))
 
 
 @settings(max_examples=15, deadline=None)
@@ -97,8 +100,10 @@ def test_limits_between_a_convolution_and_its_codes(form: str, side: int, low: f
     y = graph.add("Clip", graph.conv("x", 3, 5), graph.constant(low), graph.constant(high))
     made = hold(graph, graph.rounded(y, 1 / 8), form)
     counts = count_ops(made)
-    assert (counts["QLinearConv"], counts["Clip"], counts["Max"]) == (1, 0, 1)
-    assert counts["Min"] == (round(high * 8) < 127)
+    (limits,) = (node for node in made.graph.node if node.op_type == "Clip")
+    kinds = {tensor.name: tensor.data_type for tensor in made.graph.initializer}
+    assert counts["QLinearConv"] == 1
+    assert {kinds[name] for name in limits.input[1:]} <= {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
 
 
 @settings(max_examples=15, deadline=None)
@@ -112,7 +117,7 @@ def test_padding_before_a_convolution(form: str, side: int, around: tuple[int, .
     assert (count_ops(made)["QLinearConv"], count_ops(made)["Pad"]) == (1, int(value != 0))
 
 
-@pytest.mark.parametrize("form", DIALECTS)
+@pytest.mark.parametrize("form", EXACT)
 def test_what_has_no_integer_operator_keeps_its_weights_as_floats(form: str) -> None:
     graph = QdqGraph(x=(1, 4, 6, 6))
     made = hold(graph, graph.conv("x", 4, 8, 3), form)
@@ -120,7 +125,7 @@ def test_what_has_no_integer_operator_keeps_its_weights_as_floats(form: str) -> 
     assert not any(numpy_helper.to_array(tensor).dtype == np.int8 for tensor in made.graph.initializer if len(tensor.dims) == 4)
 
 
-@pytest.mark.parametrize("form", DIALECTS)
+@pytest.mark.parametrize("form", EXACT)
 def test_gelu_is_one_operator(form: str) -> None:
     graph = QdqGraph(x=(2, 50))
     x = graph.rounded("x", 1 / 16)

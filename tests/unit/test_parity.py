@@ -18,15 +18,16 @@ from torch import Tensor, nn
 
 from edgeseg.bundle.golden import GoldenFrame
 from edgeseg.cli.main import run
-from edgeseg.engines import onnxruntime
+from edgeseg.engines import integers
+from edgeseg.engines.integers import integers_here
 from edgeseg.errors import ParityError
-from edgeseg.export.dialects import DIALECTS, write_dialect
+from edgeseg.export.dialects import write_dialect
 from edgeseg.export.onnx_qdq import export_qdq
 from edgeseg.export.parity import Rung, accuracy_rung, check, golden_rung, graph_rung, optimised_rung
 from edgeseg.export.thresholds import Limit
 from edgeseg.models.reference import TorchReference
 from edgeseg.quant.fake import fake_quantize
-from edgeseg.specs import ImageSpec, ImageU8, IsrPlan, LabelSpace, Program
+from edgeseg.specs import DIALECTS, ImageSpec, ImageU8, IsrPlan, LabelSpace, Program
 from edgeseg.trained import Quantized
 from tiny import tiny_bundle, tiny_precisions
 
@@ -186,7 +187,8 @@ def test_p2_holds_every_form_and_finds_a_wrong_one(program: Program, images: lis
     forms["qdq"] = program
     rung = optimised_rung(program, forms, images)
     assert rung.passed, rung
-    assert set(rung.details["forms"]) | set(rung.details["not_run_here"]) == {"qdq", "x86", "arm"}
+    assert set(rung.details["forms"]) | set(rung.details["not_run_here"]) == {"qdq", *DIALECTS}
+    assert tuple(rung.details["not_run_here"]) == integers_here().wrong
     model = onnx.load(forms["arm"].onnx_path)
     bias = next(t for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT32)
     changed(model, bias.name, lambda values: values + 4000)
@@ -199,7 +201,7 @@ def test_p2_holds_every_form_and_finds_a_wrong_one(program: Program, images: lis
 def test_a_form_that_saturates_here_is_left_out_and_told(
     program: Program, images: list[ImageU8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnxruntime, "processor", lambda: ("an old one", ("avx2",)))
+    monkeypatch.setattr(integers, "this_processor", lambda: (("avx2",), "x86_64"))
     forms = {"qdq": program, "x86": replace(program, onnx_path=tmp_path / "is_never_opened.onnx")}
     assert optimised_rung(program, forms, images[:1]).details["not_run_here"] == ["x86"]
 

@@ -1,0 +1,101 @@
+"""How a processor multiplies bytes: which form of an INT8 program ONNX Runtime computes exactly and fast on it, what computes
+wrongly there, and whether INT8 can be faster than float at all. The only place that decides so.
+
+An INT8 product is a sum of products of bytes. VNNI on x86, and the dot products of ARM, add them up in 32 bits. Without VNNI, x86
+has one instruction for them: VPMADDUBSW multiplies unsigned bytes by signed ones and adds each pair of products in 16 bits, which
+saturate: twice 255 * 127 is 64770, and comes out as 32767. ONNX Runtime takes it for unsigned activations with signed weights.
+Where both are unsigned it widens them first, which is exact, and about as fast as float. Where both are signed it has no kernel
+of its own on x86: exact, and slow.
+
+Measured with EDAFormer-T at 512x384 on two cores of an EPYC 9005 that hid its AVX-512 and VNNI from the runtime: agreement with
+the quantized model on the worst golden frame 0.983 in the form `x86`, 0.995 in `x86_u8u8`.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgeseg.devices.probe import processor
+from edgeseg.errors import Unsupported
+
+_X86 = ("x86_64", "amd64", "i686", "i386", "x86")
+_DOT_PRODUCTS = ("asimddp", "i8mm")
+_FASTER_ON = "x86 with VNNI (Intel from Ice Lake on, AMD from Zen 4), ARM with dot products, NVIDIA GPUs with TensorRT"
+
+
+@dataclass(frozen=True, slots=True)
+class Integers:
+    """What a processor makes of INT8 programs.
+
+    Attributes:
+        form: the one of `specs.DIALECTS` that ONNX Runtime computes exactly here, and fastest.
+        saturates: sums of products of unsigned and signed bytes saturate here, or may.
+        adds_by: the flag of the instructions that add products of bytes in 32 bits; "" where there are none.
+        known: the processor's flags are.
+    """
+
+    form: str
+    saturates: bool
+    adds_by: str
+    known: bool = True
+
+    @property
+    def wrong(self) -> tuple[str, ...]:
+        """The forms that ONNX Runtime computes wrongly here: neither engine nor judge."""
+        return ("x86",) if self.saturates else ()
+
+    @property
+    def lacks(self) -> str:
+        """What it has not, as a clause; empty where it has all."""
+        if self.adds_by:
+            return ""
+        instructions = "VNNI" if self.form != "arm" else "dot products of bytes"
+        return (
+            f"this processor has no {instructions}" if self.known else f"whether this processor has {instructions} is not known"
+        )
+
+    @property
+    def outlook(self) -> str:
+        """One line for people: whether INT8 can be faster than float on this processor."""
+        if self.adds_by:
+            return f"INT8 can be faster than float on this processor, by {self.adds_by}"
+        pace = "may take as long as float here" if not self.known or self.form == "arm" else "takes about as long as float here"
+        return f"{self.lacks}: INT8 {pace}; it is smaller, exact in the form {self.form}, and faster on {_FASTER_ON}"
+
+
+def integers(flags: Sequence[str], arch: str) -> Integers:
+    """What a processor makes of INT8.
+
+    Args:
+        flags: those of `probe.ISA_FLAGS` that it has. Without any, what is chosen is exact on every processor of its kind.
+        arch: as `platform.machine` names it.
+    """
+    known = bool(flags)
+    if vnni := next((flag for flag in flags if "vnni" in flag), ""):
+        return Integers("x86", False, vnni)
+    if arch.lower() in _X86:
+        return Integers("x86_u8u8", True, "", known)
+    return Integers("arm", False, next((flag for flag in flags if flag in _DOT_PRODUCTS), ""), known)
+
+
+def integers_here() -> Integers:
+    """What the processor of this machine makes of INT8."""
+    return integers(*this_processor())
+
+
+def this_processor() -> tuple[tuple[str, ...], str]:
+    """Flags and architecture of this machine's processor, as `integers` takes them."""
+    return processor()[1], platform.machine()
+
+
+def check_exact(runtime: str) -> None:
+    """Raise Unsupported where a runtime whose kernels multiply unsigned by signed bytes would compute INT8 wrongly."""
+    here = integers_here()
+    if here.saturates:
+        raise Unsupported(
+            f"{runtime} computes no INT8 here: {here.lacks}, and without it {runtime} adds products of bytes in 16 bits, which "
+            "saturate",
+            hint=f"edgeseg build BUNDLE --runtime onnxruntime --force: its form {here.form} is exact here",
+        )
