@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from edgeseg.errors import BuildError
 from edgeseg.engines.integers import integers_here
+from edgeseg.errors import BuildError
 from edgeseg.export.dialects import dialect, write_dialect
 from edgeseg.export.edit import GraphEditor, count_ops
 from edgeseg.export.integer_ops import unsigned_activations
