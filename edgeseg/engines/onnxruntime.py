@@ -47,6 +47,8 @@ _TOO_OLD = (
     *("is under development", "Unsupported model IR"),
 )
 """How it says that an operator, a type of one, or a version of ONNX came after it."""
+_CAME_WITH = {"Max": "1.24", "Min": "1.24"}
+"""Operators for bytes that INT8 forms of edgeseg 0.1 hold -> the first version that has them."""
 OPTIONS = {
     "threads": THREADS,
     "provider": Option(str, "consider this provider only, beside the CPU; by default every one here", ("cpu", *PROVIDERS)),
@@ -102,7 +104,7 @@ class OnnxRuntime:
 
         Raises:
             BuildError: ONNX Runtime refuses the program, or it is of a precision that this provider brings nothing.
-            Unsupported: the provider is not here.
+            Unsupported: the provider is not here, or ONNX Runtime is too old for the program.
         """
         on_gpu = options.get("provider", "cpu") != "cpu"
         if program.precision == ("int8" if on_gpu else "fp16"):
@@ -159,7 +161,7 @@ def open_program(program: Program, options: Mapping[str, Any], optimised: Path, 
     """ONNX Runtime's session of a program, optimised at the highest level for this machine; the optimised graph is written too.
 
     Raises:
-        BuildError: ONNX Runtime refuses the program.
+        BuildError, Unsupported: as `open_graph`.
     """
     settings = _settings(_ort(), options)
     settings.add_session_config_entry("session.save_model_format", kind)
@@ -175,7 +177,7 @@ def open_graph(graph: str | bytes, program: Program, settings: Any = None, *, op
         settings: by default, of ONNX Runtime itself.
         optimise: at the highest level, with what this processor needs for the program's form; or not at all.
     Raises:
-        BuildError: ONNX Runtime refuses the graph, or is too old for it.
+        BuildError: ONNX Runtime refuses the graph; Unsupported: it is too old for it.
     """
     ort, kept_apart = _ort(), []
     settings = settings or ort.SessionOptions()
@@ -193,13 +195,16 @@ def open_graph(graph: str | bytes, program: Program, settings: Any = None, *, op
         raise _refusal(ort, program, error) from error
 
 
-def _refusal(ort: ModuleType, program: Program, error: Exception) -> BuildError:
+def _refusal(ort: ModuleType, program: Program, error: Exception) -> EdgesegError:
     """What ONNX Runtime says of a program that it does not open, and what helps."""
     if not any(sign in str(error) for sign in _TOO_OLD):
         return BuildError(f"onnxruntime refuses {program.onnx_path}: {error}", hint="edgeseg export RECIPE")
-    return BuildError(
+    since = next((version for operator, version in _CAME_WITH.items() if f" for {operator}(" in str(error)), None)
+    return Unsupported(
         f"onnxruntime {ort.__version__} lacks what {program.onnx_path} is made of: {error}",
-        hint="pip install --upgrade onnxruntime; or edgeseg export RECIPE, which writes for every version from 1.20 on",
+        hint=f"pip install 'onnxruntime>={since}'; or edgeseg export RECIPE, which writes programs for 1.20 and newer"
+        if since
+        else "pip install --upgrade onnxruntime",
     )
 
 

@@ -36,7 +36,7 @@ def onnxruntime_runner(program: Program, *, optimised: bool) -> Runner:
     """ONNX Runtime on the CPU: as an engine of it would run here, or with every optimisation off, operator by operator.
 
     Raises:
-        BuildError: ONNX Runtime refuses the program.
+        BuildError: ONNX Runtime refuses the program; Unsupported: it is too old for it.
     """
     session = open_graph(with_logits(onnx.load(program.onnx_path)).SerializeToString(), program, optimise=optimised)
 

@@ -15,7 +15,7 @@ from edgeseg.engines.choose import build_level
 from edgeseg.engines.integers import integers, integers_here
 from edgeseg.engines.onnxruntime import OnnxRuntime, open_graph
 from edgeseg.engines.openvino import OpenVino
-from edgeseg.errors import BuildError, Unsupported
+from edgeseg.errors import Unsupported
 from edgeseg.export.dialects import dialect, write_dialect
 from edgeseg.export.edit import count_ops
 from edgeseg.export.shared_weights import share_weights
@@ -161,14 +161,19 @@ def test_openvino_saturates_where_it_is_said_to_and_only_there(tmp_path: Path) -
     assert exact == (not integers_here().saturates)
 
 
-def test_an_operator_that_this_runtime_lacks_is_told_with_what_helps(tmp_path: Path) -> None:
-    graph = QdqGraph(x=(1, 3))
-    model = graph.model(graph.add("Relu", "x"))
-    model.graph.node[0].op_type = "OfTheFuture"
-    later = program(model, tmp_path)
-    with pytest.raises(BuildError, match=r"onnxruntime [\d.]+ lacks what .* is made of") as caught:
+@pytest.mark.parametrize(
+    ("operator", "kind", "since"), [("OfTheFuture", TensorProto.FLOAT, None), ("Max", TensorProto.INT16, "1.24")]
+)
+def test_an_operator_that_this_runtime_lacks_is_told_with_what_helps(
+    operator: str, kind: int, since: str | None, tmp_path: Path
+) -> None:
+    x, y = (onnx.helper.make_tensor_value_info(name, kind, (3,)) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node(operator, ["x", "x"], ["y"])], "later", [x], [y])
+    later = program(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), tmp_path)
+    with pytest.raises(Unsupported, match=r"onnxruntime [\d.]+ lacks what .* is made of") as caught:
         open_graph(str(later.onnx_path), later, optimise=True)
-    assert "pip install --upgrade onnxruntime" in (caught.value.hint or "")
+    hint = f"pip install 'onnxruntime>={since}'; or edgeseg export" if since else "pip install --upgrade onnxruntime"
+    assert (caught.value.hint or "").startswith(hint)
 
 
 def program(model: onnx.ModelProto, folder: Path) -> Program:
