@@ -97,5 +97,5 @@ def check_exact(runtime: str) -> None:
         raise Unsupported(
             f"{runtime} computes no INT8 here: {here.lacks}, and without it {runtime} adds products of bytes in 16 bits, which "
             "saturate",
-            hint=f"edgeseg build BUNDLE --runtime onnxruntime --force: its form {here.form} is exact here",
+            hint=f"onnxruntime does, best in the form {here.form}: edgeseg build BUNDLE --runtime onnxruntime --force",
         )

@@ -43,8 +43,8 @@ EXPORTS: Mapping[Precision, str] = {"float": DEFAULT_FORM, "int8": CANONICAL_FOR
 _PROVIDERS = ["CPUExecutionProvider"]
 _ERROR = 3  # of ONNX Runtime's log levels; below it, compile warns that the file is for this machine, which is the point
 _TOO_OLD = (
-    *("Could not find an implementation for", "No Op registered for", "is not a registered function/op"),
-    *("is under development", "Unsupported model IR"),
+    *("Could not find an implementation for", "is not a registered function/op", "is under development"),
+    "Unsupported model IR",
 )
 """How it says that an operator, a type of one, or a version of ONNX came after it."""
 _CAME_WITH = {"Max": "1.24", "Min": "1.24"}
