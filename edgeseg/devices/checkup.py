@@ -18,7 +18,8 @@ import numpy as np
 from edgeseg.devices.clocks import told
 from edgeseg.devices.control_groups import cpu_quota
 from edgeseg.devices.finding import Finding
-from edgeseg.devices.instructions import PROC_CPUINFO, Processor, processor
+from edgeseg.devices.instructions import PROC_CPUINFO, processor
+from edgeseg.devices.integers import integers_here
 from edgeseg.devices.machine import Machine, look, told_memory
 from edgeseg.devices.probe import fingerprint, told_isa, usable_cores
 from edgeseg.devices.targets import targets
@@ -27,7 +28,6 @@ from edgeseg.errors import MissingDependency, Unsupported
 from edgeseg.images import opencv
 
 _DISTRIBUTION = "edgeseg"
-_BYTES_IN_32_BITS = ("avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 # The extras that something here uses.
 _EXTRAS = ("video", "train", "quant", "demo", "openvino", "web", "mqtt")
 # Packages whose import name is not their distribution's; the others differ in dashes and case only.
@@ -75,7 +75,7 @@ def _processor() -> Iterator[Finding]:
     else:
         yield Finding("machine", "processor", True, f"{here.cpu} ({here.machine}, {here.os})")
     yield _instruction_sets()
-    yield Finding("machine", "INT8", True, _int8(processor()))
+    yield Finding("machine", "INT8", True, integers_here().outlook)
     quota = cpu_quota()
     granted = "" if quota is None else f", by a quota of {quota:g}"
     yield Finding("machine", "usable cores", True, f"{usable_cores()}{granted}")
@@ -99,19 +99,6 @@ def _instruction_sets() -> Finding:
     elif found.isa_unknown and platform.system() == "Linux":
         hint = f"make {PROC_CPUINFO} of this processor readable"
     return Finding("machine", "instruction sets", not hint, told, hint)
-
-
-def _int8(found: Processor) -> str:
-    """How this processor multiplies bytes."""
-    exact = [flag for flag in found.isa if flag in _BYTES_IN_32_BITS]
-    if exact:
-        return f"products of bytes are added up in 32 bits ({' '.join(exact)})"
-    unknown = [flag for flag in found.isa_unknown if flag in _BYTES_IN_32_BITS]
-    if unknown:
-        return f"unknown whether products of bytes are added up in 32 bits ({' '.join(unknown)}): taken as if not"
-    if "avx2" in found.isa:
-        return "no VNNI: unsigned bytes would be added up in 16 bits, and saturate; exact forms may not be faster than float"
-    return "no instruction adds up products of bytes: it may not be faster than float"
 
 
 def _settings(machine: Machine) -> Iterator[Finding]:

@@ -22,16 +22,16 @@ from typing import NamedTuple
 PROC_CPUINFO = Path("/proc/cpuinfo")
 SYSCTL = ["/usr/sbin/sysctl", "machdep.cpu.brand_string", "hw.optional"]
 
-_X86_FLAGS = (
+X86_FLAGS = (
     *("sse4_1", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16"),
     *("avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
 )
 _ARM_FLAGS = ("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme")
-ISA_FLAGS = (*_X86_FLAGS, *_ARM_FLAGS)
+ISA_FLAGS = (*X86_FLAGS, *_ARM_FLAGS)
 """The flags by which inference kernels are chosen, as Linux names them: x86, then ARM."""
 
 _FLAGS = {
-    **dict.fromkeys(("x86_64", "AMD64", "i686", "i386"), _X86_FLAGS),
+    **dict.fromkeys(("x86_64", "AMD64", "i686", "i386"), X86_FLAGS),
     **dict.fromkeys(("aarch64", "arm64", "ARM64", "armv7l", "armv8l"), _ARM_FLAGS),
 }
 """`platform.machine()` -> its share of ISA_FLAGS; other architectures have none."""
@@ -133,7 +133,7 @@ def judge(cpuinfo: Path, machine: str, ask: Callable[[bool], Asked]) -> Processo
         ask: what the processor says of itself; see `ask`.
     """
     blocks, vocabulary = processors(cpuinfo), _FLAGS.get(machine, ())
-    ours, other = ("flags", "Features") if vocabulary is _X86_FLAGS else ("Features", "flags")
+    ours, other = ("flags", "Features") if vocabulary is X86_FLAGS else ("Features", "flags")
     told = _flags(blocks, ours) & {*vocabulary}
     asked = ask(any(flag not in ask(False).flags for flag in told))
     denied = [flag for flag in vocabulary if flag in told and asked.flags.get(flag) is False]
@@ -168,7 +168,7 @@ def ask(thoroughly: bool) -> Asked:
         return Asked("", by_numpy)
     if system == "Darwin":
         return _asked_of_macos(by_numpy, vocabulary)
-    model, by_cpuid, remark = _cpuid() if vocabulary is _X86_FLAGS else ("", {}, "")
+    model, by_cpuid, remark = _cpuid() if vocabulary is X86_FLAGS else ("", {}, "")
     # That the system keeps a thread's wide registers is in numpy's word; that it keeps AMX's is in nobody's.
     usable = {name: has and by_numpy.get(_BASE.get(name, ""), True) for name, has in by_cpuid.items()}
     flags = {name: has for name, has in usable.items() if not (has and name.startswith("amx_"))} | by_numpy
@@ -185,7 +185,7 @@ def _numpy(vocabulary: tuple[str, ...], system: str) -> dict[str, bool]:
     Off Linux, numpy for ARM says no to what it was not compiled for: there, only its yes is one.
     """
     names = {key: name for key, name in _NUMPY_NAMES.items() if name in vocabulary}
-    sure = (vocabulary is _X86_FLAGS or system == "Linux") and not any(name in os.environ for name in _NUMPY_SETTINGS)
+    sure = (vocabulary is X86_FLAGS or system == "Linux") and not any(name in os.environ for name in _NUMPY_SETTINGS)
     for module in ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath"):  # of numpy 2, and of numpy 1
         try:
             found: Mapping[str, bool] = importlib.import_module(module).__cpu_features__
@@ -203,7 +203,7 @@ def _cpuid() -> tuple[str, dict[str, bool], str]:
         features = frozenset(collector.features)
     except (ImportError, AttributeError, OSError, SystemError, MemoryError, ValueError) as error:
         return "", {}, f"CPUID cannot be read: {error}"
-    return model, {flag: flag in features for flag in _X86_FLAGS}, ""
+    return model, {flag: flag in features for flag in X86_FLAGS}, ""
 
 
 def _asked_of_macos(by_numpy: Mapping[str, bool], vocabulary: tuple[str, ...]) -> Asked:
@@ -214,7 +214,7 @@ def _asked_of_macos(by_numpy: Mapping[str, bool], vocabulary: tuple[str, ...]) -
         return Asked("", by_numpy, f"{' '.join(SYSCTL)} failed: {error}")
     values = dict(line.partition(": ")[::2] for line in done.stdout.splitlines())
     model = values.get("machdep.cpu.brand_string", "").strip()
-    if vocabulary is _X86_FLAGS:
+    if vocabulary is X86_FLAGS:
         return Asked(model, {**dict.fromkeys(vocabulary, False), **by_numpy})
     features = {name.rpartition(".")[2]: value for name, value in values.items() if name.startswith("hw.optional.arm.")}
     if "FEAT_DotProd" not in features:  # before macOS 12

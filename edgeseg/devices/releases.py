@@ -18,7 +18,7 @@ _UNDER_OTHER_NAMES = {
 }
 _NEWEST = {("onnxruntime", (3, 10)): "1.23.2"}
 """The last release with wheels for an old Python. Source: pypi.org, 2026-12."""
-_INT8_BOUNDS = (1, 24)
+INT8_BOUNDS = "1.24"
 """The first ONNX Runtime with Max and Min of bytes, by which INT8 programs once bounded their convolutions; all have Clip."""
 
 
@@ -35,7 +35,7 @@ def too_old(machine: Machine, packages: Mapping[str, str]) -> Finding | None:
 def int8_of_earlier_bundles(machine: Machine, packages: Mapping[str, str]) -> Finding | None:
     """INT8 of bundles from before December 2026 is refused by an ONNX Runtime before 1.24; those made since run with all."""
     here = next((name for name in ("onnxruntime", *_UNDER_OTHER_NAMES["onnxruntime"]) if name in packages), None)
-    wanted = ".".join(map(str, _INT8_BOUNDS))
+    wanted = INT8_BOUNDS
     if here is None or not _below(packages[here], wanted):
         return None
     found = f"INT8 in bundles from before December 2026 needs onnxruntime {wanted}, and {here} {packages[here]} is installed"

@@ -31,8 +31,9 @@ from typing import Any, Literal
 import numpy as np
 
 from edgeseg.contracts import NO_OPTIONS, Option
+from edgeseg.devices.integers import integers_here
 from edgeseg.devices.machine import Machine, look
-from edgeseg.engines.integers import integers_here
+from edgeseg.devices.releases import INT8_BOUNDS
 from edgeseg.engines.onnxruntime_providers import PROVIDERS, Bound, installed, open_on_gpu, providers_to_try
 from edgeseg.engines.options import CUDA_GRAPH, OPTIMIZATION_LEVEL, THREADS, WORKSPACE_BYTES
 from edgeseg.engines.session import ProgramSession, misfit
@@ -47,8 +48,6 @@ _TOO_OLD = (
     "Unsupported model IR",
 )
 """How it says that an operator, a type of one, or a version of ONNX came after it."""
-_CAME_WITH = {"Max": "1.24", "Min": "1.24"}
-"""Operators for bytes that INT8 forms of edgeseg 0.1 hold -> the first version that has them."""
 OPTIONS = {
     "threads": THREADS,
     "provider": Option(str, "consider this provider only, beside the CPU; by default every one here", ("cpu", *PROVIDERS)),
@@ -199,11 +198,11 @@ def _refusal(ort: ModuleType, program: Program, error: Exception) -> EdgesegErro
     """What ONNX Runtime says of a program that it does not open, and what helps."""
     if not any(sign in str(error) for sign in _TOO_OLD):
         return BuildError(f"onnxruntime refuses {program.onnx_path}: {error}", hint="edgeseg export RECIPE")
-    since = next((version for operator, version in _CAME_WITH.items() if f" for {operator}(" in str(error)), None)
+    of_bounds = any(f"implementation for {operator}(" in str(error) for operator in ("Max", "Min"))
     return Unsupported(
         f"onnxruntime {ort.__version__} lacks what {program.onnx_path} is made of: {error}",
-        hint=f"pip install 'onnxruntime>={since}'; or edgeseg export RECIPE, which writes programs for 1.20 and newer"
-        if since
+        hint=f"edgeseg export RECIPE --force, which does without; or install onnxruntime {INT8_BOUNDS} or newer"
+        if of_bounds
         else "pip install --upgrade onnxruntime",
     )
 

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from edgeseg.contracts import NO_OPTIONS, Option
-from edgeseg.engines.integers import check_exact
+from edgeseg.devices.integers import check_exact
 from edgeseg.engines.options import THREADS
 from edgeseg.engines.session import Port, ProgramSession, misfit
 from edgeseg.errors import BuildError, BundleError, Unsupported, require

@@ -4,7 +4,7 @@
     x86_u8u8  both unsigned: what x86 multiplies exactly without VNNI
     arm       both signed, as in the canonical program: what SDOT multiplies
 
-Which of them a processor computes exactly, and which fast, `engines.integers` knows. All hold ONNX Runtime's own operators, so no
+Which of them a processor computes exactly, and which fast, `devices.integers` knows. All hold ONNX Runtime's own operators, so no
 other runtime reads them. None depends on how a session is set up: what is to be an integer operator is one, instead of a pattern
 that an optimiser may or may not find. Their operators, with these types, are in every version of ONNX Runtime from 1.20 on.
 """

@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 
 from edgeseg.bundle.golden import GoldenFrame
-from edgeseg.engines.integers import integers_here
+from edgeseg.devices.integers import integers_here
 from edgeseg.errors import MissingDependency, ParityError, Unsupported
 from edgeseg.export.imposed import Misplaced, compare_imposed
 from edgeseg.export.runners import OTHERS, Answer, Runner, answers, onnxruntime_runner

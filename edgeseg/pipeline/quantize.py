@@ -15,7 +15,7 @@ from edgeseg.bundle import Bundle, copy_bundle, open_bundle
 from edgeseg.contracts import NoProgress, Progress
 from edgeseg.data.calib import load_calib
 from edgeseg.data.datasets import open_dataset
-from edgeseg.engines.integers import integers_here
+from edgeseg.devices.integers import integers_here
 from edgeseg.errors import BundleError, GateFailed, RecipeError, Unsupported, require
 from edgeseg.pipeline.export import level_plans
 from edgeseg.pipeline.quantize_engines import Bench, check_drop, check_levels, speedup, timings

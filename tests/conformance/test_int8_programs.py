@@ -9,8 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgeseg.engines import integers
-from edgeseg.engines.integers import integers_here
+from edgeseg.devices.integers import integers_here
 from edgeseg.engines.onnxruntime import OnnxRuntime
 from edgeseg.engines.operators import FLOAT_PRODUCTS, fused_ops, optimised_ops
 from edgeseg.export.dialects import write_dialect
@@ -19,6 +18,7 @@ from edgeseg.export.onnx_qdq import export_qdq
 from edgeseg.metrics import mask_agreement
 from edgeseg.quant.coverage import coverage
 from edgeseg.specs import DIALECTS, Program
+from processor import pretend
 from quantized import SETTINGS, QuantizedModel, quantized_model
 
 SIZE_HW = (64, 128)
@@ -90,7 +90,7 @@ def test_the_canonical_program_runs_where_the_runtime_makes_its_weights_unsigned
     name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on x86 without VNNI: ONNX Runtime names the new constants by the old ones, and fails where two weights share one."""
-    monkeypatch.setattr(integers, "this_processor", lambda: (("avx2",), "x86_64"))
+    pretend(monkeypatch, "avx2")
     image, masks = np.random.default_rng(0).integers(0, 256, (*SIZE_HW, 3), np.uint8), []
     for form in ("qdq", "arm"):
         made = program(name, form, folder)

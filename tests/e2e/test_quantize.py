@@ -15,7 +15,7 @@ import torch
 
 from edgeseg.cli.main import run
 from edgeseg.contracts import NoProgress
-from edgeseg.engines.integers import integers_here
+from edgeseg.devices.integers import integers_here
 from edgeseg.errors import GateFailed
 from edgeseg.models import build_model
 from edgeseg.pipeline import quantize as stage

@@ -22,7 +22,6 @@ import torch
 
 from edgeseg.bundle import create_bundle
 from edgeseg.bundle.golden import GoldenFrame
-from edgeseg.export.dialects import DIALECTS
 from edgeseg.export.forms import write_form
 from edgeseg.export.golden import golden_frames
 from edgeseg.export.half import write_half
@@ -32,7 +31,7 @@ from edgeseg.export.shared_weights import share_weights
 from edgeseg.models import build_model
 from edgeseg.models.reference import TorchReference
 from edgeseg.recipe.load import dump_recipe, find_recipe, load_recipe
-from edgeseg.specs import DEFAULT_FORM, GPU_FORM, HALF_FORM, ImageU8, IsrPlan, MaskU8, Program
+from edgeseg.specs import DEFAULT_FORM, DIALECTS, GPU_FORM, HALF_FORM, ImageU8, IsrPlan, MaskU8, Program
 from golden_rule import fill
 from quantized import LABELS, quantized_model
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from edgeseg.bundle import Bundle, open_bundle
-from edgeseg.devices.probe import processor
+from edgeseg.devices.integers import integers_here
 from edgeseg.engines.table import backend
 from edgeseg.errors import EdgesegError
 from edgeseg.metrics import mask_agreement
@@ -28,8 +28,6 @@ RUNTIMES = ("onnxruntime", "openvino")
 OPTIONS = {"threads": 2}
 ROUNDED = 0.2
 """How much more half precision may move a mask that weights by rule make, whose classes are all about as likely."""
-SATURATES = "x86"
-"""The form that is right only where products of bytes are added up in 32 bits."""
 
 
 def programs(bundle: Bundle) -> Iterator[tuple[int, Precision, str]]:
@@ -77,9 +75,7 @@ def check(bundle: Bundle, level: int, precision: Precision, form: str, runtime: 
     agreement = min(mask_agreement(mask, frame.mask) for mask, frame in zip(masks, frames, strict=True))
     row |= {"state": "ok", "agreement": round(agreement, 4)}
     if agreement < wanted - (ROUNDED if form in GPU_FORMS.values() else 0):
-        used = backend(runtime).form_for(precision) == form
-        saturates = form == SATURATES and not used and not any("vnni" in flag for flag in processor().isa)
-        row["state"] = "saturates" if saturates else "wrong"
+        row["state"] = "saturates" if form in integers_here().wrong else "wrong"
     return row
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from edgeseg.engines.integers import integers_here
+from edgeseg.devices.integers import integers_here
 from edgeseg.errors import BuildError
 from edgeseg.export.dialects import dialect, write_dialect
 from edgeseg.export.edit import GraphEditor, count_ops

@@ -10,9 +10,9 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from edgeseg.bundle import Bundle
-from edgeseg.engines import integers as rule
+from edgeseg.devices.instructions import Processor
+from edgeseg.devices.integers import integers, integers_here
 from edgeseg.engines.choose import build_level
-from edgeseg.engines.integers import integers, integers_here
 from edgeseg.engines.onnxruntime import OnnxRuntime, open_graph
 from edgeseg.engines.openvino import OpenVino
 from edgeseg.errors import Unsupported
@@ -20,16 +20,17 @@ from edgeseg.export.dialects import dialect, write_dialect
 from edgeseg.export.edit import MICROSOFT, count_ops
 from edgeseg.export.shared_weights import share_weights
 from edgeseg.specs import DIALECTS, ImageSpec, IsrPlan, LabelSpace, Program
+from processor import pretend
 from qdq_graphs import QdqGraph, run
 from tiny import tiny_bundle, tiny_precisions
 
-AVX2 = (("sse4_1", "avx", "f16c", "fma", "avx2"), "x86_64")
+AVX2 = ("sse4_1", "avx", "f16c", "fma", "avx2")
 
 
 @pytest.fixture
 def avx2(monkeypatch: pytest.MonkeyPatch) -> None:
     """This processor says that it has no VNNI."""
-    monkeypatch.setattr(rule, "this_processor", lambda: AVX2)
+    pretend(monkeypatch, *AVX2)
 
 
 @pytest.mark.parametrize(
@@ -48,32 +49,33 @@ def avx2(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_signed_times_unsigned_only_where_it_does_not_saturate(flags: tuple[str, ...], arch: str, form: str, by: str) -> None:
-    found = integers(flags, arch)
+    found = integers(Processor("", flags), arch)
     assert (found.form, found.adds_by) == (form, by)
     assert found.wrong == (("x86",) if form == "x86_u8u8" else ())
     assert form in DIALECTS
 
 
 @pytest.mark.parametrize(
-    ("processor", "told"),
+    ("flags", "unknown", "told"),
     [
-        ((("avx2", "avx_vnni"), "x86_64"), "INT8 can be faster than float on this processor, by avx_vnni"),
-        (AVX2, "this processor has no VNNI: INT8 takes about as long as float here"),
-        (((), "AMD64"), "whether this processor has VNNI is not known: INT8 may take as long as float here"),
-        ((("asimd", "asimddp"), "aarch64"), "INT8 can be faster than float on this processor, by asimddp"),
-        ((("asimd",), "aarch64"), "this processor has no dot products of bytes: INT8 may take as long as float here"),
+        (("avx2", "avx_vnni"), ("amx_int8",), "INT8 can be faster than float on this processor, by avx_vnni"),
+        (AVX2, (), "this processor has no VNNI: INT8 takes about as long as float here"),
+        (AVX2, ("avx_vnni",), "whether this processor has VNNI is not known: INT8 may take as long as float here"),
+        ((), (), "whether this processor has VNNI is not known: INT8 may take as long as float here"),
+        (("asimd", "asimddp"), (), "INT8 can be faster than float on this processor, by asimddp"),
+        (("asimd",), (), "this processor has no dot products of bytes: INT8 may take as long as float here"),
     ],
 )
-def test_the_outlook_says_what_is_known(processor: tuple[tuple[str, ...], str], told: str) -> None:
-    outlook = integers(*processor).outlook
+def test_the_outlook_says_what_is_known(flags: tuple[str, ...], unknown: tuple[str, ...], told: str) -> None:
+    outlook = integers(Processor("", flags, unknown), "x86_64").outlook
     assert outlook.startswith(told)
     assert ("AMD from Zen 4" in outlook) == ("can be faster" not in outlook)
 
 
-def test_the_runtime_takes_the_form_of_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    for processor in (AVX2, (("avx_vnni",), "x86_64"), (("asimddp",), "aarch64")):
-        monkeypatch.setattr(rule, "this_processor", lambda processor=processor: processor)
-        assert OnnxRuntime().form_for("int8") == integers(*processor).form
+@pytest.mark.parametrize("flags", [AVX2, ("avx2", "avx_vnni"), ("asimd", "asimddp")])
+def test_the_runtime_takes_the_form_of_the_rule(flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, *flags)
+    assert OnnxRuntime().form_for("int8") == integers(Processor("", flags), "").form
 
 
 def loud() -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
@@ -174,8 +176,9 @@ def test_an_operator_that_this_runtime_lacks_is_told_with_what_helps(
     later = program(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path)
     with pytest.raises(Unsupported, match=r"onnxruntime [\d.]+ lacks what .* is made of") as caught:
         open_graph(str(later.onnx_path), later, optimise=True)
-    hint = f"pip install 'onnxruntime>={since}'; or edgeseg export" if since else "pip install --upgrade onnxruntime"
-    assert (caught.value.hint or "").startswith(hint)
+    told = caught.value.hint or ""
+    assert told.endswith(f"install onnxruntime {since} or newer" if since else "pip install --upgrade onnxruntime")
+    assert told.startswith("edgeseg export RECIPE --force" if since else "pip")
 
 
 def program(model: onnx.ModelProto, folder: Path) -> Program:

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from edgeseg.bundle.golden import GoldenFrame
 from edgeseg.cli.main import run
-from edgeseg.engines import integers
-from edgeseg.engines.integers import integers_here
+from edgeseg.devices.integers import integers_here
 from edgeseg.errors import ParityError
 from edgeseg.export.dialects import write_dialect
 from edgeseg.export.onnx_qdq import export_qdq
@@ -29,6 +28,7 @@ from edgeseg.models.reference import TorchReference
 from edgeseg.quant.fake import fake_quantize
 from edgeseg.specs import DIALECTS, ImageSpec, ImageU8, IsrPlan, LabelSpace, Program
 from edgeseg.trained import Quantized
+from processor import pretend
 from tiny import tiny_bundle, tiny_precisions
 
 SIZE_HW = (32, 64)
@@ -201,7 +201,7 @@ def test_p2_holds_every_form_and_finds_a_wrong_one(program: Program, images: lis
 def test_a_form_that_saturates_here_is_left_out_and_told(
     program: Program, images: list[ImageU8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(integers, "this_processor", lambda: (("avx2",), "x86_64"))
+    pretend(monkeypatch, "avx2")
     forms = {"qdq": program, "x86": replace(program, onnx_path=tmp_path / "is_never_opened.onnx")}
     assert optimised_rung(program, forms, images[:1]).details["not_run_here"] == ["x86"]
 

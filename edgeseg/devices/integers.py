@@ -14,13 +14,13 @@ the quantized model on the worst golden frame 0.983 in the form `x86`, 0.995 in 
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgeseg.devices.probe import processor
+from edgeseg.devices.instructions import X86_FLAGS, Processor, processor
 from edgeseg.errors import Unsupported
 
-_X86 = ("x86_64", "amd64", "i686", "i386", "x86")
+_X86 = ("x86_64", "amd64", "i686", "i386")
+_VNNI = ("avx512_vnni", "avx_vnni")
 _DOT_PRODUCTS = ("asimddp", "i8mm")
 _FASTER_ON = "x86 with VNNI (Intel from Ice Lake on, AMD from Zen 4), ARM with dot products, NVIDIA GPUs with TensorRT"
 
@@ -33,7 +33,7 @@ class Integers:
         form: the one of `specs.DIALECTS` that ONNX Runtime computes exactly here, and fastest.
         saturates: sums of products of unsigned and signed bytes saturate here, or may.
         adds_by: the flag of the instructions that add products of bytes in 32 bits; "" where there are none.
-        known: the processor's flags are.
+        known: whether it has such instructions is.
     """
 
     form: str
@@ -65,29 +65,23 @@ class Integers:
         return f"{self.lacks}: INT8 {pace}; it is smaller, exact in the form {self.form}, and faster on {_FASTER_ON}"
 
 
-def integers(flags: Sequence[str], arch: str) -> Integers:
-    """What a processor makes of INT8.
+def integers(found: Processor, arch: str) -> Integers:
+    """What a processor makes of INT8. What is unknown counts as not there: what is chosen then is exact on every one of its kind.
 
     Args:
-        flags: those of `probe.ISA_FLAGS` that it has. Without any, what is chosen is exact on every processor of its kind.
-        arch: as `platform.machine` names it.
+        arch: of this interpreter, as `platform.machine` names it; it decides where no flag does.
     """
-    known = bool(flags)
-    if vnni := next((flag for flag in flags if "vnni" in flag), ""):
-        return Integers("x86", False, vnni)
-    if arch.lower() in _X86:
-        return Integers("x86_u8u8", True, "", known)
-    return Integers("arm", False, next((flag for flag in flags if flag in _DOT_PRODUCTS), ""), known)
+    x86 = any(flag in X86_FLAGS for flag in found.isa) if found.isa else arch.lower() in _X86
+    instructions = _VNNI if x86 else _DOT_PRODUCTS
+    adds_by = next((flag for flag in instructions if flag in found.isa), "")
+    known = bool(found.isa) and not any(flag in found.isa_unknown for flag in instructions)
+    form = ("x86" if adds_by else "x86_u8u8") if x86 else "arm"
+    return Integers(form, saturates=x86 and not adds_by, adds_by=adds_by, known=known)
 
 
 def integers_here() -> Integers:
     """What the processor of this machine makes of INT8."""
-    return integers(*this_processor())
-
-
-def this_processor() -> tuple[tuple[str, ...], str]:
-    """Flags and architecture of this machine's processor, as `integers` takes them."""
-    return processor()[1], platform.machine()
+    return integers(processor(), platform.machine())
 
 
 def check_exact(runtime: str) -> None:
