@@ -27,7 +27,7 @@ def label_space_of(facts: Mapping[str, Any], path: Path, num_classes: int) -> He
     sources = [*_holders(facts, _DEPTH), *_config(path)]
     names = (_names(source.get(key), num_classes) for source in sources for key in _NAMES)
     palettes = (_palette(source.get(key), num_classes) for source in sources for key in _PALETTES)
-    return Held(next(filter(None, names), None), next(filter(None, palettes), None))
+    return Held(next(filter(None, names), None), next(filter(None, palettes), None), published=True)
 
 
 def _holders(facts: Mapping[str, Any], depth: int) -> Iterator[Mapping[str, Any]]:

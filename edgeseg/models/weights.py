@@ -70,7 +70,7 @@ class Imported:
     entry: str = ""
     others: tuple[str, ...] = ()
     aside: tuple[str, ...] = ()
-    classes: Held = field(default_factory=Held)
+    classes: Held = field(default_factory=lambda: Held(published=True))
 
 
 def to_our_keys(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Layout]:

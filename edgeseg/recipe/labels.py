@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 FORMATS = ("ade20k", "camvid", "cityscapes", "coco_stuff", "idd_lite", "pascal_context", "synthetic")
 """The data formats with classes of their own. Those of Mapillary Vistas lie with its data."""
 _SHOWN = 3
+_SYNONYMS = 0.1
+"""Share of the classes that may have another name in a published list of the same data set."""
 
 
 @cache
@@ -43,11 +45,16 @@ def labels_of(data: Data) -> LabelSpace | None:
 
 @dataclass(frozen=True)
 class Held:
-    """What a checkpoint says of its classes. A published one may name them, colour them, both, or neither."""
+    """What a checkpoint says of its classes. A published one may name them, colour them, both, or neither.
+
+    Attributes:
+        published: it came from elsewhere, where a class may have another word for a name: "aeroplane" for "airplane".
+    """
 
     names: tuple[str, ...] | None = None
     palette_rgb: tuple[tuple[int, int, int], ...] | None = None
     ignore_index: int = 255
+    published: bool = False
 
     def to_facts(self) -> dict[str, Any]:
         """What of a checkpoint's facts `held_in` reads again, as JSON values."""
@@ -57,7 +64,7 @@ class Held:
 
 def held_in(facts: Mapping[str, Any]) -> Held:
     """What the facts of a checkpoint of ours say of its classes: of one that was trained here, or imported."""
-    labels = facts.get("labels")
+    labels, published = facts.get("labels"), "labels" not in facts
     if labels is None:
         labels = {"names": facts.get("class_names"), "palette_rgb": facts.get("palette_rgb"), "ignore_index": 255}
     names, palette = labels["names"], labels["palette_rgb"]
@@ -65,6 +72,7 @@ def held_in(facts: Mapping[str, Any]) -> Held:
         None if names is None else tuple(map(str, names)),
         None if palette is None else tuple((int(r), int(g), int(b)) for r, g, b in palette),
         labels["ignore_index"],
+        published,
     )
 
 
@@ -91,14 +99,17 @@ def settled(data: Data, held: Held, count: int, whose: str) -> tuple[LabelSpace,
             f"{whose} was trained with {count} classes, the recipe names {ours.num_classes}",
             hint="correct data.classes in the recipe" + (f", or data.format: {' or '.join(like)} has {count}" if like else ""),
         )
-    if held.names is not None:
-        require_same(ours.names, held.names, "the recipe", whose, hint="give the checkpoint of this recipe, or the recipe of it")
     told = []
+    if held.published and held.names is not None and are_synonyms(ours.names, held.names):
+        told = [f"{difference(ours.names, held.names, 'the recipe', whose)}: taken for other words, as all others agree"]
+    elif held.names is not None:
+        mend = "give the checkpoint of this recipe, or the recipe of it: data.classes names classes in the checkpoint's order"
+        require_same(ours.names, held.names, "the recipe", whose, hint=mend)
     if held.palette_rgb is not None and held.palette_rgb != ours.palette_rgb:
         apart = [i for i, pair in enumerate(zip(ours.palette_rgb, held.palette_rgb, strict=False)) if pair[0] != pair[1]]
         shown = ", ".join(f"{ours.names[i]} {ours.palette_rgb[i]}, not {held.palette_rgb[i]}" for i in apart[:_SHOWN])
         more = f" and {len(apart) - _SHOWN} more" if len(apart) > _SHOWN else ""
-        told = [f"colours are the recipe's, which differ from those of {whose}: {shown}{more}"]
+        told += [f"colours are the recipe's, which differ from those of {whose}: {shown}{more}"]
     return ours, told
 
 
@@ -111,6 +122,14 @@ def require_same(ours: Sequence[str], theirs: Sequence[str], we: str, they: str,
 def same_name(one: str, other: str) -> bool:
     """Whether two names are one, but for case, blanks and punctuation: "traffic light" and "Traffic_Light"."""
     return one == other or _plain(one) == _plain(other)
+
+
+def are_synonyms(ours: Sequence[str], theirs: Sequence[str]) -> bool:
+    """Whether two lists differ by other words alone: a few names, none of which stands elsewhere in the other list."""
+    apart = [(one, other) for one, other in zip(ours, theirs, strict=False) if not same_name(one, other)]
+    known = ({_plain(name) for name in ours}, {_plain(name) for name in theirs})
+    moved = any(_plain(one) in known[1] or _plain(other) in known[0] for one, other in apart)
+    return len(ours) == len(theirs) and 0 < len(apart) <= _SYNONYMS * len(ours) and not moved
 
 
 def order_in(wanted: Sequence[str], held: Sequence[str]) -> tuple[int, ...] | None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from edgeseg.errors import DataError, RecipeError
 from edgeseg.models import build_model
 from edgeseg.models.weights import load_strict
-from edgeseg.recipe.labels import difference, held_in, order_in
+from edgeseg.recipe.labels import are_synonyms, difference, held_in, order_in
 from edgeseg.recipe.schema import Recipe
 from edgeseg.specs import LabelSpace
 from edgeseg.train.checkpoint import load_checkpoint
@@ -72,12 +72,17 @@ def _by_class(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors with their classes in the order of `labels`, and what to tell. Raises DataError where the names differ."""
     counting = {name: found for name, found in class_dimensions(recipe, labels.num_classes).items() if name in taken}
-    names = held_in(facts).names
+    held = held_in(facts)
+    names = held.names
     if not counting or names == labels.names:
         return taken, []
     if names is None:
         return taken, [f"{path} does not name its classes: they are taken to be the data's, in the data's order"]
     order = order_in(labels.names, names)
+    if order is None and held.published and are_synonyms(labels.names, names):
+        return taken, [
+            f"{difference(labels.names, names, 'the data', 'the checkpoint')}: taken for other words, as all others agree"
+        ]
     if order is None:
         modules = dict.fromkeys(name.rpartition(".")[0] for name in counting)
         raise DataError(

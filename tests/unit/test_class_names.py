@@ -199,6 +199,26 @@ def test_a_format_supplies_its_classes(tmp_path: Path, form: str) -> None:
     assert "correct data.classes" in caught.value.hint
 
 
+def test_a_published_list_may_have_other_words_for_a_few(tmp_path: Path) -> None:
+    """ "aeroplane" for "airplane" in 1 of 171 is a word; a name that stands elsewhere in the other list is another class."""
+    own = label_space("coco_stuff")
+    data = good()
+    put(data, "quant", None)
+    put(data, "data", {"format": "coco_stuff", "classes": None, "train": None, "val": None})
+    chosen, names = recipe_of(data, "test"), list(own.names)
+    names[names.index("airplane")] = "aeroplane"
+    path = saved(tmp_path, None, count=own.num_classes, class_names=names)
+    (told,) = load_trained(chosen, path).told
+    assert "class 4 is 'airplane' in the recipe, 'aeroplane' in " in told and "taken for other words" in told
+    (told,) = load_initial(build_model("edaformer_nano", own.num_classes), path, chosen, own)
+    assert "taken for other words" in told
+    names[0], names[4] = "boat", "airplane"
+    with pytest.raises(DataError, match="class 0 is 'person' in the recipe, 'boat' in "):
+        load_trained(chosen, saved(tmp_path, None, count=own.num_classes, class_names=names))
+    with pytest.raises(DataError, match="'bus' in "):  # one of three is too many to be a word
+        load_trained(recipe(), saved(tmp_path, None, class_names=["road", "sky", "bus"]))
+
+
 def test_a_count_that_is_another_formats_names_it(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load_trained(recipe(), saved(tmp_path, None, count=19))
