@@ -164,10 +164,10 @@ def test_a_stopped_training_continues_bit_equal_and_moves_weights_and_ranges(tmp
 
 @pytest.mark.slow
 def test_frozen_ranges_stay_and_no_better_step_leaves_the_calibrated_model(tmp_path: Path, pair: Pair) -> None:
-    result = pair.run(tmp_path, recipe(scales="frozen", lr=1e-12))
+    result = pair.run(tmp_path, recipe(scales="frozen", lr=1e-9))
     assert result.best_step == 0 and result.step == 6
     best, before = load_checkpoint(result.best), {**float_state(pair.model), **scales(pair.model)}
     assert best.meta["step"] == 0
     assert [name for name, value in before.items() if not torch.equal(value, best.tensors[name])] == []
     with pytest.raises(DataError, match="another recipe"):
-        pair.run(tmp_path, recipe(scales="frozen", lr=1e-12), start="another")
+        pair.run(tmp_path, recipe(scales="frozen", lr=1e-9), start="another")
