@@ -184,7 +184,7 @@ def test_attention_in_pieces(rows: int, keys: int, heads: int, piece: int, round
     editor = GraphEditor(model)
     split = attention_in_pieces(editor, piece)
     made = editor.finish()
-    np.testing.assert_allclose(run(made, feed), run(model, feed), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(run(made, feed), run(model, feed), rtol=1e-5, atol=1e-5)  # sums in another order
     pieces = count_ops(made)["Softmax"]
     assert split == (pieces > 1)
     assert rows % pieces == 0
