@@ -177,8 +177,10 @@ class FrameSource(Protocol):
     """Where frames come from. Construct cheap, open late, close always. One thread opens it, reads it and closes it.
 
     Frames carry the source's own time stamps, whatever they are: the capture makes them one line of time (see stream.timeline).
-    Beside these it may have `damaged`, the frames of this connection that were not shown; and `stamps_may_jump`, valid once open:
-    True where it is a file in a container whose stamps may jump (MPEG-TS), so that a long gap is none.
+    Beside these it may have `tell`, which the runner sets before `open`: called with the kind, the reason and the figures of what
+    happens (see stream.events); `damaged` and `undecodable`, the pictures of this connection that it left out; and
+    `stamps_may_jump`, valid once open: True where it is a file in a container whose stamps may jump (MPEG-TS), so that a long gap
+    is none.
     """
 
     source_id: str

@@ -247,6 +247,8 @@ class Frame:
         source_id: which source it came from; never holds credentials.
         name: file name without folder, for folders of images; empty otherwise.
         connection: of a live source, from 1; between two of them nobody knows what happened. 0 where there is one only.
+        pixel_aspect: width of a pixel over its height; 1 for square ones. The picture is as it was stored, not stretched.
+        damaged: it may be smeared by what was lost before it; only where such pictures are asked for.
     """
 
     image_rgb: ImageU8
@@ -256,3 +258,5 @@ class Frame:
     source_id: str
     name: str = ""
     connection: int = 0
+    pixel_aspect: float = 1.0
+    damaged: bool = False

@@ -13,10 +13,10 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -37,6 +37,7 @@ T = TypeVar("T")
 _POLL_S = 0.1
 _MOST_HANGING = 3
 _RATE_FRAMES = 64
+_LOST = ("damaged", "undecodable")
 
 
 class Mishandled(StreamError):
@@ -96,11 +97,11 @@ class Capture:
         self._connection = 0
         self._threads: list[threading.Thread] = []
         self._reader: threading.Thread | None = None
-        self._frames = self._delivered = self._damaged = 0
+        self._frames = self._delivered = 0
+        self._lost, self._lost_before = dict.fromkeys(_LOST, 0), dict.fromkeys(_LOST, 0)
         self._size_hw: tuple[int, int] | None = None
         self._arrivals_s: deque[float] = deque(maxlen=_RATE_FRAMES)
         self._told_hanging = False
-        self._damaged_before = 0
         self._failed_from: float = math.inf
 
     # the watch thread
@@ -199,9 +200,7 @@ class Capture:
             now_s, state = self._clock(), self._supervisor
             recent_s = [at_s for at_s in self._arrivals_s if now_s - at_s < 10]
             span_s = now_s - recent_s[0] if len(recent_s) > 1 else 0.0
-            dropped = self.mailbox.counts()
-            if self._damaged:
-                dropped["damaged"] = self._damaged
+            dropped = self.mailbox.counts() | {reason: count for reason, count in self._lost.items() if count}
             return SourceStatus(
                 source=self.source_id,
                 is_live=self.is_live,
@@ -241,6 +240,8 @@ class Capture:
     def _capture(self, source: FrameSource, number: int) -> None:
         """One connection, from open to close. It closes its source itself, also when it was left behind."""
         error: EdgesegError | None = None
+        if hasattr(source, "tell"):
+            source.tell = lambda kind, reason, **details: self._hear(number, kind, reason, details)
         try:
             source.open()
             self._opened(source, number)
@@ -254,6 +255,7 @@ class Capture:
             self._over(number, None, broken=True)
             raise
         finally:
+            self._count_lost(source, number)
             try:
                 source.close()
             except Exception as caught:  # noqa: BLE001  the first error is the one that counts
@@ -300,7 +302,7 @@ class Capture:
             if outage_s is not None:
                 self._outages.add(1e3 * outage_s)
             self._arrivals_s.append(now_s)
-            self._damaged = self._damaged_before + int(getattr(source, "damaged", 0)) if self.is_live else 0
+            self._count_lost(source, number)
             self._tell_size(frame)
             frame, jump = self._stamps.place(frame, now_s)
             if jump is not None:
@@ -320,6 +322,17 @@ class Capture:
             return False
         return True
 
+    def _count_lost(self, source: FrameSource, number: int) -> None:
+        """Take over what the source counts of this connection."""
+        with self._lock:
+            if number == self._connection:
+                self._lost = {reason: self._lost_before[reason] + int(getattr(source, reason, 0)) for reason in _LOST}
+
+    def _hear(self, number: int, kind: str, reason: str, details: Mapping[str, Any]) -> None:
+        """Publish what the source tells, while it is the one that is read."""
+        if number == self._connection:
+            self._events.emit(kind, reason, self.source_id, **details)
+
     def _tell_size(self, frame: Frame) -> None:
         size_hw = (frame.image_rgb.shape[0], frame.image_rgb.shape[1])
         before, self._size_hw = self._size_hw, size_hw
@@ -333,7 +346,7 @@ class Capture:
             if number != self._connection:
                 return
             self._reader = None
-            self._damaged_before = self._damaged
+            self._lost_before = dict(self._lost)
             now_s = self._clock()
             if broken:
                 self._supervisor.failed(now_s, "a bug", hopeless=True)

@@ -1,36 +1,47 @@
 """Recorded sources: video files, pictures, generated scenes.
 
 Nothing is dropped here: these sources wait for their reader. A clip or an image that turns out damaged is an error that says
-where; a plain OpenCV loop would end there as if the clip were over.
+where, behind what could be read of it.
 """
 
 from __future__ import annotations
 
 import glob
-import math
+import os
 import re
+import shlex
+import stat
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
 from edgeseg.errors import DataError, StreamError
-from edgeseg.images import opencv, read_image
-from edgeseg.specs import Frame, ImageU8
+from edgeseg.images import read_image
+from edgeseg.specs import Frame
+from edgeseg.stream.clip import Clip, missing_at_end
+from edgeseg.stream.convert import failures, pyav
+from edgeseg.stream.decoder import DAMAGED, Damaged, Tell, reason_of, silent
 from edgeseg.synthetic import Scene
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
-_TRIES_AFTER_DAMAGE = 64
-_TOLERANCE_S = 0.5
 _MIN_SIDE_PX, _MAX_SIDE_PX = 32, 8_192
 _HINT = "check the path; a source is a file, a folder, a pattern or a URI: edgeseg run --help"
 
 
 class VideoFile:
-    """A video file, decoded by OpenCV's FFmpeg. Frames come upright, with the container's rate and presentation times."""
+    """A video file, or what comes through a pipe (`-`: stdin). Frames come upright, with the container's rate and times.
+
+    `clip.mp4#damaged=show` hands over what a damaged place may have smeared, marked, instead of leaving it out.
+
+    Attributes:
+        damaged, undecodable: see `stream.decoder`.
+        tell: gets the events of reading.
+    """
 
     is_live = False
 
@@ -38,82 +49,55 @@ class VideoFile:
         self.source_id = name or uri
         self.fps = 0.0
         self.frame_count: int | None = None
-        self._path = Path(uri)
-        self._capture: Any = None
-        self._first: tuple[ImageU8, float] | None = None
+        self.tell: Tell = silent
+        path, self._keep_damaged = split_damaged(uri)
+        self._path = Path(path) if path != "-" else Path("/dev/stdin")
+        self._container: Any = None
+        self._clip: Clip | None = None
+
+    @property
+    def stamps_may_jump(self) -> bool:
+        return self._clip is not None and self._clip.stamps_may_jump
+
+    @property
+    def damaged(self) -> int:
+        return self._clip.decoder.damaged if self._clip else 0
+
+    @property
+    def undecodable(self) -> int:
+        return self._clip.decoder.undecodable if self._clip else 0
 
     def open(self) -> None:
-        _check_file(self._path)
-        cv2 = opencv()
-        # An absolute path: FFmpeg would take the colon in "a:b.mp4" for a protocol.
-        self._capture = cv2.VideoCapture(str(self._path.resolve()), cv2.CAP_FFMPEG)
-        if not self._capture.isOpened():
+        av = pyav()
+        is_file = _check_file(self._path)
+        try:
+            with _address(self._path, is_file) as address:
+                self._container = av.open(address)
+        except failures() as error:
             raise StreamError(
-                f"{self._path}: no video that OpenCV can read (another kind of file, or one that was cut off)",
-                hint=f"look at it with: ffprobe {self._path}",
-            )
-        fps = self._capture.get(cv2.CAP_PROP_FPS)
-        self.fps = float(fps) if math.isfinite(fps) and fps > 0 else 0.0
-        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self.frame_count = count if count > 0 else None
-        self._first = self._read()
-        if self._first is None:
-            raise StreamError(
-                f"{self._path}: holds no frame that can be decoded", hint=f"re-encode it: ffmpeg -i {self._path} fixed.mp4"
-            )
+                f"{self._path}: no video that FFmpeg can read (another kind of file, or cut off): {reason_of(error)}",
+                hint=f"look at it with: ffprobe {shlex.quote(str(self._path))}",
+            ) from None
+        self._clip = Clip(
+            self._container,
+            str(self._path),
+            damaged=self._keep_damaged,
+            tell=self.tell,
+            missing=missing_at_end(self._path) if is_file else "",
+            hint="copy the clip again, or re-encode what is left of it: "
+            f"ffmpeg -i {shlex.quote(str(self._path))} fixed.mp4; #damaged=show shows what is smeared too",
+        )
+        self.fps, self.frame_count = self._clip.fps, self._clip.frame_count
 
     def frames(self) -> Iterator[Frame]:
-        index, failures, damaged_at = 0, 0, None
-        origin_s = pts_s = 0.0
-        step_s = 1.0 / self.fps if self.fps else 0.0
-        while True:
-            read, self._first = self._first or self._read(), None
-            if read is not None:
-                image_rgb, time_s = read
-                if index == 0:
-                    origin_s = time_s
-                # Raw streams carry no times: those count on at the nominal rate.
-                forward = math.isfinite(time_s) and time_s - origin_s > pts_s
-                pts_s = time_s - origin_s if forward else pts_s + (step_s if index else 0.0)
-                damaged_at = index if failures and damaged_at is None else damaged_at
-                failures = 0
-                yield Frame(image_rgb, index, pts_s, time.monotonic(), self.source_id)
-                index += 1
-            elif self.frame_count is not None and index < self.frame_count and failures < _TRIES_AFTER_DAMAGE:
-                failures += 1  # OpenCV reports a packet that it cannot decode and the end of the file alike
-            else:
-                break
-        self._check_complete(index, pts_s + step_s, damaged_at)
+        if self._clip is None:
+            raise RuntimeError("the source is not open")
+        yield from self._clip.frames(self.source_id)
 
     def close(self) -> None:
-        if self._capture is not None:
-            self._capture.release()
-            self._capture = None
-        self._first = None
-
-    def _read(self) -> tuple[ImageU8, float] | None:
-        """The next picture, a fresh array, and its time in s; None where the decoder gives none."""
-        cv2 = opencv()
-        good, image_bgr = self._capture.read()
-        if not good:
-            return None
-        return cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB), self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
-
-    def _check_complete(self, frames: int, end_s: float, damaged_at: int | None) -> None:
-        """Raise where the clip ended early. A count without an index is an estimate, hence the half second of tolerance."""
-        if self.frame_count is None:
-            return
-        missing = self.frame_count - frames
-        if damaged_at is None:
-            reaches_end = self.fps > 0 and end_s >= self.frame_count / self.fps - _TOLERANCE_S
-            if reaches_end or missing <= max(2.0, self.fps * _TOLERANCE_S):
-                return
-            damaged_at = frames
-        raise StreamError(
-            f"{self._path}: damaged after frame {damaged_at}; "
-            f"{frames} of {self.frame_count} frames could be decoded, and were delivered",
-            hint=f"copy the clip again, or re-encode what is left of it: ffmpeg -i {self._path} fixed.mp4",
-        )
+        container, self._container = self._container, None
+        if container is not None:
+            container.close()
 
 
 class ImageFiles:
@@ -190,14 +174,45 @@ class SyntheticScene:
         """Nothing is held."""
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: Path) -> bool:
+    """Whether it is an ordinary file, and not a pipe. Raises StreamError where it cannot be read, or is empty."""
     try:
+        mode = path.stat().st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode):
+            return False  # a look would take away what is to be read
         with path.open("rb") as file:
             empty = not file.read(1)
     except OSError as error:
         raise StreamError(f"{path}: {error.strerror}", hint=_HINT) from error
     if empty:
         raise StreamError(f"{path}: the file is empty", hint="copy or record the clip again")
+    return True
+
+
+@contextmanager
+def _address(path: Path, is_file: bool) -> Iterator[str]:
+    """What FFmpeg is to open: absolute, for it takes the colon in "a:b.mp4" for a protocol, and in characters that it takes."""
+    absolute = str(path.resolve() if is_file else path.absolute())
+    try:
+        absolute.encode()
+    except UnicodeEncodeError:  # a name in another encoding than UTF-8
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            yield f"/dev/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
+    else:
+        yield absolute
+
+
+def split_damaged(uri: str) -> tuple[str, Damaged]:
+    """ "clip.mp4#damaged=show" -> ("clip.mp4", "show"); a file that is really called so is meant as it stands."""
+    path, mark, wanted = uri.rpartition("#damaged=")
+    if not mark or Path(uri).exists():
+        return uri, "skip"
+    if wanted not in DAMAGED:
+        raise StreamError(f"{uri}: damaged={wanted} is not known", hint=f"write #damaged={' or #damaged='.join(DAMAGED)}")
+    return path, wanted
 
 
 def find_images(pattern: str) -> list[Path]:

@@ -13,7 +13,7 @@ from edgeseg.errors import StreamError
 from edgeseg.stream.gstreamer import CsiCamera, Pipeline
 from edgeseg.stream.live import Camera, NetworkStream
 from edgeseg.stream.recorded import IMAGE_SUFFIXES as IMAGE_SUFFIXES
-from edgeseg.stream.recorded import ImageFiles, SyntheticScene, VideoFile, find_images, split_rate
+from edgeseg.stream.recorded import ImageFiles, SyntheticScene, VideoFile, find_images, split_damaged, split_rate
 from edgeseg.stream.uris import named, redact
 
 
@@ -92,4 +92,4 @@ def files_of(text: str) -> list[Path]:
     uri = named(text).uri
     if "://" in uri or uri.startswith("gst:"):
         return []
-    return find_images(split_rate(uri)[0])
+    return find_images(split_rate(split_damaged(uri)[0])[0])

@@ -22,14 +22,16 @@ class SourceStatus:
 
     Attributes:
         source: its id: the name that the user gave it, or the URI without credentials.
-        is_live: True where frames that are not read are lost.
+        is_live: True where frames that are not read are lost; of an HTTP address it is known once that is open.
         state: see `stream.supervisor`.
         since_s: seconds that it has been in this state.
         reason: why it is in this state, for people.
         frames: frames that came from it.
         delivered: frames that were segmented and given to the sinks.
         dropped: frames that were not, by reason: "oldest" and "newest" (the queue was full), "stale" (older than the greatest
-            age), "stopped" (still in a queue when the run ended), "failed" (could not be handled; the source FAILED of it).
+            age), "stopped" (still in a queue when the run ended), "failed" (could not be handled; the source FAILED of it); and
+            of those that never came from it: "damaged" (not decoded or converted, or smeared by what was lost before them) and
+            "undecodable" (before the first key frame).
         connects: connections that delivered a frame; the first one counts.
         reconnects: connections but the first that delivered a frame.
         reconnect_ms: time from the loss of a connection to the next frame: count, mean, p50, p90, p99, max; null where none.

@@ -7,9 +7,9 @@ quote URIs too, so these go through `scrub`.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
 from edgeseg.errors import StreamError
@@ -94,6 +94,18 @@ def number(uri: str, options: dict[str, str], key: str, default: float, least: f
             f"{redact(uri)}: {key}={text} is not a number from {least:g} to {most:g}", hint=f"write #{key}={default:g}"
         )
     return value
+
+
+_Choice = TypeVar("_Choice", bound=str)
+
+
+def choice(uri: str, options: dict[str, str], key: str, values: Sequence[_Choice]) -> _Choice:
+    """An option that is one of some words, the first by default. Raises StreamError where it is another."""
+    text = options.get(key, values[0])
+    for value in values:
+        if text == value:
+            return value
+    raise StreamError(f"{redact(uri)}: {key}={text} is not known", hint=f"write #{key}={' or '.join(values)}")
 
 
 def _without_login(rest: str) -> str:
