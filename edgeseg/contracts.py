@@ -221,8 +221,8 @@ class FrameSink(Protocol):
 
     After `close` a sink may be opened again, with another frame size or because it failed: it goes on without touching what it
     wrote before. It may keep a frame's image and mask after `write`. Beside these methods it may have `event(event)`, which gets
-    what happens during a run (see stream.events); `name`, for messages, without credentials; and `takes_all_sources`, True where
-    it takes frames of several sources.
+    what happens during a run (see stream.events); `pixel_aspect`, which is set before `open` to that of its frames; `name`,
+    for messages, without credentials; and `takes_all_sources`, True where it takes frames of several sources.
     """
 
     def open(self, size_hw: tuple[int, int], fps: float, labels: LabelSpace) -> None:

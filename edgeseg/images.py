@@ -204,6 +204,17 @@ def shrink_image(image_rgb: ImageU8, size_hw: tuple[int, int]) -> ImageU8:
     return resized
 
 
+def squared_hw(size_hw: tuple[int, int], pixel_aspect: float) -> tuple[int, int]:
+    """Height and width that a picture has in square pixels, for pixels `pixel_aspect` times as wide as high: none is lost."""
+    height, width = size_hw
+    return max(height, round(height / pixel_aspect)), max(width, round(width * pixel_aspect))
+
+
+def square_pixels(image_rgb: ImageU8, pixel_aspect: float) -> ImageU8:
+    """A picture in square pixels, where its own are `pixel_aspect` times as wide as high; the same object where it is 1."""
+    return resize_image(image_rgb, squared_hw((image_rgb.shape[0], image_rgb.shape[1]), pixel_aspect))
+
+
 def encode_png(image_rgb: ImageU8) -> bytes:
     """An RGB image (H, W, 3) uint8 as the bytes of a PNG file."""
     cv2 = opencv()

@@ -239,6 +239,8 @@ class Lanes:
             "infer_ms": round(infer_ms, 3),
             "latency_ms": round(infer_ms + other_ms, 3),
             "age_ms": round(age_ms, 3),
+            **({"pixel_aspect": round(frame.pixel_aspect, 6)} if frame.pixel_aspect != 1 else {}),
+            **({"damaged": True} if frame.damaged else {}),
             "level": choice.level,
             "level_reason": choice.reason,
         }

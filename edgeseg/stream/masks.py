@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class MaskFiles:
         if frame.name:
             self._written.add(name)
         try:
-            write_whole(self._folder / name, encode_mask_png(mask, self._palette_rgb))
+            write_whole(self._folder / name, encode_mask_png(mask, self._palette_rgb, frame.pixel_aspect))
         except StreamError:
             self._failed = True
             raise
@@ -56,7 +57,7 @@ class MaskFiles:
         """Every file is complete when it is written."""
 
 
-def encode_mask_png(mask: MaskU8, palette_rgb: npt.NDArray[np.uint8]) -> bytes:
+def encode_mask_png(mask: MaskU8, palette_rgb: npt.NDArray[np.uint8], pixel_aspect: float = 1.0) -> bytes:
     """A class map as an 8-bit palette PNG, pixel value = class index.
 
     Written by hand because OpenCV writes no palettes, and so that a device needs no second image library.
@@ -64,13 +65,17 @@ def encode_mask_png(mask: MaskU8, palette_rgb: npt.NDArray[np.uint8]) -> bytes:
     Args:
         mask: (H, W) uint8.
         palette_rgb: (256, 3) uint8.
+        pixel_aspect: width of a pixel over its height, for viewers that go by it: the mask has the frame's pixels.
     Source: PNG specification (ISO/IEC 15948), colour type 3, filter 0.
     """
     height, width = mask.shape
     rows = np.zeros((height, width + 1), np.uint8)
     rows[:, 1:] = mask
     header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"PLTE", palette_rgb.tobytes()), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b""))
+    chunks = [(b"IHDR", header), (b"PLTE", palette_rgb.tobytes()), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b"")]
+    if pixel_aspect != 1:
+        ratio = Fraction(pixel_aspect).limit_denominator(1_000)
+        chunks.insert(1, (b"pHYs", struct.pack(">IIB", ratio.denominator, ratio.numerator, 0)))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
     )

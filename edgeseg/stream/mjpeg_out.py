@@ -231,7 +231,7 @@ class MjpegOut:
 
     def _encode(self, item: tuple[Frame, MaskU8]) -> None:
         frame, mask = item
-        self._stream.publish(encode_jpeg(self._view.draw(frame.image_rgb, mask, self._labels), self._quality), frame.index)
+        self._stream.publish(encode_jpeg(self._view.show(frame, mask, self._labels), self._quality), frame.index)
 
 
 def encode_jpeg(image_rgb: ImageU8, quality: int) -> bytes:

@@ -19,6 +19,7 @@ from edgeseg.stream.uris import scrub
 
 _TICKS_PER_S = 90_000
 _LONGEST_GAP_S = 3600
+_MOST_ASPECT = 255  # what MPEG-4 can hold
 _INDEX_BYTES = 16  # of an mp4, for a frame at most
 
 
@@ -86,11 +87,13 @@ class Encoder:
         clock: of the packets.
     """
 
-    def __init__(self, context: Any, codec: Codec, size_hw: tuple[int, int], rate: Fraction) -> None:
+    def __init__(self, context: Any, codec: Codec, size_hw: tuple[int, int], rate: Fraction, pixel_aspect: float = 1.0) -> None:
         height, width = size_hw
         # The encoders take even sides only: odd ones get one more row or column, a copy of the last.
         self._pad_hw = (height % 2, width % 2)
         context.width, context.height, context.pix_fmt = width + self._pad_hw[1], height + self._pad_hw[0], "yuv420p"
+        if pixel_aspect != 1:
+            context.sample_aspect_ratio = Fraction(pixel_aspect).limit_denominator(_MOST_ASPECT)
         context.options = dict(codec.options)
         context.framerate, context.time_base = rate, 1 / rate
         context.gop_size, context.max_b_frames = max(1, round(rate)), 0
@@ -129,6 +132,7 @@ class Muxer:
         url: of FFmpeg's.
         what: how messages call it; without credentials.
         codec: a key of CODECS.
+        pixel_aspect: width of a pixel over its height; players show the picture accordingly.
         container, options: FFmpeg's name of the format, and its options.
         hint: what to do where it cannot be written.
     Attributes:
@@ -152,6 +156,7 @@ class Muxer:
         container: str,
         options: Mapping[str, str],
         hint: str,
+        pixel_aspect: float = 1.0,
     ) -> None:
         self.codec, self.frames, self.size_bytes = codec, 0, 0
         self._keyframe_bytes = self._since_bytes = 0
@@ -164,7 +169,7 @@ class Muxer:
             raise self._failed("cannot be opened", error) from error
         try:
             self._stream = self._container.add_stream(row.encoder, rate=exact_rate(fps))
-            self._encoder = Encoder(self._stream.codec_context, row, size_hw, exact_rate(fps))
+            self._encoder = Encoder(self._stream.codec_context, row, size_hw, exact_rate(fps), pixel_aspect)
             self._stream.time_base = self._encoder.clock.time_base
             # Opened here, so that a size that it cannot hold is told now; the header goes out with the first packet.
             self._stream.codec_context.open()

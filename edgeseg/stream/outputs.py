@@ -54,7 +54,7 @@ class _Output:
         self.sink, self.origin, self.for_all = sink, origin, for_all
         self.name = str(getattr(sink, "name", type(sink).__name__))
         self.state: SinkState = "WAITING"
-        self.size_hw: tuple[int, int] | None = None
+        self.shape: tuple[tuple[int, int], float] | None = None
         self.written = self.missed = 0
         self.error: EdgesegError | None = None
         self.retry_at_s, self.wait_s = float("inf"), _RETRY_S
@@ -169,7 +169,7 @@ class Outputs:
             self._events.emit("sink_recovered", f"open again, {output.missed} frames were missed", output.name)
         if output.state == "WAITING":
             self._open(output, origin, frame)
-        if output.state == "OPEN" and origin.is_live and output.origin and output.size_hw != mask.shape:
+        if output.state == "OPEN" and origin.is_live and output.origin and output.shape != _shape(frame):
             output.sink.close()
             self._open(output, origin, frame)
         if output.state != "OPEN":
@@ -185,8 +185,9 @@ class Outputs:
         self._opener(output, origin, frame)()
 
     def _opener(self, output: _Output, origin: Capture, frame: Frame) -> Callable[[], None]:
-        size_hw = (frame.image_rgb.shape[0], frame.image_rgb.shape[1])
-        output.size_hw = size_hw
+        output.shape = size_hw, pixel_aspect = _shape(frame)
+        if hasattr(output.sink, "pixel_aspect"):
+            output.sink.pixel_aspect = pixel_aspect
         fps = origin.fps or (_NOMINAL_FPS if origin.is_live else 0.0)
         return lambda: output.sink.open(size_hw, fps, self._labels)
 
@@ -242,3 +243,8 @@ class Outputs:
             retry_s, output.wait_s = output.wait_s, min(_RETRY_CAP_S, 2 * output.wait_s)
             output.retry_at_s = self._clock() + retry_s
         self._events.emit("sink_failed", str(error), output.name, hint=error.hint, retry_in_s=retry_s)
+
+
+def _shape(frame: Frame) -> tuple[tuple[int, int], float]:
+    """What a sink is opened for: height and width, and the shape of the pixels."""
+    return (frame.image_rgb.shape[0], frame.image_rgb.shape[1]), frame.pixel_aspect

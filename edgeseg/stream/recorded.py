@@ -191,7 +191,7 @@ def _check_file(path: Path) -> bool:
 
 @contextmanager
 def _address(path: Path, is_file: bool) -> Iterator[str]:
-    """What FFmpeg is to open: absolute, for it takes the colon in "a:b.mp4" for a protocol, and in characters that it takes."""
+    """What FFmpeg is to open: absolute, or it would take the colon in "a:b.mp4" for a protocol; in characters that it takes."""
     absolute = str(path.resolve() if is_file else path.absolute())
     try:
         absolute.encode()

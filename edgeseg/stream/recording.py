@@ -60,6 +60,7 @@ class Recording:
     def __init__(self, path: Path, view: View, *, codec: str = "h264", rotation: Rotation | None = None) -> None:
         self.name = str(path)
         self.codec = codec
+        self.pixel_aspect = 1.0
         self._path, self._view, self._rotation = path, view, rotation or Rotation()
         self._numbered = re.compile(rf"{re.escape(path.stem)}-(\d{{4,}}){re.escape(path.suffix)}")
         self._muxer: Muxer | None = None
@@ -133,6 +134,7 @@ class Recording:
                 codec=self.codec,
                 container="mp4",
                 options=_FRAGMENTED,
+                pixel_aspect=self.pixel_aspect,
                 hint=f"check permissions and free space (df -h {self._path.parent}), take another codec, or write masks/",
             )
         except BaseException:

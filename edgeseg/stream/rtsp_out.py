@@ -52,6 +52,7 @@ class RtspOut:
                 hint="serve it on rtsp://127.0.0.1:8554/name#serve=1, or push it to a server that asks for them",
             )
         self._address, self._host, self._port, self._path = address, parts.hostname, port, parts.path
+        self.pixel_aspect = 1.0
         self._view = view
         self._out: Muxer | ServedStream | None = None
         self._worker: LatestWorker[tuple[Frame, MaskU8]] | None = None
@@ -64,7 +65,9 @@ class RtspOut:
         self._labels, self._size_hw = labels, size_hw
         shown_hw = self._view.size_hw(size_hw)
         if self._serve:
-            self._out = ServedStream(self._host, self._port, self._path, shown_hw, fps, what=self.name)
+            self._out = ServedStream(
+                self._host, self._port, self._path, shown_hw, fps, what=self.name, pixel_aspect=self.pixel_aspect
+            )
         else:
             self._out = muxer = Muxer(
                 self._address,
@@ -74,6 +77,7 @@ class RtspOut:
                 codec="h264",
                 container="rtsp",
                 options={"rtsp_transport": "tcp", "timeout": str(int(1e6 * _TIMEOUT_S))},
+                pixel_aspect=self.pixel_aspect,
                 hint="check that a server which takes streams (such as MediaMTX) runs there, and user and password",
             )
             muxer.start()

@@ -23,13 +23,15 @@ _INSTALL = "sudo apt install python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-
 class ServedStream:
     """One path of the server at an address: takes pictures, compresses them as H.264, and shows them to who asks."""
 
-    def __init__(self, host: str, port: int, path: str, size_hw: tuple[int, int], fps: float, *, what: str) -> None:
+    def __init__(
+        self, host: str, port: int, path: str, size_hw: tuple[int, int], fps: float, *, what: str, pixel_aspect: float = 1.0
+    ) -> None:
         codec, rate = CODECS["h264"], exact_rate(fps)
         check_encoder("h264", what)
         self._what = what
         # Not in a container: parameter sets go out with every keyframe, as viewers come at any time.
         context = pyav().CodecContext.create(codec.encoder, "w")
-        self._encoder = Encoder(context, codec, size_hw, rate)
+        self._encoder = Encoder(context, codec, size_hw, rate, pixel_aspect)
         with _servers_lock:
             server = _servers.get((host, port))
             if server is None or not server.is_alive:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgeseg.images import contact_sheet, resize_mask, shrink_image
+from edgeseg.images import contact_sheet, resize_mask, shrink_image, squared_hw
 from edgeseg.specs import Frame, ImageU8, LabelSpace, MaskU8
 
 
@@ -24,7 +24,7 @@ class FrameSampler:
     def __call__(self, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
         if frame.index % self._stride:
             return
-        height, width = mask.shape
+        height, width = squared_hw((mask.shape[0], mask.shape[1]), frame.pixel_aspect)
         scale = min(1.0, self._width_px / width)
         size_hw = max(1, round(height * scale)), max(1, round(width * scale))
         self._kept.append((shrink_image(frame.image_rgb, size_hw), resize_mask(mask, size_hw).copy()))

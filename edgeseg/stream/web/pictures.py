@@ -7,7 +7,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-from edgeseg.images import opencv, resize_mask, shrink_image
+from edgeseg.images import opencv, resize_mask, shrink_image, squared_hw
 from edgeseg.specs import Frame, MaskU8
 
 WIDTH_PX = 960
@@ -28,8 +28,10 @@ def encode(sequence: int, frame: Frame, mask: MaskU8, record: Mapping[str, Any])
     cv2 = opencv()
     image_rgb = frame.image_rgb
     height, width = image_rgb.shape[:2]
-    if width > WIDTH_PX:
-        size_hw = (max(1, round(height * WIDTH_PX / width)), WIDTH_PX)
+    # In square pixels: a browser knows no others.
+    shown_h, shown_w = squared_hw((height, width), frame.pixel_aspect)
+    size_hw = (max(1, round(shown_h * WIDTH_PX / shown_w)), WIDTH_PX) if shown_w > WIDTH_PX else (shown_h, shown_w)
+    if size_hw != (height, width):
         image_rgb, mask = shrink_image(image_rgb, size_hw), resize_mask(mask, size_hw)
     image_bgr = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR)
     jpeg = cv2.imencode(".jpg", image_bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
