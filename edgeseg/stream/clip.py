@@ -54,7 +54,7 @@ class Clip:
         self._what, self._missing, self._hint = what, missing, hint
         self._container, self._stream = container, choose_video(container, what)
         self.fps = rate_of(self._stream)
-        self.stamps_may_jump = bool(container.format.flags & pyav().format.Flags.ts_discont)
+        self.stamps_may_jump = bool(int(container.format.flags) & pyav().format.Flags.ts_discont.value)
         self.frame_count = self._expected()
         self.decoder = Decoder(container, self._stream, what, threads=threads, by_frame=True, damaged=damaged, tell=tell)
         self._pictures = self.decoder.pictures()
