@@ -2,9 +2,10 @@
 
     python3 rtsp_child.py HOST PORT
 
-A message is a head of 7 bytes, big endian (kind: 1 byte, stream: 2, length of the body: 4), and a body: kind 0 names the path of
-a stream, 1 is a packet of H.264 (Annex B, one picture), 2 one that starts with a keyframe, 3 ends a stream. It prints "ready", or
-why not, in one line, and ends with its stdin. It imports nothing of edgeseg, which the system's Python does not have.
+A message is a head of 7 bytes, big endian (kind: 1 byte, stream: 2, length of the body: 4), and a body: kind 0 names the path
+of a stream, 1 is a packet of H.264 (Annex B, one picture), 2 one that starts with a keyframe, 3 ends a stream. It prints
+"ready", or why not, in one line, "named" when a path can be watched, and ends with its stdin. It imports nothing of edgeseg,
+which the system's Python does not have.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ def read_messages(stdin: BinaryIO, make: Any) -> None:
             return
         if kind == NAME:
             streams[number] = make(body.decode())
+            print("named", flush=True)
         elif kind == END:
             streams.pop(number).end()
         else:

@@ -16,6 +16,7 @@ from edgeseg.stream import rtsp_child
 from edgeseg.stream.muxer import CODECS, Encoder, check_encoder, exact_rate, pyav
 
 _START_S = 10.0
+_ENDED = "run again, or look for what ended it: dmesg | tail"
 _PROBE = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
 _INSTALL = "sudo apt install python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good gstreamer1.0-plugins-bad"
 
@@ -84,6 +85,10 @@ class _Server:
         number = next(self._numbers)
         self.send(rtsp_child.NAME, number, path.encode(), what)
         self._paths[number] = path
+        if _first_line(self._child) != "named":
+            self._paths.clear()  # it died, or was ended because it hung
+            self.stop()
+            raise StreamError(f"{what}: the RTSP server ended", hint=_ENDED)
         return number
 
     def send(self, kind: int, number: int, body: bytes, what: str) -> None:
@@ -93,9 +98,7 @@ class _Server:
                 stdin.write(rtsp_child.HEAD.pack(kind, number, len(body)) + body)
                 stdin.flush()
         except (OSError, ValueError) as error:
-            raise StreamError(
-                f"{what}: the RTSP server ended", hint="run again, or look for what ended it: dmesg | tail"
-            ) from error
+            raise StreamError(f"{what}: the RTSP server ended", hint=_ENDED) from error
 
     def remove(self, number: int) -> bool:
         """End a path; True where it was the last, and the server ended too."""
