@@ -25,6 +25,10 @@ Tell = Callable[..., object]
 
 _COPY_OPAQUE = 1 << 7
 _ATTACHED_PICTURE = 1 << 10
+# With one thread these decoders flag every damaged picture that they notice. With a thread a slice they do not repair, nor flag,
+# what is missing; with a thread a frame, flags come too late for pictures that are given out reordered.
+_EXACT = {"h264", "mpeg4", "h263"}
+_EXACT_PX = 1920 * 1088
 _QUIET_S = 5.0
 _HOPELESS = 100
 _EARLY = 64
@@ -73,7 +77,7 @@ class Decoder:
     Args:
         container, stream: of PyAV; the stream is `choose_video`'s.
         what: how messages call it; without credentials.
-        threads: of the codec; 0 lets FFmpeg decide.
+        threads: of the codec; 0 takes one where only that tells damage for certain (H.264 up to 1080p), else FFmpeg decides.
         by_frame: decode several frames at once: faster, and some frames late.
         damaged: "skip" leaves out what a loss may have smeared; "show" hands it over, marked.
         joins: a gap may be where recordings were joined, and not a loss.
@@ -106,9 +110,13 @@ class Decoder:
         self._container, self._stream, self._what = container, stream, what
         self._show, self._joins, self._tell = damaged == "show", joins, tell
         self._context = stream.codec_context
-        self._context.thread_count = threads
-        if by_frame:
+        exact = self._context.name in _EXACT and self._context.width * self._context.height <= _EXACT_PX
+        self._context.thread_count = threads or int(exact)
+        if by_frame and not exact:
             self._context.thread_type = "AUTO"
+        if self._context.name == "mjpeg":
+            # A JPEG that ends early is an error then, and not a picture that is grey from there on.
+            self._context.options = {"err_detect": "explode"}
         self._context.flags |= _COPY_OPAQUE
         self._converter = Converter(lambda text: tell("picture", text))
         self._losses = Losses()

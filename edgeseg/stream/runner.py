@@ -69,8 +69,8 @@ def run(
     `index` (of the frames that came from the source: gaps are dropped frames), `pts_s` (None for pictures without a rate),
     `source`, `name`, `class_share` (class name -> share of the frame's pixels, classes present), `regions` (where there are any:
     region -> class -> share), `infer_ms`, `latency_ms` (resize, infer and postprocess, without waiting), `age_ms` (from the
-    frame's arrival to the finished mask, waiting included), `level` and `level_reason` (see `stream.levels.Choice`), and,
-    where they are not 1 and false, `pixel_aspect` (width of a pixel over its height) and `damaged`.
+    frame's arrival to the finished mask, waiting included), `level` and `level_reason` (see `stream.levels.Choice`);
+    `pixel_aspect` (width of a pixel over its height) and `damaged` where they are not 1 and false.
 
     Args:
         session: an open session; with a governor one for each of its levels, by level.
