@@ -12,8 +12,10 @@ from typing import Any
 
 from edgeseg import __version__
 from edgeseg.bundle import Bundle, copy_bundle, open_bundle
+from edgeseg.bundle.files import check_place
 from edgeseg.contracts import NoProgress, Progress
-from edgeseg.errors import BundleError, GateFailed, RecipeError, Unsupported, require
+from edgeseg.errors import BuildError, BundleError, GateFailed, RecipeError, Unsupported, require
+from edgeseg.files import Target
 from edgeseg.pipeline.export import level_plans
 from edgeseg.pipeline.quantize_engines import Bench, check_drop, check_levels, speedup, timings
 from edgeseg.pipeline.quantize_levels import Settled, settle
@@ -94,6 +96,8 @@ def quantize_run(
     for package, extra in (("matplotlib.figure", "report"), ("modelopt", "quant")):
         require(package, extra=extra, purpose="quantize a model")
     folder = run_dir / "quant"
+    check_place(run_dir / f"{recipe.name}.edgeseg")
+    Target(run_dir / "quantized.safetensors", BuildError)
     if fresh:
         _forget(folder)
     trained = load_trained(recipe, checkpoint)
