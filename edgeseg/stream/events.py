@@ -27,8 +27,8 @@ class Event:
     Attributes:
         at_s: seconds from the start of the run, on the monotonic clock.
         source: the source's id, or the sink's name; empty where it concerns the whole run.
-        kind: "state" (of a source), "resized", "dropped", "region", "sink_failed", "sink_recovered", "level"; sinks may add
-            their own.
+        kind: "state" (of a source), "resized", "dropped", "region", "sink_failed", "sink_recovered", "sink_ended", "level"; sinks
+            may add their own.
         reason: why, for people; never holds credentials.
         details: figures that belong to it, as plain JSON values.
     """

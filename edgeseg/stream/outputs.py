@@ -3,7 +3,7 @@
 Every call of a sink comes from one thread, the writer's, but for the `open` after a failure, and no two at once. A sink that
 fails takes no other down: it is closed, an event says so, and with live sources it is opened again after a while. A run that
 only reads files has its results as its purpose: when its last sink has failed it ends with that error, and nothing is written
-behind a gap.
+behind a gap. A pipe whose reader goes away has ended and not failed; where that leaves nothing to write to, so has the run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from edgeseg.contracts import FrameSink, FrameSource
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, ReaderGone
 from edgeseg.specs import Frame, LabelSpace, MaskU8
 from edgeseg.stream.capture import Capture
 from edgeseg.stream.channel import FirstError
@@ -57,6 +57,7 @@ class _Output:
         self.size_hw: tuple[int, int] | None = None
         self.written = self.missed = 0
         self.error: EdgesegError | None = None
+        self.left = False  # by its reader
         self.retry_at_s, self.wait_s = float("inf"), _RETRY_S
         self.opening: _Opening | None = None
 
@@ -94,7 +95,7 @@ class Outputs:
         self._outputs = [_Output(sink, origin or only, not origin) for origin, group in by_origin.items() for sink in group]
         self._labels, self._events, self._clock = labels, events, clock
         self._live = any(origin.is_live for origin in origins)
-        self._expendable = expendable or self._live
+        self._watched, self._expendable = expendable, expendable or self._live
         self._first_error: EdgesegError | None = None
         self._waiting: deque[Event] = deque(maxlen=_EVENTS_WAITING)
         if any(hasattr(output.sink, "event") for output in self._outputs):
@@ -133,8 +134,13 @@ class Outputs:
 
     def raise_if_all_failed(self) -> None:
         """Raise the first failure where the run has nothing to show for it."""
-        if self._first_error and not self._expendable and all(output.state == "FAILED" for output in self._outputs):
+        if self._first_error and not self._expendable and all(one.left or one.state == "FAILED" for one in self._outputs):
             raise self._first_error
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether all that the run was for were pipes, and their readers have gone."""
+        return bool(self._outputs) and not self._watched and all(output.left for output in self._outputs)
 
     def status(self) -> tuple[SinkStatus, ...]:
         """How they are doing. From any thread."""
@@ -196,6 +202,8 @@ class Outputs:
         output.state = "CLOSED"
         try:
             output.sink.close()
+        except ReaderGone as gone:
+            self._leave(output, gone)
         except EdgesegError as error:
             self._fail(output, error)
 
@@ -203,9 +211,19 @@ class Outputs:
         """Do something with a sink; where it fails, take it out."""
         try:
             work()
+        except ReaderGone as gone:
+            self._leave(output, gone)
+            self.raise_if_all_failed()
         except EdgesegError as error:
             self._fail(output, error)
             self.raise_if_all_failed()
+
+    def _leave(self, output: _Output, gone: ReaderGone) -> None:
+        """A pipe's reader has seen enough: that sink ends, and is no failure."""
+        output.state, output.left = "CLOSED", True
+        with suppress(EdgesegError):
+            output.sink.close()
+        self._events.emit("sink_ended", str(gone), output.name)
 
     def _fail(self, output: _Output, error: EdgesegError) -> None:
         self._first_error = self._first_error or error
