@@ -20,10 +20,12 @@ import numpy.typing as npt
 from edgeseg.contracts import SegDataset
 from edgeseg.data.formats import NO_MEANING, Folders, Format, SplitName, format_of
 from edgeseg.errors import DataError, require
+from edgeseg.files import is_clutter
 from edgeseg.images import read_image
 from edgeseg.recipe.schema import Data, Split
 from edgeseg.specs import ImageU8, LabelSpace, MaskU8
 from edgeseg.synthetic import LABELS, Scene
+from edgeseg.text import shown
 
 NAMED_AT_MOST = 10
 """Files, values or colours that a message names before it only counts."""
@@ -256,6 +258,10 @@ def _named_files(folder: Path, pattern: str) -> dict[str, Path]:
     matcher = re.compile(pattern, re.IGNORECASE)
     files: dict[str, Path] = {}
     for path in _walk(folder):
+        if shown(path) != str(path):
+            raise DataError(
+                f"{shown(path)}: the name is not UTF-8 text", hint="rename the file: recipes and reports name samples"
+            )
         match = matcher.fullmatch(path.relative_to(folder).as_posix())
         if match is None:
             continue
@@ -266,8 +272,9 @@ def _named_files(folder: Path, pattern: str) -> dict[str, Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for parent, _, files in os.walk(folder, followlinks=True):
-        yield from (Path(parent, file) for file in files if not file.startswith("."))
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not is_clutter(name)]
+        yield from (Path(parent, file) for file in files if not is_clutter(file))
 
 
 def _read_list(path: Path) -> set[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import math
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -17,9 +18,11 @@ from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
 from edgeseg.errors import DataError, StreamError
+from edgeseg.files import is_clutter
 from edgeseg.images import opencv, read_image
 from edgeseg.specs import Frame, ImageU8
 from edgeseg.synthetic import Scene
+from edgeseg.text import quoted, shown
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
@@ -50,7 +53,7 @@ class VideoFile:
         if not self._capture.isOpened():
             raise StreamError(
                 f"{self._path}: no video that OpenCV can read (another kind of file, or one that was cut off)",
-                hint=f"look at it with: ffprobe {self._path}",
+                hint=f"look at it with: ffprobe {quoted(self._path)}",
             )
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = float(fps) if math.isfinite(fps) and fps > 0 else 0.0
@@ -59,7 +62,8 @@ class VideoFile:
         self._first = self._read()
         if self._first is None:
             raise StreamError(
-                f"{self._path}: holds no frame that can be decoded", hint=f"re-encode it: ffmpeg -i {self._path} fixed.mp4"
+                f"{self._path}: holds no frame that can be decoded",
+                hint=f"re-encode it: ffmpeg -i {quoted(self._path)} fixed.mp4",
             )
 
     def frames(self) -> Iterator[Frame]:
@@ -112,7 +116,7 @@ class VideoFile:
         raise StreamError(
             f"{self._path}: damaged after frame {damaged_at}; "
             f"{frames} of {self.frame_count} frames could be decoded, and were delivered",
-            hint=f"copy the clip again, or re-encode what is left of it: ffmpeg -i {self._path} fixed.mp4",
+            hint=f"copy the clip again, or re-encode what is left of it: ffmpeg -i {quoted(self._path)} fixed.mp4",
         )
 
 
@@ -134,7 +138,7 @@ class ImageFiles:
 
     def open(self) -> None:
         found = find_images(self._pattern)
-        if not found and not Path(self._pattern).exists() and not glob.has_magic(self._pattern):
+        if not found and not os.path.exists(self._pattern) and not glob.has_magic(self._pattern):
             raise StreamError(f"{self._pattern}: no such folder or image", hint=_HINT)
         if not found:
             raise StreamError(
@@ -198,17 +202,29 @@ def _check_file(path: Path) -> None:
         raise StreamError(f"{path}: {error.strerror}", hint=_HINT) from error
     if empty:
         raise StreamError(f"{path}: the file is empty", hint="copy or record the clip again")
+    if shown(whole := path.resolve()) != str(whole):
+        raise StreamError(f"{shown(whole)}: FFmpeg takes no name that is not UTF-8", hint="rename the file or its folder")
 
 
 def find_images(pattern: str) -> list[Path]:
-    """The files of a folder, of a glob pattern or of a path, in natural order."""
+    """The files of a folder, of a glob pattern or of a path, in natural order.
+
+    What file managers leave lying about is none of them (see `files.is_clutter`), unless it is named.
+    """
     path = Path(pattern)
-    if path.is_dir():
-        found = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
-    elif path.is_file():
+    if os.path.isdir(path):
+        with os.scandir(path) as entries:
+            names = [entry.name for entry in entries if entry.is_file() and not is_clutter(entry.name)]
+        found = [path / name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    elif os.path.isfile(path):
         found = [path]
     else:
-        found = [file for file in map(Path, glob.glob(pattern, recursive=True)) if file.is_file()]
+        wanted = set(path.parts)
+        found = [
+            file
+            for file in map(Path, glob.glob(pattern, recursive=True))
+            if file.is_file() and not any(is_clutter(part) for part in set(file.parts) - wanted if part != "..")
+        ]
     return sorted(found, key=lambda file: _natural(str(file)))
 
 
