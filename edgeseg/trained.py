@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgeseg.errors import DataError, RecipeError
 from edgeseg.recipe.schema import Quant, Recipe
 from edgeseg.specs import ImageSpec, ImageU8, IsrPlan, LabelSpace, Layout, QuantHints
+from edgeseg.text import quoted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -74,7 +75,8 @@ def load_trained(recipe: Recipe, checkpoint: Path, plan: IsrPlan | None = None) 
     if facts["num_classes"] is None:
         raise DataError(
             f"{checkpoint} holds {arch}'s encoder alone, which cannot segment",
-            hint=f'train from it: edgeseg train {recipe.name} --init {checkpoint}, with train.init_skip: ["decoder.*"]',
+            hint=f"train from it: edgeseg train {quoted(recipe.name)} --init {quoted(checkpoint)}, "
+            'with train.init_skip: ["decoder.*"]',
         )
     if "labels" in facts:
         named = facts["labels"]

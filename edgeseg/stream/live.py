@@ -21,6 +21,7 @@ from edgeseg.errors import AccessDenied, StreamError, require
 from edgeseg.images import opencv
 from edgeseg.specs import Frame, ImageU8
 from edgeseg.stream.uris import number, redact, scrub, split_options
+from edgeseg.text import quoted
 
 _TIMEOUT_S = 5.0
 _MOST_FPS = 1_000.0
@@ -174,7 +175,7 @@ class Camera:
         if not self._capture.isOpened():
             raise StreamError(
                 f"{self._device}: cannot be opened as a camera (in use, no permission, or no camera)",
-                hint=f"see who uses it: fuser {self._device}; and join the group: sudo usermod -aG video $USER",
+                hint=f"see who uses it: fuser {quoted(self._device)}; and join the group: sudo usermod -aG video $USER",
             )
         if self._wanted_hw:
             self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, self._wanted_hw[0])
