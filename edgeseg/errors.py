@@ -15,6 +15,7 @@
     |  +- EngineMismatch                 built on one device, opened on another
     +- StreamError                7    restart, or check the camera, the clip or the disk
        +- AccessDenied                   user name or password are refused: trying again does not help
+       +- ReaderGone                     a pipe's reader has seen enough
 
 Inner nodes say what a caller can do; leaves say what happened. Each carries a `hint`: the next command or edit.
 Bugs are plain Python exceptions (traceback, exit 1) and are not related to this tree, so that a caller who catches
@@ -150,6 +151,17 @@ class StreamError(EdgesegError):
     """A source or a sink failed: camera, clip, network or disk."""
 
     exit_code = 7
+
+
+class ReaderGone(StreamError):
+    """Whoever read a pipe that results go into closed it, as `head` does when it has seen enough. A wish, not a fault.
+
+    Args:
+        where: the pipe: "-" for stdout, or the path of a FIFO.
+    """
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"{where}: its reader is gone", hint="write to a file to keep all of it: --sink results.ndjson")
 
 
 class AccessDenied(StreamError):

@@ -29,9 +29,9 @@ class Journal:
             with path.open("ab+") as file:
                 file.seek(0)
                 content = file.read()
-                whole = content.rfind(b"\n") + 1
-                file.truncate(whole)
-            self.rows: list[dict[str, Any]] = [_row(line) for line in content[:whole].splitlines()]
+                whole = _whole(content)
+                file.truncate(len(whole))
+            self.rows: list[dict[str, Any]] = [_row(line, "key") for line in whole.splitlines()]
         except OSError as error:
             raise self._unwritable(error) from error
         except ValueError as error:
@@ -52,8 +52,28 @@ class Journal:
         return BuildError(f"{self.path}: {error.strerror or error}", hint="free disk space, or choose another folder with --out")
 
 
-def _row(line: bytes) -> dict[str, Any]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a training's metrics.jsonl, each with a `step`; a last line that was cut off is left out.
+
+    Raises:
+        DataError: missing, unreadable, or something else.
+    """
+    hint = "give the folder of a run: edgeseg train RECIPE makes runs/NAME"
+    try:
+        return [_row(line, "step") for line in _whole(path.read_bytes()).splitlines()]
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}", hint=hint) from error
+    except ValueError as error:
+        raise DataError(f"{path}: not a metrics file: {error}", hint=hint) from error
+
+
+def _whole(content: bytes) -> bytes:
+    """The lines that are whole: a power cut, or a full disk, may leave the last one short."""
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _row(line: bytes, key: str) -> dict[str, Any]:
     row = json.loads(line)
-    if not isinstance(row, dict) or "key" not in row:
-        raise ValueError(f"a row without key: {line[:60]!r}")
+    if not isinstance(row, dict) or key not in row:
+        raise ValueError(f"a row without {key}: {line[:60]!r}")
     return row

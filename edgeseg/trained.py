@@ -15,6 +15,7 @@ from edgeseg.recipe.architectures import CATALOGUE
 from edgeseg.recipe.labels import Held, held_in, settled
 from edgeseg.recipe.schema import Quant, Recipe
 from edgeseg.specs import ImageSpec, ImageU8, IsrPlan, LabelSpace, Layout, QuantHints
+from edgeseg.text import quoted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -93,7 +94,8 @@ def load_trained(recipe: Recipe, checkpoint: Path, plan: IsrPlan | None = None) 
     if facts["num_classes"] is None:
         raise DataError(
             f"{checkpoint} holds {arch}'s encoder alone, which cannot segment",
-            hint=f'train from it: edgeseg train {recipe.name} --init {checkpoint}, with train.init_skip: ["decoder.*"]',
+            hint=f"train from it: edgeseg train {quoted(recipe.name)} --init {quoted(checkpoint)}, "
+            'with train.init_skip: ["decoder.*"]',
         )
     labels, told = settled(recipe.data, held_in(facts), facts["num_classes"], str(checkpoint))
     _check_options(recipe, facts, checkpoint)

@@ -34,6 +34,7 @@ from edgeseg.bundle.files import (
     difference,
     interrupted,
     locked,
+    real_path,
     recover,
     staged,
     sync_folders,
@@ -62,6 +63,7 @@ from edgeseg.recipe.labels import labels_of
 from edgeseg.recipe.load import load_kept, recipe_digest
 from edgeseg.recipe.schema import Recipe
 from edgeseg.specs import ImageU8, MaskU8, Precision, Program, canonical_form
+from edgeseg.text import json_text, quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ class Bundle:
         path, expected = self.path / relative, self.manifest.files[relative]
         if problem := difference(path, expected):
             # Of an engine: nobody asks for the files of one that was built for another machine.
-            hint = f"edgeseg build {self.path}" if relative.startswith("engines/") else COPY_AGAIN
+            hint = f"edgeseg build {quoted(self.path)}" if relative.startswith("engines/") else COPY_AGAIN
             raise IntegrityError(f"{path} {problem}", hint=hint)
         return path
 
@@ -109,7 +111,7 @@ class Bundle:
     def report(self, name: str) -> dict[str, Any]:
         """A JSON document that was packed, its hash checked. Raises BundleError where there is none of that name."""
         if name not in self.manifest.reports:
-            raise BundleError(f"{self.path} holds no report named {name}", hint=f"edgeseg bundle show {self.path}")
+            raise BundleError(f"{self.path} holds no report named {name}", hint=f"edgeseg bundle show {quoted(self.path)}")
         document: dict[str, Any] = json.loads(self.file(self.manifest.reports[name]).read_bytes())
         return document
 
@@ -124,7 +126,9 @@ class Bundle:
         """
         entry = self.level(level).programs.get(precision)
         if entry is None:
-            raise BundleError(f"{self.path} has no {precision} program at level {level}", hint=f"edgeseg bundle show {self.path}")
+            raise BundleError(
+                f"{self.path} has no {precision} program at level {level}", hint=f"edgeseg bundle show {quoted(self.path)}"
+            )
         found = form if form in entry.forms else entry.spec.get("form", canonical_form(precision))
         graph, *blobs = [self.file(path) for path in entry.in_form(found)]
         check_reads(graph, blobs)
@@ -167,9 +171,11 @@ class Bundle:
         from edgeseg.engines import table
 
         programs = self.level(level).programs
-        build = f"edgeseg build {self.path}"
+        build = f"edgeseg build {quoted(self.path)}"
         if precision is not None and precision not in programs:
-            raise BundleError(f"{self.path} has no {precision} program at level {level}", hint=f"edgeseg bundle show {self.path}")
+            raise BundleError(
+                f"{self.path} has no {precision} program at level {level}", hint=f"edgeseg bundle show {quoted(self.path)}"
+            )
         wanted = [e for e in self.manifest.engines if e.level == level and precision in (None, e.precision)]
         engines = [e for e in wanted if runtime in (None, e.runtime)]
         if not engines:
@@ -246,7 +252,7 @@ class Bundle:
                 shares = self.golden_agreement(session, level, entry.precision)
             agreement[f"level {level}, {entry.runtime} {entry.kind}"] = shares
         for engine, frames in agreement.items():
-            check_gate(f"{self.path}: {engine}", frames, minimum, hint=f"edgeseg build {self.path} --force")
+            check_gate(f"{self.path}: {engine}", frames, minimum, hint=f"edgeseg build {quoted(self.path)} --force")
         unlisted = tuple(sorted(found - set(manifest.files) - {MANIFEST}))
         return Verification(len(manifest.files), sum(f.bytes for f in manifest.files.values()), unlisted, agreement, minimum)
 
@@ -273,7 +279,7 @@ class Bundle:
             if current.levels != self.manifest.levels or any(self.manifest.files[p] != current.files[p] for p in files):
                 raise BundleError(
                     f"{self.path} was made anew while this engine was built, which is not packed",
-                    hint=f"edgeseg build {self.path}",
+                    hint=f"edgeseg build {quoted(self.path)}",
                 )
             root = self.path / "engines"
             clear_unnamed(self.path, current)
@@ -298,7 +304,7 @@ class Bundle:
         if not 0 <= level < len(self.manifest.levels):
             raise BundleError(
                 f"{self.path} has no level {level}; its levels are 0 to {len(self.manifest.levels) - 1}",
-                hint=f"edgeseg bundle show {self.path}",
+                hint=f"edgeseg bundle show {quoted(self.path)}",
             )
         return self.manifest.levels[level]
 
@@ -310,7 +316,7 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
         BundleError: missing folder or manifest, or a format that this version does not read.
         IntegrityError: the manifest was changed.
     """
-    bundle = _real(path)
+    bundle = real_path(path)
     if interrupted(bundle):
         with locked(bundle), writing(bundle):
             recover(bundle)
@@ -341,7 +347,7 @@ def create_bundle(
         ValueError: programs and golden frames do not fit the description above, or are of other classes or colours than the
             recipe's.
     """
-    bundle = _real(path)
+    bundle = real_path(path)
     frames = [GoldenFrame(*frame) for frame in golden]
     for program in programs:
         check_files(program)
@@ -358,7 +364,7 @@ def create_bundle(
         files |= pictures
         named = {name: f"report/{name}.json" for name in reports or {}}
         for name, document in (reports or {}).items():
-            files[named[name]] = write_file(root / named[name], json.dumps(document, indent=2, allow_nan=False).encode())
+            files[named[name]] = write_file(root / named[name], json_text(document, indent=2).encode())
         manifest = Manifest(
             format=FORMAT,
             tool_version=__version__,
@@ -382,17 +388,12 @@ def copy_bundle(bundle: Bundle, path: str | os.PathLike[str]) -> Bundle:
         BundleError: cannot write, or something else than a bundle lies at `path`.
         IntegrityError: a file of the bundle is missing or was changed.
     """
-    target = _real(path)
+    target = real_path(path)
     with staged(target) as root, writing(target):
         for name in bundle.manifest.files:
             copy_file(bundle.file(name), root / name)
         copy_file(bundle.path / MANIFEST, root / MANIFEST)
     return open_bundle(target)
-
-
-def _real(path: str | os.PathLike[str]) -> Path:
-    """Absolute, links resolved: a replaced bundle stays behind the link that names it."""
-    return Path(os.path.realpath(path))
 
 
 def _now() -> str:

@@ -18,12 +18,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from edgeseg.errors import BundleError
-from edgeseg.files import sync_folder
+from edgeseg.files import can_replace, refusals, sync_folder
 from edgeseg.manifest import MANIFEST, FileEntry, Manifest
+from edgeseg.text import quoted, shown
 
 _CHUNK_BYTES = 1 << 20
 
@@ -113,16 +114,44 @@ def locked(bundle: Path) -> Iterator[None]:
         os.close(handle)
 
 
-@contextmanager
-def writing(bundle: Path) -> Iterator[None]:
+def writing(bundle: Path) -> AbstractContextManager[None]:
     """Turn what the disk refuses into a BundleError."""
-    try:
-        yield
-    except OSError as error:
+    return refusals(bundle, BundleError, f"check free space and permissions in {bundle.parent}, or choose another place")
+
+
+def real_path(path: str | os.PathLike[str]) -> Path:
+    """Absolute, links resolved: a replaced bundle stays behind the link that names it.
+
+    Raises:
+        BundleError: its name is not text; runtimes cannot open what lies in it.
+    """
+    real = Path(os.path.realpath(path))
+    if shown(real) != str(real):
+        raise BundleError(f"{shown(real)}: runtimes open nothing whose name is not UTF-8", hint="rename the folder")
+    return real
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Raise BundleError where `staged` could not put a bundle in the end, before hours of work end in that."""
+    bundle = real_path(path)
+    with writing(bundle):
+        _check_vacant(bundle)
+        bundle.parent.mkdir(parents=True, exist_ok=True)
+    with writing(bundle), locked(bundle):
+        recover(bundle)
+        _check_vacant(bundle)
+        _sibling(bundle, "new").mkdir()
+        recover(bundle)
+
+
+def _check_vacant(bundle: Path) -> None:
+    if bundle.exists() and not (bundle / MANIFEST).is_file() and not _is_empty_folder(bundle):
+        raise BundleError(f"{bundle} exists and is not a bundle; it is left alone", hint="choose another place with -o")
+    if not can_replace(bundle):
         raise BundleError(
-            f"cannot write {bundle}: {error.strerror or error}",
-            hint=f"check free space and permissions in {bundle.parent}, or choose another place",
-        ) from error
+            f"{bundle} is a mounted folder, and a new bundle cannot take its place",
+            hint=f"mount the folder around it, or choose a place in it: -o {quoted(bundle / 'NAME.edgeseg')}",
+        )
 
 
 def check_writable(bundle: Path) -> None:
@@ -142,11 +171,11 @@ def staged(bundle: Path) -> Iterator[Path]:
         BundleError: cannot write, or `bundle` exists and is something else than a bundle.
     """
     with writing(bundle):
+        _check_vacant(bundle)
         bundle.parent.mkdir(parents=True, exist_ok=True)
     with writing(bundle), locked(bundle):
         recover(bundle)
-        if bundle.exists() and not (bundle / MANIFEST).is_file() and not _is_empty_folder(bundle):
-            raise BundleError(f"{bundle} exists and is not a bundle; it is left alone", hint="choose another place with -o")
+        _check_vacant(bundle)
         new = _sibling(bundle, "new")
         try:
             new.mkdir()

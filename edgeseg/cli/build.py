@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeseg.cli import render
+from edgeseg.text import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -111,7 +112,7 @@ def build(
 
     def human() -> list[RenderableType]:
         tables = [part for one in made for part in _shown(one, opened)]
-        return [*tables, f"next: edgeseg run {opened.path} --source VIDEO"]
+        return [*tables, f"next: edgeseg run {quoted(opened.path)} --source VIDEO"]
 
     render.result(data, as_json, human)
 

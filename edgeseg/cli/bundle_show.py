@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeseg.cli import render
 from edgeseg.specs import HALF_FORM, canonical_form
+from edgeseg.text import quoted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -199,7 +200,7 @@ def _int8(bundle: Bundle) -> Iterator[RenderableType]:
 def _engines(bundle: Bundle) -> Iterator[RenderableType]:
     manifest = bundle.manifest
     if not manifest.engines:
-        yield f"no engine yet: edgeseg build {bundle.path}"
+        yield f"no engine yet: edgeseg build {quoted(bundle.path)}"
         return
     defaults = {choice.engine for choice in manifest.choices}
     machines = list(dict.fromkeys(_machine(engine) for engine in manifest.engines))

@@ -10,6 +10,7 @@ import click
 from edgeseg.cli import render
 from edgeseg.cli.inputs import find_run
 from edgeseg.errors import DataError
+from edgeseg.text import quoted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -56,10 +57,12 @@ def make(
     """Choose images of RECIPE's training split, so that every class appears often and all of the brightness is there."""
     from edgeseg.data.calib import load_calib, write_calib
     from edgeseg.data.calib_choice import MAX_CANDIDATES, make_calib
+    from edgeseg.files import Target
     from edgeseg.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, overrides)  # not what it names: the set that is to be made may be named there already
     out = out or Path("calib") / f"{loaded.data.format}_train_{count}.yaml"
+    target = Target(out, DataError)
     with render.RichProgress() as progress:
         made = make_calib(
             loaded.data,
@@ -71,10 +74,10 @@ def make(
             progress=progress,
             threads=threads,
         )
-    if out.exists() and not force and load_calib(out).sha256 != made.sha256:
+    if out.is_file() and not force and load_calib(out).sha256 != made.sha256:
         raise DataError(f"{out} holds another calibration set", hint="choose another file with -o, or replace it with --force")
-    write_calib(made, out, _comment(made, loaded.name))
-    render.result(_figures(made, out), as_json, lambda: [*_shown(made), f"written  {out}"])
+    write_calib(made, target, _comment(made, loaded.name))
+    render.result(_figures(made, out), as_json, lambda: [*_shown(made), f"written  {out}"], file=out)
 
 
 @calib.command()
@@ -91,7 +94,7 @@ def show(name_or_path: str, sheet: Path | None, data_root: Path | None, as_json:
         _write_sheet(found, data_root, sheet)
     told = [f"contact sheet: {sheet}"] if sheet else []
     data = {**_figures(found, find_calib(name_or_path)), "sheet": sheet}
-    render.result(data, as_json, lambda: [*_shown(found), *told])
+    render.result(data, as_json, lambda: [*_shown(found), *told], file=sheet)
 
 
 @calib.command()
@@ -185,7 +188,7 @@ def _comment(made: CalibSet, recipe: str) -> str:
     chosen = made.chosen
     return (
         f"{len(made.images)} images for the calibration of INT8 ranges, from the {made.split} split of {recipe}'s data.\n"
-        f"Made by: edgeseg calib make {recipe} --data-root DIR --n {len(made.images)} --seed {chosen.seed}\n"
+        f"Made by: edgeseg calib make {quoted(recipe)} --data-root DIR --n {len(made.images)} --seed {chosen.seed}\n"
         "Paths are below the data root. Nothing here but paths, hashes and counts: bring the images yourself.\n"
         f"{len(made.classes) - len(made.never_seen)} of {len(made.classes)} classes appear. Check: edgeseg calib check FILE "
         "--data-root DIR"
@@ -234,20 +237,18 @@ def _histogram(made: CalibSet) -> list[str]:
 
 def _write_sheet(found: CalibSet, data_root: Path | None, sheet: Path) -> None:
     from edgeseg.data.calib_images import CalibImages, verify
-    from edgeseg.files import replace_file
+    from edgeseg.files import Target
     from edgeseg.images import contact_sheet, encode_png
     from edgeseg.specs import LabelSpace
 
     if data_root is None and found.format != "synthetic":
         raise click.UsageError("--sheet needs --data-root: the set holds no images")
     root = data_root or Path()
+    target = Target(sheet, DataError)
     verify(found, root)
     import numpy as np
 
     pictures = list(CalibImages(found, root))
     nothing = LabelSpace(("none",), ((0, 0, 0),))
     masks = [np.full(picture.shape[:2], nothing.ignore_index, np.uint8) for picture in pictures]
-    try:
-        replace_file(sheet, encode_png(contact_sheet(pictures, masks, nothing, columns=8, tile_px=160)))
-    except OSError as error:
-        raise DataError(f"{sheet}: {error.strerror}", hint="give --sheet a file in a folder that can be written") from error
+    target.write(encode_png(contact_sheet(pictures, masks, nothing, columns=8, tile_px=160)))

@@ -127,19 +127,21 @@ def check(
     """
     from edgeseg.data.check import check_dataset, sample_sheet
     from edgeseg.data.formats import SplitName
+    from edgeseg.files import Target
     from edgeseg.images import encode_png
     from edgeseg.pipeline.recipes import load_recipe
 
     section = load_recipe(recipe, overrides).data
     chosen: dict[str, tuple[SplitName, ...]] = {"train": ("train",), "val": ("val",), "all": ("train", "val")}
+    sheet_to = Target(sheet, DataError) if sheet else None
     picture = sample_sheet(section, data_root, chosen[split]) if sheet else None
-    if sheet and picture is not None:  # before the long part: a file that cannot be written is known at once
-        _write(sheet, encode_png(picture))
+    if sheet_to and picture is not None:
+        sheet_to.write(encode_png(picture))
     with render.RichProgress() as progress:
         report = check_dataset(section, data_root, chosen[split], progress, threads)
     report = _with_names(report, f"{shlex.quote(recipe)} --data-root {shlex.quote(str(data_root))}")
     written = sheet if picture is not None else None
-    render.result({**render.plain(report), "sheet": written}, as_json, lambda: _shown(report, written))
+    render.result({**render.plain(report), "sheet": written}, as_json, lambda: _shown(report, written), file=written)
     if report.problems:
         if as_json:  # the document on stdout holds the problems; a second one would break its reader
             click.get_current_context().exit(DataError.exit_code)
@@ -147,15 +149,6 @@ def check(
             f"{len(report.problems)} problem{'s' if len(report.problems) > 1 else ''} in the data of {recipe}",
             hint="mend what is listed above, or leave samples out with `exclude` under data in the recipe",
         )
-
-
-def _write(path: Path, content: bytes) -> None:
-    from edgeseg.files import replace_file
-
-    try:
-        replace_file(path, content)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}", hint="give --sheet a file in a folder that can be written") from error
 
 
 def _shown(report: CheckReport, sheet: Path | None) -> list[RenderableType]:

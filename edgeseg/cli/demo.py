@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from edgeseg.cli import render
+from edgeseg.text import quoted
 
 
 @click.command()
@@ -35,7 +36,7 @@ def demo(out: Path, threads: int | None, limit: int | None, as_json: bool) -> No
             f"contact sheet  {result.sheet}\n"
             f"report         {result.report}\n"
             f"bundle         {result.bundle.path}\n"
-            f"next           edgeseg run {result.bundle.path} --source YOUR_VIDEO.mp4 --sink out.mp4"
+            f"next           edgeseg run {quoted(result.bundle.path)} --source YOUR_VIDEO.mp4 --sink out.mp4"
         )
 
     render.result(result.to_json(), as_json, human)

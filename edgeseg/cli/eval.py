@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,12 +44,12 @@ def eval_(
     from edgeseg.bundle import open_bundle
     from edgeseg.pipeline.evaluate import evaluate_bundle
     from edgeseg.recipe.load import load_kept
-    from edgeseg.stream.files import prepare, write_whole
+    from edgeseg.stream.files import prepare
+    from edgeseg.text import json_document
 
     opened = open_bundle(bundle)
     recipe = load_kept(opened.file(opened.manifest.recipe), overrides)
-    if report is not None:
-        prepare(report)
+    report_to = prepare(report) if report is not None else None
     with render.RichProgress() as progress:
         measured = evaluate_bundle(
             opened,
@@ -64,8 +63,8 @@ def eval_(
             progress=progress,
         )
     data = {"bundle": str(opened.path), "level": level, "isr": opened.manifest.levels[level].isr, **measured.to_json()}
-    if report is not None:
-        write_whole(report, (json.dumps(render.plain(data), indent=2) + "\n").encode())
+    if report_to is not None:
+        report_to.write(json_document(render.plain(data)))
 
     def human() -> list[RenderableType]:
         engine, torch = data["engine"], data["torch"]
@@ -84,4 +83,4 @@ def eval_(
         lines = f"pixel accuracy {render.percent(engine['pixel_accuracy'], 2)}"
         return [render.table(f"{opened.name}, level {level} ({data['isr']}), on {measured.images} images", columns, rows), lines]
 
-    render.result(data, as_json, human)
+    render.result(data, as_json, human, file=report)

@@ -9,6 +9,7 @@ import click
 
 from edgeseg.cli import render
 from edgeseg.cli.inputs import find_run
+from edgeseg.text import quoted
 
 if TYPE_CHECKING:
     from edgeseg.export.program import Weights
@@ -90,7 +91,7 @@ def export(
     def human() -> str:
         head = f"{'made' if made else 'kept (same inputs)'}  {bundle.path}  {render.size(size)}"
         told = [f"level {n}  {plan}  {', '.join(precisions)}" for n, plan in enumerate(isr)]
-        return "\n".join([head, *told, f"next  edgeseg build {bundle.path}"])
+        return "\n".join([head, *told, f"next  edgeseg build {quoted(bundle.path)}"])
 
     data = {"bundle": bundle.path, "made": made, "bytes": size, "levels": isr, "precisions": precisions}
     render.result(data, as_json, human)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from edgeseg.errors import DataError
 from edgeseg.recipe import load
 from edgeseg.recipe.schema import Recipe
+from edgeseg.text import quoted
 
 _WEIGHTS = ".safetensors"
 
@@ -49,5 +50,5 @@ def _recipe_in(path: Path, overrides: Sequence[str]) -> Recipe:
 
     recipe = load_checkpoint(path).meta.get("recipe")
     if not isinstance(recipe, dict):
-        raise DataError(f"{path} holds no recipe", hint=f"name the recipe, and the weights with --checkpoint {path}")
+        raise DataError(f"{path} holds no recipe", hint=f"name the recipe, and the weights with --checkpoint {quoted(path)}")
     return load.recipe_of(recipe, f"the recipe in {path}", overrides)

@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from edgeseg.cli import render
 from edgeseg.cli.inputs import find_run
+from edgeseg.text import quoted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -183,6 +184,6 @@ def _finetune(recipe: Any, checkpoint: Path, plan: Any, data_root: Path, out: Pa
         as_json,
         lambda: (
             f"mIoU at {plan}: {tuned.before:.4f} before, {tuned.after:.4f} after {tuned.steps} steps\n"
-            f"checkpoint  {tuned.checkpoint}\nnext        edgeseg export {tuned.run_dir}"
+            f"checkpoint  {tuned.checkpoint}\nnext        edgeseg export {quoted(tuned.run_dir)}"
         ),
     )

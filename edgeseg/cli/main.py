@@ -6,17 +6,22 @@ than Python itself and `edgeseg run` never meets torch.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
 
 import click
 
 from edgeseg import __version__
+from edgeseg.cli.standard import READER_GONE, settle
 from edgeseg.cli.termination import Termination, interrupted
-from edgeseg.errors import EdgesegError, MissingDependency
+from edgeseg.errors import EdgesegError, MissingDependency, ReaderGone
+from edgeseg.files import silence
+from edgeseg.text import shown
 
 
 class Row(NamedTuple):
@@ -52,9 +57,32 @@ COMMANDS: dict[str, Row] = {
 EXTRAS = {"torch": "train", "onnx": "train", "safetensors": "train", "PIL": "train", "cv2": "video"}
 """Optional packages that whole rooms are written in: import name -> the extra that brings it."""
 
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+
+@contextmanager
+def _readers_told() -> Iterator[None]:
+    """Let a pipe that lost its reader reach `run`; click would make exit code 1 of it."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ReaderGone("stdout") from error
+    except SystemExit as error:  # rich ends the program itself
+        if isinstance(error.__context__, BrokenPipeError):
+            raise ReaderGone("stdout") from error
+        raise
+
 
 class LazyGroup(click.Group):
     """A group whose commands are the rows of `COMMANDS`."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _readers_told():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _readers_told():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -82,7 +110,8 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 2 recipe or usage, 3 data, 4 not supported here, 5 build or gate, 6 bundle, 7 stream, 130 interrupted.",
+    epilog="Exit codes: 2 recipe or usage, 3 data, 4 not supported here, 5 build or gate, 6 bundle, 7 stream; "
+    "130 interrupted, 143 SIGTERM, 129 SIGHUP, 141 where the reader of the output went away.",
 )
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks; may stand anywhere in the line.")
 @click.version_option(__version__, message="edgeseg %(version)s")
@@ -93,13 +122,20 @@ def root() -> None:
 def run(args: Sequence[str]) -> int:
     """Run one command line (without the program's name) and return its exit code. Bugs leave as plain exceptions."""
     with Termination() as termination:
-        return _run(args, termination)
+        try:
+            return _run(args, termination)
+        except (BrokenPipeError, ReaderGone):
+            # The reader of our output is gone (`edgeseg ... | head`): nothing to say, and nobody to say it to.
+            with suppress(OSError):
+                silence(sys.stdout.fileno())
+            return READER_GONE
 
 
 def _run(args: Sequence[str], termination: Termination) -> int:
     debug = "--debug" in args
     try:
         try:
+            _check_words(args)
             words = [arg for arg in args if arg != "--debug"]
             code = root.main(words, prog_name="edgeseg", standalone_mode=False, obj=termination)
         except ModuleNotFoundError as error:
@@ -111,24 +147,51 @@ def _run(args: Sequence[str], termination: Termination) -> int:
             if not isinstance(error.__cause__, KeyboardInterrupt):
                 raise
             raise click.Abort from error  # what Ctrl-C becomes while a compiled package starts
+        except (UnicodeEncodeError, OSError) as error:
+            if debug or isinstance(error, BrokenPipeError) or (told := _of_the_system(error)) is None:
+                raise
+            raise told from error
         # Here rather than at interpreter exit, where a closed pipe would print a complaint.
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except (EdgesegError, click.ClickException) as error:
-        if debug:
+        if debug or isinstance(error, ReaderGone):
             raise
         from edgeseg.cli import render
 
         return render.error(error, as_json="--json" in args)
-    except click.Abort:  # click's name for Ctrl-C
-        click.echo("terminated" if termination.asked else "interrupted", err=True)
-        return interrupted(termination)
-    except BrokenPipeError:
-        # The reader of our output is gone (`edgeseg ... | head`): nothing to say, and nobody to say it to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except click.Abort as error:  # click's name for Ctrl-C
+        click.echo("terminated" if termination.asked or getattr(error.__cause__, "signal", 2) != 2 else "interrupted", err=True)
+        return interrupted(termination, error.__cause__)
+
+
+def _check_words(args: Sequence[str]) -> None:
+    """Raise UsageError for a name that is not UTF-8: what is written of it, recipes, reports, JSON, could not name it."""
+    for word in args:
+        if shown(word) != word:
+            raise click.UsageError(
+                f"{shown(word)}: the name is not text in {sys.getfilesystemencoding().upper()}; give the file another name, "
+                "lead to it with a link of another name (ln -s), or set PYTHONUTF8=1 where the locale is the cause"
+            )
+
+
+def _of_the_system(error: UnicodeEncodeError | OSError) -> EdgesegError | None:
+    """An error that the disk or a file's name is to blame for, in words; None where it may be our mistake."""
+    if isinstance(error, UnicodeEncodeError):
+        if shown(error.object) == error.object:
+            return None
+        return EdgesegError(
+            f"{shown(error.object)}: a library cannot take this name, which is not UTF-8", hint="rename the file or its folder"
+        )
+    if error.filename is None and error.errno not in _DISK:
+        return None
+    where = f"{shown(os.fsdecode(error.filename))}: " if isinstance(error.filename, str | bytes) else ""
+    return EdgesegError(
+        f"{where}{error.strerror or error}", hint="check the path, permissions and free space; --debug shows where"
+    )
 
 
 def main() -> None:
     """Entry point of the console script."""
+    settle()
     sys.exit(run(sys.argv[1:]))

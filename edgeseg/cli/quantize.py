@@ -10,6 +10,7 @@ import click
 
 from edgeseg.cli import render
 from edgeseg.cli.inputs import find_run
+from edgeseg.text import quoted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -107,7 +108,7 @@ def _shown(made: Quantization) -> list[RenderableType]:
         *_told(report),
         *([f"kept, as nothing changed: {', '.join(made.kept)}"] if made.kept else []),
         *(f"{name:<12}{path}" for name, path in paths.items()),
-        f"next        edgeseg run {made.bundle.path} --source VIDEO",
+        f"next        edgeseg run {quoted(made.bundle.path)} --source VIDEO",
     ]
 
 

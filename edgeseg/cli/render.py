@@ -5,7 +5,6 @@ rich is imported where something is drawn with it, so that `--json` and `--help`
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -19,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeseg.errors import EdgesegError, GateFailed, ParityError
+from edgeseg.files import is_stdout
+from edgeseg.text import json_text
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -32,16 +33,25 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 """Decorator: adds --json as the parameter `as_json`."""
 
 
-def result(data: Mapping[str, Any], as_json: bool, human: Callable[[], RenderableType | Sequence[RenderableType]]) -> None:
+def result(
+    data: Mapping[str, Any],
+    as_json: bool,
+    human: Callable[[], RenderableType | Sequence[RenderableType]],
+    *,
+    file: Path | None = None,
+) -> None:
     """Print a command's result on stdout.
 
     Args:
         data: JSON values; paths, dataclasses and numpy numbers are converted, NaN and infinities become null.
         as_json: print `data` as exactly one JSON document.
         human: makes the form for people, a string (printed as it is) or anything rich can draw, or a list of these.
+        file: what the command wrote; where that was stdout, nothing else is printed there.
     """
+    if file is not None and is_stdout(file):
+        return
     if as_json:
-        click.echo(json.dumps(plain(data), indent=2))
+        click.echo(json_text(plain(data), indent=2))
         return
     shown = human()
     for part in shown if isinstance(shown, list | tuple) else [shown]:
@@ -69,7 +79,7 @@ def error(failure: EdgesegError | click.ClickException, as_json: bool) -> int:
         document = {"type": type(failure).__name__, "message": message, "hint": hint, "exit_code": failure.exit_code}
         if isinstance(failure, ParityError | GateFailed):
             document["report"] = failure.report
-        click.echo(json.dumps({"error": plain(document)}, indent=2))
+        click.echo(json_text({"error": plain(document)}, indent=2))
     return failure.exit_code
 
 

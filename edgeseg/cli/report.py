@@ -15,10 +15,12 @@ from edgeseg.cli import render
 @render.json_option
 def report(run: Path, out: Path | None, as_json: bool) -> None:
     """Draw the training curve of RUN, a folder that `edgeseg train` made: loss and validation mIoU over steps."""
+    from edgeseg.errors import DataError
+    from edgeseg.files import Target
     from edgeseg.report.curve import draw_curve, read_curve
 
     out = out or run / "curve.png"
-    draw_curve(run, out)
+    draw_curve(run, Target(out, DataError, "choose another place with -o"))
     losses, validations = read_curve(run / "metrics.jsonl")
     best = max(validations, key=lambda row: float(row["miou"]), default=None)
     told = f"; best mIoU {render.percent(best['miou'], 2)} at step {best['step']}" if best else ""
@@ -26,4 +28,5 @@ def report(run: Path, out: Path | None, as_json: bool) -> None:
         {"curve": out, "steps": losses[-1]["step"], "best": best},
         as_json,
         lambda: f"curve  {out}\n       {losses[-1]['step']} steps{told}",
+        file=out,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,13 +33,16 @@ if TYPE_CHECKING:
 def run(context: click.Context, /, sheet_path: Path | None, as_json: bool, **_: object) -> None:
     """Segment the frames of sources, and say where the time went.
 
-    Ctrl-C ends a run in good order: recordings are finished and the report is written. So does SIGTERM, with exit code 143.
+    Ctrl-C ends a run in good order: recordings are finished and the report is written. So do SIGTERM,
+    with exit code 143, and SIGHUP, with 129. A sink whose reader goes away (--sink - into head) ends, and the others go on; where
+    none is left, so does the run, with 141.
     """
     from edgeseg.stream.service import JsonLog
 
     settings = read_settings(context)
-    if as_json and _writes_stdout(settings):
-        raise click.UsageError("--json and --sink - both write to stdout; use --report FILE for the report")
+    printing = [*(["--json"] if as_json else []), *_printing(settings, sheet_path)]
+    if len(printing) > 1:
+        raise click.UsageError(f"{' and '.join(printing)} both write to stdout; use --report FILE for the report")
     log = JsonLog() if settings.log == "json" else None
     try:
         failures = _run(settings, sheet_path, as_json, log)
@@ -69,22 +71,22 @@ def _run(settings: Streams, sheet_path: Path | None, as_json: bool, log: JsonLog
     from edgeseg.bundle import open_bundle
     from edgeseg.devices.here import clocks_here
     from edgeseg.images import encode_png
-    from edgeseg.stream.files import prepare, write_whole
-    from edgeseg.stream.report import Interrupted
+    from edgeseg.stream.files import prepare
+    from edgeseg.stream.report import Abandoned, Interrupted
     from edgeseg.stream.runner import run as run_stream
     from edgeseg.stream.samples import FrameSampler
     from edgeseg.stream.sinks import route_sinks
     from edgeseg.stream.sources import open_sources
     from edgeseg.stream.status import Monitor
     from edgeseg.stream.uris import redact
+    from edgeseg.text import json_document
 
     sources = open_sources([f"{one.name}={one.uri}" if one.name else one.uri for one in settings.sources])
     by_id = dict(zip((source.source_id for source in sources), settings.sources, strict=True))
-    outputs = route_sinks(settings.sinks, {source: one.uri for source, one in by_id.items()}, opacity=settings.opacity)
-    report_path = Path(settings.report) if settings.report else None
-    for path in (report_path, sheet_path):
-        if path is not None:
-            prepare(path)
+    beside = [Path(path) for path in (settings.report, sheet_path) if path]
+    uris = {source: one.uri for source, one in by_id.items()}
+    outputs = route_sinks(settings.sinks, uris, opacity=settings.opacity, beside=beside)
+    report_to, sheet_to = (prepare(Path(path)) if path else None for path in (settings.report, sheet_path))
     sampler = FrameSampler() if sheet_path else None
     sinks = [redact(uri) for uri in settings.sinks]
 
@@ -96,13 +98,13 @@ def _run(settings: Streams, sheet_path: Path | None, as_json: bool, log: JsonLog
             "sinks": sinks,
         }
         data |= {"clocks": clocks_here(), **report.to_json()}
-        if sheet_path and sampler and report.frames:
-            write_whole(sheet_path, encode_png(sampler.sheet(labels, settings.opacity)))
-        if report_path:
-            write_whole(report_path, (json.dumps(render.plain(data), indent=2) + "\n").encode())
+        if sheet_to and sampler and report.frames:
+            sheet_to.write(encode_png(sampler.sheet(labels, settings.opacity)))
+        if report_to:
+            report_to.write(json_document(render.plain(data)))
         if log:
             log.line("report", report=render.plain(data))
-        if not _writes_stdout(settings) and (as_json or not log):
+        if not _printing(settings, sheet_path) and (as_json or not log):
             render.result(data, as_json, lambda: run_report.summary(report, sinks))
 
     opened = open_bundle(Path(settings.bundle))
@@ -138,15 +140,20 @@ def _run(settings: Streams, sheet_path: Path | None, as_json: bool, log: JsonLog
                 progress=progress,
                 monitor=monitor,
             )
-        except Interrupted as interruption:
-            finish(interruption.report)
+        except (Interrupted, Abandoned) as ended:
+            finish(ended.report)
             raise
     finish(report)
     return report.failures
 
 
-def _writes_stdout(settings: Streams) -> bool:
-    return any(uri.partition("#")[0] == "-" for uri in settings.sinks)
+def _printing(settings: Streams, sheet_path: Path | None) -> list[str]:
+    """The options that send something of their own to stdout, where the summary would stand."""
+    from edgeseg.files import is_stdout
+
+    given = [("--sink", uri.partition("#")[0]) for uri in settings.sinks if "://" not in uri]
+    given += [("--report", settings.report or ""), ("--sheet", str(sheet_path or ""))]
+    return [f"{option} {name}" for option, name in given if name and is_stdout(Path(name))]
 
 
 def _sessions(settings: Streams, opened: Any, stack: ExitStack) -> tuple[dict[int, Session], Any]:
@@ -165,10 +172,11 @@ def _sessions(settings: Streams, opened: Any, stack: ExitStack) -> tuple[dict[in
 def _tell_settings(opened: Any, settings: Streams, progress: Progress) -> None:
     """Say where the machine is set otherwise than when its engine was timed: a governor goes by those times."""
     from edgeseg.devices.here import timed_otherwise
+    from edgeseg.text import quoted
 
     engine = opened.find_engine(settings.level, precision=settings.precision)
     if told := timed_otherwise(engine.clocks):
-        progress.message(f"{engine.runtime} {engine.kind}: {told}; to time it anew: edgeseg build {opened.path} --force")
+        progress.message(f"{engine.runtime} {engine.kind}: {told}; to time it anew: edgeseg build {quoted(opened.path)} --force")
 
 
 def _regions(by_id: Mapping[str, Any], labels: LabelSpace) -> dict[str, RegionMonitor]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from edgeseg.cli import render
+from edgeseg.text import quoted
 
 
 @click.command()
@@ -58,6 +59,6 @@ def train(
         as_json,
         lambda: (
             f"best mIoU {result.miou:.4f} at step {result.best_step} of {result.step} ({result.seconds / 60:.0f} min)\n"
-            f"checkpoint  {result.best}\nnext        edgeseg export {run_dir}"
+            f"checkpoint  {result.best}\nnext        edgeseg export {quoted(run_dir)}"
         ),
     )

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeseg.cli import render
+from edgeseg.errors import BuildError
+from edgeseg.files import Target
 
 if TYPE_CHECKING:
     from edgeseg.models.weights import Imported
@@ -39,8 +41,9 @@ def import_(file: Path, arch: str, out: Path | None, allow_missing: tuple[str, .
     from edgeseg.models.weights import import_upstream
     from edgeseg.train.checkpoint import save_checkpoint
 
-    imported = import_upstream(file, arch, allow_missing, entry)
     out = out or file.with_suffix(".edgeseg.safetensors")
+    target = Target(out, BuildError)
+    imported = import_upstream(file, arch, allow_missing, entry)
     facts = {
         "arch": arch,
         "layout": imported.layout,
@@ -53,7 +56,7 @@ def import_(file: Path, arch: str, out: Path | None, allow_missing: tuple[str, .
         **imported.classes.to_facts(),
     }
     meta = {name: facts[name] for name in ("arch", "num_classes", "options")} | imported.classes.to_facts()
-    save_checkpoint(out, imported.tensors, {"kind": "weights", **meta, "imported_from": file.name})
+    save_checkpoint(target, imported.tensors, {"kind": "weights", **meta, "imported_from": file.name})
 
     def human() -> str:
         classes = "encoder alone, no classes" if imported.num_classes is None else f"{imported.num_classes} classes"
@@ -71,7 +74,7 @@ def import_(file: Path, arch: str, out: Path | None, allow_missing: tuple[str, .
         lines += [f"options     {options}   (write them into the recipe: model.options)"] if options else []
         return "\n".join([*lines, f"checkpoint  {out}"])
 
-    render.result({"checkpoint": str(out), **facts}, as_json, human)
+    render.result({"checkpoint": str(out), **facts}, as_json, human, file=out)
 
 
 def _classes(imported: Imported) -> list[str]:
@@ -98,7 +101,8 @@ def half(checkpoint: Path, out: Path, as_json: bool) -> None:
     """Store CHECKPOINT's weights as float16, to ship it: half the bytes, widened again when it is read."""
     from edgeseg.train.checkpoint import load_checkpoint, save_checkpoint
 
+    target = Target(out, BuildError)
     loaded = load_checkpoint(checkpoint)
-    save_checkpoint(out, loaded.tensors, loaded.meta, half=True)
-    size = out.stat().st_size
-    render.result({"checkpoint": out, "bytes": size}, as_json, lambda: f"checkpoint  {out}  {render.size(size)}")
+    size = save_checkpoint(target, loaded.tensors, loaded.meta, half=True)
+    data = {"checkpoint": out, "bytes": size}
+    render.result(data, as_json, lambda: f"checkpoint  {out}  {render.size(size)}", file=out)

@@ -12,13 +12,12 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from edgeseg.data.formats import SplitName
 from edgeseg.data.label_values import NAMED_AT_MOST
 from edgeseg.errors import DataError
-from edgeseg.files import replace_file
+from edgeseg.files import Target
 from edgeseg.recipe.explain import nearest
 from edgeseg.recipe.load import dump_yaml
 from edgeseg.recipe.schema import DataFormat, Fraction, PositiveInt, Section
@@ -177,14 +176,10 @@ def load_calib(name_or_path: str | os.PathLike[str]) -> CalibSet:
     return found
 
 
-def write_calib(calib_set: CalibSet, path: Path, comment: str) -> None:
-    """Write a set, one image a line; `comment` heads the file. Raises DataError."""
+def write_calib(calib_set: CalibSet, place: Path | Target, comment: str) -> None:
+    """Write a set, one image a line; `comment` heads the file. Raises DataError where it cannot be written."""
     head = calib_set.model_dump(mode="json", exclude={"images", "classes"})
     lines = [*(f"# {line}".rstrip() for line in comment.splitlines()), dump_yaml(head).rstrip("\n")]
     for name, rows in (("classes", calib_set.classes), ("images", calib_set.images)):
         lines += [f"{name}:", *(f"  - {dump_yaml(row.model_dump(mode='json'), one_line=True)}" for row in rows)]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, ("\n".join(lines) + "\n").encode())
-    except (OSError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: {error}", hint="give -o a file in a folder that can be written") from error
+    Target.of(place, DataError).write(("\n".join(lines) + "\n").encode())

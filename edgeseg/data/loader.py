@@ -20,6 +20,7 @@ from edgeseg.contracts import SegDataset
 from edgeseg.data.transforms import TrainTransform
 from edgeseg.errors import EdgesegError
 from edgeseg.images import opencv
+from edgeseg.signals import TERMINATION, children_spared
 
 _Sample = tuple[Tensor, Tensor]
 
@@ -49,8 +50,9 @@ def _collate(samples: list[_Sample | EdgesegError]) -> _Sample | EdgesegError:
 
 
 def _start_worker(worker: int) -> None:
-    """Ctrl-C is the training process's to handle."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """The training process hears the signals, saves its state, and ends its workers."""
+    for number in (signal.SIGINT, *TERMINATION):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -122,7 +124,7 @@ def train_batches(dataset: SegDataset, transform: TrainTransform, sampler: StepS
         generator=torch.Generator(),  # the loader draws worker seeds; not from the generator that dropout draws from
         pin_memory=torch.cuda.is_available(),
     )
-    with _single_threaded_opencv():
+    with _single_threaded_opencv(), children_spared():
         batches = iter(loader)
     for batch in batches:
         if isinstance(batch, EdgesegError):

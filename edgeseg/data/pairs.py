@@ -14,6 +14,7 @@ from pathlib import Path
 
 from edgeseg.data.formats import Folders, Format, SplitName, format_of
 from edgeseg.errors import DataError
+from edgeseg.files import is_clutter
 from edgeseg.recipe.schema import Data, Split
 
 _LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
@@ -192,7 +193,7 @@ def _apart(files: _Files) -> tuple[_Files, _Files]:
 
 
 def walk(folder: Path, loops: list[Path] | None = None) -> Iterator[Path]:
-    """The files below a folder, links followed, names that begin with a dot left out.
+    """The files below a folder, links followed; what file managers leave lying about is left out.
 
     A link to a folder that it lies in, by device and inode, is not followed, and is added to `loops`.
 
@@ -203,7 +204,7 @@ def walk(folder: Path, loops: list[Path] | None = None) -> Iterator[Path]:
     def enter(place: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
         try:
             with os.scandir(place) as entries:
-                found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+                found = sorted((entry for entry in entries if not is_clutter(entry.name)), key=lambda entry: entry.name)
         except OSError as error:
             raise DataError(f"{place}: {error.strerror}", hint="make the folder readable, or move it away") from error
         for entry in found:

@@ -19,6 +19,7 @@ import numpy as np
 
 from edgeseg.engines import table
 from edgeseg.errors import BuildError
+from edgeseg.signals import children_spared
 from edgeseg.specs import Program
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -45,13 +46,28 @@ def peak_memory_bytes(runtime: str, program: Program, files: Sequence[Path], opt
     }
     command = [sys.executable, "-m", "edgeseg.engines.memory"]
     try:
-        done = subprocess.run(command, input=json.dumps(task), capture_output=True, text=True, timeout=_LIMIT_S, check=True)
+        told = _asked(command, json.dumps(task))
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         last = (error.stderr or "it said nothing").strip().splitlines()[-1] if isinstance(error.stderr, str) else str(error)
         raise BuildError(
             f"the memory of the {runtime} {program.precision} engine cannot be measured: {last}", hint="leave --memory out"
         ) from error
-    return int(done.stdout)
+    return int(told)
+
+
+def _asked(command: Sequence[str], question: str) -> str:
+    """What a child process answers. Raises CalledProcessError and TimeoutExpired as `subprocess.run` does."""
+    with children_spared():
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with child:
+        try:
+            answer, complaint = child.communicate(question, _LIMIT_S)
+        except BaseException:
+            child.kill()
+            raise
+    if child.returncode:
+        raise subprocess.CalledProcessError(child.returncode, command, answer, complaint)
+    return answer
 
 
 def measure(task: Mapping[str, Any]) -> int:

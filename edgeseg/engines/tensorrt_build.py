@@ -35,6 +35,7 @@ from edgeseg.engines.tensorrt_graph import cast_first
 from edgeseg.engines.tensorrt_log import Log
 from edgeseg.errors import BuildError, EdgesegError, OutOfRoom
 from edgeseg.files import replace_file
+from edgeseg.signals import start_spared
 from edgeseg.specs import Program
 
 
@@ -81,7 +82,7 @@ def build(order: Order, progress: Progress, work: Callable[[Connection, Order], 
     child = context.Process(target=work or construct, args=(theirs, order), daemon=True)
     refused: list[str] | EdgesegError | None = None
     task = f"{order.module}, phases"
-    child.start()
+    start_spared(child)
     theirs.close()
     progress.start(task, None)
     try:

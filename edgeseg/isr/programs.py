@@ -13,6 +13,7 @@ from edgeseg.export.onnx_qdq import export_qdq
 from edgeseg.export.program import export_program
 from edgeseg.recipe.schema import Export, Recipe
 from edgeseg.specs import CANONICAL_FORM, IsrPlan, Precision, Program
+from edgeseg.text import quoted
 from edgeseg.trained import Trained, load_quantized
 
 
@@ -80,13 +81,13 @@ class Int8Programs:
         if not quantized.is_file():
             raise DataError(
                 f"{quantized}: no such quantized checkpoint",
-                hint=f"edgeseg quantize {recipe.name} writes it; or --precision float",
+                hint=f"edgeseg quantize {quoted(recipe.name)} writes it; or --precision float",
             )
         at_home = load_quantized(recipe, quantized)
         if at_home.facts["float_sha256"] != trained.sha256:
             raise DataError(
                 f"{quantized} was quantized from another checkpoint than {trained.sha256[:12]}",
-                hint=f"edgeseg quantize {recipe.name}, or give with --checkpoint the float weights that it was made from",
+                hint=f"edgeseg quantize {quoted(recipe.name)}, or give with --checkpoint the float weights that it was made from",
             )
         self._recipe, self._path, self._float_sha256 = recipe, quantized, trained.sha256
         self.home, self.sha256 = at_home.plan, at_home.sha256

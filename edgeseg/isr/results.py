@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgeseg.errors import BuildError
-from edgeseg.files import replace_file
+from edgeseg.files import refusals, replace_file
 from edgeseg.isr.front import Candidate, choose, pick_levels
 from edgeseg.recipe.schema import Choose
 from edgeseg.report.html import isr_page
 from edgeseg.report.pareto import draw_pareto
+from edgeseg.text import json_document
 
 
 def leave(
@@ -55,15 +55,13 @@ def _write(table: Mapping[str, Any], levels: Sequence[Candidate], out: Path) -> 
         **{name: table[name] for name in ("rule", "checkpoint_sha256", "size_hw")},
     }
     files = {"table.json": _json(table), "pareto.png": picture, "report.html": isr_page(table, picture)}
-    try:
+    with refusals(out, BuildError, "free disk space; the same command continues"):
         for name, content in files.items():
             replace_file(out / name, content)
         if levels:
             replace_file(out / "plan.json", _json(plan))
         else:
             (out / "plan.json").unlink(missing_ok=True)
-    except OSError as error:
-        raise BuildError(f"{out}: {error.strerror or error}", hint="free disk space; the same command continues") from error
 
 
 def table_rows(candidates: Iterable[Candidate], front: Sequence[Candidate], levels: Sequence[Candidate]) -> list[dict[str, Any]]:
@@ -94,4 +92,4 @@ def table_rows(candidates: Iterable[Candidate], front: Sequence[Candidate], leve
 
 
 def _json(data: Mapping[str, Any]) -> bytes:
-    return (json.dumps(data, indent=2) + "\n").encode()
+    return json_document(data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,13 @@ from edgeseg.contracts import Progress
 from edgeseg.engines.build import EngineBuild, build_engine
 from edgeseg.errors import BundleError
 from edgeseg.images import encode_png
-from edgeseg.stream.files import prepare, write_whole
+from edgeseg.stream.files import prepare
 from edgeseg.stream.report import RunReport
 from edgeseg.stream.runner import run as run_stream
 from edgeseg.stream.samples import FrameSampler
 from edgeseg.stream.sinks import open_sinks
 from edgeseg.stream.sources import open_source
+from edgeseg.text import json_document
 
 DEMO_SCENE = "synthetic://640x480@25?frames=150"
 
@@ -78,8 +78,7 @@ def run_demo(out: Path, *, threads: int | None = None, limit: int | None = None,
         BundleError, BuildError, StreamError: see the message.
     """
     overlay, sheet, report = out / "overlay.mp4", out / "contact_sheet.png", out / "report.json"
-    for path in (overlay, sheet, report):
-        prepare(path)
+    _, sheet_to, report_to = (prepare(path) for path in (overlay, sheet, report))
     bundle = _bundle_in(out)
     engine = build_engine(bundle, threads=threads, progress=progress)
     agreement = bundle.verify(run=True, threads=threads).agreement
@@ -89,9 +88,9 @@ def run_demo(out: Path, *, threads: int | None = None, limit: int | None = None,
     with bundle.session(threads=threads) as session:
         sinks = open_sinks([str(overlay)], source_uri=source)
         measured = run_stream(session, open_source(source), sinks, limit=limit, on_frame=sampler, progress=progress)
-        write_whole(sheet, encode_png(sampler.sheet(session.program.labels)))
+        sheet_to.write(encode_png(sampler.sheet(session.program.labels)))
     result = DemoResult(bundle, engine, agreement, measured, source, overlay, sheet, report)
-    write_whole(report, (json.dumps(result.to_json(), indent=2) + "\n").encode())
+    report_to.write(json_document(result.to_json()))
     return result
 
 

@@ -17,6 +17,7 @@ from edgeseg.metrics import ConfusionMatrix
 from edgeseg.recipe.labels import require_same
 from edgeseg.recipe.schema import Recipe
 from edgeseg.specs import LabelSpace, Precision
+from edgeseg.text import quoted
 from edgeseg.trained import load_trained
 
 
@@ -90,7 +91,7 @@ def evaluate_bundle(
     if gated and evaluation.drop is not None and evaluation.drop > allowed:
         raise GateFailed(
             f"the {used} engine lost {evaluation.drop:.4f} mIoU against the float torch model; {gate} is {allowed}",
-            hint=f"edgeseg bundle verify {bundle.path} --run, then {'quantize' if used == 'int8' else 'export'} again",
+            hint=f"edgeseg bundle verify {quoted(bundle.path)} --run, then {'quantize' if used == 'int8' else 'export'} again",
             report=evaluation.to_json(),
         )
     return evaluation

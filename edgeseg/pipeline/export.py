@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeseg import __version__
 from edgeseg.bundle import Bundle, create_bundle, open_bundle
+from edgeseg.bundle.files import check_place
 from edgeseg.contracts import NoProgress, Progress
 from edgeseg.data.datasets import open_dataset
 from edgeseg.engines.table import backend
@@ -21,6 +22,7 @@ from edgeseg.isr.plans import load_levels
 from edgeseg.recipe.load import dump_recipe, recipe_digest
 from edgeseg.recipe.schema import Data, Recipe
 from edgeseg.specs import DEFAULT_FORM, IsrPlan
+from edgeseg.text import quoted
 from edgeseg.trained import Quantized, Trained, load_quantized, load_trained
 
 if TYPE_CHECKING:
@@ -102,6 +104,7 @@ def export_bundle(
     }
     if not force and (kept := _same_inputs(out, inputs)) is not None:
         return kept, False
+    check_place(out)
     data = recipe.data if data_root else _GENERATED
     liked = [forms.get("float", DEFAULT_FORM) for forms in wanted]
     forms: list[Form] = list(dict.fromkeys((DEFAULT_FORM, *liked)))  # type: ignore[arg-type]
@@ -144,14 +147,14 @@ def quantized_levels(recipe: Recipe, trained: Trained, files: Sequence[Path], pl
     if not files:
         raise DataError(
             f"{recipe.name} asks for INT8 (its section quant), and there is no quantized checkpoint",
-            hint=f"edgeseg quantize {recipe.name}; or --set quant=null for a float bundle",
+            hint=f"edgeseg quantize {quoted(recipe.name)}; or --set quant=null for a float bundle",
         )
     at_home = [load_quantized(recipe, file) for file in files]
     for file, one in zip(files, at_home, strict=True):
         if one.facts["float_sha256"] != trained.sha256:
             raise DataError(
                 f"{file} was quantized from another checkpoint than the one for its float twin",
-                hint=f"edgeseg quantize {recipe.name}, or give the float checkpoint that it was made from",
+                hint=f"edgeseg quantize {quoted(recipe.name)}, or give the float checkpoint that it was made from",
             )
     by_plan = {one.plan: one for one in at_home}
     return [by_plan.get(plan) or load_quantized(recipe, files[0], plan) for plan in plans]

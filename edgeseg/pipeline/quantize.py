@@ -12,11 +12,13 @@ from typing import Any
 
 from edgeseg import __version__
 from edgeseg.bundle import Bundle, copy_bundle, open_bundle
+from edgeseg.bundle.files import check_place
 from edgeseg.contracts import NoProgress, Progress
 from edgeseg.data.calib import load_calib
 from edgeseg.data.datasets import open_dataset
 from edgeseg.devices.integers import integers_here
-from edgeseg.errors import BundleError, GateFailed, RecipeError, Unsupported, require
+from edgeseg.errors import BuildError, BundleError, GateFailed, RecipeError, Unsupported, require
+from edgeseg.files import Target
 from edgeseg.pipeline.export import level_plans
 from edgeseg.pipeline.quantize_engines import Bench, check_drop, check_levels, speedup, timings
 from edgeseg.pipeline.quantize_levels import Settled, settle
@@ -99,6 +101,8 @@ def quantize_run(
     load_calib(recipe.quant.calibration.images)  # which must be there before anything is made or put aside
     folder = run_dir / "quant"
     progress.message(integers_here().outlook)
+    check_place(run_dir / f"{recipe.name}.edgeseg")
+    Target(run_dir / "quantized.safetensors", BuildError)
     if fresh:
         _forget(folder)
     trained = load_trained(recipe, checkpoint)

@@ -14,6 +14,7 @@ from edgeseg.contracts import Progress
 from edgeseg.data.calib import CalibSet, load_calib
 from edgeseg.data.calib_images import open_calib
 from edgeseg.deploy.form import deploy
+from edgeseg.journal import read_rows
 from edgeseg.pipeline.stages import Stage, file_sha256
 from edgeseg.quant.calibrate import CalibrationReport, observe, set_ranges
 from edgeseg.quant.coverage import Coverage, Layer, coverage
@@ -228,7 +229,7 @@ def trained_int8(
         workers=workers,
         progress=progress,
     )
-    curve = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    curve = read_rows(run_dir / "metrics.jsonl")
     mious = {row["step"]: row["miou"] for row in curve if "miou" in row}
     report = {
         "steps": result.step,

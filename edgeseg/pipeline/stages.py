@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg.errors import BuildError
-from edgeseg.files import replace_file
+from edgeseg.files import refusals, replace_file
+from edgeseg.text import json_document
 
 
 @dataclass(frozen=True)
@@ -56,15 +57,11 @@ def file_sha256(path: Path) -> str:
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write a whole JSON file at once, with its folder. Raises BuildError."""
-    write_whole(path, (json.dumps(document, indent=2) + "\n").encode())
+    write_whole(path, json_document(document))
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a whole file at once, with its folder. Raises BuildError."""
-    try:
+    with refusals(path, BuildError, "free disk space, or choose another folder with --out"):
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, data)
-    except OSError as error:
-        raise BuildError(
-            f"{path}: cannot be written: {error.strerror or error}", hint="free disk space, or choose another folder with --out"
-        ) from error

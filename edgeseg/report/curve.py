@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
 from edgeseg.errors import DataError, require
-from edgeseg.files import replace_file
+from edgeseg.files import Target
+from edgeseg.journal import read_rows
 
 
 def read_curve(metrics: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of a metrics.jsonl: those with a training loss, and those with a validation mIoU, by step.
 
     Raises:
-        DataError: no such file, a line that is no JSON, or nothing to draw.
+        DataError: no such file, a line within that is no JSON, or nothing to draw.
     """
-    hint = "give the folder of a run: edgeseg train RECIPE makes runs/NAME"
-    try:
-        rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    except OSError as error:
-        raise DataError(f"{metrics}: {error.strerror}", hint=hint) from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"{metrics}: not a metrics file: {error}", hint=hint) from error
+    rows = read_rows(metrics)
     losses, validations = [r for r in rows if "loss" in r], [r for r in rows if "miou" in r]
     if not losses:
         raise DataError(f"{metrics}: no steps yet", hint="wait for the first 50 steps")
     return losses, validations
 
 
-def draw_curve(run_dir: Path, out: Path) -> None:
+def draw_curve(run_dir: Path, out: Path | Target) -> None:
     """Draw loss and validation mIoU over optimiser steps as PNG; `out` appears whole or not at all.
 
     Raises:
@@ -50,7 +44,4 @@ def draw_curve(run_dir: Path, out: Path) -> None:
     left.set_title(run_dir.resolve().name)
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
-    try:
-        replace_file(out, picture.getvalue())
-    except OSError as error:
-        raise DataError(f"{out}: cannot be written: {error.strerror}", hint="choose another place with -o") from error
+    Target.of(out, DataError, "choose another place with -o").write(picture.getvalue())

@@ -28,8 +28,8 @@ class Event:
         at_s: seconds from the start of the run, on the monotonic clock.
         source: the source's id, or the sink's name; empty where it concerns the whole run.
         kind: "state" (of a source), "resized", "discontinuity" (of its time stamps), "dropped", "region", "sink_failed",
-            "sink_recovered", "level", "damaged" and "undecodable" (pictures that a source left out), "picture" (what of a
-            source's pictures is not shown as they ask); sinks may add their own.
+            "sink_recovered", "sink_ended", "level", "damaged" and "undecodable" (pictures that a source left out), "picture"
+            (what of a source's pictures is not shown as they ask); sinks may add their own.
         reason: why, for people; never holds credentials.
         details: figures that belong to it, as plain JSON values.
     """

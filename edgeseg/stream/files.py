@@ -1,16 +1,16 @@
-"""Writing results: what the disk refuses becomes a StreamError, and a full disk is noticed before it is full."""
+"""Writing results: what `edgeseg.files` refuses becomes a StreamError, and a full disk is noticed before it is full."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
 from edgeseg.errors import StreamError
-from edgeseg.files import replace_file
+from edgeseg.files import Target, is_stream, refusals, replace_file
+from edgeseg.text import quoted
 
 try:
     import fcntl
@@ -23,30 +23,21 @@ _RESUME_BYTES = 64 << 20
 _RESUME_SHARE = 0.1
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> AbstractContextManager[None]:
     """Turn an OSError inside the block into a StreamError that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise StreamError(
-            f"{path}: cannot be written: {error.strerror or error}",
-            hint=f"check permissions and free space (df -h {path.parent}), or write elsewhere",
-        ) from error
+    return refusals(path, StreamError)
 
 
-def prepare(path: Path) -> None:
-    """Make the folder of a file that is to be written, and try that it can be. Leaves no file that was not there.
+def prepare(path: Path) -> Target:
+    """The place of a file that is written at the end of a run, tried now, with its folder.
 
     Raises:
         StreamError: it cannot be written, or the disk is full.
     """
-    prepare_folder(path.parent)
-    with writing(path):
-        existed = path.exists()
-        path.open("ab").close()
-        if not existed:
-            path.unlink()
+    target = Target(path, StreamError)
+    if not is_stream(path):
+        check_space(path)
+    return target
 
 
 def prepare_folder(folder: Path) -> None:
@@ -98,7 +89,8 @@ def _require_free(path: Path, wanted_bytes: int, free_bytes: int) -> None:
     if free_bytes < wanted_bytes:
         folder = path if path.is_dir() else path.parent
         raise StreamError(
-            f"{path}: the disk is full, {free_bytes} bytes are left", hint=f"free some space (df -h {folder}), or write elsewhere"
+            f"{path}: the disk is full, {free_bytes} bytes are left",
+            hint=f"free some space (df -h {quoted(folder)}), or write elsewhere",
         )
 
 

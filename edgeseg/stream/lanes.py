@@ -269,6 +269,9 @@ class Lanes:
                 return
             self._deliver(finished)
             self._outputs.idle()
+            if self._outputs.abandoned:
+                self._stop.set()
+                return
 
     def _deliver(self, finished: _Finished) -> None:
         origin, frame, mask, record, share = finished

@@ -12,6 +12,7 @@ from edgeseg.contracts import Session
 from edgeseg.errors import BundleError
 from edgeseg.stream.governor import Decision, Governor, Reason, Target
 from edgeseg.stream.stats import Timings
+from edgeseg.text import quoted
 
 if TYPE_CHECKING:
     from edgeseg.bundle import Bundle
@@ -116,7 +117,8 @@ def open_governed(
     unmeasured = [entry.level for entry in entries if not entry.measurements.get("median_ms")]
     if unmeasured:
         raise BundleError(
-            f"{bundle.path}: the engine of level {unmeasured[0]} was never timed", hint=f"edgeseg build {bundle.path} --force"
+            f"{bundle.path}: the engine of level {unmeasured[0]} was never timed",
+            hint=f"edgeseg build {quoted(bundle.path)} --force",
         )
     measured_ms = [float(entry.measurements["median_ms"]) for entry in entries]
     with ExitStack() as stack:

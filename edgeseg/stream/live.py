@@ -25,6 +25,7 @@ from edgeseg.stream.clip import Clip, rate_of
 from edgeseg.stream.convert import failures, pyav
 from edgeseg.stream.decoder import DAMAGED, Decoder, Tell, choose_video, reason_of, silent
 from edgeseg.stream.uris import choice, number, redact, scrub, split_options
+from edgeseg.text import quoted
 
 _TIMEOUT_S = 5.0
 _MOST_FPS = 1_000.0
@@ -238,7 +239,7 @@ class Camera:
         if not self._capture.isOpened():
             raise StreamError(
                 f"{self._device}: cannot be opened as a camera (in use, no permission, or no camera)",
-                hint=f"see who uses it: fuser {self._device}; and join the group: sudo usermod -aG video $USER",
+                hint=f"see who uses it: fuser {quoted(self._device)}; and join the group: sudo usermod -aG video $USER",
             )
         if self._wanted_hw:
             self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, self._wanted_hw[0])

@@ -95,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
         if login and not hmac.compare_digest(given.encode(), login.encode()):
             self._answer(401, b"a user name and a password are needed", {"WWW-Authenticate": 'Basic realm="edgeseg"'})
         elif stream is None and path == "/":
-            links = "".join(f'<li><a href="{html.escape(name)}">{html.escape(name)}</a></li>' for name in sorted(server.streams))
+            links = "".join(f'<li><a href=".{html.escape(name)}">{html.escape(name)}</a></li>' for name in sorted(server.streams))
             self._answer(200, f"<!doctype html><title>edgeseg</title><ul>{links}</ul>".encode(), {"Content-Type": "text/html"})
         elif stream is None:
             self._answer(404, b"no such picture")

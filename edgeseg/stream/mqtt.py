@@ -8,7 +8,6 @@ Publishes the record of each frame at TOPIC/result, each event at TOPIC/event, a
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import deque
@@ -20,6 +19,7 @@ from edgeseg.errors import StreamError, require
 from edgeseg.specs import Frame, LabelSpace, MaskU8
 from edgeseg.stream.events import Event
 from edgeseg.stream.uris import redact
+from edgeseg.text import json_text
 
 _CONNECT_S = 5.0
 _RECONNECT_S = 2.0
@@ -100,12 +100,12 @@ class MqttOut:
         if len(self._sent) >= _IN_FLIGHT:
             self.skipped += 1
             return
-        self._publish("result", json.dumps(record, allow_nan=False), self._qos, self._retain)
+        self._publish("result", json_text(record), self._qos, self._retain)
 
     def event(self, event: Event) -> None:
         """Publish an event; it is lost where the broker is gone."""
         if self._client is not None and self._lost is None:
-            self._publish("event", json.dumps(event.to_json(), allow_nan=False), max(1, self._qos), False)
+            self._publish("event", json_text(event.to_json()), max(1, self._qos), False)
 
     def close(self) -> None:
         client = self._client

@@ -3,7 +3,7 @@
 Every call of a sink comes from one thread, the writer's, but for the `open` after a failure, and no two at once. A sink that
 fails takes no other down: it is closed, an event says so, and with live sources it is opened again after a while. A run that
 only reads files has its results as its purpose: when its last sink has failed it ends with that error, and nothing is written
-behind a gap.
+behind a gap. A pipe whose reader goes away has ended and not failed; where that leaves nothing to write to, so has the run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from edgeseg.contracts import FrameSink
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, ReaderGone
 from edgeseg.specs import Frame, LabelSpace, MaskU8
 from edgeseg.stream.capture import Capture, as_told
 from edgeseg.stream.channel import FirstError
@@ -57,6 +57,7 @@ class _Output:
         self.shape: tuple[tuple[int, int], float] | None = None
         self.written = self.missed = 0
         self.error: EdgesegError | None = None
+        self.left = False  # by its reader
         self.retry_at_s, self.wait_s = float("inf"), _RETRY_S
         self.opening: _Opening | None = None
 
@@ -145,8 +146,13 @@ class Outputs:
         """Raise the first failure where the run has nothing to show for it."""
         if self._expendable or self._live():
             return
-        if self._first_error and all(output.state == "FAILED" for output in self._outputs):
+        if self._first_error and all(one.left or one.state == "FAILED" for one in self._outputs):
             raise self._first_error
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether all that the run was for were pipes, and their readers have gone."""
+        return bool(self._outputs) and not self._expendable and all(output.left for output in self._outputs)
 
     def status(self) -> tuple[SinkStatus, ...]:
         """How they are doing. From any thread."""
@@ -209,6 +215,8 @@ class Outputs:
         output.state = "CLOSED"
         try:
             output.sink.close()
+        except ReaderGone as gone:
+            self._leave(output, gone)
         except Exception as error:  # noqa: BLE001  `_told` raises what is not the sink's
             self._fail(output, self._told(output, error))
 
@@ -216,6 +224,9 @@ class Outputs:
         """Do something with a sink; where it fails, take it out."""
         try:
             work()
+        except ReaderGone as gone:
+            self._leave(output, gone)
+            self.raise_if_all_failed()
         except Exception as error:  # noqa: BLE001  `_told` raises what is not the sink's
             self._fail(output, self._told(output, error))
             self.raise_if_all_failed()
@@ -229,6 +240,13 @@ class Outputs:
         if not (isinstance(error, EdgesegError) or self._is_its_own(output)):
             raise error
         return as_told(error, output.origin, f"{output.name} failed")
+
+    def _leave(self, output: _Output, gone: ReaderGone) -> None:
+        """A pipe's reader has seen enough: that sink ends, and is no failure."""
+        output.state, output.left = "CLOSED", True
+        with suppress(EdgesegError):
+            output.sink.close()
+        self._events.emit("sink_ended", str(gone), output.name)
 
     def _fail(self, output: _Output, error: EdgesegError) -> None:
         self._first_error = self._first_error or error

@@ -9,7 +9,6 @@ from __future__ import annotations
 import glob
 import os
 import re
-import shlex
 import stat
 import time
 from collections.abc import Iterator
@@ -20,12 +19,14 @@ from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
 from edgeseg.errors import DataError, StreamError
+from edgeseg.files import is_clutter
 from edgeseg.images import read_image
 from edgeseg.specs import Frame
 from edgeseg.stream.clip import Clip, missing_at_end
 from edgeseg.stream.convert import failures, pyav
 from edgeseg.stream.decoder import DAMAGED, Damaged, Tell, reason_of, silent
 from edgeseg.synthetic import Scene
+from edgeseg.text import quoted
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
@@ -76,7 +77,7 @@ class VideoFile:
         except failures() as error:
             raise StreamError(
                 f"{self._path}: no video that FFmpeg can read (another kind of file, or cut off): {reason_of(error)}",
-                hint=f"look at it with: ffprobe {shlex.quote(str(self._path))}",
+                hint=f"look at it with: ffprobe {quoted(self._path)}",
             ) from None
         self._clip = Clip(
             self._container,
@@ -85,7 +86,7 @@ class VideoFile:
             tell=self.tell,
             missing=missing_at_end(self._path) if is_file else "",
             hint="copy the clip again, or re-encode what is left of it: "
-            f"ffmpeg -i {shlex.quote(str(self._path))} fixed.mp4; #damaged=show shows what is smeared too",
+            f"ffmpeg -i {quoted(self._path)} fixed.mp4; #damaged=show shows what is smeared too",
         )
         self.fps, self.frame_count = self._clip.fps, self._clip.frame_count
 
@@ -118,7 +119,7 @@ class ImageFiles:
 
     def open(self) -> None:
         found = find_images(self._pattern)
-        if not found and not Path(self._pattern).exists() and not glob.has_magic(self._pattern):
+        if not found and not os.path.exists(self._pattern) and not glob.has_magic(self._pattern):
             raise StreamError(f"{self._pattern}: no such folder or image", hint=_HINT)
         if not found:
             raise StreamError(
@@ -216,14 +217,24 @@ def split_damaged(uri: str) -> tuple[str, Damaged]:
 
 
 def find_images(pattern: str) -> list[Path]:
-    """The files of a folder, of a glob pattern or of a path, in natural order."""
+    """The files of a folder, of a glob pattern or of a path, in natural order.
+
+    What file managers leave lying about is none of them (see `files.is_clutter`), unless it is named.
+    """
     path = Path(pattern)
-    if path.is_dir():
-        found = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
-    elif path.is_file():
+    if os.path.isdir(path):
+        with os.scandir(path) as entries:
+            names = [entry.name for entry in entries if entry.is_file() and not is_clutter(entry.name)]
+        found = [path / name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    elif os.path.isfile(path):
         found = [path]
     else:
-        found = [file for file in map(Path, glob.glob(pattern, recursive=True)) if file.is_file()]
+        wanted = set(path.parts)
+        found = [
+            file
+            for file in map(Path, glob.glob(pattern, recursive=True))
+            if file.is_file() and not any(is_clutter(part) for part in set(file.parts) - wanted if part != "..")
+        ]
     return sorted(found, key=lambda file: _natural(str(file)))
 
 

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from edgeseg.errors import StreamError
+from edgeseg.files import can_replace, followed, is_stream
 from edgeseg.specs import Frame, LabelSpace, MaskU8
 from edgeseg.stream.files import check_space, check_space_to_resume, lock_file, prepare, writing
 from edgeseg.stream.muxer import Muxer, pyav
 from edgeseg.stream.views import View
+from edgeseg.text import quoted
 
 _FRAGMENTED = {"movflags": "hybrid_fragmented+frag_keyframe+default_base_moof", "flush_packets": "1"}
 
@@ -62,12 +64,19 @@ class Recording:
         self.codec = codec
         self.pixel_aspect = 1.0
         self._path, self._view, self._rotation = path, view, rotation or Rotation()
-        self._numbered = re.compile(rf"{re.escape(path.stem)}-(\d{{4,}}){re.escape(path.suffix)}")
         self._muxer: Muxer | None = None
         self._lock: BinaryIO | None = None
         self._begin_s = 0.0
         self._finished = 0
         self._failed = False
+
+    @property
+    def _numbered(self) -> re.Pattern[str]:
+        return self._numbered_of(self._path)
+
+    @staticmethod
+    def _numbered_of(path: Path) -> re.Pattern[str]:
+        return re.compile(rf"{re.escape(path.stem)}-(\d{{4,}}){re.escape(path.suffix)}")
 
     def open(self, size_hw: tuple[int, int], fps: float, labels: LabelSpace) -> None:
         if fps <= 0:
@@ -75,6 +84,7 @@ class Recording:
                 f"{self._path}: a video needs a frame rate, and pictures have none",
                 hint="give them one: --source 'FOLDER/?fps=10'",
             )
+        self._find_place()
         prepare(self._path)
         if self._failed:
             check_space_to_resume(self._path)
@@ -103,9 +113,25 @@ class Recording:
 
     def would_replace(self, path: Path) -> bool:
         """Whether a file might be deleted as an old segment, or is the recording itself."""
-        same_folder = path.resolve().parent == self._path.resolve().parent
-        segment = self._rotation.keep is not None and self._numbered.fullmatch(path.name) is not None
-        return same_folder and (path.name == self._path.name or segment)
+        place = Path(os.path.realpath(self._path))
+        same_folder = path.resolve().parent == place.parent
+        segment = self._rotation.keep is not None and self._numbered_of(place).fullmatch(path.name) is not None
+        return same_folder and (path.name == place.name or segment)
+
+    def _find_place(self) -> None:
+        """Follow links, so that they stay; raise StreamError where no finished file can be renamed into place."""
+        with writing(self._path):
+            if is_stream(self._path):
+                raise StreamError(
+                    f"{self.name}: is no file, and a recording goes back to its beginning when it ends",
+                    hint="record to a file; a pipe takes result lines (--sink -), a player pictures (--sink http://127.0.0.1:8090/)",
+                )
+            self._path = followed(self._path)
+            if not can_replace(self._path):
+                raise StreamError(
+                    f"{self.name}: is mounted by itself, and a finished recording cannot take its place",
+                    hint="mount its folder instead of the file, and record into that",
+                )
 
     def _add(self, frame: Frame, mask: MaskU8) -> None:
         if self._muxer is None:
@@ -135,7 +161,7 @@ class Recording:
                 container="mp4",
                 options=_FRAGMENTED,
                 pixel_aspect=self.pixel_aspect,
-                hint=f"check permissions and free space (df -h {self._path.parent}), take another codec, or write masks/",
+                hint=f"check permissions and free space (df -h {quoted(self._path.parent)}), take another codec, or write masks/",
             )
         except BaseException:
             self._release()

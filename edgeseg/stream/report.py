@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import time
@@ -88,6 +89,14 @@ class Interrupted(KeyboardInterrupt):
 
     def __init__(self, report: RunReport) -> None:
         super().__init__("interrupted")
+        self.report = report
+
+
+class Abandoned(BrokenPipeError):
+    """All sinks of a run were pipes, and their readers went away: it ended in good order; `report` covers what was written."""
+
+    def __init__(self, report: RunReport) -> None:
+        super().__init__(errno.EPIPE, os.strerror(errno.EPIPE))
         self.report = report
 
 

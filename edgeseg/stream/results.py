@@ -1,8 +1,7 @@
-"""Results as lines of JSON, in a file or on stdout."""
+"""Results as lines of JSON, in a file, a pipe, or on stdout."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -11,16 +10,21 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from edgeseg.errors import ReaderGone, StreamError
+from edgeseg.files import open_stream, silence
 from edgeseg.specs import Frame, LabelSpace, MaskU8
 from edgeseg.stream.events import Event
 from edgeseg.stream.files import check_space_to_resume, prepare, writing
+from edgeseg.text import json_text
 
 
 class ResultLines:
-    """One JSON object a frame, one a line (NDJSON), in a file that can be followed while it grows, or on stdout for `-`.
+    """One JSON object a frame, one a line (NDJSON), in a file that can be followed while it grows, on stdout for `-`, or into a
+    FIFO or device.
 
     The keys are those of the record that `stream.runner` makes. With `with_events`, events stand between the frames as
-    {"event": {...}}. A file is begun anew by the first `open`, and gone on with by later ones.
+    {"event": {...}}. A file is begun anew by the first `open`, and gone on with by later ones. Whoever reads a pipe may go away:
+    see `ReaderGone`.
     """
 
     takes_all_sources = True
@@ -30,10 +34,15 @@ class ResultLines:
         self._path, self._with_events = path, with_events
         self._file: FileIO | None = None
         self._begun = self._failed = False
-        self._good_bytes = 0
+        self._good_bytes: int | None = None
 
     def open(self, size_hw: tuple[int, int], fps: float, labels: LabelSpace) -> None:
         if self._path is None:
+            return
+        with writing(self._path):
+            stream = open_stream(self._path)
+        if stream is not None:
+            self._file, self._good_bytes = FileIO(stream, "w"), None
             return
         prepare(self._path)
         if self._failed:
@@ -59,26 +68,42 @@ class ResultLines:
                 file.close()
 
     def _put(self, data: Mapping[str, Any]) -> None:
-        line = json.dumps(data, allow_nan=False) + "\n"
-        if self._path is None:
-            # Not wrapped: a closed pipe is for the command line to end on quietly.
+        line = json_text(data) + "\n"
+        try:
+            if self._path is None:
+                with writing(Path("stdout")):
+                    self._print(line)
+                return
+            if self._file is None:
+                raise RuntimeError("the sink is not open")
+            with writing(self._path):
+                self._append(self._file, line.encode())
+        except StreamError as error:
+            if isinstance(error.__cause__, BrokenPipeError):
+                raise ReaderGone(self.name) from error
+            raise
+
+    def _print(self, line: str) -> None:
+        try:
             sys.stdout.write(line)
             sys.stdout.flush()
-            return
-        if self._file is None:
-            raise RuntimeError("the sink is not open")
-        with writing(self._path):
-            self._append(self._file, line.encode())
+        except BrokenPipeError:
+            # What is still printed, at the end of the run, has no reader either.
+            with suppress(OSError):
+                silence(sys.stdout.fileno())
+            raise
 
     def _append(self, file: FileIO, line: bytes) -> None:
-        """Write a line, whole or not at all."""
+        """Write a line, whole or not at all; a pipe cannot be cut."""
         written = 0
         try:
             while written < len(line):
                 written += file.write(line[written:])
         except OSError:
             self._failed = True
-            with suppress(OSError):  # a device cannot be cut
-                file.truncate(self._good_bytes)
+            if self._good_bytes is not None:
+                with suppress(OSError):
+                    file.truncate(self._good_bytes)
             raise
-        self._good_bytes += written
+        if self._good_bytes is not None:
+            self._good_bytes += written

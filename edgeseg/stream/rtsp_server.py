@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg.errors import StreamError, Unsupported
+from edgeseg.signals import children_spared
 from edgeseg.specs import ImageU8
 from edgeseg.stream import rtsp_child
 from edgeseg.stream.muxer import CODECS, Encoder, check_encoder, exact_rate, pyav
@@ -66,9 +67,10 @@ class _Server:
                 f"{what}: serving RTSP needs GStreamer's RTSP server, which no Python here has",
                 hint=f"{_INSTALL}, or push to a server: --sink rtsp://server:8554/name",
             )
-        self._child = subprocess.Popen(
-            [python, str(Path(rtsp_child.__file__)), host, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        with children_spared():  # it ends with its stdin, after the last picture
+            self._child = subprocess.Popen(
+                [python, str(Path(rtsp_child.__file__)), host, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
         answer = _first_line(self._child)
         if answer != "ready":
             self.stop()

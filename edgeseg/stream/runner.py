@@ -31,7 +31,7 @@ from edgeseg.stream.lanes import TASK, Lanes, OnFrame
 from edgeseg.stream.levels import Levels
 from edgeseg.stream.outputs import Outputs
 from edgeseg.stream.policy import Mailroom, Policy, PolicyOf, by_kind
-from edgeseg.stream.report import Interrupted, RunReport, make_report, make_status
+from edgeseg.stream.report import Abandoned, Interrupted, RunReport, make_report, make_status
 from edgeseg.stream.status import Monitor, RunStatus
 from edgeseg.stream.supervisor import Patience
 
@@ -90,6 +90,7 @@ def run(
         StreamError: no source had a frame, all sources failed, or a sink could not be opened, or failed where it was all that the
             run was for; what was finished before is written. The first error of any thread is raised.
         BundleError: the levels differ in image or classes.
+        Abandoned: the sinks were pipes, and their readers went away; the exception carries the report.
         Interrupted: Ctrl-C; sinks are closed, and the exception carries the report. A second Ctrl-C does not wait for them.
         ValueError: two sources with one id, or sinks, policies or regions of a source that is not there.
     """
@@ -195,6 +196,8 @@ class _Run:
         self._outputs.raise_if_all_failed()
         self._progress.finish(TASK)
         report = self._report()
+        if self._outputs.abandoned:
+            raise Abandoned(report)
         if interrupted:
             raise Interrupted(report)
         return report

@@ -5,7 +5,6 @@ systemd's protocol is a datagram to the socket that it names in the environment;
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import socket
@@ -16,6 +15,8 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
+
+from edgeseg.text import json_text
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -131,7 +132,7 @@ class JsonLog:
     def line(self, event: str, level: str = "info", **details: Any) -> None:
         """Write one line. Values that JSON has no form for are written as text; a stream that is gone is not an error."""
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        text = json.dumps({"time": now, "level": level, "event": event, **_strict(details)}, default=str)
+        text = json_text({"time": now, "level": level, "event": event, **_strict(details)}, default=str)
         with self._lock:
             try:
                 print(text, file=self._stream, flush=True)

@@ -6,14 +6,17 @@ readable. A sink that failed may be opened again: it goes on without touching wh
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeseg.contracts import FrameSink
 from edgeseg.errors import StreamError
+from edgeseg.files import is_stream
 from edgeseg.specs import Frame, LabelSpace, MaskU8
 from edgeseg.stream.display import Display
 from edgeseg.stream.masks import MaskFiles
@@ -27,6 +30,8 @@ from edgeseg.stream.sink_options import choice, flag, number, read_options, whol
 from edgeseg.stream.sources import IMAGE_SUFFIXES, files_of
 from edgeseg.stream.uris import redact
 from edgeseg.stream.views import VIEWS, View
+
+_LONGEST_NAME = 200  # of the 255 bytes that disks take
 
 SOURCE_FIELD = "{source}"
 """In a sink's URI: the name of a source. Such a sink is made once for each source."""
@@ -120,15 +125,26 @@ def _mask_folder(uri: str) -> Path:
 
 
 def _names_folder(uri: str) -> bool:
-    return "://" not in uri and (uri.startswith("png:") or uri.endswith("/") or Path(uri).is_dir())
+    return "://" not in uri and (uri.startswith("png:") or uri.endswith("/") or os.path.isdir(uri))
+
+
+def _names_pipe(uri: str) -> bool:
+    """Stdout, a FIFO, a descriptor that the shell gave, a device."""
+    return "://" not in uri and is_stream(Path(uri.partition("#")[0] or "."))
+
+
+def _pipe_target(uri: str) -> Path | None:
+    """Results of two sinks must not mix on one pipe; /dev/null may take any."""
+    path = Path(uri.partition("#")[0])
+    return None if os.path.realpath(path) == os.devnull else path
 
 
 SINKS: tuple[SinkForm, ...] = (
     SinkForm("null:", re.compile("null:$").match, lambda uri, opacity: Nothing()),
     SinkForm("results.ndjson", _file("ndjson"), _result_lines, _file_target(".ndjson", _NDJSON)),
-    SinkForm("- (stdout)", re.compile("-(#.*)?$").match, _result_lines, lambda uri: Path("-")),
     SinkForm("masks/ or png:DIR", _names_folder, lambda uri, opacity: MaskFiles(_mask_folder(uri)), _mask_folder),
     SinkForm("out.mp4", _file("mp4"), _recording, _file_target(".mp4", _MP4)),
+    SinkForm("- (stdout)", _names_pipe, _result_lines, _pipe_target),
     SinkForm("rtsp://0.0.0.0:8554/out", re.compile("rtsps?://").match, _rtsp),
     SinkForm("http://127.0.0.1:8090/out", re.compile("http://").match, _mjpeg),
     SinkForm("display://", re.compile("display://").match, _display),
@@ -153,24 +169,34 @@ def open_sinks(uris: Sequence[str], *, source_uri: str = "", opacity: float = 0.
     return [sink for sinks in routed.values() for sink in sinks]
 
 
-def route_sinks(uris: Sequence[str], sources: Mapping[str, str], *, opacity: float = 0.5) -> dict[str, list[FrameSink]]:
+def route_sinks(
+    uris: Sequence[str], sources: Mapping[str, str], *, opacity: float = 0.5, beside: Sequence[Path] = ()
+) -> dict[str, list[FrameSink]]:
     """The sinks for the frames of several sources, by the id of the source that each belongs to; those of all under "".
 
     A URI that holds `{source}` makes a sink for each source, with its name in that place.
 
     Args:
         sources: URI by source id.
+        beside: further files that the run writes.
     Raises:
         as `open_sinks`, and StreamError for a sink that shows one source only where there are several, or two names of sources
         that cannot be told apart in a file name.
     """
     files = {path.resolve() for uri in sources.values() for path in files_of(uri)}
-    taken = files | {path.parent for path in files if path.suffix.lower() in IMAGE_SUFFIXES}
+    folders = {path.parent for path in files if path.suffix.lower() in IMAGE_SUFFIXES}
+    taken: set[Hashable] = {_identity(path) for path in files | folders}
+    for path in beside:
+        _take(path, str(path), taken)
     routed: dict[str, list[FrameSink]] = {"": []}
     names = _file_names(sources)
     for uri in uris:
         if SOURCE_FIELD in uri:
             for source_id, name in names.items():
+                if len(os.fsencode(name)) > _LONGEST_NAME:
+                    raise StreamError(
+                        f"{source_id}: too long for a part of a file's name", hint="name the source: --source NAME=URI"
+                    )
                 routed.setdefault(source_id, []).append(_make(uri.replace(SOURCE_FIELD, name), opacity, files, taken))
             continue
         sink = _make(uri, opacity, files, taken)
@@ -183,15 +209,33 @@ def route_sinks(uris: Sequence[str], sources: Mapping[str, str], *, opacity: flo
     return routed
 
 
-def _make(uri: str, opacity: float, files: set[Path], taken: set[Path]) -> FrameSink:
+def _identity(path: Path) -> Hashable:
+    """What two names of one file have in common, be they links, hard links or not there yet."""
+    with suppress(OSError, ValueError):
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
+    return os.path.realpath(path)
+
+
+def _take(path: Path, uri: str, taken: set[Hashable]) -> None:
+    """Add what is written to `taken`. Raises StreamError where something has it already."""
+    if os.path.realpath(path) == os.devnull:
+        return
+    if (identity := _identity(path)) in taken:
+        raise StreamError(
+            f"{redact(uri)}: would write over the source or another sink", hint="give this sink, or the report, another name"
+        )
+    taken.add(identity)
+
+
+def _make(uri: str, opacity: float, files: set[Path], taken: set[Hashable]) -> FrameSink:
     """The sink of one URI; adds its target to `taken`."""
     form = _form_of(uri)
     sink, target = form.make(uri, opacity), form.target(uri)
     if target is not None:
-        deletes = isinstance(sink, Recording) and any(sink.would_replace(path) for path in files)
-        if target.resolve() in taken or deletes:
-            raise StreamError(f"{redact(uri)}: would write over the source or another sink", hint="give this sink another name")
-        taken.add(target.resolve())
+        _take(target, uri, taken)
+        if isinstance(sink, Recording) and any(sink.would_replace(path) for path in files):
+            raise StreamError(f"{redact(uri)}: would write over the source", hint="give this sink another name")
     return sink
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,8 +41,8 @@ def _names_images(uri: str) -> bool:
     path = split_rate(uri)[0]
     if "://" in path:
         return False
-    pattern = glob.has_magic(path) and not Path(path).is_file()
-    return Path(path).is_dir() or path.endswith("/") or path.lower().endswith(IMAGE_SUFFIXES) or pattern
+    pattern = glob.has_magic(path) and not os.path.isfile(path)
+    return os.path.isdir(path) or path.endswith("/") or path.lower().endswith(IMAGE_SUFFIXES) or pattern
 
 
 SOURCES: tuple[SourceForm, ...] = (

@@ -6,9 +6,9 @@ quote URIs too, so these go through `scrub`.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
@@ -38,7 +38,7 @@ def named(text: str) -> Named:
     A name is letters, digits, "_", "." and "-". Where a file is called "a=b.mp4", that is meant.
     """
     match = _NAME.fullmatch(text)
-    if match is None or Path(text).exists():
+    if match is None or os.path.exists(text):
         return Named(redact(text), text)
     return Named(match[1], match[2])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from edgeseg.contracts import NoProgress, Progress
 from edgeseg.data.datasets import open_dataset
 from edgeseg.data.subset import Subset
 from edgeseg.errors import BuildError, GateFailed, require
-from edgeseg.files import replace_file
+from edgeseg.files import refusals, replace_file
 from edgeseg.quant.sensitivity import Mode
 from edgeseg.recipe.schema import Recipe
 from edgeseg.report.html import sensitivity_page
@@ -21,6 +20,7 @@ from edgeseg.sweeps import budget as budgets
 from edgeseg.sweeps import sensitivity as layers
 from edgeseg.sweeps.setting import Setting, set_up
 from edgeseg.sweeps.times import engine_times
+from edgeseg.text import json_document
 
 IMAGES = 16
 """Validation images of a sweep, unless another number is asked for."""
@@ -136,12 +136,10 @@ def _times(setting: Setting, held: budgets.Budget, options: SensitivityOptions, 
 def _leave(table: Mapping[str, Any], out: Path) -> None:
     picture = draw_sensitivity(table)
     files = {
-        "sensitivity.json": (json.dumps(table, indent=2, allow_nan=False) + "\n").encode(),
+        "sensitivity.json": json_document(table),
         "sensitivity.png": picture,
         "report.html": sensitivity_page(table, picture),
     }
-    try:
+    with refusals(out, BuildError, "free disk space; the same command continues"):
         for name, content in files.items():
             replace_file(out / name, content)
-    except OSError as error:
-        raise BuildError(f"{out}: {error.strerror or error}", hint="free disk space; the same command continues") from error

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from edgeseg.errors import BuildError, DataError
 from edgeseg.file_kinds import kind_of
-from edgeseg.files import replace_file
+from edgeseg.files import Target
 from edgeseg.models.foreign import is_foreign
 from edgeseg.models.refusals import import_command
 
@@ -43,8 +43,8 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], *, half: bool = False) -> None:
-    """Write a checkpoint; an existing file is replaced only when the new one is complete.
+def save_checkpoint(place: Path | Target, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], *, half: bool = False) -> int:
+    """Write a checkpoint; an existing file is replaced only when the new one is complete. Returns its size in bytes.
 
     Args:
         half: store floating-point tensors as float16 (they come back as float32).
@@ -60,13 +60,9 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str
         for name, value in tensors.items()
     }
     header = json.dumps({**meta, "sha256": _digest(stored)})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, serialise(stored, metadata={"edgeseg": header}), durable=True)
-    except OSError as error:
-        raise BuildError(
-            f"{path}: cannot be written: {error.strerror}", hint="free disk space or choose another folder with --out"
-        ) from error
+    content = serialise(stored, metadata={"edgeseg": header})
+    Target.of(place, BuildError, "free disk space or choose another folder with --out").write(content, durable=True)
+    return len(content)
 
 
 def load_checkpoint(path: Path, arch: str = "NAME") -> Checkpoint:

@@ -52,7 +52,7 @@ def train(
     Raises:
         RecipeError, DataError: see the message.
         BuildError: the loss became NaN or infinite; the last state is kept.
-        KeyboardInterrupt: Ctrl-C or SIGTERM, after the state of the last whole step was saved.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP, after the state of the last whole step was saved.
     """
 
     def make(labels: LabelSpace, here: Processes) -> _FloatTask:

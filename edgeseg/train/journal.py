@@ -10,35 +10,47 @@ from typing import Any
 import numpy as np
 
 from edgeseg.contracts import SegDataset
-from edgeseg.files import replace_file
+from edgeseg.errors import BuildError
+from edgeseg.files import Target, refusals, replace_file
 from edgeseg.images import colour_mask, encode_png, overlay
+from edgeseg.journal import read_rows
 from edgeseg.models.reference import TorchReference
 from edgeseg.specs import ImageU8
+
+WAY_OUT = "free disk space, or choose another folder with --out; the same command continues"
+"""What to do where a run cannot write its files."""
 
 _SAMPLES = 4
 
 
 class Journal:
-    """Appends one JSON object a line. Lines past the step that a run resumes from are dropped, so that the curve has no fork."""
+    """Appends one JSON object a line. Lines past the step that a run resumes from are dropped, so that the curve has no fork.
+
+    Raises:
+        BuildError: it cannot be written. DataError: the file holds something else.
+    """
 
     def __init__(self, run_dir: Path, first_step: int) -> None:
         self.path = run_dir / "metrics.jsonl"
         if self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines() if json.loads(line)["step"] <= first_step]
-            replace_file(self.path, "".join(line + "\n" for line in kept).encode())
+            kept = [row for row in read_rows(self.path) if row["step"] <= first_step]
+            with refusals(self.path, BuildError, WAY_OUT):
+                replace_file(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self._board = None
         if importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step or None)
+            with refusals(run_dir / "tensorboard", BuildError, WAY_OUT):
+                self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step or None)
 
     def write(self, step: int, **figures: Any) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **figures}) + "\n")
-        if self._board is not None:
-            for name, value in figures.items():
-                if isinstance(value, (int, float)):
-                    self._board.add_scalar(name, value, step)
+        with refusals(self.path, BuildError, WAY_OUT):
+            with self.path.open("ab") as file:
+                file.write((json.dumps({"step": step, **figures}) + "\n").encode())
+            if self._board is not None:
+                for name, value in figures.items():
+                    if isinstance(value, (int, float)):
+                        self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
         if self._board is not None:
@@ -59,6 +71,6 @@ def sample_sheet(reference: TorchReference, dataset: SegDataset) -> ImageU8:
 
 
 def write_samples(path: Path, reference: TorchReference, dataset: SegDataset) -> None:
-    """Write `sample_sheet` as PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, encode_png(sample_sheet(reference, dataset)))
+    """Write `sample_sheet` as PNG. Raises BuildError where it cannot be written."""
+    picture = encode_png(sample_sheet(reference, dataset))
+    Target(path, BuildError, WAY_OUT).write(picture)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shutil
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +21,14 @@ from edgeseg.data.datasets import FolderDataset, open_dataset
 from edgeseg.data.evaluate import evaluate
 from edgeseg.data.loader import StepSampler, train_batches
 from edgeseg.data.transforms import TrainTransform
-from edgeseg.errors import BuildError, RecipeError
+from edgeseg.errors import BuildError, DataError, RecipeError
+from edgeseg.files import Target, followed, refusals
 from edgeseg.models.reference import TorchReference, normalise
 from edgeseg.recipe.load import dump_recipe
 from edgeseg.recipe.schema import Recipe
 from edgeseg.train.distributed import Processes, processes
-from edgeseg.train.interrupt import Stop, stop_requests
-from edgeseg.train.journal import Journal, write_samples
+from edgeseg.train.interrupt import Stop, Stopped, stop_requests
+from edgeseg.train.journal import WAY_OUT, Journal, write_samples
 from edgeseg.train.losses import CrossEntropy
 from edgeseg.train.optim import Ema, set_learning_rate
 from edgeseg.train.resume import data_changes, data_facts, other_recipe
@@ -67,7 +68,7 @@ def run_task(
     Raises:
         RecipeError, DataError: see the message.
         BuildError: the loss became NaN or infinite; the last state is kept.
-        KeyboardInterrupt: Ctrl-C or SIGTERM, after the state of the last whole step was saved.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP, after the state of the last whole step was saved.
     """
     progress = progress or NoProgress()
     with processes(device) as here, stop_requests() as stop:
@@ -117,8 +118,7 @@ class _Loop:
         elif kept.exists() and kept.read_text() != text:
             raise other_recipe(run_dir, text, recipe)
         if here.is_first:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            kept.write_text(text)
+            Target(run_dir / "recipe.yaml", BuildError, WAY_OUT).write(dump_recipe(recipe).encode())
         here.wait()
         self.journal = Journal(run_dir, self.counters.step) if here.is_first else _NoJournal()
 
@@ -180,7 +180,7 @@ class _Loop:
                 self._save()
             if stopping:
                 progress.message(f"stopped at step {c.step}; the same command continues from here")
-                raise KeyboardInterrupt
+                raise Stopped(stop.signal)
             if t.patience is not None and c.stale >= t.patience:
                 progress.message(f"no better mIoU in {c.stale} validations: stopped at step {c.step}")
                 break
@@ -272,6 +272,16 @@ def _amp(choice: str, device: torch.device) -> bool:
     return torch.cpu._is_avx512_bf16_supported()
 
 
+def _text_in(path: Path) -> str:
+    """A recipe of an earlier sitting; empty where there is none, or where a power cut left nothing of it."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {error}", hint="choose another folder with --out, or use --fresh") from error
+
+
 class _NoJournal:
     def write(self, step: int, **figures: Any) -> None: ...
 
@@ -279,7 +289,15 @@ class _NoJournal:
 
 
 def set_aside(run_dir: Path) -> Path:
-    """Rename a run's folder with the first free number appended; the new name."""
-    free = next(p for n in range(1, 10_000) if not (p := run_dir.with_name(f"{run_dir.name}.{n}")).exists())
-    shutil.move(run_dir, free)
+    """Rename a run's folder with the first free number appended; the new name. Of a link, the folder that it leads to.
+
+    Raises:
+        BuildError: it cannot be renamed.
+    """
+    with refusals(run_dir, BuildError, "choose another folder with --out"):
+        folder = followed(run_dir)
+        free = next(p for n in range(1, 10_000) if not os.path.lexists(p := folder.with_name(f"{folder.name}.{n}")))
+        folder.rename(free)
+        if run_dir.is_symlink():
+            folder.mkdir()  # or the link would lead nowhere
     return free

@@ -108,7 +108,7 @@ def test_a_full_disk_and_no_bundle_before(tmp_path: Path) -> None:
             print(error, "|", error.hint)
     """
     told = output(program, tmp_path / "t.edgeseg")
-    assert "cannot write" in told
+    assert "cannot be written" in told
     assert "File too large" in told
     assert not (tmp_path / "t.edgeseg").exists()
     assert leftovers(tmp_path, "t.edgeseg") == set()
@@ -170,7 +170,7 @@ def test_unwritable_places(tmp_path: Path) -> None:
     programs = [tiny_program(tmp_path / "p.onnx")]
     golden = [("x", tiny_image(), tiny_mask(tiny_image()))]
     for place in (tmp_path / "file" / "t.edgeseg", Path("/proc/self/t.edgeseg")):
-        with pytest.raises(BundleError, match="cannot write") as caught:
+        with pytest.raises(BundleError, match="cannot be written") as caught:
             create_bundle(place, recipe_text=RECIPE, programs=programs, golden=golden)
         assert "permissions" in caught.value.hint
 

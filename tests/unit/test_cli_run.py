@@ -177,7 +177,7 @@ def test_a_run_as_one_file(bundle: Path, tmp_path: Path, capfd: pytest.CaptureFi
     assert json.loads((tmp_path / "report.json").read_text())["threads"] == 1
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_the_end_from_outside_keeps_everything(bundle: Path, tmp_path: Path, number: int, code: int) -> None:
     uri = "synthetic://64x48?frames=1000000"
     line = ["run", str(bundle), "--source", uri, "--sink", "o.mp4", "--sink", "r.ndjson", "--report", "report.json"]
@@ -226,6 +226,6 @@ def test_a_reader_of_stdout_that_leaves_ends_the_run_quietly(bundle: Path) -> No
     assert process.stderr is not None
     assert json.loads(process.stdout.readline())["index"] == 0
     process.stdout.close()
-    assert process.wait(30) == 1
+    assert process.wait(30) == 141
     assert "Traceback" not in process.stderr.read()
     process.stderr.close()

@@ -211,7 +211,8 @@ def test_command_without_its_data(recipe: str, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_sheet_that_cannot_be_written(root: Path, recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = command([recipe, "--data-root", str(root), "--sheet", str(tmp_path / "no/sheet.png")], capsys)
+    (tmp_path / "file").touch()
+    code, out, err = command([recipe, "--data-root", str(root), "--sheet", str(tmp_path / "file/sheet.png")], capsys)
     assert code == 3 and out == "" and "sheet.png" in err
 
 

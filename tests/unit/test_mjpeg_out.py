@@ -154,7 +154,7 @@ def test_sinks_of_one_address_share_a_server() -> None:
         sink(f"http://127.0.0.1:{port}/a").open((96, 128), 25.0, LABELS)
     with Feed(first), Feed(second):
         assert get(first, "/a.jpg")[0].status == get(first, "/b.jpg")[0].status == 200
-        assert b'href="/a"' in get(first, "/")[1] and b'href="/b"' in get(first, "/")[1]
+        assert b'href="./a"' in get(first, "/")[1] and b'href="./b"' in get(first, "/")[1]
         assert get(first, "/c")[0].status == 404
     first.close()
     with Feed(second):

@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from edgeseg import files
 from edgeseg.errors import BuildError, DataError
 from edgeseg.models import build_model
 from edgeseg.models.layers import DropPath
 from edgeseg.recipe.schema import Train
-from edgeseg.train import checkpoint
 from edgeseg.train.checkpoint import load_checkpoint, save_checkpoint
 from edgeseg.train.losses import CrossEntropy
 from edgeseg.train.optim import Ema, lr_factor, parameter_groups
@@ -153,7 +153,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(tmp_path: Path, monkeypatch: p
     def full(path: Path, data: bytes, *, durable: bool = False) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "replace_file", full)
+    monkeypatch.setattr(files, "replace_file", full)
     with pytest.raises(BuildError, match="No space left"):
         save_checkpoint(path, {"a": torch.ones(4)}, {})
     assert path.read_bytes() == before

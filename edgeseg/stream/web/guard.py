@@ -31,8 +31,8 @@ _HEADERS = (
 )
 
 _LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>edgeseg</title><link rel="icon" href="/static/icon.svg"><link rel="stylesheet" href="/static/page.css">
-<main class="login"><form method="post" action="/login"><h1>edgeseg</h1><p>{said}</p>
+<title>edgeseg</title><link rel="icon" href="static/icon.svg"><link rel="stylesheet" href="static/page.css">
+<main class="login"><form method="post" action="login"><h1>edgeseg</h1><p>{said}</p>
 <label for="token">Token</label><input id="token" name="token" type="password" autocomplete="current-password" autofocus required>
 <button type="submit">Look</button></form></main></html>"""
 
@@ -80,7 +80,11 @@ class Guard:
         if self._token is None:
             host = request.headers.get("host", "").rsplit("]", 1)
             name = host[0] + "]" if len(host) == 2 else host[0].split(":")[0]
-            return None if is_loopback(name) else PlainTextResponse("this page answers to localhost only\n", 421)
+            return (
+                None
+                if is_loopback(name)
+                else PlainTextResponse("this page answers to localhost only; with --web-token it does to every name\n", 421)
+            )
         if path == "/login" and request.method == "POST":
             return await self._login(request)
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
@@ -104,8 +108,9 @@ class Guard:
         """Keep a right token in a cookie, so that it leaves the address bar and the browser's history."""
         if not self._known(token):
             return HTMLResponse(_LOGIN.format(said=html.escape("This is not the token of the run.")), 401)
-        answer = RedirectResponse("/", 303)
-        answer.set_cookie(COOKIE, quote(token, safe=""), httponly=True, samesite="strict", path="/")
+        # Relative, and a cookie of no stated path: behind a proxy the page may lie below a folder that we do not know.
+        answer = RedirectResponse("./", 303)
+        answer.set_cookie(COOKIE, quote(token, safe=""), httponly=True, samesite="strict", path=None)
         return answer
 
     def _known(self, given: str) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Mapping
 from typing import Any
 
 from edgeseg.images import opencv, resize_mask, shrink_image, squared_hw
 from edgeseg.specs import Frame, MaskU8
+from edgeseg.text import json_text
 
 WIDTH_PX = 960
 """Frames wider than this are shrunk for the page."""
@@ -50,5 +50,5 @@ def encode(sequence: int, frame: Frame, mask: MaskU8, record: Mapping[str, Any])
         "jpeg_bytes": len(jpeg),
         "png_bytes": len(png),
     }
-    head = json.dumps(header).encode()
+    head = json_text(header).encode()
     return b"".join((struct.pack("<I", len(head)), head, jpeg, png))

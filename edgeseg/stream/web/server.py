@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import json
 import socket
 import threading
 import time
@@ -22,6 +21,7 @@ from edgeseg.errors import RecipeError, StreamError, require
 from edgeseg.stream.status import Monitor
 from edgeseg.stream.web.metrics import exposition, health
 from edgeseg.stream.web.page import LivePage
+from edgeseg.text import json_text
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -163,9 +163,9 @@ class LiveServer:
         return _asset(request.path_params["name"])
 
     async def _status(self, request: Request) -> Response:
-        from starlette.responses import JSONResponse
+        from starlette.responses import Response
 
-        return JSONResponse(await self._hello())
+        return Response(json_text(await self._hello()), media_type="application/json")
 
     async def _healthz(self, request: Request) -> Response:
         from starlette.responses import JSONResponse
@@ -199,7 +199,8 @@ class LiveServer:
     async def _numbers(self, request: Request) -> Response:
         from starlette.responses import StreamingResponse
 
-        return StreamingResponse(self._ticks(), media_type="text/event-stream")
+        # A proxy that gathers an answer before it passes it on would hold back every number.
+        return StreamingResponse(self._ticks(), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
     async def _ticks(self) -> AsyncIterator[str]:
         """Server-sent events: one `hello` with all that is known, then a `tick` every half second, and `bye` at the end."""
@@ -244,7 +245,7 @@ class LiveServer:
 
 
 def _message(kind: str, data: Mapping[str, Any]) -> str:
-    return f"event: {kind}\ndata: {json.dumps(data)}\n\n"
+    return f"event: {kind}\ndata: {json_text(data)}\n\n"
 
 
 def _asset(name: str) -> Response:

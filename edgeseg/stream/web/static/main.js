@@ -23,14 +23,14 @@ const shownSource = () => state.status?.sources.find(({ source }) => source === 
 // Numbers
 
 function connect() {
-  const numbers = new EventSource("/api/numbers");
+  const numbers = new EventSource("api/numbers");
   numbers.addEventListener("hello", ({ data }) => hello(JSON.parse(data)));
   numbers.addEventListener("tick", ({ data }) => tick(JSON.parse(data)));
   numbers.addEventListener("bye", () => { state.over = true; notice("The run has ended. This page comes back with the next one."); });
   numbers.onerror = () => {
     state.connected = false;
     if (!state.over) notice("The connection to the run is lost; trying again.");
-    fetch("/api/status").then(({ status }) => status === 401 && location.reload()).catch(() => {});
+    fetch("api/status").then(({ status }) => status === 401 && location.reload()).catch(() => {});
     if (numbers.readyState === EventSource.CLOSED) setTimeout(connect, 2000);
   };
 }
@@ -102,7 +102,7 @@ async function pictures() {
     const { shown } = state;
     try {
       const query = new URLSearchParams({ source: shown, after: state.sequence });
-      const answer = await fetch(`/api/frame?${query}`, { signal: abort.signal });
+      const answer = await fetch(`api/frame?${query}`, { signal: abort.signal });
       if (answer.status === 200) {
         const packet = await decode(await answer.arrayBuffer());
         if (shown === state.shown && !state.held) draw(packet);
