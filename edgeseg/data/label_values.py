@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg.specs import LabelSpace
+from edgeseg.text import quoted
 
 NAMED_AT_MOST = 10
 """Files, values or colours that a message names before it only counts."""
@@ -45,8 +46,8 @@ def masks_command(source: Path, split: str = "train", values: Iterable[int] = ()
         values: what grey pictures meant by their values, in class order; empty: go by the colours of the recipe.
         out: where the masks go; by default a folder beside.
     """
-    words = [f"edgeseg data masks {RECIPE_AND_ROOT} --split {split} --from {shlex.quote(str(source))}"]
-    words.append(f"--out {shlex.quote(str(out or source.with_name(f'{source.stem}_masks')))}")
+    words = [f"edgeseg data masks {RECIPE_AND_ROOT} --split {split} --from {quoted(source)}"]
+    words.append(f"--out {quoted(out or source.with_name(f'{source.stem}_masks'))}")
     listed = ",".join(map(str, values))
     return " ".join([*words, *([f"--values {listed}"] if listed else [])])
 

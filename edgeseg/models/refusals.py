@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 
 from edgeseg.errors import DataError
+from edgeseg.text import quoted
 
 LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 """The number that torch.save wrote first before it wrote zip files."""
@@ -34,13 +35,13 @@ _HARMFUL = re.compile(
 
 def import_command(path: Path, arch: str) -> str:
     """The command that makes a checkpoint of ours of a foreign one, to paste."""
-    return f"edgeseg weights import {shlex.quote(str(path))} --arch {arch}"
+    return f"edgeseg weights import {quoted(path)} --arch {arch}"
 
 
 def convert_command(path: Path, script: str = _CONVERT) -> str:
     """A line to paste where a file is trusted: it writes the file's tensors alone beside it, and runs what the file holds."""
     plain = path.with_name(f"{path.stem}.plain.pth")
-    return f"python -c {shlex.quote(script)} {shlex.quote(str(path))} {shlex.quote(str(plain))}"
+    return f"python -c {shlex.quote(script)} {quoted(path)} {quoted(plain)}"
 
 
 def plain_hint(path: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from edgeseg.data.datasets import FolderDataset
 from edgeseg.errors import DataError
 from edgeseg.recipe.load import catalogue
 from edgeseg.recipe.schema import Recipe
+from edgeseg.text import quoted
 
 HASHED_BYTES = 1 << 28
 """Of a split up to this size the contents count; of a larger one names and sizes of the files."""
@@ -82,7 +82,7 @@ def other_recipe(run_dir: Path, recipe_text: str, recipe: Recipe) -> DataError:
     if _is_float(best):
         fresh = next(p for n in range(2, 10_000) if not (p := run_dir.with_name(f"{run_dir.name}_{n}")).exists())
         name = recipe.name if recipe.name in catalogue() else "RECIPE"
-        command = f"edgeseg train {name} --data-root DIR --init {shlex.quote(str(best))} --out {shlex.quote(str(fresh))}"
+        command = f"edgeseg train {quoted(name)} --data-root DIR --init {quoted(best)} --out {quoted(fresh)}"
         hint = f"a run goes on with its own recipe; to train its weights further with this one:\n  {command}\nor {hint}"
     return DataError(f"{run_dir} holds a run that was made with another recipe" + (f": {shown}" if shown else ""), hint=hint)
 

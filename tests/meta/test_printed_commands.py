@@ -14,7 +14,18 @@ COMMAND = re.compile(
     r"(?:\b(?:edgeseg (?:\w+ )+|ffmpeg |ffprobe |fuser |ln -s |df -h )|--(?:init|checkpoint|out|source) |(?:^| )-[io] )\S*$"
 )
 """The end of a text after which a word of a command follows."""
-PLAIN = {"FORMAT", "compiles", "index", "home", "level", "order.module", "256 << 20", "chosen.seed", "len(made.images)"}
+PLAIN = {
+    "FORMAT",
+    "RECIPE_AND_ROOT",
+    "compiles",
+    "index",
+    "home",
+    "level",
+    "order.module",
+    "256 << 20",
+    "chosen.seed",
+    "len(made.images)",
+}
 """Numbers, and names that we gave."""
 
 
