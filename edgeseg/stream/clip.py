@@ -20,6 +20,7 @@ from edgeseg.stream.decoder import Damaged, Decoder, Picture, Tell, choose_video
 _MOST_FPS = 1_000.0
 _TOLERANCE_S = 0.5
 _INDEXED = {"mov", "mp4"}
+_TS_PACKETS, _TS_SYNC = (188, 192, 204), 0x47
 _EBML, _SEGMENT = bytes.fromhex("1A45DFA3"), bytes.fromhex("18538067")
 
 
@@ -132,20 +133,30 @@ def rate_of(stream: Any) -> float:
 
 
 def missing_at_end(path: Path) -> str:
-    """What the outermost element of a Matroska or WebM file promises beyond the end of the file; empty where nothing is.
+    """What a file promises beyond its end, of formats whose readers take that for the end; empty where it promises nothing.
 
-    Its reader ends there as if that were the end. Other formats mark their last packet.
-    Source: RFC 8794 (EBML), sections 4 and 5; RFC 9559 (Matroska), section 5.1.
+    Matroska and WebM say the size of their outermost element; MPEG-TS is of packets of one size.
+    Source: RFC 8794 (EBML), sections 4 and 5; RFC 9559 (Matroska), section 5.1; ISO/IEC 13818-1, 2.4.3.2.
     """
     with path.open("rb") as file:
         head = file.read(4096)
-    if not head.startswith(_EBML):
-        return ""
+    size = path.stat().st_size
+    if head.startswith(_EBML):
+        return _missing_of_matroska(head, size)
+    for packet in _TS_PACKETS:
+        start = packet % 188 if packet == 192 else 0  # a time of four bytes stands before each
+        if len(head) > 4 * packet and all(head[start + packet * place] == _TS_SYNC for place in range(4)):
+            return "its last packet is cut" if size % packet else ""
+    return ""
+
+
+def _missing_of_matroska(head: bytes, size: int) -> str:
     start = head.find(_SEGMENT) + len(_SEGMENT)
     if start < len(_SEGMENT) or start >= len(head) or not head[start]:
         return ""
     length = 9 - head[start].bit_length()
-    size = int.from_bytes(head[start : start + length], "big") & ((1 << 7 * length) - 1)
-    unknown = size == (1 << 7 * length) - 1  # of a recording that was never closed, or is not meant to be
-    missing = start + length + size - path.stat().st_size
-    return f"{missing} bytes are missing at its end" if missing > 0 and not unknown else ""
+    most = (1 << 7 * length) - 1
+    stated = int.from_bytes(head[start : start + length], "big") & most
+    missing = start + length + stated - size
+    # All ones is an unknown size: of a recording that was never closed, or is not meant to be.
+    return f"{missing} bytes are missing at its end" if missing > 0 and stated != most else ""

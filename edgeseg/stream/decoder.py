@@ -125,6 +125,7 @@ class Decoder:
         self._last_pts: int | None = None
         self._since_first = 0
         self._bad_in_a_row = 0
+        self._early_error = ""
         self._told_s = float("-inf")
 
     @property
@@ -251,6 +252,7 @@ class Decoder:
     def _lose(self, number: int | None, reason: str) -> None:
         """Count a picture that is lost; with its place in the order of packets, where others may refer to it."""
         if self._losses.in_the_middle:
+            self._early_error = reason
             self.undecodable += number is None
             return  # it was not to be expected; told with the first picture
         self.damaged += 1
@@ -271,7 +273,7 @@ class Decoder:
             raise self._nothing()
 
     def _nothing(self) -> StreamError:
-        reason = self.first_error or ("it holds no key frame" if self.packets else "it is empty")
+        reason = self.first_error or self._early_error or ("it holds no key frame" if self.packets else "it is empty")
         return StreamError(
             f"{self._what}: holds no picture that can be decoded ({self.codec}): {reason}",
             hint="re-encode it: ffmpeg -i FILE fixed.mp4; or take a newer FFmpeg: pip install --upgrade av",
