@@ -89,7 +89,8 @@ class Clip:
                 )
                 index += 1
         except failures() as error:
-            raise self._damaged(reason_of(error)) from None
+            if not self._is_complete():
+                raise self._damaged(reason_of(error)) from None
         problem = self.decoder.first_error or self._missing or self._short_of_index()
         if problem:
             raise self._damaged(problem)
@@ -103,6 +104,16 @@ class Clip:
         by_time = round(length_s * self.fps) if self.fps else 0
         counts = [count for count in (stream.frames, by_time) if count > 0]
         return min(counts, default=None)
+
+    def _is_complete(self) -> bool:
+        """Whether all came before an error: where a server says no length, FFmpeg takes the end of the answer for one."""
+        if size_of(self._container) > 0:
+            return False
+        stream, end_s = self._stream, self.decoder.end_s
+        if stream.frames > 0:
+            return bool(self.decoder.packets >= stream.frames)
+        length = self._container.duration
+        return bool(length) and end_s >= ((self._container.start_time or 0) + length) / 1e6 - _TOLERANCE_S
 
     def _short_of_index(self) -> str:
         """Whether an mp4's index names samples that did not come, where those that came do not fill its time either."""
@@ -122,6 +133,11 @@ class Clip:
             f"{self._what}: damaged after frame {at}; {decoder.shown}{of} frames could be decoded, and were delivered ({reason})",
             hint=self._hint or "copy it again, or re-encode what is left of it: ffmpeg -i FILE fixed.mp4",
         )
+
+
+def size_of(container: Any) -> int:
+    """Bytes of what is read, where that is known; else 0 or less."""
+    return int(container.size or 0)
 
 
 def rate_of(stream: Any) -> float:

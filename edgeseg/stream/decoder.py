@@ -56,7 +56,8 @@ def choose_video(container: Any, what: str) -> Any:
         StreamError: there is none that can be decoded, and what is there.
     """
     streams = container.streams
-    videos = [one for one in streams.video if not int(one.disposition) & _ATTACHED_PICTURE]
+    # A number, or an enumeration in older PyAVs.
+    videos = [one for one in streams.video if not int(getattr(one.disposition, "value", one.disposition)) & _ATTACHED_PICTURE]
     usable = [one for one in videos if one.codec_context is not None]
     if usable:
         best = streams.best("video")

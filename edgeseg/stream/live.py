@@ -21,7 +21,7 @@ from typing import Any
 from edgeseg.errors import AccessDenied, StreamError
 from edgeseg.images import opencv
 from edgeseg.specs import Frame
-from edgeseg.stream.clip import Clip, rate_of
+from edgeseg.stream.clip import Clip, rate_of, size_of
 from edgeseg.stream.convert import failures, pyav
 from edgeseg.stream.decoder import DAMAGED, Decoder, Tell, choose_video, reason_of, silent
 from edgeseg.stream.uris import choice, number, redact, scrub, split_options
@@ -208,7 +208,7 @@ def _is_finite(container: Any) -> bool:
     names = set(container.format.name.split(","))
     if names & _ENDLESS:
         return False
-    return bool(container.duration) or (not names & _PLAYLISTS and container.size > 0)
+    return bool(container.duration) or (not names & _PLAYLISTS and size_of(container) > 0)
 
 
 class Camera:
