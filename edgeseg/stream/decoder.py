@@ -190,6 +190,8 @@ class Decoder:
                 return
         if packet.is_discard and packet.is_keyframe and packet.pts is not None:
             self._losses.unseen_key(number, packet.pts)
+        if packet.is_keyframe:
+            self._losses.begin_round(number)
         packet.opaque = number
         yield from self._taken(lambda: packet.decode())
 

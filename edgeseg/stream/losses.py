@@ -2,13 +2,15 @@
 
 A picture refers to pictures before it, so after a loss all are suspect until a key frame, which refers to none. Decoders give
 pictures out late and reordered: a picture that went in before the loss is whole, whenever it comes out. Streams that refresh
-bit by bit, without key frames, are whole again after a while: the waiting is bounded.
+bit by bit have no key frames, but packets that begin a round: behind a whole round they are whole again. And the waiting is
+bounded in any case.
 """
 
 from __future__ import annotations
 
 _LONGEST_WAIT_S = 10.0
 _START = -1
+_SHORTEST_ROUND = 5  # packets: where all are marked as keys, the marks mean nothing
 
 
 class Losses:
@@ -23,6 +25,7 @@ class Losses:
         self.in_the_middle = False
         self.next_number = 0
         self._lost: list[int] = []
+        self._rounds: list[int] = []
         self._unseen_key: tuple[int, int] | None = None
         self._since_s: float | None = None
         self._last_key_s: float | None = None
@@ -37,6 +40,13 @@ class Losses:
         """What this packet holds is lost."""
         if number not in self._lost[-1:]:
             self._lost.append(number)
+
+    def begin_round(self, number: int) -> None:
+        """A packet that is marked as one to begin with, whether or not its picture is a key frame."""
+        if not self._rounds or number - self._rounds[-1] >= _SHORTEST_ROUND:
+            self._rounds = [*self._rounds[-2:], number]
+        else:
+            self._rounds = [number]
 
     def unseen_key(self, number: int, pts: int) -> None:
         """A key frame that is decoded and never shown: an edit list begins behind it."""
@@ -57,6 +67,10 @@ class Losses:
             key = self._unseen_key[0]
         if key is not None:
             self._found(key)
+        elif len(self._rounds) > 1:
+            begun = [one for one in self._rounds if one > max(self._lost, default=number)]
+            if len(begun) > 1 and number >= begun[1]:
+                self._found(begun[1])
         if is_whole_key:
             self._interval_s = max(self._interval_s, at_s - self._last_key_s if self._last_key_s is not None else 0.0)
             self._last_key_s = at_s

@@ -302,6 +302,26 @@ def test_a_picture_is_shown_only_where_nothing_before_it_is_missing(gop: int, lo
     assert shown == whole
 
 
+def test_a_stream_that_refreshes_bit_by_bit_is_whole_behind_a_whole_round() -> None:
+    losses, behind = Losses(), list[int]()
+    for number in range(100):
+        if number % 20 == 0:
+            losses.begin_round(number)
+        if number == 25:
+            losses.add(number)
+        elif losses.is_behind(number, number, number == 0, number / 25):
+            behind.append(number)
+    assert behind == [*range(26, 60)]
+
+
+def test_marks_on_every_packet_mean_nothing() -> None:
+    losses = Losses()
+    losses.add(3)
+    for number in range(4, 30):
+        losses.begin_round(number)
+        assert losses.is_behind(number, number, False, number / 25)
+
+
 def test_waiting_for_a_key_frame_has_an_end() -> None:
     losses = Losses()
     losses.add(0)
