@@ -20,6 +20,7 @@ from edgeseg.stream.status import Monitor, SourceState
 from edgeseg.stream.web.page import LivePage
 from edgeseg.stream.web.server import LiveServer
 from edgeseg.synthetic import LABELS, Scene
+from proxies import below_a_folder
 from statuses import run_status, sink_status, source_status
 from streams import time_limit
 from visitors import RECORD
@@ -225,6 +226,27 @@ def test_the_token_is_asked_for_once(tab: Any) -> None:
         assert "sesame" not in tab.url
         tab.reload()
         until(tab, "edgeseg.stage.header?.index >= 0")
+
+
+def test_behind_a_proxy_below_a_folder(tab: Any) -> None:
+    with (
+        Street(token="open sesame") as street,
+        below_a_folder(int(street.server.url.rstrip("/").rpartition(":")[2])) as (url, strays),
+    ):
+        tab.goto(url)
+        tab.get_by_label("Token").fill("wrong password")
+        with tab.expect_navigation():
+            tab.click("button")
+        tab.get_by_label("Token").fill("open sesame")
+        with tab.expect_navigation(url=url):
+            tab.click("button")
+        until(tab, "edgeseg.stage.header?.index >= 3 && edgeseg.state.connected")
+        tab.reload()
+        until(tab, "edgeseg.stage.header?.index >= 0")
+        tab.goto(f"{url}?token=open%20sesame")
+        until(tab, "edgeseg.stage.header?.index >= 0")
+        assert tab.url == url
+        assert strays == [], "what is asked for beside the folder goes to somebody else"
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("dark", 1440), ("light", 1440), ("light", 390)])

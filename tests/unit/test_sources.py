@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeseg.contracts import FrameSource
+from edgeseg.data.datasets import _walk
 from edgeseg.errors import EdgesegError, StreamError
 from edgeseg.specs import Frame
-from edgeseg.stream.recorded import ImageFiles, VideoFile
+from edgeseg.stream.recorded import ImageFiles, VideoFile, find_images
 from edgeseg.stream.sources import files_of, open_source
 from edgeseg.synthetic import Scene
 from streams import random_images, time_limit, write_video
@@ -247,6 +248,34 @@ def test_unreadable_picture_is_named(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "1.png"), np.zeros((4, 4, 3), np.uint8))
     (tmp_path / "2.png").write_bytes(b"\x89PNG no picture")
     assert "2.png" in str(failure(f"{tmp_path}/"))
+
+
+def test_what_file_managers_leave_is_no_picture(tmp_path: Path) -> None:
+    """The same files that a data set would take, in a folder and by a pattern; what is named is taken."""
+    clutter = ["._1.png", ".hidden.png", ".DS_Store", "Thumbs.db", "desktop.ini"]
+    folders = [".thumbs", "@eaDir", "__MACOSX", "@eaDir/1.png"]
+    for name in folders:
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "folder.png").mkdir()
+    for name in ("1.png", "2.png", *(f"{folder}/3.png" for folder in folders), *clutter):
+        if name.endswith(".png") and not name.startswith("._"):
+            cv2.imwrite(str(tmp_path / name), np.zeros((4, 4, 3), np.uint8))
+        else:
+            (tmp_path / name).write_bytes(b"junk")
+    wanted = [tmp_path / "1.png", tmp_path / "2.png"]
+    for pattern in (f"{tmp_path}/", f"{tmp_path}/*.png", f"{tmp_path}/**/*.png", f"{tmp_path}/**"):
+        found = [path for path in find_images(pattern) if path.suffix == ".png"]
+        assert found == wanted, pattern
+    assert sorted(_walk(tmp_path)) == wanted
+    assert find_images(f"{tmp_path}/.hidden.png") == [tmp_path / ".hidden.png"]
+    assert find_images(f"{tmp_path}/.thumbs/*.png") == [tmp_path / ".thumbs/3.png"]
+    assert find_images(f"{tmp_path}/.thumbs/") == [tmp_path / ".thumbs/3.png"]
+    assert len(find_images(f"{tmp_path}/@eaDir/**/*.png")) == 2
+
+
+def test_an_empty_picture_is_told(tmp_path: Path) -> None:
+    (tmp_path / "1.png").touch()
+    assert "1.png" in str(failure(f"{tmp_path}/"))
 
 
 def test_folders_without_pictures(tmp_path: Path) -> None:

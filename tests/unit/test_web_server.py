@@ -11,8 +11,10 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from html.parser import HTMLParser
+from http.cookiejar import CookieJar
 from typing import Any
 from urllib.parse import quote
+from urllib.request import HTTPCookieProcessor, build_opener
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from edgeseg.errors import MissingDependency, RecipeError, StreamError
 from edgeseg.stream.status import Monitor
 from edgeseg.stream.web.page import LivePage
 from edgeseg.stream.web.server import LiveServer, parse_address
+from proxies import below_a_folder
 from statuses import run_status, source_status
 from streams import LABELS, time_limit
 from visitors import RECORD, decode, frame, parse
@@ -216,6 +219,27 @@ def test_token() -> None:
             cookie = headers["set-cookie"]
             assert "httponly" in cookie.lower() and "samesite=strict" in cookie.lower()
             assert site.ask("/api/status", Cookie=cookie.partition(";")[0])[0] == 200
+
+
+def test_below_a_folder_of_a_proxy() -> None:
+    """Redirect, cookie and everything that the page asks for stay in that folder."""
+    site = Site(TOKEN)
+    site.page.write(*frame(0), RECORD)
+    with site.open(), below_a_folder(site.port) as (url, strays):
+        jar = CookieJar()
+        visitor = build_opener(HTTPCookieProcessor(jar))
+        with visitor.open(f"{url}login", f"token={quote(TOKEN)}".encode(), timeout=20) as answer:
+            assert answer.url == url and b"main.js" in answer.read()
+        assert [cookie.path for cookie in jar] == ["/cam"], "another page of this host has a token of its own"
+        for path in ("api/status", "static/main.js", "metrics", "api/frame?source=gate&after=0"):
+            with visitor.open(url + path, timeout=20) as answer:
+                assert answer.status == 200
+        with visitor.open(f"{url}api/numbers", timeout=20) as answer:
+            assert answer.readline() == b"event: hello\n"
+            assert answer.headers["x-accel-buffering"] == "no"
+        with build_opener(HTTPCookieProcessor()).open(f"{url}?token={quote(TOKEN)}", timeout=20) as answer:
+            assert answer.url == url and answer.status == 200
+        assert strays == []
 
 
 def test_without_its_packages_the_page_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,8 @@ class Guard:
             )
         if path == "/login" and request.method == "POST":
             return await self._login(request)
+        if path == "/" and self._known(request.query_params.get("token", "")):
+            return self._welcome(request.query_params["token"])  # also to whom is known: it leaves the address bar
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if self._known(given if scheme.lower() == "bearer" else unquote(request.cookies.get(COOKIE, ""))):
             return None
