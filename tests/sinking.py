@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeseg.contracts import FrameSink
 from edgeseg.specs import Frame, ImageU8, MaskU8
-from edgeseg.stream.sinks import open_sinks
+from edgeseg.stream.sinks.table import open_sinks
 from streams import LABELS
 
 

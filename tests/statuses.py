@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edgeseg.stream.stats import Timings
-from edgeseg.stream.status import RunStatus, SinkState, SinkStatus, SourceState, SourceStatus
+from edgeseg.stream.watch.stats import Timings
+from edgeseg.stream.watch.status import RunStatus, SinkState, SinkStatus, SourceState, SourceStatus
 
 
 def timings(*durations_ms: float) -> dict[str, float | None]:

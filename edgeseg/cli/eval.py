@@ -44,7 +44,7 @@ def eval_(
     from edgeseg.bundle import open_bundle
     from edgeseg.pipeline.evaluate import evaluate_bundle
     from edgeseg.recipe.load import load_kept
-    from edgeseg.stream.files import prepare
+    from edgeseg.stream.sinks.disk import prepare
     from edgeseg.text import json_document
 
     opened = open_bundle(bundle)

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     from edgeseg.contracts import FrameSource, Progress, Session
     from edgeseg.specs import LabelSpace
-    from edgeseg.stream.alarms import RegionMonitor
     from edgeseg.stream.config import Streams
-    from edgeseg.stream.report import RunReport
-    from edgeseg.stream.service import JsonLog
-    from edgeseg.stream.status import Monitor, RunStatus
+    from edgeseg.stream.run.report import RunReport
+    from edgeseg.stream.watch.alarms import RegionMonitor
+    from edgeseg.stream.watch.service import JsonLog
+    from edgeseg.stream.watch.status import Monitor, RunStatus
 
 
 @click.command("run")
@@ -37,7 +37,7 @@ def run(context: click.Context, /, sheet_path: Path | None, as_json: bool, **_: 
     with exit code 143, and SIGHUP, with 129. A sink whose reader goes away (--sink - into head) ends, and the others go on; where
     none is left, so does the run, with 141.
     """
-    from edgeseg.stream.service import JsonLog
+    from edgeseg.stream.watch.service import JsonLog
 
     settings = read_settings(context)
     printing = [*(["--json"] if as_json else []), *_printing(settings, sheet_path)]
@@ -71,14 +71,14 @@ def _run(settings: Streams, sheet_path: Path | None, as_json: bool, log: JsonLog
     from edgeseg.bundle import open_bundle
     from edgeseg.devices.here import clocks_here
     from edgeseg.images import encode_png
-    from edgeseg.stream.files import prepare
-    from edgeseg.stream.report import Abandoned, Interrupted
-    from edgeseg.stream.runner import run as run_stream
-    from edgeseg.stream.samples import FrameSampler
-    from edgeseg.stream.sinks import route_sinks
-    from edgeseg.stream.sources import open_sources
-    from edgeseg.stream.status import Monitor
+    from edgeseg.stream.run.report import Abandoned, Interrupted
+    from edgeseg.stream.run.runner import run as run_stream
+    from edgeseg.stream.sinks.contact_sheet import FrameSampler
+    from edgeseg.stream.sinks.disk import prepare
+    from edgeseg.stream.sinks.table import route_sinks
+    from edgeseg.stream.sources.table import open_sources
     from edgeseg.stream.uris import redact
+    from edgeseg.stream.watch.status import Monitor
     from edgeseg.text import json_document
 
     sources = open_sources([f"{one.name}={one.uri}" if one.name else one.uri for one in settings.sources])
@@ -158,8 +158,8 @@ def _printing(settings: Streams, sheet_path: Path | None) -> list[str]:
 
 def _sessions(settings: Streams, opened: Any, stack: ExitStack) -> tuple[dict[int, Session], Any]:
     """The sessions that the run may use, by level, and who chooses among them."""
-    from edgeseg.stream.governor import Target
-    from edgeseg.stream.levels import open_governed
+    from edgeseg.stream.run.governor import Target
+    from edgeseg.stream.run.levels import open_governed
 
     level, threads, precision = settings.level, settings.threads, settings.precision
     if not (settings.deadline_ms or settings.target_fps):
@@ -180,7 +180,7 @@ def _tell_settings(opened: Any, settings: Streams, progress: Progress) -> None:
 
 
 def _regions(by_id: Mapping[str, Any], labels: LabelSpace) -> dict[str, RegionMonitor]:
-    from edgeseg.stream.alarms import RegionMonitor
+    from edgeseg.stream.watch.alarms import RegionMonitor
 
     return {
         source: RegionMonitor(
@@ -225,7 +225,7 @@ def _serve(
 
 def _heartbeat(monitor: Monitor) -> Any:
     """Ready, status and watchdog messages for systemd; nothing happens where it did not start us."""
-    from edgeseg.stream.service import Heartbeat, is_progressing
+    from edgeseg.stream.watch.service import Heartbeat, is_progressing
 
     seen: list[RunStatus | None] = [None]
 

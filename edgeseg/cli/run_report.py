@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from edgeseg.contracts import Progress
-    from edgeseg.stream.events import Event
-    from edgeseg.stream.report import RunReport
+    from edgeseg.stream.run.report import RunReport
+    from edgeseg.stream.watch.events import Event
 
 _SWITCHES_SHOWN = 12
 

@@ -12,7 +12,8 @@ from click.core import ParameterSource
 from edgeseg.errors import StreamError
 
 if TYPE_CHECKING:
-    from edgeseg.stream import config, regions
+    from edgeseg.stream import config
+    from edgeseg.stream.watch import regions
 
 _Named = TypeVar("_Named", "regions.Region", "regions.Threshold")
 
@@ -121,7 +122,7 @@ def _regions(
     Raises:
         StreamError: a malformed region or threshold, two of one name, or one of a source or a region that is not there.
     """
-    from edgeseg.stream.regions import THRESHOLD_HINT, parse_region, parse_threshold
+    from edgeseg.stream.watch.regions import THRESHOLD_HINT, parse_region, parse_threshold
 
     areas = _by_source("region", region_texts, parse_region, sources)
     thresholds = _by_source("threshold", threshold_texts, parse_threshold, sources)
@@ -145,7 +146,7 @@ def _by_source(
     kind: str, texts: Sequence[str], parse: Callable[[str], _Named], sources: Sequence[str]
 ) -> dict[str, dict[str, _Named]]:
     """Regions or thresholds by source ("" for all) and name."""
-    from edgeseg.stream.regions import of_source
+    from edgeseg.stream.watch.regions import of_source
 
     found: dict[str, dict[str, _Named]] = {}
     for text in texts:

@@ -13,12 +13,12 @@ from edgeseg.contracts import Progress
 from edgeseg.engines.build import EngineBuild, build_engine
 from edgeseg.errors import BundleError
 from edgeseg.images import encode_png
-from edgeseg.stream.files import prepare
-from edgeseg.stream.report import RunReport
-from edgeseg.stream.runner import run as run_stream
-from edgeseg.stream.samples import FrameSampler
-from edgeseg.stream.sinks import open_sinks
-from edgeseg.stream.sources import open_source
+from edgeseg.stream.run.report import RunReport
+from edgeseg.stream.run.runner import run as run_stream
+from edgeseg.stream.sinks.contact_sheet import FrameSampler
+from edgeseg.stream.sinks.disk import prepare
+from edgeseg.stream.sinks.table import open_sinks
+from edgeseg.stream.sources.table import open_source
 from edgeseg.text import json_document
 
 DEMO_SCENE = "synthetic://640x480@25?frames=150"

@@ -21,7 +21,9 @@ from edgeseg.recipe.load import is_unread, locate, read_text, refusal
 from edgeseg.recipe.schema import Section
 from edgeseg.recipe.strict_yaml import KeyPath, Mistake, read_yaml
 from edgeseg.specs import Precision
-from edgeseg.stream import policy, regions, supervisor
+from edgeseg.stream.run import supervisor
+from edgeseg.stream.run.mailbox import Drop, Policy, by_kind
+from edgeseg.stream.watch import regions
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -89,15 +91,15 @@ class Source(Section):
     name: str | None = Field(
         default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="how results call it; null: its URI"
     )
-    drop: policy.Drop | None = Field(default=None, description="what goes when frames come too fast; null: by kind of source")
+    drop: Drop | None = Field(default=None, description="what goes when frames come too fast; null: by kind of source")
     queue: Count | None = Field(default=None, description="frames that wait at most; null: by kind of source")
     max_age_ms: Positive | None = Field(default=None, description="older frames are dropped")
     regions: tuple[Region, ...] = ()
 
-    def mailbox(self, is_live: bool) -> policy.Policy:
+    def mailbox(self, is_live: bool) -> Policy:
         """What its mailbox does."""
-        kind = policy.by_kind(is_live)
-        return policy.Policy(self.drop or kind.drop, self.queue or kind.queue, self.max_age_ms)
+        kind = by_kind(is_live)
+        return Policy(self.drop or kind.drop, self.queue or kind.queue, self.max_age_ms)
 
 
 class Patience(Section):

@@ -26,11 +26,11 @@ from stream_bench import commit, held_at_rest, in_background, nano_session
 from cameras import RtspServer, missing, wait_for
 from edgeseg.contracts import Session
 from edgeseg.errors import AccessDenied
-from edgeseg.stream.policy import Policy
-from edgeseg.stream.runner import run
-from edgeseg.stream.sources import open_sources
-from edgeseg.stream.status import Monitor
-from edgeseg.stream.supervisor import Patience
+from edgeseg.stream.run.mailbox import Policy
+from edgeseg.stream.run.runner import run
+from edgeseg.stream.run.supervisor import Patience
+from edgeseg.stream.sources.table import open_sources
+from edgeseg.stream.watch.status import Monitor
 
 PATIENCE = Patience(stall_s=0.5, watchdog_s=3.0, connect_s=6.0, retry_s=0.25, retry_cap_s=1.0)
 MAX_AGE_MS = 1000.0

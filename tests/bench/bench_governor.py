@@ -39,10 +39,10 @@ from edgeseg.devices.probe import usable_cores
 from edgeseg.engines.build import build_engine
 from edgeseg.metrics import ConfusionMatrix, mask_agreement
 from edgeseg.specs import Frame, IsrPlan, LabelSpace, MaskU8
-from edgeseg.stream.governor import Target
-from edgeseg.stream.levels import open_governed
-from edgeseg.stream.runner import run
-from edgeseg.stream.sources import open_source
+from edgeseg.stream.run.governor import Target
+from edgeseg.stream.run.levels import open_governed
+from edgeseg.stream.run.runner import run
+from edgeseg.stream.sources.table import open_source
 
 RECIPE = "edaformer_t_camvid"
 CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / RECIPE / "weights.safetensors"

@@ -34,9 +34,9 @@ from edgeseg.bundle import open_bundle
 from edgeseg.contracts import Session
 from edgeseg.images import overlay, resize_image, resize_mask
 from edgeseg.specs import ImageU8, MaskU8
-from edgeseg.stream.runner import run
-from edgeseg.stream.sinks import open_sinks
-from edgeseg.stream.sources import open_source
+from edgeseg.stream.run.runner import run
+from edgeseg.stream.sinks.table import open_sinks
+from edgeseg.stream.sources.table import open_source
 from edgeseg.synthetic import Scene
 from streams import session, write_video
 

@@ -32,13 +32,13 @@ from cameras import RtspServer, missing, wait_for
 from edgeseg.bundle import open_bundle
 from edgeseg.contracts import Session
 from edgeseg.specs import Frame, LabelSpace, MaskU8
-from edgeseg.stream.policy import Policy
-from edgeseg.stream.runner import run
-from edgeseg.stream.sinks import route_sinks
-from edgeseg.stream.sources import open_source
-from edgeseg.stream.stats import Timings
-from edgeseg.stream.status import Monitor
-from edgeseg.stream.supervisor import Patience
+from edgeseg.stream.run.mailbox import Policy
+from edgeseg.stream.run.runner import run
+from edgeseg.stream.run.supervisor import Patience
+from edgeseg.stream.sinks.table import route_sinks
+from edgeseg.stream.sources.table import open_source
+from edgeseg.stream.watch.stats import Timings
+from edgeseg.stream.watch.status import Monitor
 from edgeseg.synthetic import Scene
 from streams import write_video
 

@@ -18,7 +18,7 @@ import numpy as np
 from edgeseg.contracts import FrameSource, Session
 from edgeseg.engines import table
 from edgeseg.specs import Frame, ImageSpec, IsrPlan, LabelSpace, Program
-from edgeseg.stream.sources import open_source
+from edgeseg.stream.sources.table import open_source
 
 SIZE_HW = (128, 128)
 CLASSES = 10

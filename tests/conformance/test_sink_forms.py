@@ -17,9 +17,9 @@ import pytest
 from cameras import free_port
 from edgeseg.contracts import FrameSink
 from edgeseg.errors import StreamError
-from edgeseg.stream import display
-from edgeseg.stream.rtsp_server import find_gstreamer_python
-from edgeseg.stream.sinks import SINKS, SinkForm
+from edgeseg.stream.sinks import display
+from edgeseg.stream.sinks.rtsp_server import find_gstreamer_python
+from edgeseg.stream.sinks.table import SINKS, SinkForm
 from outside import Broker, Windows
 from sinking import frame, mask_of, sink
 from streams import LABELS, random_images, time_limit

@@ -15,7 +15,7 @@ import pytest
 from edgeseg.contracts import FrameSource, LiveSource
 from edgeseg.errors import StreamError, Unsupported
 from edgeseg.specs import Frame
-from edgeseg.stream.sources import SOURCES, SourceForm, open_source
+from edgeseg.stream.sources.table import SOURCES, SourceForm, open_source
 from streams import random_images, time_limit, write_video
 
 pytestmark = pytest.mark.usefixtures(time_limit.__name__)

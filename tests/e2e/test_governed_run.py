@@ -19,9 +19,9 @@ from edgeseg.engines.build import build_engine
 from edgeseg.pipeline.export import export_bundle
 from edgeseg.recipe.load import find_recipe, load_recipe
 from edgeseg.specs import Frame, ImageSpec, ImageU8, IsrPlan
-from edgeseg.stream.governor import Target
-from edgeseg.stream.levels import open_governed
-from edgeseg.stream.runner import run as run_stream
+from edgeseg.stream.run.governor import Target
+from edgeseg.stream.run.levels import open_governed
+from edgeseg.stream.run.runner import run as run_stream
 from fakes import FakeSink, FakeSource
 from streams import random_images, time_limit
 from tiny import tiny_bundle, tiny_image, tiny_mask, tiny_program

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from edgeseg.specs import Frame
-from edgeseg.stream.events import Event
-from edgeseg.stream.status import Monitor, SourceState
+from edgeseg.stream.watch.events import Event
+from edgeseg.stream.watch.status import Monitor, SourceState
 from edgeseg.stream.web.page import LivePage
 from edgeseg.stream.web.server import LiveServer
 from edgeseg.synthetic import LABELS, Scene

@@ -13,12 +13,12 @@ import pytest
 from cameras import RtspServer, needs_server, rtsp_possible, rtsp_server, wait_for
 from edgeseg.contracts import FrameSource
 from edgeseg.errors import AccessDenied
-from edgeseg.stream.policy import Policy
-from edgeseg.stream.report import RunReport
-from edgeseg.stream.runner import run
-from edgeseg.stream.sources import open_source, open_sources
-from edgeseg.stream.status import Monitor, SourceStatus
-from edgeseg.stream.supervisor import Patience
+from edgeseg.stream.run.mailbox import Policy
+from edgeseg.stream.run.report import RunReport
+from edgeseg.stream.run.runner import run
+from edgeseg.stream.run.supervisor import Patience
+from edgeseg.stream.sources.table import open_source, open_sources
+from edgeseg.stream.watch.status import Monitor, SourceStatus
 from fakes import FakeSink
 from streams import session, time_limit
 

@@ -15,14 +15,14 @@ import pytest
 from cameras import wait_for
 from edgeseg.errors import AccessDenied, StreamError
 from edgeseg.specs import Frame
-from edgeseg.stream.capture import Capture
-from edgeseg.stream.channel import FirstError
-from edgeseg.stream.events import EventBus
-from edgeseg.stream.policy import LIVE, RECORDED, Mailroom, Policy
-from edgeseg.stream.report import RunReport
-from edgeseg.stream.runner import run
-from edgeseg.stream.status import Monitor
-from edgeseg.stream.supervisor import Patience
+from edgeseg.stream.run.capture import Capture
+from edgeseg.stream.run.channel import FirstError
+from edgeseg.stream.run.mailbox import LIVE, RECORDED, Mailroom, Policy
+from edgeseg.stream.run.report import RunReport
+from edgeseg.stream.run.runner import run
+from edgeseg.stream.run.supervisor import Patience
+from edgeseg.stream.watch.events import EventBus
+from edgeseg.stream.watch.status import Monitor
 from fakes import FakeLiveSource, FakeSink, FakeSource
 from streams import random_images, session, time_limit
 
@@ -219,7 +219,7 @@ def test_a_size_that_changes_opens_the_sinks_anew() -> None:
 
 
 def test_a_sink_that_fails_comes_back_while_a_camera_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeseg.stream.outputs._RETRY_S", 0.05)
+    monkeypatch.setattr("edgeseg.stream.run.outputs._RETRY_S", 0.05)
     failing = iter([False] * 3 + [True] * 2)
 
     def before(index: int) -> None:
@@ -236,7 +236,7 @@ def test_a_sink_that_fails_comes_back_while_a_camera_runs(monkeypatch: pytest.Mo
 
 
 def test_a_sink_that_takes_long_to_come_back_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeseg.stream.outputs._RETRY_S", 0.02)
+    monkeypatch.setattr("edgeseg.stream.run.outputs._RETRY_S", 0.02)
     release, other = threading.Event(), FakeSink()
 
     class Away(FakeSink):

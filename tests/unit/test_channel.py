@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeseg.stream.channel import Channel, Closed, FirstError
+from edgeseg.stream.run.channel import Channel, Closed, FirstError
 
 
 def test_order_and_end() -> None:

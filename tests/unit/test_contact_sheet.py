@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edgeseg.images import colour_mask, contact_sheet, encode_png, legend
 from edgeseg.specs import Frame, ImageU8, LabelSpace
-from edgeseg.stream.samples import FrameSampler
+from edgeseg.stream.sinks.contact_sheet import FrameSampler
 from streams import LABELS
 
 

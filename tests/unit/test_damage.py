@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from clips import apart, cut, encode, h264, moving_images, packets, scrambled, with_edit_list
 from edgeseg.errors import EdgesegError, StreamError
 from edgeseg.specs import Frame
-from edgeseg.stream.losses import Losses
-from edgeseg.stream.runner import run
-from edgeseg.stream.sources import files_of, open_source
-from edgeseg.stream.status import Monitor
+from edgeseg.stream.run.runner import run
+from edgeseg.stream.sources.losses import Losses
+from edgeseg.stream.sources.table import files_of, open_source
+from edgeseg.stream.watch.status import Monitor
 from fakes import FakeSource
 from sinking import sink
 from streams import random_images, session, time_limit

@@ -13,13 +13,13 @@ import av
 import pytest
 
 from edgeseg.specs import Frame
-from edgeseg.stream.alarms import RegionMonitor
-from edgeseg.stream.events import Event
-from edgeseg.stream.policy import Policy
-from edgeseg.stream.regions import parse_region, parse_threshold
-from edgeseg.stream.report import RunReport
-from edgeseg.stream.runner import run
-from edgeseg.stream.service import JsonLog
+from edgeseg.stream.run.mailbox import Policy
+from edgeseg.stream.run.report import RunReport
+from edgeseg.stream.run.runner import run
+from edgeseg.stream.watch.alarms import RegionMonitor
+from edgeseg.stream.watch.events import Event
+from edgeseg.stream.watch.regions import parse_region, parse_threshold
+from edgeseg.stream.watch.service import JsonLog
 from fakes import FakeSink, FakeSource
 from sinking import sink
 from streams import LABELS, random_images, session, time_limit

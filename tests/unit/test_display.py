@@ -12,7 +12,7 @@ import pytest
 
 from edgeseg.errors import Unsupported
 from edgeseg.images import overlay
-from edgeseg.stream import display
+from edgeseg.stream.sinks import display
 from outside import Windows
 from sinking import frame, mask_of, sink
 from streams import LABELS, random_images

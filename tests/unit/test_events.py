@@ -9,7 +9,7 @@ import time
 import pytest
 
 from cameras import wait_for
-from edgeseg.stream.events import Event, EventBus
+from edgeseg.stream.watch.events import Event, EventBus
 from streams import time_limit
 
 pytestmark = pytest.mark.usefixtures(time_limit.__name__)

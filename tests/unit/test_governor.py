@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeseg.stream.governor import Decision, Governor, Target
+from edgeseg.stream.run.governor import Decision, Governor, Target
 
 MEASURED_MS = (30.0, 20.0, 15.0)
 LIMIT_MS = 40.0

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from edgeseg.stream.latest import LatestWorker
+from edgeseg.stream.watch.latest import LatestWorker
 from streams import time_limit
 
 pytestmark = pytest.mark.usefixtures(time_limit.__name__)

@@ -18,8 +18,8 @@ import pytest
 from cameras import free_port
 from edgeseg.errors import AccessDenied, StreamError, Unsupported
 from edgeseg.specs import Frame
-from edgeseg.stream import gstreamer
-from edgeseg.stream.sources import open_source
+from edgeseg.stream.sources import gstreamer
+from edgeseg.stream.sources.table import open_source
 from streams import random_images, time_limit
 
 pytestmark = pytest.mark.usefixtures(time_limit.__name__)

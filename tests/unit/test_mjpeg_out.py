@@ -19,7 +19,7 @@ import pytest
 from cameras import free_port
 from edgeseg.errors import StreamError
 from edgeseg.images import overlay
-from edgeseg.stream import mjpeg_out
+from edgeseg.stream.sinks import mjpeg
 from sinking import frame, mask_of, sink
 from streams import LABELS, random_images, time_limit
 
@@ -91,8 +91,8 @@ def test_players_read_the_moving_picture(shown: Any) -> None:
 
 def test_nothing_is_compressed_while_nobody_looks(shown: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    encode = mjpeg_out.encode_jpeg
-    monkeypatch.setattr(mjpeg_out, "encode_jpeg", lambda image, quality: calls.append(quality) or encode(image, quality))
+    encode = mjpeg.encode_jpeg
+    monkeypatch.setattr(mjpeg, "encode_jpeg", lambda image, quality: calls.append(quality) or encode(image, quality))
     with Feed(shown):
         time.sleep(0.1)
         assert not calls
@@ -186,7 +186,7 @@ def test_those_who_must_log_in() -> None:
 
 
 def test_too_many_viewers(shown: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mjpeg_out, "_VIEWERS", 2)
+    monkeypatch.setattr(mjpeg, "_VIEWERS", 2)
     viewers = [socket.create_connection(("127.0.0.1", shown.port)) for _ in range(2)]
     with Feed(shown):
         for viewer in viewers:

@@ -17,8 +17,8 @@ import pytest
 
 from cameras import free_port
 from edgeseg.errors import MissingDependency, StreamError
-from edgeseg.stream import mqtt
-from edgeseg.stream.events import Event
+from edgeseg.stream.sinks import mqtt
+from edgeseg.stream.watch.events import Event
 from outside import Broker
 from sinking import frame, mask_of, sink
 from streams import LABELS, random_images, time_limit

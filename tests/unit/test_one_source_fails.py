@@ -14,14 +14,14 @@ import pytest
 from cameras import wait_for
 from edgeseg.errors import StreamError
 from edgeseg.specs import Frame, ImageU8
-from edgeseg.stream import lanes
-from edgeseg.stream.alarms import RegionMonitor
-from edgeseg.stream.regions import parse_region
-from edgeseg.stream.report import RunReport
-from edgeseg.stream.runner import run
-from edgeseg.stream.sinks import route_sinks
-from edgeseg.stream.status import Monitor
-from edgeseg.stream.supervisor import Patience
+from edgeseg.stream.run import lanes
+from edgeseg.stream.run.report import RunReport
+from edgeseg.stream.run.runner import run
+from edgeseg.stream.run.supervisor import Patience
+from edgeseg.stream.sinks.table import route_sinks
+from edgeseg.stream.watch.alarms import RegionMonitor
+from edgeseg.stream.watch.regions import parse_region
+from edgeseg.stream.watch.status import Monitor
 from fakes import FakeLiveSource, FakeSession, FakeSink, FakeSource
 from streams import LABELS, PROGRAM, by_brightness, random_images, session, time_limit
 

@@ -14,13 +14,13 @@ import pytest
 from clips import ROTATED, apart, by_ffmpeg, encode, moving_images, with_matrix
 from edgeseg.images import squared_hw
 from edgeseg.specs import Frame
-from edgeseg.stream.convert import Converter, Refused
-from edgeseg.stream.masks import encode_mask_png
-from edgeseg.stream.runner import run
-from edgeseg.stream.samples import FrameSampler
-from edgeseg.stream.sources import open_source
-from edgeseg.stream.status import Monitor
-from edgeseg.stream.views import View
+from edgeseg.stream.run.runner import run
+from edgeseg.stream.sinks.contact_sheet import FrameSampler
+from edgeseg.stream.sinks.masks import encode_mask_png
+from edgeseg.stream.sinks.views import View
+from edgeseg.stream.sources.convert import Converter, Refused
+from edgeseg.stream.sources.table import open_source
+from edgeseg.stream.watch.status import Monitor
 from sinking import sink
 from streams import LABELS, session, time_limit
 from web_files import served

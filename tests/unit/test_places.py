@@ -20,7 +20,7 @@ from edgeseg.cli.main import run
 from edgeseg.data.calib import load_calib
 from edgeseg.engines.build import build_engine
 from edgeseg.errors import BundleError, StreamError
-from edgeseg.stream.sinks import route_sinks
+from edgeseg.stream.sinks.table import route_sinks
 from sinking import read_video, sink, write_all
 from streams import random_images, time_limit, write_video
 from tiny import tiny_bundle

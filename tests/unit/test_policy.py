@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeseg.specs import Frame
-from edgeseg.stream.channel import Closed
-from edgeseg.stream.policy import LIVE, RECORDED, Mailbox, Mailroom, Policy
+from edgeseg.stream.run.channel import Closed
+from edgeseg.stream.run.mailbox import LIVE, RECORDED, Mailbox, Mailroom, Policy
 from streams import time_limit
 
 pytestmark = pytest.mark.usefixtures(time_limit.__name__)

@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from edgeseg.errors import StreamError, Unsupported
 from edgeseg.images import overlay
 from edgeseg.specs import ImageU8
-from edgeseg.stream import files, muxer, recording
-from edgeseg.stream.muxer import VideoClock, exact_rate
-from edgeseg.stream.recording import Rotation
+from edgeseg.stream.sinks import disk, mp4, muxer
+from edgeseg.stream.sinks.mp4 import Rotation
+from edgeseg.stream.sinks.muxer import VideoClock, exact_rate
 from sinking import fill, frame, mask_of, read_video, sink, write_all
 from streams import LABELS, random_images, time_limit
 
@@ -110,13 +110,13 @@ def test_a_recording_without_frames_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_ends_the_recording_while_it_can_still_be_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage, free_bytes = namedtuple("usage", "total used free"), [10 * files.RESERVE_BYTES]
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: usage(0, 0, free_bytes[0]))
+    usage, free_bytes = namedtuple("usage", "total used free"), [10 * disk.RESERVE_BYTES]
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: usage(0, 0, free_bytes[0]))
     target = sink(tmp_path / "out.mp4")
     target.open((48, 64), 25.0, LABELS)
     first, second = random_images(2)
     target.write(frame(first), mask_of(first), {})
-    free_bytes[0] = files.RESERVE_BYTES - 1
+    free_bytes[0] = disk.RESERVE_BYTES - 1
     with pytest.raises(StreamError, match="the disk is full") as caught:
         target.write(frame(second, 1), mask_of(second), {})
     assert "df -h" in caught.value.hint
@@ -292,8 +292,8 @@ def test_a_disk_that_fills_up(small_disk: Path) -> None:
 
 def test_a_disk_that_is_full_to_the_last_byte(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where others take the reserve, the file still plays as far as it was written."""
-    monkeypatch.setattr(recording, "check_space", lambda path, beside_bytes: None)
-    monkeypatch.setattr(files, "_RESUME_SHARE", 0.9)
+    monkeypatch.setattr(mp4, "check_space", lambda path, beside_bytes: None)
+    monkeypatch.setattr(disk, "_RESUME_SHARE", 0.9)
     target, pictures = sink(small_disk / "out.mp4"), noise(4)
     target.open((240, 320), 25.0, LABELS)
     with pytest.raises(StreamError, match="No space left"):
@@ -308,7 +308,7 @@ def test_a_disk_that_is_full_to_the_last_byte(small_disk: Path, monkeypatch: pyt
 
 
 def test_a_recording_that_never_plays_takes_no_place(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recording, "check_space", lambda path, beside_bytes: None)
+    monkeypatch.setattr(mp4, "check_space", lambda path, beside_bytes: None)
     target, pictures = sink(small_disk / "out.mp4"), noise(4)
     (small_disk / "out.mp4").write_bytes(b"the recording of yesterday")
     target.open((240, 320), 25.0, LABELS)

@@ -9,8 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from edgeseg.errors import EdgesegError, StreamError
-from edgeseg.stream.alarms import Alarm, RegionMonitor, rasterise
-from edgeseg.stream.regions import Region, Threshold, parse_region, parse_threshold
+from edgeseg.stream.watch.alarms import Alarm, RegionMonitor, rasterise
+from edgeseg.stream.watch.regions import Region, Threshold, parse_region, parse_threshold
 from streams import LABELS
 
 corners = st.lists(st.tuples(st.floats(-10, 60), st.floats(-10, 60)), min_size=3, max_size=8)

@@ -18,7 +18,7 @@ import pytest
 from cameras import free_port
 from edgeseg.errors import StreamError, Unsupported
 from edgeseg.images import overlay
-from edgeseg.stream import rtsp_server
+from edgeseg.stream.sinks import rtsp_server
 from sinking import frame, mask_of, sink
 from streams import LABELS, random_images, time_limit
 

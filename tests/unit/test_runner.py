@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from edgeseg.contracts import NoProgress
 from edgeseg.errors import StreamError
 from edgeseg.specs import ImageU8
-from edgeseg.stream import runner
-from edgeseg.stream.report import Interrupted
-from edgeseg.stream.runner import run
-from edgeseg.stream.sinks import open_sinks
-from edgeseg.stream.sources import open_source
+from edgeseg.stream.run import runner
+from edgeseg.stream.run.report import Interrupted
+from edgeseg.stream.run.runner import run
+from edgeseg.stream.sinks.table import open_sinks
+from edgeseg.stream.sources.table import open_source
 from fakes import FakeSink, FakeSource
 from streams import LABELS, PROGRAM, random_images, session, time_limit, write_video
 

@@ -15,8 +15,8 @@ import pytest
 
 from edgeseg.errors import BundleError
 from edgeseg.specs import Frame, ImageSpec, ImageU8, LabelSpace, MaskU8
-from edgeseg.stream.governor import Governor, Target
-from edgeseg.stream.runner import run
+from edgeseg.stream.run.governor import Governor, Target
+from edgeseg.stream.run.runner import run
 from fakes import FakeSession, FakeSink, FakeSource
 from streams import PROGRAM, random_images, session, time_limit
 

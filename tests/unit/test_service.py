@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeseg.stream.events import Event
-from edgeseg.stream.service import Heartbeat, JsonLog, is_progressing, notify, watchdog_limit_s
+from edgeseg.stream.watch.events import Event
+from edgeseg.stream.watch.service import Heartbeat, JsonLog, is_progressing, notify, watchdog_limit_s
 from statuses import run_status, source_status
 
 

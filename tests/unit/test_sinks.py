@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgeseg.errors import EdgesegError, StreamError
-from edgeseg.stream import files
-from edgeseg.stream.events import Event
-from edgeseg.stream.masks import encode_mask_png
-from edgeseg.stream.sinks import open_sinks, route_sinks
+from edgeseg.stream.sinks import disk
+from edgeseg.stream.sinks.masks import encode_mask_png
+from edgeseg.stream.sinks.table import open_sinks, route_sinks
+from edgeseg.stream.watch.events import Event
 from sinking import frame, mask_of, sink, write_all
 from streams import LABELS, by_brightness, random_images, time_limit
 
@@ -149,7 +149,7 @@ def test_a_folder_is_no_file(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["out.mp4", "r.ndjson", "masks/"])
 def test_a_disk_that_is_full_is_refused_when_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: usage(0, 0, 1000))
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: usage(0, 0, 1000))
     with pytest.raises(StreamError, match="the disk is full"):
         sink(f"{tmp_path}/{name}").open((48, 64), 25.0, LABELS)
 

@@ -18,13 +18,13 @@ import pytest
 
 from edgeseg.errors import StreamError
 from edgeseg.specs import Frame
-from edgeseg.stream import outputs
-from edgeseg.stream.alarms import RegionMonitor
-from edgeseg.stream.regions import parse_region, parse_threshold
-from edgeseg.stream.runner import run
-from edgeseg.stream.sinks import route_sinks
-from edgeseg.stream.sources import open_source
-from edgeseg.stream.status import Monitor
+from edgeseg.stream.run import outputs
+from edgeseg.stream.run.runner import run
+from edgeseg.stream.sinks.table import route_sinks
+from edgeseg.stream.sources.table import open_source
+from edgeseg.stream.watch.alarms import RegionMonitor
+from edgeseg.stream.watch.regions import parse_region, parse_threshold
+from edgeseg.stream.watch.status import Monitor
 from fakes import FakeSource
 from outside import Broker
 from sinking import read_video, sink, write_all

@@ -16,8 +16,8 @@ from edgeseg.contracts import FrameSource
 from edgeseg.data.datasets import _walk
 from edgeseg.errors import EdgesegError, StreamError
 from edgeseg.specs import Frame
-from edgeseg.stream.recorded import ImageFiles, VideoFile, find_images
-from edgeseg.stream.sources import files_of, open_source
+from edgeseg.stream.sources.recorded import ImageFiles, VideoFile, find_images
+from edgeseg.stream.sources.table import files_of, open_source
 from edgeseg.synthetic import Scene
 from streams import random_images, time_limit, write_video
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeseg.stream.stats import Timings
+from edgeseg.stream.watch.stats import Timings
 
 
 def filled(durations_ms: list[float]) -> Timings:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from edgeseg.errors import RecipeError
 from edgeseg.stream.config import Streams, load_streams
-from edgeseg.stream.policy import LIVE, RECORDED, Policy
-from edgeseg.stream.regions import Region, Threshold
+from edgeseg.stream.run.mailbox import LIVE, RECORDED, Policy
+from edgeseg.stream.watch.regions import Region, Threshold
 
 EXAMPLE = Path(__file__).parents[2] / "service" / "streams.yaml"
 LEAST = "bundle: b.edgeseg\nsources: [{uri: clip.mp4}]\n"

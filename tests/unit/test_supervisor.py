@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeseg.stream.supervisor import Patience, Supervisor
+from edgeseg.stream.run.supervisor import Patience, Supervisor
 
 PATIENCE = Patience(connect_s=10, stall_s=1, watchdog_s=5, retry_s=0.5, retry_cap_s=8, jitter=0.0, stable_s=10, start_s=None)
 

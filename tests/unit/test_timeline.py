@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeseg.stream.alarms import Alarm
-from edgeseg.stream.muxer import VideoClock, exact_rate
-from edgeseg.stream.regions import parse_threshold
-from edgeseg.stream.timeline import LONGEST_STILL_S, MOST_LATE_S, TOLD_S, RecordedTimeline, Timeline
+from edgeseg.stream.run.timeline import LONGEST_STILL_S, MOST_LATE_S, TOLD_S, RecordedTimeline, Timeline
+from edgeseg.stream.sinks.muxer import VideoClock, exact_rate
+from edgeseg.stream.watch.alarms import Alarm
+from edgeseg.stream.watch.regions import parse_threshold
 
 FPS = 25
 WRAP_S = 2**33 / 90_000

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeseg.errors import StreamError
-from edgeseg.stream.sources import open_source, open_sources
+from edgeseg.stream.sources.table import open_source, open_sources
 from edgeseg.stream.uris import named, redact, scrub, split_options
 
 # Long enough not to occur in the rest of the URI by chance; "@" is in, and so is what ends an authority.

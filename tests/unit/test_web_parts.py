@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeseg.stream.events import Event
+from edgeseg.stream.watch.events import Event
 from edgeseg.stream.web.history import STEP_S, STEPS, History
 from edgeseg.stream.web.metrics import exposition, health
 from edgeseg.stream.web.page import LivePage

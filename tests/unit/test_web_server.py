@@ -21,7 +21,7 @@ import pytest
 
 from edgeseg import __version__
 from edgeseg.errors import MissingDependency, RecipeError, StreamError
-from edgeseg.stream.status import Monitor
+from edgeseg.stream.watch.status import Monitor
 from edgeseg.stream.web.page import LivePage
 from edgeseg.stream.web.server import LiveServer, parse_address
 from proxies import below_a_folder

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, get_args
 
 from edgeseg import __version__
-from edgeseg.stream.status import RunStatus, SinkState, SourceState
+from edgeseg.stream.watch.status import RunStatus, SinkState, SourceState
 
 Labels = Mapping[str, str]
 Sample = tuple[str, Labels, float]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from edgeseg.specs import Frame, LabelSpace, MaskU8
-from edgeseg.stream.events import Event
+from edgeseg.stream.watch.events import Event
 from edgeseg.stream.web.history import History, Point
 from edgeseg.stream.web.pictures import encode
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeseg import __version__
 from edgeseg.errors import RecipeError, StreamError, require
-from edgeseg.stream.status import Monitor
+from edgeseg.stream.watch.status import Monitor
 from edgeseg.stream.web.metrics import exposition, health
 from edgeseg.stream.web.page import LivePage
 from edgeseg.text import json_text

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from edgeseg.errors import StreamError
 from edgeseg.specs import Frame, LabelSpace, MaskU8
-from edgeseg.stream.files import check_space_to_resume, prepare_folder, write_whole
+from edgeseg.stream.sinks.disk import check_space_to_resume, prepare_folder, write_whole
 
 
 class MaskFiles:

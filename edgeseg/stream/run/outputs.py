@@ -18,10 +18,10 @@ from typing import Any
 from edgeseg.contracts import FrameSink
 from edgeseg.errors import EdgesegError, ReaderGone
 from edgeseg.specs import Frame, LabelSpace, MaskU8
-from edgeseg.stream.capture import Capture, as_told
-from edgeseg.stream.channel import FirstError
-from edgeseg.stream.events import Event, EventBus
-from edgeseg.stream.status import SinkState, SinkStatus
+from edgeseg.stream.run.capture import Capture, as_told
+from edgeseg.stream.run.channel import FirstError
+from edgeseg.stream.watch.events import Event, EventBus
+from edgeseg.stream.watch.status import SinkState, SinkStatus
 
 _RETRY_S, _RETRY_CAP_S = 5.0, 60.0
 _REOPEN_PATIENCE_S = 0.2

@@ -13,8 +13,8 @@ from typing import Any
 from edgeseg.errors import StreamError, Unsupported
 from edgeseg.signals import children_spared
 from edgeseg.specs import ImageU8
-from edgeseg.stream import rtsp_child
-from edgeseg.stream.muxer import CODECS, Encoder, check_encoder, exact_rate, pyav
+from edgeseg.stream.sinks import rtsp_child
+from edgeseg.stream.sinks.muxer import CODECS, Encoder, check_encoder, exact_rate, pyav
 
 _START_S = 10.0
 _ENDED = "run again, or look for what ended it: dmesg | tail"

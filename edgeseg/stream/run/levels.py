@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgeseg.contracts import Session
 from edgeseg.errors import BundleError
-from edgeseg.stream.governor import Decision, Governor, Reason, Target
-from edgeseg.stream.stats import Timings
+from edgeseg.stream.run.governor import Decision, Governor, Reason, Target
+from edgeseg.stream.watch.stats import Timings
 from edgeseg.text import quoted
 
 if TYPE_CHECKING:

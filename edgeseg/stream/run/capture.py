@@ -23,14 +23,14 @@ import numpy as np
 from edgeseg.contracts import FrameSource, LiveSource
 from edgeseg.errors import AccessDenied, EdgesegError, StreamError, Unsupported
 from edgeseg.specs import Frame
-from edgeseg.stream.channel import Closed, FirstError
-from edgeseg.stream.events import EventBus
-from edgeseg.stream.policy import Mailbox, PolicyOf
-from edgeseg.stream.stamps import Stamps
-from edgeseg.stream.stats import Timings
-from edgeseg.stream.status import SourceStatus
-from edgeseg.stream.supervisor import Patience, Supervisor
+from edgeseg.stream.run.channel import Closed, FirstError
+from edgeseg.stream.run.mailbox import Mailbox, PolicyOf
+from edgeseg.stream.run.stamps import Stamps
+from edgeseg.stream.run.supervisor import Patience, Supervisor
 from edgeseg.stream.uris import scrub
+from edgeseg.stream.watch.events import EventBus
+from edgeseg.stream.watch.stats import Timings
+from edgeseg.stream.watch.status import SourceStatus
 
 T = TypeVar("T")
 

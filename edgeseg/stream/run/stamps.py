@@ -8,7 +8,7 @@ from typing import Any
 
 from edgeseg.contracts import FrameSource
 from edgeseg.specs import Frame
-from edgeseg.stream.timeline import RecordedTimeline, Timeline
+from edgeseg.stream.run.timeline import RecordedTimeline, Timeline
 
 _TOLD, _PER_S = 5, 60.0
 

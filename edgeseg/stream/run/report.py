@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeseg.stream.stats import merged
-from edgeseg.stream.status import RunStatus
+from edgeseg.stream.watch.stats import merged
+from edgeseg.stream.watch.status import RunStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgeseg.stream.capture import Capture
-    from edgeseg.stream.events import EventBus
-    from edgeseg.stream.lanes import Lanes
-    from edgeseg.stream.levels import Levels
-    from edgeseg.stream.outputs import Outputs
+    from edgeseg.stream.run.capture import Capture
+    from edgeseg.stream.run.lanes import Lanes
+    from edgeseg.stream.run.levels import Levels
+    from edgeseg.stream.run.outputs import Outputs
+    from edgeseg.stream.watch.events import EventBus
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,14 +26,14 @@ import numpy.typing as npt
 from edgeseg.contracts import Progress
 from edgeseg.images import opencv, resize_image, resize_mask
 from edgeseg.specs import Frame, ImageU8, MaskU8
-from edgeseg.stream.alarms import RegionMonitor
-from edgeseg.stream.capture import Capture
-from edgeseg.stream.channel import Channel, Closed, FirstError, received, send
-from edgeseg.stream.events import EventBus
-from edgeseg.stream.levels import Choice, Levels
-from edgeseg.stream.outputs import Outputs
-from edgeseg.stream.policy import Mailroom
-from edgeseg.stream.stats import Timings
+from edgeseg.stream.run.capture import Capture
+from edgeseg.stream.run.channel import Channel, Closed, FirstError, received, send
+from edgeseg.stream.run.levels import Choice, Levels
+from edgeseg.stream.run.mailbox import Mailroom
+from edgeseg.stream.run.outputs import Outputs
+from edgeseg.stream.watch.alarms import RegionMonitor
+from edgeseg.stream.watch.events import EventBus
+from edgeseg.stream.watch.stats import Timings
 
 OnFrame = Callable[[Frame, MaskU8, Mapping[str, Any]], None]
 

@@ -23,17 +23,17 @@ import numpy as np
 from edgeseg.contracts import FrameSink, FrameSource, NoProgress, Progress, Session
 from edgeseg.errors import StreamError
 from edgeseg.specs import Frame
-from edgeseg.stream.alarms import RegionMonitor
-from edgeseg.stream.capture import Capture, Mishandled, as_told
-from edgeseg.stream.channel import Closed
-from edgeseg.stream.governor import Governor
-from edgeseg.stream.lanes import TASK, Lanes, OnFrame
-from edgeseg.stream.levels import Levels
-from edgeseg.stream.outputs import Outputs
-from edgeseg.stream.policy import Mailroom, Policy, PolicyOf, by_kind
-from edgeseg.stream.report import Abandoned, Interrupted, RunReport, make_report, make_status
-from edgeseg.stream.status import Monitor, RunStatus
-from edgeseg.stream.supervisor import Patience
+from edgeseg.stream.run.capture import Capture, Mishandled, as_told
+from edgeseg.stream.run.channel import Closed
+from edgeseg.stream.run.governor import Governor
+from edgeseg.stream.run.lanes import TASK, Lanes, OnFrame
+from edgeseg.stream.run.levels import Levels
+from edgeseg.stream.run.mailbox import Mailroom, Policy, PolicyOf, by_kind
+from edgeseg.stream.run.outputs import Outputs
+from edgeseg.stream.run.report import Abandoned, Interrupted, RunReport, make_report, make_status
+from edgeseg.stream.run.supervisor import Patience
+from edgeseg.stream.watch.alarms import RegionMonitor
+from edgeseg.stream.watch.status import Monitor, RunStatus
 
 _LIVE_QUEUE, _RECORDED_QUEUE = 1, 2
 _POLL_S = 0.1

@@ -14,8 +14,8 @@ from typing import Any
 
 from edgeseg.errors import StreamError
 from edgeseg.specs import Frame
-from edgeseg.stream.convert import failures, pyav
-from edgeseg.stream.decoder import Damaged, Decoder, Picture, Tell, choose_video, reason_of, silent
+from edgeseg.stream.sources.convert import failures, pyav
+from edgeseg.stream.sources.decoder import Damaged, Decoder, Picture, Tell, choose_video, reason_of, silent
 
 _MOST_FPS = 1_000.0
 _TOLERANCE_S = 0.5

@@ -13,8 +13,8 @@ from typing import Any
 from edgeseg.errors import ReaderGone, StreamError
 from edgeseg.files import open_stream, silence
 from edgeseg.specs import Frame, LabelSpace, MaskU8
-from edgeseg.stream.events import Event
-from edgeseg.stream.files import check_space_to_resume, prepare, writing
+from edgeseg.stream.sinks.disk import check_space_to_resume, prepare, writing
+from edgeseg.stream.watch.events import Event
 from edgeseg.text import json_text
 
 

@@ -18,18 +18,18 @@ from edgeseg.contracts import FrameSink
 from edgeseg.errors import StreamError
 from edgeseg.files import is_stream
 from edgeseg.specs import Frame, LabelSpace, MaskU8
-from edgeseg.stream.display import Display
-from edgeseg.stream.masks import MaskFiles
-from edgeseg.stream.mjpeg_out import MjpegOut
-from edgeseg.stream.mqtt import MqttOut
-from edgeseg.stream.muxer import CODECS
-from edgeseg.stream.recording import Recording, Rotation
-from edgeseg.stream.results import ResultLines
-from edgeseg.stream.rtsp_out import RtspOut
-from edgeseg.stream.sink_options import choice, flag, number, read_options, whole
-from edgeseg.stream.sources import IMAGE_SUFFIXES, files_of
+from edgeseg.stream.sinks.display import Display
+from edgeseg.stream.sinks.masks import MaskFiles
+from edgeseg.stream.sinks.mjpeg import MjpegOut
+from edgeseg.stream.sinks.mp4 import Recording, Rotation
+from edgeseg.stream.sinks.mqtt import MqttOut
+from edgeseg.stream.sinks.muxer import CODECS
+from edgeseg.stream.sinks.ndjson import ResultLines
+from edgeseg.stream.sinks.options import choice, flag, number, read_options, whole
+from edgeseg.stream.sinks.rtsp import RtspOut
+from edgeseg.stream.sinks.views import VIEWS, View
+from edgeseg.stream.sources.table import IMAGE_SUFFIXES, files_of
 from edgeseg.stream.uris import redact
-from edgeseg.stream.views import VIEWS, View
 
 _LONGEST_NAME = 200  # of the 255 bytes that disks take
 

@@ -21,8 +21,8 @@ from edgeseg.text import json_text
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from edgeseg.stream.events import Event
-    from edgeseg.stream.status import RunStatus
+    from edgeseg.stream.watch.events import Event
+    from edgeseg.stream.watch.status import RunStatus
 
 _BEATS_PER_LIMIT = 3
 _FAILURES = ("failed", "sink_failed")

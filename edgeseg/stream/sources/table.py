@@ -11,10 +11,10 @@ from pathlib import Path
 
 from edgeseg.contracts import FrameSource
 from edgeseg.errors import StreamError
-from edgeseg.stream.gstreamer import CsiCamera, Pipeline
-from edgeseg.stream.live import Camera, NetworkStream
-from edgeseg.stream.recorded import IMAGE_SUFFIXES as IMAGE_SUFFIXES
-from edgeseg.stream.recorded import ImageFiles, SyntheticScene, VideoFile, find_images, split_damaged, split_rate
+from edgeseg.stream.sources.gstreamer import CsiCamera, Pipeline
+from edgeseg.stream.sources.network import Camera, NetworkStream
+from edgeseg.stream.sources.recorded import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from edgeseg.stream.sources.recorded import ImageFiles, SyntheticScene, VideoFile, find_images, split_damaged, split_rate
 from edgeseg.stream.uris import named, redact
 
 

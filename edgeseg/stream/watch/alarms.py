@@ -17,7 +17,7 @@ import numpy.typing as npt
 from edgeseg.errors import StreamError
 from edgeseg.images import opencv
 from edgeseg.specs import LabelSpace, MaskU8
-from edgeseg.stream.regions import REGION_HINT, THRESHOLD_HINT, Region, Threshold
+from edgeseg.stream.watch.regions import REGION_HINT, THRESHOLD_HINT, Region, Threshold
 
 
 def rasterise(points: Sequence[tuple[float, float]], size_hw: tuple[int, int]) -> npt.NDArray[np.bool_]:

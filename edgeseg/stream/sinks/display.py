@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from edgeseg.errors import Unsupported
 from edgeseg.images import opencv, squared_hw
 from edgeseg.specs import Frame, LabelSpace, MaskU8
-from edgeseg.stream.views import View
+from edgeseg.stream.sinks.views import View
 
 _QUIT_KEYS = (ord("q"), 27)
 

@@ -22,9 +22,9 @@ from edgeseg.errors import DataError, StreamError
 from edgeseg.files import is_clutter
 from edgeseg.images import read_image
 from edgeseg.specs import Frame
-from edgeseg.stream.clip import Clip, missing_at_end
-from edgeseg.stream.convert import failures, pyav
-from edgeseg.stream.decoder import DAMAGED, Damaged, Tell, reason_of, silent
+from edgeseg.stream.sources.clip import Clip, missing_at_end
+from edgeseg.stream.sources.convert import failures, pyav
+from edgeseg.stream.sources.decoder import DAMAGED, Damaged, Tell, reason_of, silent
 from edgeseg.synthetic import Scene
 from edgeseg.text import quoted
 

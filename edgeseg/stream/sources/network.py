@@ -21,9 +21,9 @@ from typing import Any
 from edgeseg.errors import AccessDenied, StreamError
 from edgeseg.images import opencv
 from edgeseg.specs import Frame
-from edgeseg.stream.clip import Clip, rate_of, size_of
-from edgeseg.stream.convert import failures, pyav
-from edgeseg.stream.decoder import DAMAGED, Decoder, Tell, choose_video, reason_of, silent
+from edgeseg.stream.sources.clip import Clip, rate_of, size_of
+from edgeseg.stream.sources.convert import failures, pyav
+from edgeseg.stream.sources.decoder import DAMAGED, Decoder, Tell, choose_video, reason_of, silent
 from edgeseg.stream.uris import choice, number, redact, scrub, split_options
 from edgeseg.text import quoted
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from edgeseg.specs import Frame
-from edgeseg.stream.channel import Closed
+from edgeseg.stream.run.channel import Closed
 
 Drop = Literal["oldest", "newest", "none"]
 

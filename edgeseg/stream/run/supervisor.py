@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from edgeseg.stream.status import SourceState
+from edgeseg.stream.watch.status import SourceState
 
 Step = Literal["wait", "connect", "abandon"]
 

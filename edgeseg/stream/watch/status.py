@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from edgeseg.stream.events import EventBus
+from edgeseg.stream.watch.events import EventBus
 
 SourceState = Literal["CONNECTING", "RUNNING", "STALLED", "RECONNECTING", "ENDED", "FAILED"]
 SinkState = Literal["WAITING", "OPEN", "FAILED", "CLOSED"]

@@ -26,7 +26,7 @@ import numpy as np
 from edgeseg.errors import StreamError, Unsupported
 from edgeseg.images import opencv
 from edgeseg.specs import Frame, ImageU8
-from edgeseg.stream.live import parse_size
+from edgeseg.stream.sources.network import parse_size
 from edgeseg.stream.uris import number, redact, scrub, split_options
 
 _TIMEOUT_S = 10.0

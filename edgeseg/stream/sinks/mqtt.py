@@ -17,8 +17,8 @@ from urllib.parse import unquote, urlsplit
 
 from edgeseg.errors import StreamError, require
 from edgeseg.specs import Frame, LabelSpace, MaskU8
-from edgeseg.stream.events import Event
 from edgeseg.stream.uris import redact
+from edgeseg.stream.watch.events import Event
 from edgeseg.text import json_text
 
 _CONNECT_S = 5.0

@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 from edgeseg.errors import StreamError
 from edgeseg.files import can_replace, followed, is_stream
 from edgeseg.specs import Frame, LabelSpace, MaskU8
-from edgeseg.stream.files import check_space, check_space_to_resume, lock_file, prepare, writing
-from edgeseg.stream.muxer import Muxer, pyav
-from edgeseg.stream.views import View
+from edgeseg.stream.sinks.disk import check_space, check_space_to_resume, lock_file, prepare, writing
+from edgeseg.stream.sinks.muxer import Muxer, pyav
+from edgeseg.stream.sinks.views import View
 from edgeseg.text import quoted
 
 _FRAGMENTED = {"movflags": "hybrid_fragmented+frag_keyframe+default_base_moof", "flush_packets": "1"}

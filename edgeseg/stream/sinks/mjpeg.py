@@ -25,9 +25,9 @@ import numpy as np
 from edgeseg.errors import StreamError
 from edgeseg.images import opencv
 from edgeseg.specs import Frame, ImageU8, LabelSpace, MaskU8
-from edgeseg.stream.latest import LatestWorker
+from edgeseg.stream.sinks.views import View
 from edgeseg.stream.uris import redact
-from edgeseg.stream.views import View
+from edgeseg.stream.watch.latest import LatestWorker
 
 _VIEWERS = 16
 _CLIENT_S = 5.0

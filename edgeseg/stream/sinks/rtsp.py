@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 
 from edgeseg.errors import StreamError
 from edgeseg.specs import Frame, LabelSpace, MaskU8
-from edgeseg.stream.latest import LatestWorker
-from edgeseg.stream.muxer import Muxer
-from edgeseg.stream.rtsp_server import ServedStream
+from edgeseg.stream.sinks.muxer import Muxer
+from edgeseg.stream.sinks.rtsp_server import ServedStream
+from edgeseg.stream.sinks.views import View
 from edgeseg.stream.uris import redact
-from edgeseg.stream.views import View
+from edgeseg.stream.watch.latest import LatestWorker
 
 _EVERYWHERE = ("0.0.0.0", "::")
 _PORT = 554

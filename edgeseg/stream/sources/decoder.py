@@ -13,8 +13,8 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from edgeseg.errors import StreamError
 from edgeseg.specs import ImageU8
-from edgeseg.stream.convert import Converter, Refused, failures
-from edgeseg.stream.losses import Losses
+from edgeseg.stream.sources.convert import Converter, Refused, failures
+from edgeseg.stream.sources.losses import Losses
 
 Damaged = Literal["skip", "show"]
 DAMAGED: tuple[Damaged, ...] = get_args(Damaged)

@@ -1,0 +1,1 @@
+"""The pipeline between sources and sinks: capture, lanes, levels, outputs."""
