@@ -8,7 +8,7 @@ import signal
 from multiprocessing.connection import Connection
 from types import SimpleNamespace
 
-from edgeseg.engines.tensorrt_build import Note, Order
+from edgeseg.engines.tensorrt.builder import Note, Order
 from edgeseg.errors import MissingDependency
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from edgeseg.engines.onnxruntime_providers import PROVIDERS
+from edgeseg.engines.onnxruntime.providers import PROVIDERS
 
 PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 RTX = PROVIDERS["nv_tensorrt_rtx"].title

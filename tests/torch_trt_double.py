@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from edgeseg.engines.tensorrt_build import Order
+from edgeseg.engines.tensorrt.builder import Order
 from edgeseg.torch_trt import compiler
 from torch_trt_releases import KNOWN
 

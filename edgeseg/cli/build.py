@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from edgeseg.bundle import Bundle
-    from edgeseg.engines.choose import LevelBuild
-    from edgeseg.engines.ladder import Climbed
+    from edgeseg.engines.choose.choice import LevelBuild
+    from edgeseg.engines.choose.exported_parity import Climbed
     from edgeseg.manifest import CandidateEntry
     from edgeseg.specs import Precision
 
@@ -143,7 +143,7 @@ def _list_options(as_json: bool) -> None:
 
 
 def _build_for_card(bundle: Bundle, card: str, options: Mapping[str, Any], force: bool, as_json: bool) -> None:
-    from edgeseg.engines.cross import build_for_card
+    from edgeseg.engines.choose.for_card import build_for_card
 
     with render.RichProgress() as progress:
         made = build_for_card(bundle, card, options=options, force=force, progress=progress)
@@ -186,7 +186,7 @@ def _document(one: LevelBuild, bundle: Bundle) -> dict[str, Any]:
 
 
 def _ladder(one: LevelBuild, bundle: Bundle) -> dict[Precision, list[Climbed]]:
-    from edgeseg.engines.ladder import climbed
+    from edgeseg.engines.choose.exported_parity import climbed
 
     level = one.engine.level
     return {precision: climbed(bundle, level, precision) for precision in bundle.level(level).programs}

@@ -16,11 +16,11 @@ from edgeseg.errors import EngineMismatch, Unsupported
 from edgeseg.manifest import EngineEntry
 
 ENGINES: dict[str, str] = {
-    "onnxruntime": "edgeseg.engines.onnxruntime:OnnxRuntime",
+    "onnxruntime": "edgeseg.engines.onnxruntime.backend:OnnxRuntime",
     "openvino": "edgeseg.engines.openvino:OpenVino",
-    "tensorrt": "edgeseg.engines.tensorrt:TensorRt",
-    "tensorrt_rtx": "edgeseg.engines.tensorrt_rtx:TensorRtRtx",
-    "torch_tensorrt": "edgeseg.engines.torch_tensorrt:TorchTensorRt",
+    "tensorrt": "edgeseg.engines.tensorrt.python:TensorRt",
+    "tensorrt_rtx": "edgeseg.engines.tensorrt.rtx:TensorRtRtx",
+    "torch_tensorrt": "edgeseg.engines.tensorrt.from_torch:TorchTensorRt",
 }
 """Name -> "module:class" of an `edgeseg.contracts.EngineBackend`; imported when it is used."""
 

@@ -33,7 +33,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from edgeseg.engines.onnxruntime import open_graph
+from edgeseg.engines.onnxruntime.backend import open_graph
 from edgeseg.export.graph import with_logits
 from edgeseg.export.runners import pixels_of
 from edgeseg.metrics import mask_agreement, sqnr_db

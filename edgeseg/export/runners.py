@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from edgeseg.engines.onnxruntime import open_graph
+from edgeseg.engines.onnxruntime.backend import open_graph
 from edgeseg.engines.openvino import check_computes, lasting_core
 from edgeseg.export.graph import with_logits
 from edgeseg.specs import ImageU8, MaskU8, Program

@@ -8,7 +8,7 @@ from pathlib import Path
 from edgeseg.bundle import Bundle
 from edgeseg.contracts import NO_OPTIONS, Progress, Session
 from edgeseg.data.evaluate import evaluate
-from edgeseg.engines.choose import LevelBuild, build_level
+from edgeseg.engines.choose.choice import LevelBuild, build_level
 from edgeseg.engines.options import Wanted
 from edgeseg.pipeline.evaluate import validation_split
 

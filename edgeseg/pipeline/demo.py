@@ -10,7 +10,7 @@ from typing import Any
 
 from edgeseg.bundle import Bundle, copy_bundle, open_bundle
 from edgeseg.contracts import Progress
-from edgeseg.engines.build import EngineBuild, build_engine
+from edgeseg.engines.choose.build import EngineBuild, build_engine
 from edgeseg.errors import BundleError
 from edgeseg.images import encode_png
 from edgeseg.stream.run.report import RunReport

@@ -10,8 +10,8 @@ from typing import Any
 from edgeseg.bundle import Bundle
 from edgeseg.contracts import Progress
 from edgeseg.data.evaluate import evaluate
-from edgeseg.engines.candidates import REFERENCE
-from edgeseg.engines.choose import LevelBuild
+from edgeseg.engines.choose.candidates import REFERENCE
+from edgeseg.engines.choose.choice import LevelBuild
 from edgeseg.errors import GateFailed
 from edgeseg.manifest import CandidateEntry
 from edgeseg.pipeline.build import build_bundle

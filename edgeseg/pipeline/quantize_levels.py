@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg.bundle import Bundle
-from edgeseg.engines.choose import LevelBuild
+from edgeseg.engines.choose.choice import LevelBuild
 from edgeseg.pipeline.quantize_engines import Bench, fastest_ms, speedup, timings
 from edgeseg.specs import IsrPlan
 

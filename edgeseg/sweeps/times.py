@@ -12,7 +12,7 @@ from edgeseg.contracts import Progress, Session
 from edgeseg.deploy.form import Form
 from edgeseg.devices.probe import usable_cores
 from edgeseg.engines import table
-from edgeseg.engines.measure import measure_together
+from edgeseg.engines.choose.latency import measure_together
 from edgeseg.export.program import export_program
 from edgeseg.images import resize_image
 from edgeseg.quant.sensitivity import LayerSwitch

@@ -22,9 +22,9 @@ from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.engines.onnx_graph import Graph, read_graph
-from edgeseg.engines.tensorrt_build import Order, monitor
-from edgeseg.engines.tensorrt_graph import cast_first
+from edgeseg.engines.onnx_files.graph import Graph, read_graph
+from edgeseg.engines.tensorrt.builder import Order, monitor
+from edgeseg.engines.tensorrt.graph import cast_first
 from edgeseg.errors import EdgesegError, MissingDependency, OutOfRoom, Unsupported
 
 if TYPE_CHECKING:

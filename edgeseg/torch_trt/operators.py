@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgeseg.engines.onnx_graph import DTYPES, Array, Graph, Node
+from edgeseg.engines.onnx_files.graph import DTYPES, Array, Graph, Node
 
 OPSETS = (17, 20)
 Attributes = Mapping[str, Any]

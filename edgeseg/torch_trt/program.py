@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgeseg.engines.onnx_graph import Array, Graph, Node
-from edgeseg.engines.onnx_quantizers import FAKE_QUANTIZE, with_fake_quantizers
+from edgeseg.engines.onnx_files.graph import Array, Graph, Node
+from edgeseg.engines.onnx_files.quantizers import FAKE_QUANTIZE, with_fake_quantizers
 from edgeseg.torch_trt.operators import OPERATORS, check, run
 
 Rounding = Callable[[Tensor, Tensor, bool], Tensor]

@@ -36,7 +36,7 @@ from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.contracts import FrameSource, SegDataset
 from edgeseg.data.datasets import open_dataset
 from edgeseg.devices.probe import usable_cores
-from edgeseg.engines.build import build_engine
+from edgeseg.engines.choose.build import build_engine
 from edgeseg.metrics import ConfusionMatrix, mask_agreement
 from edgeseg.specs import Frame, IsrPlan, LabelSpace, MaskU8
 from edgeseg.stream.run.governor import Target

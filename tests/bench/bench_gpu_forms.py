@@ -27,7 +27,7 @@ import onnx
 import torch
 
 from edgeseg.deploy import form, simplify_edaformer
-from edgeseg.engines.tensorrt_graph import cast_first
+from edgeseg.engines.tensorrt.graph import cast_first
 from edgeseg.export.edit import GraphEditor
 from edgeseg.export.graph import clean
 from edgeseg.export.half import to_half

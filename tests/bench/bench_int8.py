@@ -137,7 +137,7 @@ def int8_program(trained: Any, plan: IsrPlan, stride: int, images: list[ImageU8]
 
 
 def dialect_of(canonical: Program, folder: Path) -> Program:
-    from edgeseg.engines.onnxruntime import OnnxRuntime
+    from edgeseg.engines.onnxruntime.backend import OnnxRuntime
     from edgeseg.export.dialects import write_dialect
 
     form = OnnxRuntime().form_for("int8")
@@ -146,7 +146,7 @@ def dialect_of(canonical: Program, folder: Path) -> Program:
 
 def engine(program: Program, folder: Path, threads: int) -> Candidate:
     """The engine file that `edgeseg build` would make."""
-    from edgeseg.engines.onnxruntime import OnnxRuntime
+    from edgeseg.engines.onnxruntime.backend import OnnxRuntime
 
     out = folder / f"engine-{program.precision}"
     out.mkdir()

@@ -15,12 +15,12 @@ from edgeseg.contracts import EngineBackend, Option
 from edgeseg.devices.jetson import Jetson
 from edgeseg.devices.machine import Machine
 from edgeseg.devices.nvidia import Gpu
-from edgeseg.engines import tensorrt, tensorrt_rtx, torch_tensorrt
 from edgeseg.engines.cudart import Cuda
-from edgeseg.engines.onnxruntime import OnnxRuntime
-from edgeseg.engines.onnxruntime_providers import PROVIDERS
+from edgeseg.engines.onnxruntime.backend import OnnxRuntime
+from edgeseg.engines.onnxruntime.providers import PROVIDERS
 from edgeseg.engines.openvino import OpenVino
 from edgeseg.engines.table import ENGINES, backend
+from edgeseg.engines.tensorrt import from_torch, python, rtx
 from edgeseg.specs import Precision, Program
 from fake_cuda import FakeLibrary
 from gpu_ort import PLUGIN, RTX, GpuOrt
@@ -66,10 +66,10 @@ def row_at_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[st
     version = {"__version__": "11.4.1"}
     for name in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, SimpleNamespace(**version))  # type: ignore[arg-type]
-    monkeypatch.setattr(torch_tensorrt, "version", lambda name: "2.13.0")
-    for module in (tensorrt, tensorrt_rtx, torch_tensorrt):
+    monkeypatch.setattr(from_torch, "version", lambda name: "2.13.0")
+    for module in (python, rtx, from_torch):
         monkeypatch.setattr(module, "build", lambda order, *rest: None)
-    for module in (tensorrt, tensorrt_rtx):
+    for module in (python, rtx):
         monkeypatch.setattr(module, "TensorRtSession", lambda *arguments, **named: None)
 
     def using(row: EngineBackend) -> Use:
@@ -92,9 +92,9 @@ def row_at_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[st
             monkeypatch.setitem(sys.modules, PLUGIN, plugin)  # type: ignore[arg-type]
             return using(OnnxRuntime(CARD))
         rows: dict[str, EngineBackend] = {
-            "tensorrt": tensorrt.TensorRt(machine=NX, cuda=cuda),
-            "torch_tensorrt": torch_tensorrt.TorchTensorRt(machine=CARD, cuda=cuda),
-            "tensorrt_rtx": tensorrt_rtx.TensorRtRtx(machine=CARD, cuda=cuda),
+            "tensorrt": python.TensorRt(machine=NX, cuda=cuda),
+            "torch_tensorrt": from_torch.TorchTensorRt(machine=CARD, cuda=cuda),
+            "tensorrt_rtx": rtx.TensorRtRtx(machine=CARD, cuda=cuda),
         }
         return using(rows[runtime])
 

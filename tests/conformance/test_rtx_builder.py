@@ -18,9 +18,9 @@ import onnx
 import pytest
 
 from edgeseg.contracts import Progress
-from edgeseg.engines import tensorrt_rtx
-from edgeseg.engines.tensorrt_build import Order, construct
-from edgeseg.engines.tensorrt_rtx import TensorRtRtx
+from edgeseg.engines.tensorrt import rtx
+from edgeseg.engines.tensorrt.builder import Order, construct
+from edgeseg.engines.tensorrt.rtx import TensorRtRtx
 from edgeseg.errors import BuildError, Unsupported
 from edgeseg.export.half import write_half
 from edgeseg.specs import GPU_FORM, ImageSpec, LabelSpace, Program
@@ -68,7 +68,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         construct(SimpleNamespace(send=said.append), order)
         assert not [one for one in said if isinstance(one, list)]
 
-    monkeypatch.setattr(tensorrt_rtx, "build", build)
+    monkeypatch.setattr(rtx, "build", build)
 
 
 @cache

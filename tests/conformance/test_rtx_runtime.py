@@ -9,8 +9,8 @@ import pytest
 
 from edgeseg.devices.machine import look
 from edgeseg.engines.cudart import Cuda
-from edgeseg.engines.rtx_engine import open_engine
-from edgeseg.engines.tensorrt_rtx import TensorRtRtx
+from edgeseg.engines.tensorrt.rtx import TensorRtRtx
+from edgeseg.engines.tensorrt.rtx_engine import open_engine
 from edgeseg.errors import BundleError, Unsupported
 from fake_cuda import FakeLibrary
 from fake_rtx import EngineInvalidityDiagnostics, EngineValidity, fake_rtx

@@ -19,7 +19,7 @@ from edgeseg.contracts import NoProgress
 from edgeseg.devices.machine import Machine
 from edgeseg.devices.nvidia import Gpu
 from edgeseg.engines.cudart import Cuda
-from edgeseg.engines.torch_tensorrt import TorchTensorRt
+from edgeseg.engines.tensorrt.from_torch import TorchTensorRt
 from edgeseg.errors import BuildError
 from edgeseg.specs import GPU_FORM, ImageSpec, LabelSpace, Program
 from edgeseg.torch_trt import compiler

@@ -15,7 +15,7 @@ from burners import Burners
 from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.cli.main import run
 from edgeseg.devices.probe import usable_cores
-from edgeseg.engines.build import build_engine
+from edgeseg.engines.choose.build import build_engine
 from edgeseg.pipeline.export import export_bundle
 from edgeseg.recipe.load import find_recipe, load_recipe
 from edgeseg.specs import Frame, ImageSpec, ImageU8, IsrPlan

@@ -13,7 +13,7 @@ from PIL import Image
 
 from edgeseg.bundle import open_bundle
 from edgeseg.cli.main import run
-from edgeseg.engines.onnxruntime import OnnxRuntime
+from edgeseg.engines.onnxruntime.backend import OnnxRuntime
 
 SETS = ("train.steps=12", "train.val_every=12", "train.checkpoint_every=12", "train.warmup_steps=2", "train.batch_size=4")
 CLIP = "synthetic://160x120@29.97?frames=15&seed=3"

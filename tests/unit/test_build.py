@@ -15,8 +15,8 @@ from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.cli.main import run
 from edgeseg.devices import probe
 from edgeseg.engines import table
-from edgeseg.engines.build import build_engine
-from edgeseg.engines.measure import measure_latency
+from edgeseg.engines.choose.build import build_engine
+from edgeseg.engines.choose.latency import measure_latency
 from edgeseg.errors import BuildError, EngineMismatch, GateFailed, Unsupported
 from fakes import FakeBackend
 from tiny import RECIPE, tiny_bundle, tiny_image, tiny_mask, tiny_program

@@ -10,7 +10,7 @@ import pytest
 
 from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.cli.main import run
-from edgeseg.engines.choose import build_level
+from edgeseg.engines.choose.choice import build_level
 from edgeseg.errors import BundleError, Unsupported
 from tiny import tiny_bundle, tiny_image, tiny_mask
 

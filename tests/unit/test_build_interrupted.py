@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 from edgeseg.bundle import open_bundle
-from edgeseg.engines.build import build_engine
+from edgeseg.engines.choose.build import build_engine
 from tiny import tiny_bundle
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -32,8 +32,8 @@ def test_killed_at_every_step_of_a_build(tmp_path: Path) -> None:
         import os, signal, sys
         from pathlib import Path
         from edgeseg.bundle import open_bundle
-        from edgeseg.engines import choose
-        from edgeseg.engines.plan import Plan
+        from edgeseg.engines.choose import choice as choose
+        from edgeseg.engines.choose.spec import Plan
         path, threads = Path(sys.argv[1]), 1
 
         def die(*args, **options):
@@ -96,7 +96,7 @@ def test_a_build_that_is_ended_leaves_nothing(tmp_path: Path) -> None:
     program = """
         import os, signal, sys
         from edgeseg.cli.main import main
-        from edgeseg.engines.plan import Plan
+        from edgeseg.engines.choose.spec import Plan
 
         def compile(plan, bundle, folder, *args):
             (folder / "half").write_bytes(b"engine")

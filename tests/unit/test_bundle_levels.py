@@ -14,7 +14,7 @@ import pytest
 from edgeseg.bundle import Bundle, copy_bundle, open_bundle
 from edgeseg.cli.main import run
 from edgeseg.engines import table
-from edgeseg.engines.build import build_engine
+from edgeseg.engines.choose.build import build_engine
 from edgeseg.errors import BundleError, IntegrityError
 from edgeseg.manifest import Manifest
 from edgeseg.pipeline.demo import demo_bundle

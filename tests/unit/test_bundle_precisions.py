@@ -14,8 +14,8 @@ from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.bundle.golden import GoldenFrame
 from edgeseg.cli.main import run
 from edgeseg.engines import table
-from edgeseg.engines.build import build_engine
-from edgeseg.engines.choose import build_level
+from edgeseg.engines.choose.build import build_engine
+from edgeseg.engines.choose.choice import build_level
 from edgeseg.errors import BundleError, DataError, GateFailed, RecipeError
 from edgeseg.manifest import Manifest
 from edgeseg.pipeline.export import quantized_levels

@@ -14,11 +14,11 @@ from choosing import Clock, runtimes
 from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.bundle.golden import GoldenFrame
 from edgeseg.cli.main import run
-from edgeseg.engines import build as build_module
-from edgeseg.engines import choose
-from edgeseg.engines.build import build_engine
-from edgeseg.engines.choose import LevelBuild, build_level
-from edgeseg.engines.measure import measure_together
+from edgeseg.engines.choose import build as build_module
+from edgeseg.engines.choose import choice
+from edgeseg.engines.choose.build import build_engine
+from edgeseg.engines.choose.choice import LevelBuild, build_level
+from edgeseg.engines.choose.latency import measure_together
 from edgeseg.errors import BuildError, BundleError, GateFailed, MissingDependency, OutOfRoom
 from edgeseg.specs import ImageU8, MaskU8
 from fakes import FakeBackend
@@ -191,7 +191,7 @@ def test_memory_that_cannot_be_measured_has_no_figure(bundle: Bundle, clock: Clo
             raise BuildError("the memory of other cannot be measured", hint="leave --memory out")
         return 5_000_000
 
-    monkeypatch.setattr(choose, "peak_memory_bytes", weigh)
+    monkeypatch.setattr(choice, "peak_memory_bytes", weigh)
     runtimes(monkeypatch, FakeBackend("onnxruntime", clock.taking(4)), FakeBackend("other", clock.taking(2)))
     made = build_level(bundle, threads=1, memory=True)
     assert verdicts(made) == {"onnxruntime float": "passed", "other float": "default"}
@@ -246,7 +246,7 @@ def test_accuracy_is_held_against_the_reference(bundle: Bundle, clock: Clock, mo
 def test_a_refusal_by_miou_outlives_the_data(
     again: dict[str, Any], bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choose, "peak_memory_bytes", lambda *arguments: None)
+    monkeypatch.setattr(choice, "peak_memory_bytes", lambda *arguments: None)
     runtimes(monkeypatch, *(FakeBackend(name, clock.taking(ms)) for name, ms in (("onnxruntime", 8), ("a", 4), ("b", 2))))
     figures = iter([0.70, 0.695, 0.68])
     first = build_level(bundle, threads=1, accuracy=lambda session: next(figures))
@@ -311,7 +311,7 @@ def test_an_interrupt_leaves_the_bundle_as_it_was(bundle: Bundle, clock: Clock, 
     def interrupted(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(choose, "measure_together", interrupted)
+    monkeypatch.setattr(choice, "measure_together", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build_level(bundle, threads=1, force=True)
     assert {path: path.read_bytes() for path in bundle.path.rglob("*") if path.is_file()} == before
@@ -326,14 +326,14 @@ def test_a_bundle_that_cannot_be_written_is_told_before_the_work(
     def full(path: Path) -> None:
         raise BundleError(f"cannot write {path}", hint="free space")
 
-    for module, build in ((choose, build_level), (build_module, build_engine)):
+    for module, build in ((choice, build_level), (build_module, build_engine)):
         with monkeypatch.context() as once:
             once.setattr(module, "check_writable", full)
             with pytest.raises(BundleError, match="cannot write"):
                 build(bundle, threads=1)
         assert reference.compiled == []
     build_level(bundle, threads=1)
-    monkeypatch.setattr(choose, "check_writable", full)
+    monkeypatch.setattr(choice, "check_writable", full)
     assert not build_level(bundle, threads=1).built, "what is there is kept on a read-only disk too"
 
 

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from edgeseg.cli.main import run
-from edgeseg.engines.build import build_engine
+from edgeseg.engines.choose.build import build_engine
 from streams import random_images, time_limit, write_video
 from tiny import tiny_bundle
 

@@ -14,10 +14,10 @@ import pytest
 import builders
 from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.cli.main import run
-from edgeseg.engines import tensorrt_rtx
-from edgeseg.engines.build import build_engine
-from edgeseg.engines.cross import build_for_card, compute_capability
-from edgeseg.engines.tensorrt_build import Order
+from edgeseg.engines.choose.build import build_engine
+from edgeseg.engines.choose.for_card import build_for_card, compute_capability
+from edgeseg.engines.tensorrt import rtx
+from edgeseg.engines.tensorrt.builder import Order
 from edgeseg.errors import BuildError, EngineMismatch, Unsupported
 from tiny import tiny_bundle, tiny_precisions, tiny_program
 
@@ -26,7 +26,7 @@ from tiny import tiny_bundle, tiny_precisions, tiny_program
 def bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bundle:
     """A bundle, where a TensorRT-RTX stands in that builds at once."""
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", SimpleNamespace(__version__="1.7.1"))  # type: ignore[arg-type]
-    monkeypatch.setattr(tensorrt_rtx, "build", builders.at_once)
+    monkeypatch.setattr(rtx, "build", builders.at_once)
     return tiny_bundle(tmp_path / "tiny.edgeseg")
 
 
@@ -122,7 +122,7 @@ def test_a_builder_in_trouble_leaves_the_bundle_as_it_was(bundle: Bundle, monkey
         order.engine.write_bytes(b"half of it")
         raise BuildError("its process ended early (SIGKILL)", hint="free memory")
 
-    monkeypatch.setattr(tensorrt_rtx, "build", killed)
+    monkeypatch.setattr(rtx, "build", killed)
     before = (bundle.path / "manifest.json").read_bytes()
     with pytest.raises(BuildError, match="SIGKILL"):
         build_for_card(bundle, "rtx4090")

@@ -16,8 +16,8 @@ import machines
 from edgeseg.devices.jetson import Jetson
 from edgeseg.devices.machine import Machine, look
 from edgeseg.devices.nvidia import Gpu
-from edgeseg.engines import dla, tensorrt_build
-from edgeseg.engines.tensorrt_build import Note, Order, construct
+from edgeseg.engines.tensorrt import builder, dla
+from edgeseg.engines.tensorrt.builder import Note, Order, construct
 from edgeseg.errors import Unsupported
 from fake_builder import FLOAT, FakeTrt, Layer
 from qdq_graphs import QdqGraph
@@ -113,7 +113,7 @@ def built(
         onnx.save(int8, program.onnx_path)
     trt = FakeTrt(version, layers, (program.image.input_shape, (1, *program.mask_shape)))
     monkeypatch.setitem(sys.modules, "tensorrt", trt)  # type: ignore[arg-type]
-    monkeypatch.setattr(tensorrt_build, "misfit", lambda *ports: None)
+    monkeypatch.setattr(builder, "misfit", lambda *ports: None)
     order, pipe = Order("tensorrt", program, folder / "engine.trt", folder / "engine.json", settings), Pipe()
     construct(pipe, order)  # type: ignore[arg-type]
     return trt, pipe.said, order

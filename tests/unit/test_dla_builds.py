@@ -17,11 +17,12 @@ from edgeseg.cli.main import run
 from edgeseg.contracts import NoProgress, Progress
 from edgeseg.devices.jetson import Jetson
 from edgeseg.devices.machine import Machine
-from edgeseg.engines import dla, table, tensorrt, tensorrt_build
-from edgeseg.engines.choose import build_level
+from edgeseg.engines import table
+from edgeseg.engines.choose.choice import build_level
 from edgeseg.engines.cudart import Cuda
-from edgeseg.engines.tensorrt import TensorRt
-from edgeseg.engines.tensorrt_build import Order
+from edgeseg.engines.tensorrt import builder, dla, python
+from edgeseg.engines.tensorrt.builder import Order
+from edgeseg.engines.tensorrt.python import TensorRt
 from edgeseg.errors import BuildError, Unsupported
 from edgeseg.manifest import kind
 from edgeseg.specs import canonical_form
@@ -69,7 +70,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         report = {"core": core, "layers": 8, "on_dla": 4, "pieces": 2, "on_gpu": {"SOFTMAX": 4}}
         order.facts.write_text(json.dumps({} if core is None else {"dla": report}))
 
-    monkeypatch.setattr(tensorrt, "build", build)
+    monkeypatch.setattr(python, "build", build)
     return SimpleNamespace(library=library, opened=opened)
 
 
@@ -148,7 +149,7 @@ def test_notes_of_the_builder_s_process_are_messages(monkeypatch: pytest.MonkeyP
         def message(self, text: str) -> None:
             heard.append(text)
 
-    monkeypatch.setattr(tensorrt_build, "construct", builders.note)
+    monkeypatch.setattr(builder, "construct", builders.note)
     program = tiny_program(tmp_path / "p.onnx")
-    tensorrt_build.build(Order("tensorrt", program, tmp_path / "e", tmp_path / "f", {}), Ears())
+    builder.build(Order("tensorrt", program, tmp_path / "e", tmp_path / "f", {}), Ears())
     assert heard == ["DLA takes half of it"]

@@ -18,9 +18,9 @@ from edgeseg.devices import here
 from edgeseg.devices.machine import Machine, look
 from edgeseg.devices.nvidia import Gpu
 from edgeseg.devices.power import PowerMeter
-from edgeseg.engines import plan as plan_module
-from edgeseg.engines.build import build_engine
-from edgeseg.engines.measure import measure_latency, measure_power
+from edgeseg.engines.choose import spec as plan_module
+from edgeseg.engines.choose.build import build_engine
+from edgeseg.engines.choose.latency import measure_latency, measure_power
 from edgeseg.graph_files import opset
 from edgeseg.manifest import EngineEntry, Manifest, ProgramEntry
 from tiny import tiny_bundle, tiny_engine, tiny_precisions, tiny_program

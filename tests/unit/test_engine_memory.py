@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeseg.bundle import open_bundle
 from edgeseg.cli.main import run
-from edgeseg.engines import memory
-from edgeseg.engines.memory import peak_memory_bytes
-from edgeseg.engines.onnxruntime import OnnxRuntime
+from edgeseg.engines.choose import memory
+from edgeseg.engines.choose.memory import peak_memory_bytes
+from edgeseg.engines.onnxruntime.backend import OnnxRuntime
 from edgeseg.errors import BuildError
 from edgeseg.specs import Program
 from tiny import tiny_bundle, tiny_program

@@ -9,7 +9,7 @@ import pytest
 
 from choosing import Clock, runtimes
 from edgeseg.bundle import Bundle
-from edgeseg.engines.choose import build_level
+from edgeseg.engines.choose.choice import build_level
 from edgeseg.errors import IntegrityError
 from fakes import FakeBackend
 from tiny import tiny_bundle, tiny_program

@@ -10,8 +10,8 @@ import pytest
 from onnx import numpy_helper
 from onnx.external_data_helper import convert_model_to_external_data
 
-from edgeseg.engines.implicit import without_quantizers
-from edgeseg.engines.tensorrt_build import _strongly_typed
+from edgeseg.engines.tensorrt.builder import _strongly_typed
+from edgeseg.engines.tensorrt.dynamic_ranges import without_quantizers
 from qdq_graphs import QdqGraph, run
 
 

@@ -12,8 +12,8 @@ from onnx import TensorProto, numpy_helper
 from edgeseg.bundle import Bundle
 from edgeseg.devices.instructions import Processor
 from edgeseg.devices.integers import integers, integers_here
-from edgeseg.engines.choose import build_level
-from edgeseg.engines.onnxruntime import OnnxRuntime, open_graph
+from edgeseg.engines.choose.choice import build_level
+from edgeseg.engines.onnxruntime.backend import OnnxRuntime, open_graph
 from edgeseg.engines.openvino import OpenVino
 from edgeseg.errors import Unsupported
 from edgeseg.export.dialects import dialect, write_dialect

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from edgeseg.cli.main import run
-from edgeseg.engines.build import build_engine
-from edgeseg.engines.choose import build_level
-from edgeseg.engines.ladder import climbed
+from edgeseg.engines.choose.build import build_engine
+from edgeseg.engines.choose.choice import build_level
+from edgeseg.engines.choose.exported_parity import climbed
 from edgeseg.errors import GateFailed
 from tiny import tiny_bundle
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeseg.engines.onnx_graph import read_graph
+from edgeseg.engines.onnx_files.graph import read_graph
 from edgeseg.torch_trt.operators import OPERATORS
 from edgeseg.torch_trt.program import TorchProgram
 

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeseg.engines.onnx_graph import read_graph
-from edgeseg.engines.onnx_quantizers import amax_of
-from edgeseg.engines.tensorrt_graph import cast_first
+from edgeseg.engines.onnx_files.graph import read_graph
+from edgeseg.engines.onnx_files.quantizers import amax_of
+from edgeseg.engines.tensorrt.graph import cast_first
 from edgeseg.specs import GPU_FORM, ImageSpec, LabelSpace, Program
 from edgeseg.torch_trt.program import TorchProgram, round_to_int8
 from tiny import outside_weights, tiny_image, tiny_mask, tiny_program

@@ -14,9 +14,9 @@ import pytest
 from edgeseg.devices.machine import Machine
 from edgeseg.devices.nvidia import Gpu
 from edgeseg.engines import table
-from edgeseg.engines.choose import build_level
-from edgeseg.engines.onnxruntime import OnnxRuntime
-from edgeseg.engines.onnxruntime_providers import PROVIDERS, provider_options
+from edgeseg.engines.choose.choice import build_level
+from edgeseg.engines.onnxruntime.backend import OnnxRuntime
+from edgeseg.engines.onnxruntime.providers import PROVIDERS, provider_options
 from edgeseg.errors import BuildError, BundleError, Unsupported
 from edgeseg.manifest import kind
 from gpu_ort import PLUGIN, RTX, GpuOrt

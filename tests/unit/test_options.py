@@ -16,10 +16,11 @@ import builders
 from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.cli.main import run
 from edgeseg.contracts import Option
-from edgeseg.engines import table, tensorrt_rtx
-from edgeseg.engines.build import build_engine
-from edgeseg.engines.choose import LevelBuild, build_level
+from edgeseg.engines import table
+from edgeseg.engines.choose.build import build_engine
+from edgeseg.engines.choose.choice import LevelBuild, build_level
 from edgeseg.engines.options import THREADS, check, declared, read
+from edgeseg.engines.tensorrt import rtx
 from edgeseg.errors import BuildError, OptionError, Unsupported
 from edgeseg.pipeline.build import build_bundle
 from fakes import FakeBackend
@@ -223,7 +224,7 @@ def test_the_command_line_builds_with_them(bundle: Bundle, capsys: pytest.Captur
 
 def test_for_a_card_elsewhere(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", SimpleNamespace(__version__="1.7.1"))  # type: ignore[arg-type]
-    monkeypatch.setattr(tensorrt_rtx, "build", builders.at_once)
+    monkeypatch.setattr(rtx, "build", builders.at_once)
     line = ["build", str(bundle.path), "--device", "rtx4090", "--json"]
     assert run([*line, "--option", "tensorrt_rtx.cuda_graph=false"]) == 0
     (engine,) = json.loads(capsys.readouterr().out)["engines"]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from edgeseg.engines import pace
-from edgeseg.engines.pace import expected_s, paced
+from edgeseg.engines.choose import compile_progress
+from edgeseg.engines.choose.compile_progress import expected_s, paced
 from tiny import tiny_engine
 
 HERE, THERE = "a" * 64, "c" * 64
@@ -46,7 +46,7 @@ class Recorder:
 
 
 def test_seconds_go_by_up_to_what_was_expected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "TICK_S", 0.001)
+    monkeypatch.setattr(compile_progress, "TICK_S", 0.001)
     shown = Recorder()
     with paced(shown, "engine", 2.5):
         while len(shown.seen) < 6:

@@ -18,7 +18,7 @@ from edgeseg.bundle import create_bundle, open_bundle
 from edgeseg.bundle.files import check_place
 from edgeseg.cli.main import run
 from edgeseg.data.calib import load_calib
-from edgeseg.engines.build import build_engine
+from edgeseg.engines.choose.build import build_engine
 from edgeseg.errors import BundleError, StreamError
 from edgeseg.stream.sinks.table import route_sinks
 from sinking import read_video, sink, write_all

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from edgeseg.cli.main import run as cli
 from edgeseg.cli.run import run as command
 from edgeseg.cli.run_settings import read_settings
-from edgeseg.engines.build import build_engine
+from edgeseg.engines.choose.build import build_engine
 from edgeseg.errors import EdgesegError, StreamError
 from edgeseg.stream.config import Region as Section
 from edgeseg.stream.config import Streams

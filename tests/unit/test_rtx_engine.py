@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeseg.engines.cudart import Cuda
-from edgeseg.engines.rtx_engine import Kernels
-from edgeseg.engines.tensorrt_rtx import TensorRtRtx
-from edgeseg.engines.tensorrt_session import TensorRtSession
+from edgeseg.engines.tensorrt.rtx import TensorRtRtx
+from edgeseg.engines.tensorrt.rtx_engine import Kernels
+from edgeseg.engines.tensorrt.session import TensorRtSession
 from edgeseg.errors import BundleError, EngineMismatch, Unsupported
 from fake_cuda import FakeLibrary
 from fake_rtx import EngineInvalidityDiagnostics as Flag

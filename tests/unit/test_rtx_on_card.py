@@ -17,14 +17,15 @@ from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.cli.main import run
 from edgeseg.devices.machine import Machine, look
 from edgeseg.devices.nvidia import Gpu
-from edgeseg.engines import table, tensorrt_rtx
-from edgeseg.engines.build import build_engine
-from edgeseg.engines.choose import build_level
-from edgeseg.engines.cross import build_for_card
+from edgeseg.engines import table
+from edgeseg.engines.choose.build import build_engine
+from edgeseg.engines.choose.choice import build_level
+from edgeseg.engines.choose.for_card import build_for_card
+from edgeseg.engines.choose.spec import plan_engine
 from edgeseg.engines.cudart import Cuda
-from edgeseg.engines.plan import plan_engine
-from edgeseg.engines.tensorrt_build import Order
-from edgeseg.engines.tensorrt_rtx import TensorRtRtx
+from edgeseg.engines.tensorrt import rtx as tensorrt_rtx
+from edgeseg.engines.tensorrt.builder import Order
+from edgeseg.engines.tensorrt.rtx import TensorRtRtx
 from edgeseg.errors import BundleError, EngineMismatch, MissingDependency
 from fake_cuda import FakeLibrary
 from fake_rtx import VERSION, EngineInvalidityDiagnostics, EngineValidity, fake_rtx

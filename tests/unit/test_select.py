@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeseg.engines.choose import select
+from edgeseg.engines.choose.choice import select
 from edgeseg.manifest import CandidateEntry
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeseg.engines.build import build_engine
+from edgeseg.engines.choose.build import build_engine
 from sinking import read_video
 from streams import random_images, time_limit, write_video
 from tiny import tiny_bundle

@@ -14,9 +14,10 @@ import pytest
 import builders
 from edgeseg.devices.machine import Machine
 from edgeseg.devices.nvidia import Gpu
-from edgeseg.engines import table, tensorrt, tensorrt_build
+from edgeseg.engines import table
 from edgeseg.engines.cudart import Cuda
-from edgeseg.engines.tensorrt import TensorRt, cache_folder
+from edgeseg.engines.tensorrt import builder, python
+from edgeseg.engines.tensorrt.python import TensorRt, cache_folder
 from edgeseg.errors import Unsupported
 from fake_cuda import FakeLibrary
 from tiny import tiny_program
@@ -32,7 +33,7 @@ CARD = machine(Gpu("NVIDIA GeForce RTX 4090", "8.9", 24.0))
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="10.3.0"))  # type: ignore[arg-type]
-    monkeypatch.setattr(tensorrt, "build", builders.at_once)
+    monkeypatch.setattr(python, "build", builders.at_once)
 
 
 @pytest.mark.usefixtures("installed")
@@ -87,17 +88,17 @@ def test_the_facts_say_which_times_of_kernels_were_known(tmp_path: Path) -> None
     path = tmp_path / "cache" / "device.timing"
     contents = iter([b"one kernel", b"two kernels"])
     config = SimpleNamespace(get_timing_cache=lambda: SimpleNamespace(serialize=lambda: next(contents)))
-    first, second = (tensorrt_build._keep_times(config, path) for _ in range(2))
+    first, second = (builder._keep_times(config, path) for _ in range(2))
     assert first and second
     assert (first["sha256_before"], second["sha256_before"]) == (None, first["sha256"])
     assert second["sha256"] != first["sha256"]
     assert (path.read_bytes(), second["bytes"]) == (b"two kernels", 11)
-    assert tensorrt_build._keep_times(config, None) is None
+    assert builder._keep_times(config, None) is None
 
 
 def test_a_cache_folder_that_cannot_be_written_costs_no_engine(tmp_path: Path) -> None:
     """As in a container whose root is read-only."""
     (tmp_path / "cache").write_text("a file where the folder should be")
     config = SimpleNamespace(get_timing_cache=lambda: SimpleNamespace(serialize=lambda: b"kernels"))
-    facts = tensorrt_build._keep_times(config, tmp_path / "cache" / "device.timing")
+    facts = builder._keep_times(config, tmp_path / "cache" / "device.timing")
     assert facts is not None and (facts["bytes"], facts["sha256_before"]) == (7, None)

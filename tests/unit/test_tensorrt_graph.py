@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from edgeseg.engines.tensorrt_graph import cast_first
+from edgeseg.engines.tensorrt.graph import cast_first
 from tiny import tiny_image, tiny_mask, tiny_program
 
 CAST = {"to": TensorProto.FLOAT}

@@ -21,8 +21,9 @@ import machines
 from edgeseg.contracts import NoProgress, PortableBackend
 from edgeseg.devices.machine import Machine, look
 from edgeseg.devices.nvidia import Gpu
-from edgeseg.engines import table, tensorrt_build, tensorrt_rtx
-from edgeseg.engines.tensorrt_rtx import COMPUTE_CAPABILITIES, TensorRtRtx
+from edgeseg.engines import table
+from edgeseg.engines.tensorrt import builder, rtx
+from edgeseg.engines.tensorrt.rtx import COMPUTE_CAPABILITIES, TensorRtRtx
 from edgeseg.errors import BuildError, MissingDependency, OutOfRoom, Unsupported
 from machines import write_tree
 from tiny import tiny_program
@@ -54,7 +55,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("installed")
 def test_the_child_builds_and_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(tensorrt_build, "construct", builders.succeed)
+    monkeypatch.setattr(builder, "construct", builders.succeed)
     phases = Phases()
     files = TensorRtRtx(phases).compile(tiny_program(tmp_path / "tiny.onnx"), tmp_path, OPTIONS)
     assert [file.name for file in files] == ["engine.rtx", "engine.json"]
@@ -75,7 +76,7 @@ def test_the_child_builds_and_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatc
 def test_a_child_in_trouble_is_a_build_error(
     trouble: Callable[..., None], told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(tensorrt_build, "construct", trouble)
+    monkeypatch.setattr(builder, "construct", trouble)
     phases = Phases()
     with pytest.raises(BuildError, match=told) as caught:
         TensorRtRtx(phases).compile(tiny_program(tmp_path / "tiny.onnx"), tmp_path, OPTIONS)
@@ -144,7 +145,7 @@ def test_a_card_is_known_by_its_name_where_nobody_tells_its_capability(tmp_path:
 
 @pytest.mark.usefixtures("installed")
 def test_the_card_that_is_here_is_built_for_where_none_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(tensorrt_rtx, "build", builders.at_once)
+    monkeypatch.setattr(rtx, "build", builders.at_once)
     files = TensorRtRtx(machine=machine("8.6")).compile(tiny_program(tmp_path / "tiny.onnx"), tmp_path, {"threads": 1})
     assert json.loads(files[1].read_text()) == {"compute_capability": "8.6"}
 

@@ -12,7 +12,7 @@ import pytest
 
 from edgeseg.engines import cudart
 from edgeseg.engines.cudart import Cuda
-from edgeseg.engines.tensorrt_session import TensorRtSession
+from edgeseg.engines.tensorrt.session import TensorRtSession
 from edgeseg.errors import BundleError, Unsupported
 from edgeseg.specs import Program
 from fake_cuda import FakeLibrary, fake_trt

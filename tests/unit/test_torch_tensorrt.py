@@ -14,9 +14,9 @@ import pytest
 import builders
 from edgeseg.devices.machine import Machine
 from edgeseg.devices.nvidia import Gpu
-from edgeseg.engines import torch_tensorrt
 from edgeseg.engines.cudart import Cuda
-from edgeseg.engines.torch_tensorrt import TorchTensorRt
+from edgeseg.engines.tensorrt import from_torch
+from edgeseg.engines.tensorrt.from_torch import TorchTensorRt
 from edgeseg.errors import BuildError, MissingDependency, Unsupported
 from edgeseg.torch_trt import compiler
 from fake_cuda import FakeLibrary
@@ -28,7 +28,7 @@ BARE = replace(CARD, gpus=())
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_tensorrt, "version", lambda name: {"torch-tensorrt": "2.13.0"}[name])
+    monkeypatch.setattr(from_torch, "version", lambda name: {"torch-tensorrt": "2.13.0"}[name])
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="11.0.0"))  # type: ignore[arg-type]
 
 
@@ -38,7 +38,7 @@ def row(machine: Machine = CARD) -> TorchTensorRt:
 
 @pytest.mark.usefixtures("installed")
 def test_what_is_ordered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(torch_tensorrt, "build", builders.at_once)
+    monkeypatch.setattr(from_torch, "build", builders.at_once)
     engine, facts = row().compile(tiny_program(tmp_path / "p.onnx"), tmp_path, {"threads": 2, "optimization_level": 5})
     assert engine.name == "engine.trt"
     assert json.loads(facts.read_text()) == {"optimization_level": 5, "workspace_bytes": 1 << 29}
@@ -57,7 +57,7 @@ def test_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(torch_tensorrt, "version", missing)
+    monkeypatch.setattr(from_torch, "version", missing)
     with pytest.raises(MissingDependency, match="torch_tensorrt") as refused:
         row().variants()
     assert refused.value.hint == "pip install 'edgeseg[tensorrt]'"

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from edgeseg.engines.tensorrt_build import Order
+from edgeseg.engines.tensorrt.builder import Order
 from edgeseg.errors import MissingDependency, OutOfRoom, Unsupported
 from edgeseg.torch_trt import compiler
 from edgeseg.torch_trt.compiler import construct, settings

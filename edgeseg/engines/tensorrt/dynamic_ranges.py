@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeseg.engines.onnx_graph import DTYPES, Array, Graph, read_graph
-from edgeseg.engines.onnx_quantizers import FAKE_QUANTIZE, with_fake_quantizers
-from edgeseg.engines.wire import field, field_with, fields, number, texts
+from edgeseg.engines.onnx_files.graph import DTYPES, Array, Graph, read_graph
+from edgeseg.engines.onnx_files.quantizers import FAKE_QUANTIZE, with_fake_quantizers
+from edgeseg.engines.onnx_files.wire import field, field_with, fields, number, texts
 
 _GRAPH = 7  # in a model
 _NODE, _CONSTANT = 1, 5  # in a graph

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from edgeseg.bundle import Bundle
 from edgeseg.contracts import Session
-from edgeseg.engines.candidates import Trial
+from edgeseg.engines.choose.candidates import Trial
 from edgeseg.errors import GateFailed
 from edgeseg.manifest import CandidateEntry, EngineEntry
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from edgeseg.engines.cudart import Cuda, Handle
 from edgeseg.engines.session import Port, ProgramSession, misfit
-from edgeseg.engines.tensorrt_log import Log
+from edgeseg.engines.tensorrt.log import Log
 from edgeseg.errors import BundleError, Unsupported
 from edgeseg.specs import ImageU8, MaskU8, Program
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgeseg.engines.onnx_graph import Array, Graph, Node
+from edgeseg.engines.onnx_files.graph import Array, Graph, Node
 
 FAKE_QUANTIZE = "FakeQuantize"
 """Rounds its input to INT8 and back. Attributes: `amax`, see `amax_of`, and `narrow`: whether -128 is left out."""

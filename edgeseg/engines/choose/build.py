@@ -16,9 +16,9 @@ from edgeseg.bundle.golden import check_gate
 from edgeseg.contracts import NoProgress, Progress, Session
 from edgeseg.devices.power import PowerMeter
 from edgeseg.engines import table
-from edgeseg.engines.measure import measure_latency, measure_power
+from edgeseg.engines.choose.latency import measure_latency, measure_power
+from edgeseg.engines.choose.spec import Plan, plan_engine
 from edgeseg.engines.options import check
-from edgeseg.engines.plan import Plan, plan_engine
 from edgeseg.manifest import EngineEntry
 from edgeseg.specs import Precision
 

@@ -17,11 +17,11 @@ from typing import Any
 from edgeseg.contracts import NO_OPTIONS, NoProgress, Option, Progress
 from edgeseg.devices.machine import Machine, look
 from edgeseg.devices.probe import Fingerprint, fingerprint
-from edgeseg.engines import dla
 from edgeseg.engines.cudart import Cuda
 from edgeseg.engines.options import CUDA_GRAPH, OPTIMIZATION_LEVEL, WORKSPACE_BYTES
-from edgeseg.engines.tensorrt_build import Order, build
-from edgeseg.engines.tensorrt_session import TensorRtSession, open_engine
+from edgeseg.engines.tensorrt import dla
+from edgeseg.engines.tensorrt.builder import Order, build
+from edgeseg.engines.tensorrt.session import TensorRtSession, open_engine
 from edgeseg.errors import BuildError, Unsupported
 from edgeseg.specs import GPU_FORMS, Precision, Program
 

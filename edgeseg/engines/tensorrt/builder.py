@@ -27,12 +27,12 @@ from types import ModuleType
 from typing import Any
 
 from edgeseg.contracts import Progress
-from edgeseg.engines import dla
-from edgeseg.engines.implicit import without_quantizers
 from edgeseg.engines.options import WORKSPACE_BYTES
 from edgeseg.engines.session import Port, misfit
-from edgeseg.engines.tensorrt_graph import cast_first
-from edgeseg.engines.tensorrt_log import Log
+from edgeseg.engines.tensorrt import dla
+from edgeseg.engines.tensorrt.dynamic_ranges import without_quantizers
+from edgeseg.engines.tensorrt.graph import cast_first
+from edgeseg.engines.tensorrt.log import Log
 from edgeseg.errors import BuildError, EdgesegError, OutOfRoom
 from edgeseg.files import replace_file
 from edgeseg.signals import start_spared

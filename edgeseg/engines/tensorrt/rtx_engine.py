@@ -15,9 +15,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from edgeseg.engines.tensorrt import cache_folder
-from edgeseg.engines.tensorrt_log import Log
-from edgeseg.engines.tensorrt_session import OpenEngine, cannot_open
+from edgeseg.engines.tensorrt.log import Log
+from edgeseg.engines.tensorrt.python import cache_folder
+from edgeseg.engines.tensorrt.session import OpenEngine, cannot_open
 from edgeseg.errors import BundleError, EdgesegError, EngineMismatch, Unsupported
 from edgeseg.files import replace_file
 

@@ -27,8 +27,9 @@ from edgeseg.contracts import EngineBackend, Progress, Session
 from edgeseg.devices.catalog import load_catalog
 from edgeseg.devices.machine import Machine, look
 from edgeseg.devices.probe import Fingerprint, usable_cores
-from edgeseg.engines import ladder, table
-from edgeseg.engines.pace import expected_s, paced
+from edgeseg.engines import table
+from edgeseg.engines.choose import exported_parity
+from edgeseg.engines.choose.compile_progress import expected_s, paced
 from edgeseg.errors import BuildError, IntegrityError, OutOfRoom
 from edgeseg.manifest import EngineEntry, kind
 from edgeseg.specs import Precision, Program
@@ -101,7 +102,7 @@ class Plan:
             GateFailed: the program broke the parity ladder when it was exported.
             BuildError: the runtime refuses the program, or the folder is full or cannot be written.
         """
-        ladder.check(bundle, self.level, self.precision)
+        exported_parity.check(bundle, self.level, self.precision)
         last_s = expected_s(bundle.manifest.engines, self.backend.name, self.kind, self.device.key)
         estimate = f"; the last one took {last_s:.1f} s" if last_s and last_s >= 1 else ""
         task = f"level {self.level} {self.name}"

@@ -8,7 +8,7 @@ Source: onnx.proto (onnx 1.17) and the protocol buffers' wire format.
 
 from __future__ import annotations
 
-from edgeseg.engines.wire import field, fields, texts
+from edgeseg.engines.onnx_files.wire import field, fields, texts
 
 _GRAPH = 7  # in a model
 _NODE, _INPUT = 1, 11  # in a graph

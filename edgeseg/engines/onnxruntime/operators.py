@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeseg.engines.onnxruntime import open_program
+from edgeseg.engines.onnxruntime.backend import open_program
 from edgeseg.graph_files import wire_fields
 from edgeseg.specs import Program
 

@@ -20,9 +20,9 @@ from edgeseg.devices.catalog import load_catalog
 from edgeseg.devices.machine import Machine, look
 from edgeseg.engines.cudart import Cuda
 from edgeseg.engines.options import CUDA_GRAPH
-from edgeseg.engines.rtx_engine import open_engine
-from edgeseg.engines.tensorrt_build import Order, build
-from edgeseg.engines.tensorrt_session import TensorRtSession
+from edgeseg.engines.tensorrt.builder import Order, build
+from edgeseg.engines.tensorrt.rtx_engine import open_engine
+from edgeseg.engines.tensorrt.session import TensorRtSession
 from edgeseg.errors import EngineMismatch, Unsupported, require
 from edgeseg.specs import GPU_FORMS, Precision, Program
 

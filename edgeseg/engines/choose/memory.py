@@ -44,7 +44,7 @@ def peak_memory_bytes(runtime: str, program: Program, files: Sequence[Path], opt
         "files": [str(file) for file in files],
         "options": dict(options),
     }
-    command = [sys.executable, "-m", "edgeseg.engines.memory"]
+    command = [sys.executable, "-m", "edgeseg.engines.choose.memory"]
     try:
         told = _asked(command, json.dumps(task))
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:

@@ -17,11 +17,11 @@ from edgeseg.bundle import Bundle
 from edgeseg.bundle.files import check_writable
 from edgeseg.contracts import NO_OPTIONS, NoProgress, Progress
 from edgeseg.devices.catalog import load_catalog
-from edgeseg.engines.build import EngineBuild
-from edgeseg.engines.lacking import lacking
+from edgeseg.engines.choose.build import EngineBuild
+from edgeseg.engines.choose.missing_forms import lacking
+from edgeseg.engines.choose.spec import plan_engine
 from edgeseg.engines.options import check
-from edgeseg.engines.plan import plan_engine
-from edgeseg.engines.tensorrt_rtx import COMPUTE_CAPABILITIES, TensorRtRtx
+from edgeseg.engines.tensorrt.rtx import COMPUTE_CAPABILITIES, TensorRtRtx
 from edgeseg.errors import OptionError, Unsupported
 
 

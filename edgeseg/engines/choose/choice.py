@@ -23,13 +23,13 @@ from edgeseg.devices.here import timed_otherwise
 from edgeseg.devices.machine import look
 from edgeseg.devices.power import PowerMeter
 from edgeseg.engines import table
-from edgeseg.engines.build import RUNS, WARMUP, check_golden
-from edgeseg.engines.candidates import Trial, candidates
-from edgeseg.engines.measure import measure_power, measure_together
-from edgeseg.engines.memory import peak_memory_bytes
-from edgeseg.engines.miou import MiouGate
+from edgeseg.engines.choose.accuracy_gate import MiouGate
+from edgeseg.engines.choose.build import RUNS, WARMUP, check_golden
+from edgeseg.engines.choose.candidates import Trial, candidates
+from edgeseg.engines.choose.latency import measure_power, measure_together
+from edgeseg.engines.choose.memory import peak_memory_bytes
+from edgeseg.engines.choose.spec import Plan
 from edgeseg.engines.options import Wanted
-from edgeseg.engines.plan import Plan
 from edgeseg.errors import BuildError, BundleError, GateFailed, IntegrityError, OutOfRoom, Unsupported
 from edgeseg.manifest import CandidateEntry, ChoiceEntry, EngineEntry
 

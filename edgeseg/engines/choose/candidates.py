@@ -12,9 +12,10 @@ from typing import Any
 from edgeseg.bundle import Bundle
 from edgeseg.contracts import NO_OPTIONS, Progress, Session
 from edgeseg.devices.probe import usable_cores
-from edgeseg.engines import dla, options, table
-from edgeseg.engines.lacking import lacking
-from edgeseg.engines.plan import Plan, plan_engine
+from edgeseg.engines import options, table
+from edgeseg.engines.choose.missing_forms import lacking
+from edgeseg.engines.choose.spec import Plan, plan_engine
+from edgeseg.engines.tensorrt import dla
 from edgeseg.errors import EdgesegError, GateFailed, Unsupported
 from edgeseg.manifest import CandidateEntry, EngineEntry
 from edgeseg.specs import Precision

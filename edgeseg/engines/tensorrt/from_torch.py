@@ -29,9 +29,9 @@ from edgeseg.devices.machine import Machine, look
 from edgeseg.devices.probe import fingerprint
 from edgeseg.engines.cudart import Cuda
 from edgeseg.engines.options import CUDA_GRAPH, OPTIMIZATION_LEVEL, WORKSPACE_BYTES
-from edgeseg.engines.tensorrt import TensorRt, order_here
-from edgeseg.engines.tensorrt_build import build
-from edgeseg.engines.tensorrt_session import TensorRtSession
+from edgeseg.engines.tensorrt.builder import build
+from edgeseg.engines.tensorrt.python import TensorRt, order_here
+from edgeseg.engines.tensorrt.session import TensorRtSession
 from edgeseg.errors import MissingDependency
 from edgeseg.specs import GPU_FORMS, Precision, Program
 
