@@ -12,7 +12,7 @@ from edgeseg.cli import render
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from edgeseg.export.parity import Rung
+    from edgeseg.export.parity.ladder import Rung
     from edgeseg.pipeline.parity import Ladder
     from edgeseg.specs import Precision
 

@@ -10,14 +10,14 @@ from typing import Any
 from edgeseg.bundle.golden import GoldenFrame
 from edgeseg.contracts import Progress
 from edgeseg.deploy.form import Form
-from edgeseg.export.float_parity import compare
-from edgeseg.export.forms import write_form
 from edgeseg.export.golden import golden_frames
-from edgeseg.export.half import write_half
+from edgeseg.export.graph.forms import write_form
+from edgeseg.export.graph.half import write_half
+from edgeseg.export.graph.shared_weights import share_weights
 from edgeseg.export.onnx_qdq import export_qdq
-from edgeseg.export.parity import check, graph_rung, optimised_rung
+from edgeseg.export.parity.float import compare
+from edgeseg.export.parity.ladder import check, graph_rung, optimised_rung
 from edgeseg.export.program import Weights, export_program
-from edgeseg.export.shared_weights import share_weights
 from edgeseg.models.reference import TorchReference
 from edgeseg.recipe.schema import Export
 from edgeseg.specs import CANONICAL_FORM, DEFAULT_FORM, DIALECTS, HALF_FORM, ImageU8, IsrPlan, Precision, Program

@@ -16,8 +16,8 @@ from torch import nn
 
 from edgeseg.deploy.form import Deployed
 from edgeseg.errors import BuildError
-from edgeseg.export.edit import Array, GraphEditor
-from edgeseg.export.graph import clean
+from edgeseg.export.graph.cleanup import clean
+from edgeseg.export.graph.editor import Array, GraphEditor
 from edgeseg.export.program import check_export, trace_program, write_model
 from edgeseg.specs import CANONICAL_FORM, ImageSpec, IsrPlan, LabelSpace, Program
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from edgeseg.deploy.form import Deployed, Form, deploy
 from edgeseg.deploy.rewrites import resize_bilinear
 from edgeseg.errors import BuildError
-from edgeseg.export.edit import GraphEditor
-from edgeseg.export.graph import clean, store_half
-from edgeseg.export.pieces import attention_in_pieces
+from edgeseg.export.graph.cleanup import clean, store_half
+from edgeseg.export.graph.editor import GraphEditor
+from edgeseg.export.graph.tile_attention import attention_in_pieces
 from edgeseg.files import replace_file
 from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace, Program
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgeseg.errors import DataError
-from edgeseg.export.forms import write_form
+from edgeseg.export.graph.forms import write_form
 from edgeseg.export.onnx_qdq import export_qdq
 from edgeseg.export.program import export_program
 from edgeseg.recipe.schema import Export, Recipe

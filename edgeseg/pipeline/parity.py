@@ -17,7 +17,7 @@ from edgeseg.specs import IsrPlan, Precision, Program, canonical_form
 from edgeseg.trained import load_quantized, load_trained
 
 if TYPE_CHECKING:
-    from edgeseg.export.parity import Rung
+    from edgeseg.export.parity.ladder import Rung
     from edgeseg.models.reference import TorchReference
 
 
@@ -83,7 +83,7 @@ def climb(
 
 def check(bundle: Bundle, ladders: Sequence[Ladder]) -> None:
     """Raise ParityError where a rung broke; its report has all ladders."""
-    from edgeseg.export.parity import check as check_rungs
+    from edgeseg.export.parity.ladder import check as check_rungs
 
     for ladder in ladders:
         try:
@@ -105,22 +105,22 @@ class _Climber:
         self._progress = progress
 
     def rungs(self) -> Iterator[Rung]:
-        from edgeseg.export import parity
-        from edgeseg.export.runners import OTHERS
+        from edgeseg.export.parity import ladder
+        from edgeseg.export.parity.runners import OTHERS
 
         reference = self._reference()
         option = "--quantized" if self._precision == "int8" else "--checkpoint"
         if isinstance(reference, str):
-            yield parity.Rung("P0", f"{self._precision} torch module against golden frames", skipped=reference)
-            yield parity.Rung("P1", "torch model against ONNX Runtime unoptimised", skipped=f"no {option}")
+            yield ladder.Rung("P0", f"{self._precision} torch module against golden frames", skipped=reference)
+            yield ladder.Rung("P1", "torch model against ONNX Runtime unoptimised", skipped=f"no {option}")
         else:
-            yield parity.golden_rung(reference, self._frames, self._precision)
-            yield parity.graph_rung(reference, self._program, self._images)
-        yield parity.optimised_rung(self._program, self._forms(), self._images)
+            yield ladder.golden_rung(reference, self._frames, self._precision)
+            yield ladder.graph_rung(reference, self._program, self._images)
+        yield ladder.optimised_rung(self._program, self._forms(), self._images)
         for runtime in OTHERS:
             form = backend(runtime).form_for(self._precision)
             program = self._bundle.program(self._level, self._precision, form)
-            yield parity.runtime_rung(self._program, runtime, program, self._images)
+            yield ladder.runtime_rung(self._program, runtime, program, self._images)
         yield self._accuracy()
 
     def _reference(self) -> TorchReference | str:
@@ -141,7 +141,7 @@ class _Climber:
         return {form: self._bundle.program(self._level, self._precision, form) for form in names}
 
     def _accuracy(self) -> Rung:
-        from edgeseg.export.parity import Rung, accuracy_rung
+        from edgeseg.export.parity.ladder import Rung, accuracy_rung
 
         given, (gate, allowed) = self._inputs, self._recipe.miou_gate(self._precision)
         compares = f"compiled engine against float checkpoint, {gate}"

@@ -71,7 +71,7 @@ def _call(session: Session, image: ImageU8) -> Callable[[], object]:
 
 def _program(setting: Setting, floats: tuple[str, ...] | None, form: str, folder: Path) -> Program:
     """One variant in the form that its runtime wants."""
-    from edgeseg.export.forms import write_form
+    from edgeseg.export.graph.forms import write_form
     from edgeseg.export.onnx_qdq import export_qdq
 
     trained, export = setting.trained, setting.recipe.export

@@ -28,10 +28,10 @@ import torch
 
 from edgeseg.deploy import form, simplify_edaformer
 from edgeseg.engines.tensorrt.graph import cast_first
-from edgeseg.export.edit import GraphEditor
-from edgeseg.export.graph import clean
-from edgeseg.export.half import to_half
-from edgeseg.export.pieces import attention_in_pieces
+from edgeseg.export.graph.cleanup import clean
+from edgeseg.export.graph.editor import GraphEditor
+from edgeseg.export.graph.half import to_half
+from edgeseg.export.graph.tile_attention import attention_in_pieces
 from edgeseg.export.program import trace_program
 from edgeseg.models import build_model
 from edgeseg.models.segmentor import Segmentor

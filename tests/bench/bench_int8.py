@@ -138,7 +138,7 @@ def int8_program(trained: Any, plan: IsrPlan, stride: int, images: list[ImageU8]
 
 def dialect_of(canonical: Program, folder: Path) -> Program:
     from edgeseg.engines.onnxruntime.backend import OnnxRuntime
-    from edgeseg.export.dialects import write_dialect
+    from edgeseg.export.graph.dialects import write_dialect
 
     form = OnnxRuntime().form_for("int8")
     return write_dialect(canonical, form, folder / f"{form}.onnx")

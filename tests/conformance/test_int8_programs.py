@@ -12,8 +12,8 @@ import pytest
 from edgeseg.devices.integers import integers_here
 from edgeseg.engines.onnxruntime.backend import OnnxRuntime
 from edgeseg.engines.onnxruntime.operators import FLOAT_PRODUCTS, fused_ops, optimised_ops
-from edgeseg.export.dialects import write_dialect
-from edgeseg.export.edit import count_ops
+from edgeseg.export.graph.dialects import write_dialect
+from edgeseg.export.graph.editor import count_ops
 from edgeseg.export.onnx_qdq import export_qdq
 from edgeseg.metrics import mask_agreement
 from edgeseg.quant.coverage import coverage

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from edgeseg.export.float_parity import compare
+from edgeseg.export.parity.float import compare
+from edgeseg.export.parity.thresholds import Thresholds
 from edgeseg.export.program import Form, export_program
-from edgeseg.export.thresholds import Thresholds
 from edgeseg.models.catalog import CATALOGUE, build_model, model_options
 from edgeseg.models.reference import TorchReference
 from edgeseg.models.segmentor import Segmentor

@@ -22,7 +22,7 @@ from edgeseg.engines.tensorrt import rtx
 from edgeseg.engines.tensorrt.builder import Order, construct
 from edgeseg.engines.tensorrt.rtx import TensorRtRtx
 from edgeseg.errors import BuildError, Unsupported
-from edgeseg.export.half import write_half
+from edgeseg.export.graph.half import write_half
 from edgeseg.specs import GPU_FORM, ImageSpec, LabelSpace, Program
 from golden_rule import fill
 from tiny import outside_weights, tiny_program

@@ -54,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @cache
 def exported(name: str, kind: str, folder: Path, mask_stride: int, **options: str) -> Program:
     """A model with parameters that are all different from zero, as `edgeseg export` writes it; INT8 calibrated on noise."""
-    from edgeseg.export.half import write_half
+    from edgeseg.export.graph.half import write_half
     from edgeseg.export.onnx_qdq import export_qdq
     from edgeseg.export.program import export_program
     from edgeseg.models.catalog import build_model
@@ -100,7 +100,7 @@ def check(program: Program, out: Path, products: str) -> Counter[str]:
     """What every network must be; its layers by type."""
     import onnx
 
-    from edgeseg.export.edit import count_ops
+    from edgeseg.export.graph.editor import count_ops
 
     network, facts = compiled(program, out)
     layers = Counter(network["layers"])

@@ -22,12 +22,12 @@ import torch
 
 from edgeseg.bundle import create_bundle
 from edgeseg.bundle.golden import GoldenFrame
-from edgeseg.export.forms import write_form
 from edgeseg.export.golden import golden_frames
-from edgeseg.export.half import write_half
+from edgeseg.export.graph.forms import write_form
+from edgeseg.export.graph.half import write_half
+from edgeseg.export.graph.shared_weights import share_weights
 from edgeseg.export.onnx_qdq import export_qdq
 from edgeseg.export.program import export_program
-from edgeseg.export.shared_weights import share_weights
 from edgeseg.models import build_model
 from edgeseg.models.reference import TorchReference
 from edgeseg.recipe.load import dump_recipe, find_recipe, load_recipe

@@ -15,12 +15,12 @@ from onnx import numpy_helper
 
 from edgeseg.devices.integers import integers_here
 from edgeseg.errors import BuildError
-from edgeseg.export.dialects import dialect, write_dialect
-from edgeseg.export.edit import GraphEditor, count_ops
-from edgeseg.export.integer_ops import unsigned_activations
-from edgeseg.export.movers import settle_reshapes, settle_transposes
+from edgeseg.export.graph.dialects import dialect, write_dialect
+from edgeseg.export.graph.editor import GraphEditor, count_ops
+from edgeseg.export.graph.integer_ops import unsigned_activations
+from edgeseg.export.graph.layout import settle_reshapes, settle_transposes
+from edgeseg.export.graph.tile_attention import attention_in_pieces
 from edgeseg.export.onnx_qdq import integers, with_integer_weights
-from edgeseg.export.pieces import attention_in_pieces
 from edgeseg.specs import DIALECTS, ImageSpec, IsrPlan, LabelSpace, Program
 from qdq_graphs import QdqGraph, run
 

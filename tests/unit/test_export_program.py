@@ -15,12 +15,12 @@ import torch
 from torch import nn
 
 from edgeseg.errors import BuildError, ParityError
-from edgeseg.export.edit import count_ops
-from edgeseg.export.float_parity import compare
 from edgeseg.export.golden import golden_frames, golden_images
-from edgeseg.export.graph import clean, store_half
+from edgeseg.export.graph.cleanup import clean, store_half
+from edgeseg.export.graph.editor import count_ops
+from edgeseg.export.parity.float import compare
+from edgeseg.export.parity.thresholds import FP16, FP32, Thresholds
 from edgeseg.export.program import export_program
-from edgeseg.export.thresholds import FP16, FP32, Thresholds
 from edgeseg.metrics import mask_agreement
 from edgeseg.models import build_model
 from edgeseg.models.eft import EfaBlock

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from edgeseg.deploy.rewrites import MapFFN
 from edgeseg.deploy.simplify import first_conv, simplify
 from edgeseg.deploy.simplify_segformer import LeanAttention, MergedDecoder, simplify_decoder
-from edgeseg.export.float_parity import compare
+from edgeseg.export.parity.float import compare
 from edgeseg.export.program import Form, export_program
 from edgeseg.models.layers import ConvFFN
 from edgeseg.models.mit import EfficientAttention, mit

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeseg.errors import BuildError, ParityError
-from edgeseg.export.float_parity import compare
-from edgeseg.export.half import to_half, write_half
+from edgeseg.export.graph.half import to_half, write_half
+from edgeseg.export.parity.float import compare
 from edgeseg.export.program import export_program
 from edgeseg.metrics import mask_agreement
 from edgeseg.models.catalog import build_model

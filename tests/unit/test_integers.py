@@ -16,9 +16,9 @@ from edgeseg.engines.choose.choice import build_level
 from edgeseg.engines.onnxruntime.backend import OnnxRuntime, open_graph
 from edgeseg.engines.openvino import OpenVino
 from edgeseg.errors import Unsupported
-from edgeseg.export.dialects import dialect, write_dialect
-from edgeseg.export.edit import MICROSOFT, count_ops
-from edgeseg.export.shared_weights import share_weights
+from edgeseg.export.graph.dialects import dialect, write_dialect
+from edgeseg.export.graph.editor import MICROSOFT, count_ops
+from edgeseg.export.graph.shared_weights import share_weights
 from edgeseg.specs import DIALECTS, ImageSpec, IsrPlan, LabelSpace, Program
 from processor import pretend
 from qdq_graphs import QdqGraph, run
@@ -136,7 +136,7 @@ def test_unsigned_weights_are_the_bytes_that_other_forms_hold(tmp_path: Path) ->
 @pytest.mark.usefixtures("avx2")
 def test_openvino_is_neither_engine_nor_judge_of_int8_without_vnni(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
-    from edgeseg.export.parity import runtime_rung
+    from edgeseg.export.parity.ladder import runtime_rung
 
     canonical = program(loud()[0], tmp_path)
     for refused in (OpenVino().compile, OpenVino().load):

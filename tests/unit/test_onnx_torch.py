@@ -70,7 +70,7 @@ def test_a_tiny_program(layout: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_int8_and_half(tmp_path: Path) -> None:
     """An INT8 program is the quantized model to the bit, and nearly so with half precision between its integers."""
-    from edgeseg.export.half import write_half
+    from edgeseg.export.graph.half import write_half
     from edgeseg.export.onnx_qdq import export_qdq
     from edgeseg.models.reference import TorchReference
     from quantized import quantized_model

@@ -20,10 +20,10 @@ from edgeseg.bundle.golden import GoldenFrame
 from edgeseg.cli.main import run
 from edgeseg.devices.integers import integers_here
 from edgeseg.errors import ParityError
-from edgeseg.export.dialects import write_dialect
+from edgeseg.export.graph.dialects import write_dialect
 from edgeseg.export.onnx_qdq import export_qdq
-from edgeseg.export.parity import Rung, accuracy_rung, check, golden_rung, graph_rung, optimised_rung
-from edgeseg.export.thresholds import Limit
+from edgeseg.export.parity.ladder import Rung, accuracy_rung, check, golden_rung, graph_rung, optimised_rung
+from edgeseg.export.parity.thresholds import Limit
 from edgeseg.models.reference import TorchReference
 from edgeseg.quant.fake import fake_quantize
 from edgeseg.specs import DIALECTS, ImageSpec, ImageU8, IsrPlan, LabelSpace, Program

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from edgeseg.export.graph import with_logits
+from edgeseg.export.graph.cleanup import with_logits
 from edgeseg.export.program import export_program
 from edgeseg.metrics import over_smoothness
 from edgeseg.models.eft import Eft

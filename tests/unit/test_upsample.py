@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from edgeseg.deploy.simplify import simplify
 from edgeseg.deploy.simplify_edaformer import BranchDecoder
 from edgeseg.errors import RecipeError
-from edgeseg.export.float_parity import compare
+from edgeseg.export.parity.float import compare
+from edgeseg.export.parity.thresholds import FP32, FP32_SAMPLED, thresholds_of
 from edgeseg.export.program import Form, export_program
-from edgeseg.export.thresholds import FP32, FP32_SAMPLED, thresholds_of
 from edgeseg.models.catalog import CATALOGUE, build_model, model_options
 from edgeseg.models.edaformer import EdaDecoder
 from edgeseg.models.lda_aqu import LdaAqu

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from edgeseg.errors import RecipeError
-from edgeseg.export.float_parity import compare
+from edgeseg.export.parity.float import compare
 from edgeseg.export.program import export_program
 from edgeseg.models.eft import Eft
 from edgeseg.models.layers import to_nhwc

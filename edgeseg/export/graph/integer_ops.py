@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from onnx import NodeProto, TensorProto
 
-from edgeseg.export.edit import MICROSOFT, Array, GraphEditor, attribute, attributes
+from edgeseg.export.graph.editor import MICROSOFT, Array, GraphEditor, attribute, attributes
 
 TO_NHWC, TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 _SQRT_2 = float(np.float32(np.sqrt(2)))

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import onnx
 
-from edgeseg.export.edit import GraphEditor
-from edgeseg.export.integer_ops import (
+from edgeseg.export.graph.editor import GraphEditor
+from edgeseg.export.graph.integer_ops import (
     float_weights,
     integer_convolutions,
     integer_products,
@@ -26,8 +26,8 @@ from edgeseg.export.integer_ops import (
     unsigned_activations,
     unsigned_weights,
 )
-from edgeseg.export.movers import settle_reshapes, settle_transposes
-from edgeseg.export.pieces import attention_in_pieces
+from edgeseg.export.graph.layout import settle_reshapes, settle_transposes
+from edgeseg.export.graph.tile_attention import attention_in_pieces
 from edgeseg.export.program import write_model
 from edgeseg.specs import CANONICAL_FORM, DIALECTS, Program
 

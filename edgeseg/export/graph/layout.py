@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import NodeProto
 
-from edgeseg.export.edit import GraphEditor, attribute, attributes
+from edgeseg.export.graph.editor import GraphEditor, attribute, attributes
 
 ELEMENTWISE = frozenset(
     {"Add", "Cast", "Clip", "DequantizeLinear", "Div", "Erf", "Gelu", "Max", "Min", "Mul", "QuantizeLinear", "Relu", "Sub"}

@@ -11,7 +11,7 @@ import onnx
 
 from edgeseg.engines.onnxruntime.backend import open_graph
 from edgeseg.engines.openvino import check_computes, lasting_core
-from edgeseg.export.graph import with_logits
+from edgeseg.export.graph.cleanup import with_logits
 from edgeseg.specs import ImageU8, MaskU8, Program
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from onnx import NodeProto
 
-from edgeseg.export.edit import GraphEditor, attributes
+from edgeseg.export.graph.editor import GraphEditor, attributes
 
 PIECE_BYTES = 1 << 20
 """What the scores of one piece take, as float32: a second-level cache of today's cores."""

@@ -24,9 +24,9 @@ import onnx
 from edgeseg.bundle.golden import GoldenFrame
 from edgeseg.devices.integers import integers_here
 from edgeseg.errors import MissingDependency, ParityError, Unsupported
-from edgeseg.export.imposed import Misplaced, compare_imposed
-from edgeseg.export.runners import OTHERS, Answer, Runner, answers, onnxruntime_runner
-from edgeseg.export.thresholds import GOLDEN, IMPOSED, Limit, Limits, runtime_limits, thresholds_of
+from edgeseg.export.parity.runners import OTHERS, Answer, Runner, answers, onnxruntime_runner
+from edgeseg.export.parity.same_codes import Misplaced, compare_imposed
+from edgeseg.export.parity.thresholds import GOLDEN, IMPOSED, Limit, Limits, runtime_limits, thresholds_of
 from edgeseg.metrics import mask_agreement, sqnr_db
 from edgeseg.models.reference import TorchReference
 from edgeseg.specs import ImageU8, Precision, Program

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeseg.export.dialects import write_dialect
-from edgeseg.export.half import write_half
+from edgeseg.export.graph.dialects import write_dialect
+from edgeseg.export.graph.half import write_half
 from edgeseg.specs import CANONICAL_FORM, HALF_FORM, Program
 
 

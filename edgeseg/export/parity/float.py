@@ -18,8 +18,8 @@ import numpy as np
 import onnx
 
 from edgeseg.errors import ParityError
-from edgeseg.export.runners import onnxruntime_runner
-from edgeseg.export.thresholds import Thresholds, thresholds_of
+from edgeseg.export.parity.runners import onnxruntime_runner
+from edgeseg.export.parity.thresholds import Thresholds, thresholds_of
 from edgeseg.metrics import mask_agreement
 from edgeseg.models.reference import TorchReference
 from edgeseg.specs import ImageU8, Program

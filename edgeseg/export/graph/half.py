@@ -25,7 +25,7 @@ import onnx
 from onnx import NodeProto, TensorProto, version_converter
 
 from edgeseg.errors import BuildError
-from edgeseg.export.edit import Array, GraphEditor, attribute
+from edgeseg.export.graph.editor import Array, GraphEditor, attribute
 from edgeseg.export.program import write_model
 from edgeseg.specs import HALF_FORM, Program
 

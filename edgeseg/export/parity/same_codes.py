@@ -34,8 +34,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from edgeseg.engines.onnxruntime.backend import open_graph
-from edgeseg.export.graph import with_logits
-from edgeseg.export.runners import pixels_of
+from edgeseg.export.graph.cleanup import with_logits
+from edgeseg.export.parity.runners import pixels_of
 from edgeseg.metrics import mask_agreement, sqnr_db
 from edgeseg.models.reference import TorchReference
 from edgeseg.quant.fake import scale_of

@@ -1,0 +1,1 @@
+"""Exact edits of ONNX graphs: layout, integer operators, half precision, shared weights."""
