@@ -11,7 +11,7 @@ import click
 from edgeseg.cli import render
 
 if TYPE_CHECKING:
-    from edgeseg.devices.finding import Finding
+    from edgeseg.devices.doctor.findings import Finding
 
 
 @click.command()
@@ -22,7 +22,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 
     Exits with 4 where something is missing that edgeseg cannot run without; missing extras are not a failure.
     """
-    from edgeseg.devices.checkup import checkup
+    from edgeseg.devices.doctor.checks import checkup
 
     findings = checkup()
     broken = any(finding.required and not finding.ok for finding in findings)

@@ -103,7 +103,7 @@ def isr(
         return
     if quantized is not None and precision == "float":
         raise click.UsageError("--quantized names the weights of INT8 engines: add --precision int8", context)
-    from edgeseg.devices.here import check_here
+    from edgeseg.devices.local import check_here
     from edgeseg.isr.search import SearchOptions, search
 
     check_here(device)

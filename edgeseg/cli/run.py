@@ -69,7 +69,7 @@ def run(context: click.Context, /, sheet_path: Path | None, as_json: bool, **_: 
 def _run(settings: Streams, sheet_path: Path | None, as_json: bool, log: JsonLog | None) -> Sequence[Mapping[str, str]]:
     """Everything between the settings and the report; returns what of the run failed, for the exit code."""
     from edgeseg.bundle import open_bundle
-    from edgeseg.devices.here import clocks_here
+    from edgeseg.devices.local import clocks_here
     from edgeseg.images import encode_png
     from edgeseg.stream.run.report import Abandoned, Interrupted
     from edgeseg.stream.run.runner import run as run_stream
@@ -171,7 +171,7 @@ def _sessions(settings: Streams, opened: Any, stack: ExitStack) -> tuple[dict[in
 
 def _tell_settings(opened: Any, settings: Streams, progress: Progress) -> None:
     """Say where the machine is set otherwise than when its engine was timed: a governor goes by those times."""
-    from edgeseg.devices.here import timed_otherwise
+    from edgeseg.devices.local import timed_otherwise
     from edgeseg.text import quoted
 
     engine = opened.find_engine(settings.level, precision=settings.precision)

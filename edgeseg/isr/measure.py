@@ -29,7 +29,7 @@ import numpy as np
 from edgeseg.contracts import NoProgress, Session
 from edgeseg.data.evaluate import evaluate
 from edgeseg.data.subset import Subset
-from edgeseg.devices.here import clocks_here
+from edgeseg.devices.local import clocks_here
 from edgeseg.devices.probe import Fingerprint
 from edgeseg.errors import BuildError
 from edgeseg.images import resize_image

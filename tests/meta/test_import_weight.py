@@ -26,7 +26,7 @@ DEVICE_SIDE = (
     "edgeseg.engines.tensorrt.rtx",
     "edgeseg.engines.choose.for_card",
     "edgeseg.devices.probe",
-    "edgeseg.devices.checkup",
+    "edgeseg.devices.doctor.checks",
     "edgeseg.devices.catalog",
     "edgeseg.engines.choose.build",
     "edgeseg.stream.sources.table",

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from edgeseg.cli import main
-from edgeseg.devices import checkup
-from edgeseg.devices.finding import Finding
+from edgeseg.devices.doctor import checks
+from edgeseg.devices.doctor.findings import Finding
 
 
 def by_name(findings: list[Finding]) -> dict[str, Finding]:
@@ -23,7 +23,7 @@ def by_name(findings: list[Finding]) -> dict[str, Finding]:
 
 
 def test_findings_are_facts_of_this_machine() -> None:
-    findings = by_name(checkup.checkup())
+    findings = by_name(checks.checkup())
     assert findings["core"].ok
     assert f"numpy {importlib.metadata.version('numpy')}" in findings["core"].found
     assert findings["ONNX Runtime"].found.startswith(importlib.metadata.version("onnxruntime"))
@@ -33,19 +33,19 @@ def test_findings_are_facts_of_this_machine() -> None:
 
 
 def test_what_is_missing_comes_with_what_to_type() -> None:
-    findings = checkup.checkup()
+    findings = checks.checkup()
     assert all(finding.ok != bool(finding.hint) for finding in findings)
 
 
 def test_every_declared_extra_that_is_used_is_looked_at() -> None:
-    declared = set(checkup._requirements())
-    assert {"", "video", "train", "demo", "openvino"} <= declared <= {"", *checkup._EXTRAS}
-    assert "onnxruntime" in checkup._requirements()[""]
+    declared = set(checks._requirements())
+    assert {"", "video", "train", "demo", "openvino"} <= declared <= {"", *checks._EXTRAS}
+    assert "onnxruntime" in checks._requirements()[""]
 
 
 def test_an_absent_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(checkup._IMPORT_NAMES, "safetensors", "no_such_module")
-    finding = by_name(list(checkup._packages()))["extra train"]
+    monkeypatch.setitem(checks._IMPORT_NAMES, "safetensors", "no_such_module")
+    finding = by_name(list(checks._packages()))["extra train"]
     assert not finding.ok
     assert not finding.required
     assert finding.hint == "pip install 'edgeseg[train]'"
@@ -59,7 +59,7 @@ def test_a_folder_that_cannot_be_written_is_found(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(gone)
     monkeypatch.setattr(Path, "cwd", lambda: gone)
     gone.rmdir()
-    finding = by_name(list(checkup._storage()))["working folder"]
+    finding = by_name(list(checks._storage()))["working folder"]
     assert not finding.ok
     assert "No such file or directory" in finding.found
 

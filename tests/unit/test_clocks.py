@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 import machines
 from edgeseg.devices.clocks import clocks, differences, told
-from edgeseg.devices.here import timed_otherwise
+from edgeseg.devices.doctor.slowdowns import SLOW
+from edgeseg.devices.local import timed_otherwise
 from edgeseg.devices.machine import Machine, look
 from edgeseg.devices.nvidia import Gpu
 from edgeseg.devices.nvpmodel import PowerMode, fastest, parse_modes, parse_status
-from edgeseg.devices.slow import SLOW
 from machines import Tree, write_tree
 
 NAMES = st.from_regex(r"[A-Z0-9_]{1,12}", fullmatch=True)

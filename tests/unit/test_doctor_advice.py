@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import machines
-from edgeseg.devices import checkup
-from edgeseg.devices.finding import Finding
+from edgeseg.devices.doctor import checks
+from edgeseg.devices.doctor.findings import Finding
+from edgeseg.devices.doctor.install_lines import targets
 from edgeseg.devices.machine import Machine, look
-from edgeseg.devices.targets import targets
 from machines import Tree, write_tree
 
 Advise = Callable[[Tree, dict[str, str], str], dict[str, Finding]]
@@ -135,9 +135,9 @@ def test_opencv_without_gstreamer_is_found(monkeypatch: pytest.MonkeyPatch) -> N
         def getBuildInformation(self) -> str:
             return "  Video I/O:\n    FFMPEG:                      YES\n    GStreamer:                   NO\n"
 
-    monkeypatch.setattr(checkup, "opencv", WithoutGStreamer)
-    monkeypatch.setattr(checkup, "_writes_mp4", lambda cv2: True)
-    found = {finding.name: finding for finding in checkup._video()}
+    monkeypatch.setattr(checks, "opencv", WithoutGStreamer)
+    monkeypatch.setattr(checks, "_writes_mp4", lambda cv2: True)
+    found = {finding.name: finding for finding in checks._video()}
     assert (found["FFMPEG"].ok, found["GStreamer"].ok) == (True, False)
     assert "apt install python3-opencv" in found["GStreamer"].hint
 
@@ -149,13 +149,13 @@ def test_opencv_that_cannot_be_imported_is_a_finding(error: Exception, monkeypat
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr(checkup, "opencv", fail)
-    (found,) = checkup._video()
+    monkeypatch.setattr(checks, "opencv", fail)
+    (found,) = checks._video()
     assert (found.ok, found.found) == (False, f"cannot be imported: {error}")
     assert found.hint
 
 
 def test_installed_packages_have_normal_names() -> None:
-    packages = checkup.installed()
+    packages = checks.installed()
     assert {"numpy", "onnxruntime", "edgeseg"} <= set(packages)
     assert all(name == name.lower() and "_" not in name and "." not in name for name in packages)

@@ -14,7 +14,7 @@ import pytest
 import machines
 from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.cli.main import run
-from edgeseg.devices import here
+from edgeseg.devices import local
 from edgeseg.devices.machine import Machine, look
 from edgeseg.devices.nvidia import Gpu
 from edgeseg.devices.power import PowerMeter
@@ -39,7 +39,7 @@ def set_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SetTo:
 
     def of(tree: machines.Tree) -> Machine:
         machine = look(machines.write_tree(tmp_path / "tree", tree), "aarch64")
-        for module in (plan_module, here):
+        for module in (plan_module, local):
             monkeypatch.setattr(module, "look", lambda: machine)
         return machine
 
@@ -187,7 +187,7 @@ def test_a_manifest_from_before_these_facts_opens(bundle: Bundle) -> None:
     engine = tiny_engine(files=("recipe.yaml",)).model_dump(mode="json", exclude={"clocks", "built_with"})
     older = EngineEntry.model_validate_json(json.dumps(engine))
     assert (older.clocks, older.built_with) == ({}, {})
-    assert here.timed_otherwise(older.clocks) == ""
+    assert local.timed_otherwise(older.clocks) == ""
     program = bundle.manifest.levels[0].programs["float"].model_dump(mode="json", exclude={"opset"})
     assert ProgramEntry.model_validate_json(json.dumps(program)).opset is None
     assert Manifest.model_validate_json(bundle.manifest.model_dump_json()) == bundle.manifest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgeseg.devices.here import check_here
+from edgeseg.devices.local import check_here
 from edgeseg.devices.machine import Machine
 from edgeseg.errors import Unsupported
 

@@ -17,7 +17,7 @@ import pytest
 import machines
 from edgeseg.cli.main import run
 from edgeseg.devices import instructions, machine
-from edgeseg.devices.checkup import checkup
+from edgeseg.devices.doctor.checks import checkup
 from edgeseg.devices.instructions import ISA_FLAGS, Asked, Processor, judge, processor
 from processor import VNNI, has, needs_vnni, pretend
 

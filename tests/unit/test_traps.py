@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import machines
-from edgeseg.devices import checkup, releases, slow, traps
-from edgeseg.devices.finding import Finding
+from edgeseg.devices.doctor import checks, releases, slowdowns, traps
+from edgeseg.devices.doctor.findings import Finding
 from edgeseg.devices.machine import Machine, look
 from machines import Tree, write_tree
 
@@ -50,7 +50,7 @@ def test_what_this_python_does_not_see_is_no_trap(
 
 
 def test_modules_and_libraries_are_looked_for_without_an_import() -> None:
-    assert traps.module("edgeseg") == Path(checkup.__file__).parents[1] / "__init__.py"
+    assert traps.module("edgeseg") == Path(checks.__file__).parents[2] / "__init__.py"
     assert traps.module("no_such_module") is None
     assert not traps.loads("libnothing_of_the_kind.so.9")
 
@@ -245,7 +245,7 @@ def test_int8_of_earlier_bundles(
 
 @pytest.mark.usefixtures("system_modules")
 def test_every_trap_is_looked_for(tmp_path: Path) -> None:
-    count = len(traps.TRAPS) + len(slow.SLOW)
+    count = len(traps.TRAPS) + len(slowdowns.SLOW)
     machine = look(write_tree(tmp_path / "jetson", JETSON), "aarch64")
     assert [finding.found for finding in traps.traps(machine, {})] == [f"none of {count}"]
     everything = {

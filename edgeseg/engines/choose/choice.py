@@ -19,7 +19,7 @@ from pathlib import Path
 from edgeseg.bundle import Bundle
 from edgeseg.bundle.files import check_writable
 from edgeseg.contracts import NO_OPTIONS, NoProgress, Progress, Session
-from edgeseg.devices.here import timed_otherwise
+from edgeseg.devices.local import timed_otherwise
 from edgeseg.devices.machine import look
 from edgeseg.devices.power import PowerMeter
 from edgeseg.engines import table

@@ -31,9 +31,9 @@ from typing import Any, Literal
 import numpy as np
 
 from edgeseg.contracts import NO_OPTIONS, Option
+from edgeseg.devices.doctor.releases import INT8_BOUNDS
 from edgeseg.devices.integers import integers_here
 from edgeseg.devices.machine import Machine, look
-from edgeseg.devices.releases import INT8_BOUNDS
 from edgeseg.engines.onnxruntime.providers import PROVIDERS, Bound, installed, open_on_gpu, providers_to_try
 from edgeseg.engines.options import CUDA_GRAPH, OPTIMIZATION_LEVEL, THREADS, WORKSPACE_BYTES
 from edgeseg.engines.session import ProgramSession, misfit

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from edgeseg.devices.catalog import Catalog, Device, Stack, load_catalog
-from edgeseg.devices.finding import Finding
+from edgeseg.devices.doctor.findings import Finding
 from edgeseg.devices.machine import Machine
 
 _FLASH = "flash JetPack 6.2 or 7.2: https://developer.nvidia.com/embedded/jetpack"

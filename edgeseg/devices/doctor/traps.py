@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from edgeseg.devices.catalog import load_catalog
-from edgeseg.devices.finding import Finding
+from edgeseg.devices.doctor.findings import Finding
+from edgeseg.devices.doctor.releases import int8_of_earlier_bundles, too_old
+from edgeseg.devices.doctor.slowdowns import SLOW
 from edgeseg.devices.machine import Machine
-from edgeseg.devices.releases import int8_of_earlier_bundles, too_old
-from edgeseg.devices.slow import SLOW
 
 Packages = Mapping[str, str]
 """Installed Python packages: normalised name ("opencv-python") -> version."""

@@ -17,13 +17,13 @@ import numpy as np
 
 from edgeseg.devices.clocks import told
 from edgeseg.devices.control_groups import cpu_quota
-from edgeseg.devices.finding import Finding
+from edgeseg.devices.doctor.findings import Finding
+from edgeseg.devices.doctor.install_lines import targets
+from edgeseg.devices.doctor.traps import module, traps
 from edgeseg.devices.instructions import PROC_CPUINFO, processor
 from edgeseg.devices.integers import integers_here
 from edgeseg.devices.machine import Machine, look, told_memory
 from edgeseg.devices.probe import fingerprint, told_isa, usable_cores
-from edgeseg.devices.targets import targets
-from edgeseg.devices.traps import module, traps
 from edgeseg.errors import MissingDependency, Unsupported
 from edgeseg.images import opencv
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edgeseg.devices.finding import Finding
+from edgeseg.devices.doctor.findings import Finding
 from edgeseg.devices.machine import Machine
 from edgeseg.devices.nvpmodel import fastest
 

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 
-from edgeseg.devices.finding import Finding
+from edgeseg.devices.doctor.findings import Finding
 from edgeseg.devices.machine import Machine
 
 _EXTRAS = ("", "video", "openvino", "web", "mqtt")

@@ -1,0 +1,1 @@
+"""What `edgeseg doctor` tells: findings, traps, and what to type."""
