@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from edgeseg.int8.calibrate import calibrate
 from edgeseg.models import build_model
-from edgeseg.quant.calibrate import calibrate
 from edgeseg.recipe.schema import Calibration, Quant
 from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace, QuantHints
 from edgeseg.train.quantized import prepare

@@ -148,7 +148,7 @@ def sweep(
     RECIPE is a YAML file, a catalogue name, or a run folder of `edgeseg train`. Nothing is trained and nothing is written: put
     the method that you choose into the recipe, as quant.calibration.method.
     """
-    from edgeseg.sweeps.methods import parse_methods, sweep_methods
+    from edgeseg.int8_study.methods import parse_methods, sweep_methods
 
     loaded, _, weights = find_run(recipe, checkpoint, overrides)
     chosen = parse_methods(methods)

@@ -13,9 +13,9 @@ from edgeseg.cli.inputs import find_run
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from edgeseg.quant.sensitivity import Mode
-    from edgeseg.sweeps.run import SensitivityResult
-    from edgeseg.sweeps.sensitivity import Rank
+    from edgeseg.int8.sensitivity import Mode
+    from edgeseg.int8_study.sensitivity import Rank
+    from edgeseg.int8_study.sensitivity_study import SensitivityResult
 
 _SHOWN = 25
 
@@ -74,7 +74,7 @@ def sensitivity(
     RECIPE is a YAML file, a catalogue name, or a run folder of `edgeseg train`. A sweep that was stopped continues with the same
     command. With --budget, the most harmful layers go back to float until mIoU holds, and engines tell what that costs in time.
     """
-    from edgeseg.sweeps.run import SensitivityOptions, run_sensitivity
+    from edgeseg.int8_study.sensitivity_study import SensitivityOptions, run_sensitivity
 
     loaded, run_dir, weights = find_run(recipe, checkpoint, overrides)
     options = SensitivityOptions(

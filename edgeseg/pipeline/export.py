@@ -171,7 +171,7 @@ def _libraries() -> dict[str, str]:
 
 def _facts(one: Quantized) -> dict[str, Any]:
     """What a bundle says of a level's quantization: what the checkpoint says of itself, and the coverage at the level's plan."""
-    from edgeseg.quant.coverage import coverage
+    from edgeseg.int8.coverage import coverage
 
     found = coverage(one.model, one.hints, one.settings, one.image.size_hw)
     home = IsrPlan(*(tuple(one.facts["isr"][part]) for part in ("encoder", "decoder")))

@@ -14,11 +14,11 @@ from edgeseg.contracts import Progress
 from edgeseg.data.calib import CalibSet, load_calib
 from edgeseg.data.calib_images import open_calib
 from edgeseg.deploy.form import deploy
+from edgeseg.int8.calibrate import CalibrationReport, observe, set_ranges
+from edgeseg.int8.coverage import Coverage, Layer, coverage
+from edgeseg.int8.scales import load_scales, scales
 from edgeseg.journal import read_rows
 from edgeseg.pipeline.stages import Stage, file_sha256
-from edgeseg.quant.calibrate import CalibrationReport, observe, set_ranges
-from edgeseg.quant.coverage import Coverage, Layer, coverage
-from edgeseg.quant.state import load_scales, scales
 from edgeseg.recipe.schema import Quant, Recipe
 from edgeseg.specs import IsrPlan
 from edgeseg.train.loop import set_aside

@@ -92,9 +92,9 @@ def _has_torch() -> bool:
 def _layers(values: Values) -> list[str]:
     """What `quant.keep_float` may name, in the form of the model that is quantized; none where it cannot be built."""
     from edgeseg.deploy.form import deploy
+    from edgeseg.int8.rules import candidates
     from edgeseg.models import build_model
     from edgeseg.models.segmentor import Segmentor
-    from edgeseg.quant.rules import candidates
     from edgeseg.train.quantized import FORM
 
     plan = IsrPlan(tuple(values.items("isr", "encoder")), tuple(values.items("isr", "decoder")))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgeseg.contracts import Progress
 from edgeseg.errors import RecipeError
-from edgeseg.quant.rules import quantizers
+from edgeseg.int8.rules import quantizers
 from edgeseg.recipe.schema import Qat, Recipe, Train
 from edgeseg.specs import ImageSpec, LabelSpace
 from edgeseg.train.distributed import Processes

@@ -17,10 +17,10 @@ from torch import nn
 
 from edgeseg.deploy.form import Deployed, Form, deploy
 from edgeseg.errors import DataError
+from edgeseg.int8.insert import insert_quantizers
+from edgeseg.int8.scales import float_state, load_scales, scales
 from edgeseg.models.segmentor import Segmentor
 from edgeseg.models.weights import load_strict
-from edgeseg.quant.insert import insert_quantizers
-from edgeseg.quant.state import float_state, load_scales, scales
 from edgeseg.recipe.schema import Quant
 from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace, QuantHints
 from edgeseg.train.checkpoint import load_checkpoint, save_checkpoint

@@ -123,7 +123,7 @@ def candidates(
 def int8_program(trained: Any, plan: IsrPlan, stride: int, images: list[ImageU8], folder: Path) -> Program:
     """The canonical INT8 program, calibrated by the largest value; attention in INT8."""
     from edgeseg.export.onnx_qdq import export_qdq
-    from edgeseg.quant.calibrate import calibrate
+    from edgeseg.int8.calibrate import calibrate
     from edgeseg.recipe.schema import Calibration, Quant
     from edgeseg.train.quantized import prepare
     from edgeseg.trained import Quantized, calibration_tensors

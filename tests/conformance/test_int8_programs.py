@@ -15,8 +15,8 @@ from edgeseg.engines.onnxruntime.operators import FLOAT_PRODUCTS, fused_ops, opt
 from edgeseg.export.graph.dialects import write_dialect
 from edgeseg.export.graph.editor import count_ops
 from edgeseg.export.onnx_qdq import export_qdq
+from edgeseg.int8.coverage import coverage
 from edgeseg.metrics import mask_agreement
-from edgeseg.quant.coverage import coverage
 from edgeseg.specs import DIALECTS, Program
 from processor import pretend
 from quantized import SETTINGS, QuantizedModel, quantized_model

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from edgeseg.deploy.form import Deployed, deploy
+from edgeseg.int8.calibrate import calibrate
+from edgeseg.int8.coverage import OTHER, coverage
+from edgeseg.int8.insert import insert_quantizers
+from edgeseg.int8.rules import quantizers
+from edgeseg.int8.scales import load_scales, scales
 from edgeseg.metrics import sqnr_db
 from edgeseg.models.catalog import CATALOGUE, build_model
 from edgeseg.models.layers import Product
 from edgeseg.models.segmentor import Segmentor
-from edgeseg.quant.calibrate import calibrate
-from edgeseg.quant.coverage import OTHER, coverage
-from edgeseg.quant.insert import insert_quantizers
-from edgeseg.quant.rules import quantizers
-from edgeseg.quant.state import load_scales, scales
 from edgeseg.recipe.schema import Calibration, Quant
 from edgeseg.specs import QuantHints
 from golden_rule import fill

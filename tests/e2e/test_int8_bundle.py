@@ -14,9 +14,9 @@ from edgeseg.bundle import open_bundle
 from edgeseg.cli.main import run
 from edgeseg.data.datasets import open_dataset
 from edgeseg.export import levels
+from edgeseg.int8.calibrate import calibrate
+from edgeseg.int8.coverage import coverage
 from edgeseg.models import build_model
-from edgeseg.quant.calibrate import calibrate
-from edgeseg.quant.coverage import coverage
 from edgeseg.recipe.load import dump_recipe, find_recipe, load_recipe
 from edgeseg.specs import DIALECTS, Program
 from edgeseg.synthetic import LABELS

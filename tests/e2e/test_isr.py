@@ -116,7 +116,7 @@ def test_the_greedy_search_goes_beyond_the_paper(tmp_path: Path, capsys: pytest.
 
 def quantized(folder: Path) -> Path:
     """What quantization leaves in a run folder, calibrated at one plan on two scenes."""
-    from edgeseg.quant.calibrate import calibrate
+    from edgeseg.int8.calibrate import calibrate
     from edgeseg.train.quantized import prepare, save_quantized
     from edgeseg.trained import calibration_tensors, load_trained
 

@@ -24,8 +24,8 @@ from edgeseg.export.graph.dialects import write_dialect
 from edgeseg.export.onnx_qdq import export_qdq
 from edgeseg.export.parity.ladder import Rung, accuracy_rung, check, golden_rung, graph_rung, optimised_rung
 from edgeseg.export.parity.thresholds import Limit
+from edgeseg.int8.fake import fake_quantize
 from edgeseg.models.reference import TorchReference
-from edgeseg.quant.fake import fake_quantize
 from edgeseg.specs import DIALECTS, ImageSpec, ImageU8, IsrPlan, LabelSpace, Program
 from edgeseg.trained import Quantized
 from processor import pretend

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from edgeseg.contracts import NoProgress
 from edgeseg.deploy.form import deploy
 from edgeseg.errors import DataError, RecipeError
+from edgeseg.int8.calibrate import calibrate
+from edgeseg.int8.scales import float_state, scales
 from edgeseg.models import build_model
-from edgeseg.quant.calibrate import calibrate
-from edgeseg.quant.state import float_state, scales
 from edgeseg.recipe.load import load_recipe
 from edgeseg.recipe.schema import Qat, Recipe, Train
 from edgeseg.specs import ImageSpec

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from edgeseg.quant.fake import HIGH, FakeInt8, amax_of, scale_of
+from edgeseg.int8.fake import HIGH, FakeInt8, amax_of, scale_of
 
 SCALES = st.floats(2.0**-40, 2.0**40, width=32)
 CODES = arrays(np.float64, (4, 7), elements=st.integers(-300, 300).map(lambda half_steps: half_steps / 2))

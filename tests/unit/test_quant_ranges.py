@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from edgeseg.quant.ranges import BINS, LEVELS, Histogram, Method, clipped_share, range_of
+from edgeseg.int8.ranges import BINS, LEVELS, Histogram, Method, clipped_share, range_of
 
 METHODS: tuple[Method, ...] = ("max", "percentile", "mse", "entropy")
 TENSORS = arrays(np.float64, st.integers(1, 200), elements=st.floats(0, 1e4, allow_subnormal=False))
@@ -115,7 +115,7 @@ def test_percentiles_are_modelopts() -> None:
     """On one tensor, for which modelopt's histogram has the same bins. Its mse takes the bits for a bias, and finds nonsense."""
     import torch
 
-    from edgeseg.quant.insert import modelopt
+    from edgeseg.int8.insert import modelopt
 
     values = heavy_tailed().astype(np.float32)
     with modelopt():

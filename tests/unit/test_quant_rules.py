@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from edgeseg.cli.bundle_show import _share
 from edgeseg.errors import BuildError, DataError, GateFailed, MissingDependency, RecipeError
+from edgeseg.int8.calibrate import calibrate
+from edgeseg.int8.coverage import coverage
+from edgeseg.int8.insert import insert_quantizers
+from edgeseg.int8.rules import decide, quantizers
+from edgeseg.int8.scales import float_state, freeze, load_scales, scales
 from edgeseg.models.layers import Product
-from edgeseg.quant.calibrate import calibrate
-from edgeseg.quant.coverage import coverage
-from edgeseg.quant.insert import insert_quantizers
-from edgeseg.quant.rules import decide, quantizers
-from edgeseg.quant.state import float_state, freeze, load_scales, scales
 from edgeseg.recipe.schema import Calibration, Quant
 from edgeseg.specs import QuantHints
 

@@ -12,11 +12,11 @@ from safetensors import safe_open
 
 from edgeseg.errors import DataError, RecipeError
 from edgeseg.images import ImageU8
+from edgeseg.int8.calibrate import calibrate
+from edgeseg.int8.coverage import coverage
+from edgeseg.int8.scales import scales
 from edgeseg.models import build_model
 from edgeseg.models.reference import TorchReference
-from edgeseg.quant.calibrate import calibrate
-from edgeseg.quant.coverage import coverage
-from edgeseg.quant.state import scales
 from edgeseg.recipe.labels import label_space
 from edgeseg.recipe.load import load_recipe
 from edgeseg.recipe.schema import Calibration, Classes, Data, Quant, Recipe, Split

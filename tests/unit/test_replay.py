@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from edgeseg.quant.replay import Replay
-from edgeseg.quant.sensitivity import LayerSwitch, Mode, fewest
+from edgeseg.int8.replay import Replay
+from edgeseg.int8.sensitivity import LayerSwitch, Mode, fewest
 
 
 class Round(nn.Module):

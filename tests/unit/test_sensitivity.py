@@ -20,17 +20,17 @@ from edgeseg.data.calib import load_calib
 from edgeseg.data.calib_images import CalibImages
 from edgeseg.data.subset import Subset
 from edgeseg.errors import DataError, GateFailed
+from edgeseg.int8.sensitivity import Mode
+from edgeseg.int8_study.budget import hold_budget
+from edgeseg.int8_study.context import Setting
+from edgeseg.int8_study.score import Score, score
+from edgeseg.int8_study.sensitivity import JOURNAL, Sensitivity, measure_layers
 from edgeseg.metrics import ConfusionMatrix
-from edgeseg.quant.sensitivity import Mode
 from edgeseg.recipe.load import load_recipe
 from edgeseg.recipe.schema import Quant
 from edgeseg.report.html import sensitivity_page
 from edgeseg.report.sensitivity import draw_sensitivity
 from edgeseg.specs import ImageSpec, ImageU8, LabelSpace, MaskU8, QuantHints
-from edgeseg.sweeps.budget import hold_budget
-from edgeseg.sweeps.score import Score, score
-from edgeseg.sweeps.sensitivity import JOURNAL, Sensitivity, measure_layers
-from edgeseg.sweeps.setting import Setting
 from edgeseg.trained import Trained
 
 SIZE_HW = (32, 64)
@@ -242,7 +242,7 @@ def test_a_budget_against_the_coverage_gate_fails_and_says_what_it_would_take(tm
 
 
 def test_picture_and_page_name_what_was_reverted(tmp_path: Path) -> None:
-    from edgeseg.sweeps.run import table_of
+    from edgeseg.int8_study.sensitivity_study import table_of
 
     given = setting()
     found = swept(tmp_path, given=given)

@@ -36,10 +36,10 @@ from torch import Tensor, nn
 from edgeseg.engines.onnxruntime.backend import open_graph
 from edgeseg.export.graph.cleanup import with_logits
 from edgeseg.export.parity.runners import pixels_of
+from edgeseg.int8.fake import scale_of
+from edgeseg.int8.rules import quantizers
 from edgeseg.metrics import mask_agreement, sqnr_db
 from edgeseg.models.reference import TorchReference
-from edgeseg.quant.fake import scale_of
-from edgeseg.quant.rules import quantizers
 from edgeseg.specs import ImageU8, Program
 
 _SHOWN = 5

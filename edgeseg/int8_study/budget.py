@@ -13,11 +13,11 @@ from edgeseg.contracts import NoProgress, Progress
 from edgeseg.data.evaluate import evaluate
 from edgeseg.data.subset import Subset
 from edgeseg.errors import GateFailed
+from edgeseg.int8.coverage import Coverage, coverage
+from edgeseg.int8.sensitivity import LayerSwitch, fewest
+from edgeseg.int8_study.context import Setting
 from edgeseg.journal import Journal
 from edgeseg.models.reference import TorchReference
-from edgeseg.quant.coverage import Coverage, coverage
-from edgeseg.quant.sensitivity import LayerSwitch, fewest
-from edgeseg.sweeps.setting import Setting
 
 JOURNAL = "budget.jsonl"
 _TASK = "budget"

@@ -19,9 +19,9 @@ from edgeseg.data.datasets import open_dataset
 from edgeseg.data.subset import Subset
 from edgeseg.errors import RecipeError
 from edgeseg.images import resize_image
+from edgeseg.int8.calibrate import Seen, observe, set_ranges
+from edgeseg.int8.scales import scales
 from edgeseg.models.reference import TorchReference, normalise
-from edgeseg.quant.calibrate import Seen, observe, set_ranges
-from edgeseg.quant.state import scales
 from edgeseg.recipe.labels import require_same
 from edgeseg.recipe.schema import Quant, Recipe
 from edgeseg.specs import ImageSpec, MaskU8, QuantHints

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgeseg.errors import GateFailed
-from edgeseg.quant.rules import decide, quantizers
+from edgeseg.int8.rules import decide, quantizers
 from edgeseg.recipe.schema import Quant
 from edgeseg.specs import Precision, QuantHints
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeseg.errors import DataError
-from edgeseg.quant.fake import amax_of, scale_of
-from edgeseg.quant.rules import quantizers
+from edgeseg.int8.fake import amax_of, scale_of
+from edgeseg.int8.rules import quantizers
 
 _SHOWN = 5
 

@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from edgeseg.errors import BuildError, RecipeError
-from edgeseg.quant.fake import BACKEND
+from edgeseg.int8.fake import BACKEND
 from edgeseg.recipe.schema import Quant
 from edgeseg.specs import Precision, QuantHints
 

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from edgeseg.errors import require
-from edgeseg.quant.fake import BACKEND, fake_quantize
-from edgeseg.quant.rules import ACTIVATION, configuration, decide, quantizers, wanted
+from edgeseg.int8.fake import BACKEND, fake_quantize
+from edgeseg.int8.rules import ACTIVATION, configuration, decide, quantizers, wanted
 from edgeseg.recipe.schema import Quant
 from edgeseg.specs import QuantHints
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from edgeseg.contracts import NoProgress, Progress
 from edgeseg.errors import RecipeError
-from edgeseg.quant.calibrate import set_ranges
-from edgeseg.quant.ranges import Method
-from edgeseg.quant.rules import quantizers
-from edgeseg.quant.sensitivity import LayerSwitch
+from edgeseg.int8.calibrate import set_ranges
+from edgeseg.int8.ranges import Method
+from edgeseg.int8.rules import quantizers
+from edgeseg.int8.sensitivity import LayerSwitch
+from edgeseg.int8_study.context import Setting, set_up
+from edgeseg.int8_study.score import Score, score
 from edgeseg.recipe.schema import Quant, Recipe
-from edgeseg.sweeps.score import Score, score
-from edgeseg.sweeps.setting import Setting, set_up
 
 METHODS: tuple[Method, ...] = get_args(Method)
 _TASK = "methods"

@@ -15,9 +15,9 @@ from edgeseg.engines import table
 from edgeseg.engines.choose.latency import measure_together
 from edgeseg.export.program import export_program
 from edgeseg.images import resize_image
-from edgeseg.quant.sensitivity import LayerSwitch
+from edgeseg.int8.sensitivity import LayerSwitch
+from edgeseg.int8_study.context import Setting
 from edgeseg.specs import CANONICAL_FORM, ImageU8, Program
-from edgeseg.sweeps.setting import Setting
 from edgeseg.trained import Quantized
 
 

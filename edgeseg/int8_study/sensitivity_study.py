@@ -12,14 +12,14 @@ from edgeseg.data.datasets import open_dataset
 from edgeseg.data.subset import Subset
 from edgeseg.errors import BuildError, GateFailed, require
 from edgeseg.files import refusals, replace_file
-from edgeseg.quant.sensitivity import Mode
+from edgeseg.int8.sensitivity import Mode
+from edgeseg.int8_study import budget as budgets
+from edgeseg.int8_study import sensitivity as layers
+from edgeseg.int8_study.context import Setting, set_up
+from edgeseg.int8_study.times import engine_times
 from edgeseg.recipe.schema import Recipe
 from edgeseg.report.html import sensitivity_page
 from edgeseg.report.sensitivity import draw_sensitivity
-from edgeseg.sweeps import budget as budgets
-from edgeseg.sweeps import sensitivity as layers
-from edgeseg.sweeps.setting import Setting, set_up
-from edgeseg.sweeps.times import engine_times
 from edgeseg.text import json_document
 
 IMAGES = 16

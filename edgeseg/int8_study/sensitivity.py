@@ -16,12 +16,12 @@ from typing import Any, Literal
 import torch
 
 from edgeseg.contracts import Progress
+from edgeseg.int8.coverage import coverage
+from edgeseg.int8.replay import Replay
+from edgeseg.int8.sensitivity import LayerSwitch, Mode
+from edgeseg.int8_study.context import Setting
+from edgeseg.int8_study.score import Score, score
 from edgeseg.journal import Journal
-from edgeseg.quant.coverage import coverage
-from edgeseg.quant.replay import Replay
-from edgeseg.quant.sensitivity import LayerSwitch, Mode
-from edgeseg.sweeps.score import Score, score
-from edgeseg.sweeps.setting import Setting
 
 Rank = Literal["noise", "miou"]
 JOURNAL = "sensitivity.jsonl"

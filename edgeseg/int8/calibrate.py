@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeseg.errors import DataError
-from edgeseg.quant.ranges import BINS, Histogram, clipped_share, range_of
-from edgeseg.quant.rules import quantizers
+from edgeseg.int8.ranges import BINS, Histogram, clipped_share, range_of
+from edgeseg.int8.rules import quantizers
 from edgeseg.recipe.schema import Quant
 
 FEW = 8

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from edgeseg.quant.rules import quantizers
+from edgeseg.int8.rules import quantizers
 
 Mode = Literal["float-one", "quantize-one"]
 """All layers INT8 but one, or one INT8 and all others float."""
