@@ -1,4 +1,4 @@
-"""A model with quantizers that have their ranges, as `edgeseg.trained.Quantized` would be one, without a checkpoint."""
+"""A model with quantizers that have their ranges, as a quantized checkpoint gives one, without a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from edgeseg.checkpoints.int8_file import prepare
 from edgeseg.int8.calibrate import calibrate
 from edgeseg.models import build_model
 from edgeseg.recipe.schema import Calibration, Quant
 from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace, QuantHints
-from edgeseg.train.quantized import prepare
 from golden_rule import fill
 
 LABELS = LabelSpace(tuple(f"class{i}" for i in range(5)), tuple((i, i, i) for i in range(5)))

@@ -46,7 +46,7 @@ def find_run(named: str, checkpoint: Path | None = None, overrides: Sequence[str
 
 
 def _recipe_in(path: Path, overrides: Sequence[str]) -> Recipe:
-    from edgeseg.train.checkpoint import load_checkpoint
+    from edgeseg.checkpoints.file import load_checkpoint
 
     recipe = load_checkpoint(path).meta.get("recipe")
     if not isinstance(recipe, dict):

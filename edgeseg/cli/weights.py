@@ -38,8 +38,8 @@ def import_(file: Path, arch: str, out: Path | None, allow_missing: tuple[str, .
     A file without a decoder, such as an ImageNet classifier, gives the encoder alone, to train from:
     edgeseg train RECIPE --init OUT, with train.init_skip: ["decoder.*"] in the recipe.
     """
+    from edgeseg.checkpoints.file import save_checkpoint
     from edgeseg.models.weights import import_upstream
-    from edgeseg.train.checkpoint import save_checkpoint
 
     out = out or file.with_suffix(".edgeseg.safetensors")
     target = Target(out, BuildError)
@@ -99,7 +99,7 @@ def _classes(imported: Imported) -> list[str]:
 @render.json_option
 def half(checkpoint: Path, out: Path, as_json: bool) -> None:
     """Store CHECKPOINT's weights as float16, to ship it: half the bytes, widened again when it is read."""
-    from edgeseg.train.checkpoint import load_checkpoint, save_checkpoint
+    from edgeseg.checkpoints.file import load_checkpoint, save_checkpoint
 
     target = Target(out, BuildError)
     loaded = load_checkpoint(checkpoint)

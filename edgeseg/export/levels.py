@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg.bundle.golden import GoldenFrame
+from edgeseg.checkpoints.models import Quantized, Trained
 from edgeseg.contracts import Progress
-from edgeseg.deploy.form import Form
 from edgeseg.export.golden import golden_frames
 from edgeseg.export.graph.forms import write_form
 from edgeseg.export.graph.half import write_half
@@ -20,8 +20,8 @@ from edgeseg.export.parity.ladder import check, graph_rung, optimised_rung
 from edgeseg.export.program import Weights, export_program
 from edgeseg.models.reference import TorchReference
 from edgeseg.recipe.schema import Export
+from edgeseg.rewrite.form import Form
 from edgeseg.specs import CANONICAL_FORM, DEFAULT_FORM, DIALECTS, HALF_FORM, ImageU8, IsrPlan, Precision, Program
-from edgeseg.trained import Quantized, Trained
 
 
 @dataclass(frozen=True)

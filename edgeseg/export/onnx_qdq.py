@@ -14,11 +14,11 @@ import numpy as np
 import onnx
 from torch import nn
 
-from edgeseg.deploy.form import Deployed
 from edgeseg.errors import BuildError
 from edgeseg.export.graph.cleanup import clean
 from edgeseg.export.graph.editor import Array, GraphEditor
 from edgeseg.export.program import check_export, trace_program, write_model
+from edgeseg.rewrite.form import Deployed
 from edgeseg.specs import CANONICAL_FORM, ImageSpec, IsrPlan, LabelSpace, Program
 
 LOWEST = -127
@@ -26,7 +26,7 @@ LOWEST = -127
 
 
 class QuantizedModel(Protocol):
-    """What is exported: `edgeseg.trained.Quantized` is one. The model's quantizers have their ranges."""
+    """What is exported: `edgeseg.checkpoints.models.Quantized` is one. The model's quantizers have their ranges."""
 
     @property
     def model(self) -> nn.Module: ...

@@ -16,13 +16,13 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from edgeseg.deploy.form import Deployed, Form, deploy
-from edgeseg.deploy.rewrites import resize_bilinear
 from edgeseg.errors import BuildError
 from edgeseg.export.graph.cleanup import clean, store_half
 from edgeseg.export.graph.editor import GraphEditor
 from edgeseg.export.graph.tile_attention import attention_in_pieces
 from edgeseg.files import replace_file
+from edgeseg.rewrite.form import Deployed, Form, deploy
+from edgeseg.rewrite.rewrites import resize_bilinear
 from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace, Program
 
 OPSETS = (17, 20)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeseg import __version__
+from edgeseg.checkpoints.int8_file import prepare
+from edgeseg.checkpoints.models import Trained, calibration_tensors, load_trained
 from edgeseg.contracts import Progress
 from edgeseg.data.calib import load_calib
 from edgeseg.data.calib_images import CalibImages, open_calib
@@ -25,8 +27,6 @@ from edgeseg.models.reference import TorchReference, normalise
 from edgeseg.recipe.labels import require_same
 from edgeseg.recipe.schema import Quant, Recipe
 from edgeseg.specs import ImageSpec, MaskU8, QuantHints
-from edgeseg.train.quantized import prepare
-from edgeseg.trained import Trained, calibration_tensors, load_trained
 
 _TASK = "calibrate"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
+from edgeseg.checkpoints.models import Quantized
 from edgeseg.contracts import Progress, Session
-from edgeseg.deploy.form import Form
 from edgeseg.devices.probe import usable_cores
 from edgeseg.engines import table
 from edgeseg.engines.choose.latency import measure_together
@@ -17,8 +17,8 @@ from edgeseg.export.program import export_program
 from edgeseg.images import resize_image
 from edgeseg.int8.sensitivity import LayerSwitch
 from edgeseg.int8_study.context import Setting
+from edgeseg.rewrite.form import Form
 from edgeseg.specs import CANONICAL_FORM, ImageU8, Program
-from edgeseg.trained import Quantized
 
 
 def engine_times(

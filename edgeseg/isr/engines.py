@@ -11,6 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgeseg import __version__
+from edgeseg.checkpoints.models import Trained
 from edgeseg.contracts import Session
 from edgeseg.devices.probe import usable_cores
 from edgeseg.engines import table
@@ -20,7 +21,6 @@ from edgeseg.isr.programs import FloatPrograms, Programs
 from edgeseg.models.segmentor import Segmentor
 from edgeseg.recipe.schema import Export
 from edgeseg.specs import IsrPlan, canonical_form
-from edgeseg.trained import Trained
 
 
 class PlanEngines:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeseg.checkpoints.models import load_trained
 from edgeseg.contracts import Progress
 from edgeseg.data.datasets import open_dataset
 from edgeseg.data.evaluate import evaluate
@@ -14,7 +15,6 @@ from edgeseg.recipe.labels import require_same
 from edgeseg.recipe.schema import Recipe
 from edgeseg.specs import IsrPlan
 from edgeseg.train.float import train
-from edgeseg.trained import load_trained
 
 WARMUP_SHARE = 0.1
 

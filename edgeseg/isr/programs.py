@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from edgeseg.checkpoints.models import Trained, load_quantized
 from edgeseg.errors import DataError
 from edgeseg.export.graph.forms import write_form
 from edgeseg.export.onnx_qdq import export_qdq
@@ -14,7 +15,6 @@ from edgeseg.export.program import export_program
 from edgeseg.recipe.schema import Export, Recipe
 from edgeseg.specs import CANONICAL_FORM, IsrPlan, Precision, Program
 from edgeseg.text import quoted
-from edgeseg.trained import Trained, load_quantized
 
 
 class Programs(Protocol):

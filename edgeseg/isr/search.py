@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from edgeseg.checkpoints.models import load_trained
 from edgeseg.contracts import NoProgress, Progress
 from edgeseg.data.datasets import open_dataset
 from edgeseg.data.subset import Subset
@@ -30,7 +31,6 @@ from edgeseg.journal import Journal
 from edgeseg.recipe.labels import require_same
 from edgeseg.recipe.schema import Choose, Recipe
 from edgeseg.specs import IsrPlan
-from edgeseg.trained import load_trained
 
 Strategy = Literal["greedy", "grid", "presets"]
 Seeds = Sequence[tuple[IsrPlan, str]]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgeseg.bundle import Bundle
+from edgeseg.checkpoints.models import load_trained
 from edgeseg.contracts import Progress, SegDataset
 from edgeseg.data.datasets import open_dataset
 from edgeseg.data.evaluate import evaluate
@@ -18,7 +19,6 @@ from edgeseg.recipe.labels import require_same
 from edgeseg.recipe.schema import Recipe
 from edgeseg.specs import LabelSpace, Precision
 from edgeseg.text import quoted
-from edgeseg.trained import load_trained
 
 
 @dataclass(frozen=True)

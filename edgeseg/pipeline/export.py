@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edgeseg import __version__
 from edgeseg.bundle import Bundle, create_bundle, open_bundle
 from edgeseg.bundle.files import check_place
+from edgeseg.checkpoints.models import Quantized, Trained, load_quantized, load_trained
 from edgeseg.contracts import NoProgress, Progress
 from edgeseg.data.datasets import open_dataset
 from edgeseg.engines.table import backend
@@ -23,11 +24,10 @@ from edgeseg.recipe.load import dump_recipe, recipe_digest
 from edgeseg.recipe.schema import Data, Recipe
 from edgeseg.specs import DEFAULT_FORM, IsrPlan
 from edgeseg.text import quoted
-from edgeseg.trained import Quantized, Trained, load_quantized, load_trained
 
 if TYPE_CHECKING:
-    from edgeseg.deploy.form import Form
     from edgeseg.export.program import Weights
+    from edgeseg.rewrite.form import Form
 
 GOLDEN_FRAMES = 4
 _GENERATED = Data(format="synthetic", classes=None, train=None, val=None)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.bundle import Bundle
+from edgeseg.checkpoints.models import load_quantized, load_trained
 from edgeseg.contracts import NoProgress, Progress
 from edgeseg.engines.table import backend
 from edgeseg.errors import BundleError, ParityError, Unsupported
 from edgeseg.pipeline.evaluate import evaluate_bundle
 from edgeseg.recipe.schema import Recipe
 from edgeseg.specs import IsrPlan, Precision, Program, canonical_form
-from edgeseg.trained import load_quantized, load_trained
 
 if TYPE_CHECKING:
     from edgeseg.export.parity.ladder import Rung

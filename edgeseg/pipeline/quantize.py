@@ -13,6 +13,7 @@ from typing import Any
 from edgeseg import __version__
 from edgeseg.bundle import Bundle, copy_bundle, open_bundle
 from edgeseg.bundle.files import check_place
+from edgeseg.checkpoints.models import Trained, load_trained
 from edgeseg.contracts import NoProgress, Progress
 from edgeseg.data.calib import load_calib
 from edgeseg.data.datasets import open_dataset
@@ -28,7 +29,6 @@ from edgeseg.recipe.load import recipe_digest
 from edgeseg.recipe.schema import Recipe
 from edgeseg.report.quant import draw_quantization
 from edgeseg.specs import IsrPlan
-from edgeseg.trained import Trained, load_trained
 
 
 @dataclass(frozen=True)

@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg import __version__
+from edgeseg.checkpoints.int8_file import FORM, prepare, save_quantized
+from edgeseg.checkpoints.models import Trained, calibration_tensors, load_quantized
 from edgeseg.contracts import Progress
 from edgeseg.data.calib import CalibSet, load_calib
 from edgeseg.data.calib_images import open_calib
-from edgeseg.deploy.form import deploy
 from edgeseg.int8.calibrate import CalibrationReport, observe, set_ranges
 from edgeseg.int8.coverage import Coverage, Layer, coverage
 from edgeseg.int8.scales import load_scales, scales
 from edgeseg.journal import read_rows
 from edgeseg.pipeline.stages import Stage, file_sha256
 from edgeseg.recipe.schema import Quant, Recipe
+from edgeseg.rewrite.form import deploy
 from edgeseg.specs import IsrPlan
 from edgeseg.train.loop import set_aside
 from edgeseg.train.qat import finetune_int8, schedule
-from edgeseg.train.quantized import FORM, prepare, save_quantized
-from edgeseg.trained import Trained, calibration_tensors, load_quantized
 
 _TASK = "calibrate"
 

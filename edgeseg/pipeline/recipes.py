@@ -91,11 +91,11 @@ def _has_torch() -> bool:
 
 def _layers(values: Values) -> list[str]:
     """What `quant.keep_float` may name, in the form of the model that is quantized; none where it cannot be built."""
-    from edgeseg.deploy.form import deploy
+    from edgeseg.checkpoints.int8_file import FORM
     from edgeseg.int8.rules import candidates
     from edgeseg.models import build_model
     from edgeseg.models.segmentor import Segmentor
-    from edgeseg.train.quantized import FORM
+    from edgeseg.rewrite.form import deploy
 
     plan = IsrPlan(tuple(values.items("isr", "encoder")), tuple(values.items("isr", "decoder")))
     model = build_model(str(values.get("model", "arch")), values.num_classes or 1, **values.section("model", "options")).eval()

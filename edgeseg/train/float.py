@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from edgeseg import __version__
+from edgeseg.checkpoints.file import save_checkpoint
 from edgeseg.contracts import Progress
 from edgeseg.errors import RecipeError
 from edgeseg.models import build_model
 from edgeseg.recipe.load import recipe_digest
 from edgeseg.recipe.schema import Recipe
 from edgeseg.specs import IsrPlan, LabelSpace
-from edgeseg.train.checkpoint import save_checkpoint
 from edgeseg.train.distributed import Processes
 from edgeseg.train.initial import load_initial
 from edgeseg.train.loop import TrainResult, run_task

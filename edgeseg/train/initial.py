@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from edgeseg.checkpoints.file import load_checkpoint
 from edgeseg.errors import DataError, RecipeError
 from edgeseg.models import build_model
 from edgeseg.models.weights import load_strict
 from edgeseg.recipe.labels import are_synonyms, difference, held_in, order_in
 from edgeseg.recipe.schema import Recipe
 from edgeseg.specs import LabelSpace
-from edgeseg.train.checkpoint import load_checkpoint
 
 
 def load_initial(model: nn.Module, path: Path, recipe: Recipe, labels: LabelSpace) -> list[str]:

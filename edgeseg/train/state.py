@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeseg.train.checkpoint import load_checkpoint, save_checkpoint
+from edgeseg.checkpoints.file import load_checkpoint, save_checkpoint
 from edgeseg.train.distributed import Processes
 from edgeseg.train.optim import Ema
 

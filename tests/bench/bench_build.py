@@ -34,18 +34,18 @@ from typing import Any
 
 from edgeseg.bundle import Bundle, copy_bundle, create_bundle, open_bundle
 from edgeseg.bundle.golden import png
+from edgeseg.checkpoints.models import load_trained
 from edgeseg.contracts import NoProgress
 from edgeseg.data.calib import write_calib
 from edgeseg.data.calib_choice import make_calib
-from edgeseg.deploy.form import Form
 from edgeseg.devices.probe import usable_cores
 from edgeseg.export.levels import FloatLevel, HalfLevel, Int8Level, export_levels
 from edgeseg.pipeline.demo import demo_bundle
 from edgeseg.pipeline.export import export_bundle, level_plans, quantized_levels
 from edgeseg.pipeline.quantize_model import calibrated
 from edgeseg.recipe.load import dump_recipe, find_recipe, load_recipe
+from edgeseg.rewrite.form import Form
 from edgeseg.specs import IsrPlan
-from edgeseg.trained import load_trained
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = ROOT / "checkpoints" / "edaformer_t_camvid" / "weights.safetensors"

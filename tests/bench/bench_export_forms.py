@@ -28,19 +28,19 @@ import torch.nn.functional as F
 from interleave import interleave, openvino_hints, table
 from torch import Tensor
 
-from edgeseg.deploy.rewrites import HIDDEN_MULTIPLE, MapFFN, pad_hidden
-from edgeseg.deploy.simplify_edaformer import (
+from edgeseg.export.program import Form, export_program
+from edgeseg.models import build_model
+from edgeseg.models.eft import EmbeddingFreeAttention
+from edgeseg.models.layers import to_nchw, to_nhwc
+from edgeseg.models.segmentor import Segmentor
+from edgeseg.rewrite.rewrites import HIDDEN_MULTIPLE, MapFFN, pad_hidden
+from edgeseg.rewrite.simplify_edaformer import (
     BranchDecoder,
     SingleHeadAttention,
     efa_blocks,
     fold_attention_scale,
     fold_key_bias,
 )
-from edgeseg.export.program import Form, export_program
-from edgeseg.models import build_model
-from edgeseg.models.eft import EmbeddingFreeAttention
-from edgeseg.models.layers import to_nchw, to_nhwc
-from edgeseg.models.segmentor import Segmentor
 from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace
 
 CLASSES = 19

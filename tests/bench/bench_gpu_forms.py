@@ -26,7 +26,6 @@ from unittest import mock
 import onnx
 import torch
 
-from edgeseg.deploy import form, simplify_edaformer
 from edgeseg.engines.tensorrt.graph import cast_first
 from edgeseg.export.graph.cleanup import clean
 from edgeseg.export.graph.editor import GraphEditor
@@ -35,6 +34,7 @@ from edgeseg.export.graph.tile_attention import attention_in_pieces
 from edgeseg.export.program import trace_program
 from edgeseg.models import build_model
 from edgeseg.models.segmentor import Segmentor
+from edgeseg.rewrite import form, simplify_edaformer
 
 MODELS = ("edaformer_t", "vwformer_mit_b0", "segformer_b0", "repsep_mit_b0", "segformer_mobilenet_v2")
 GPU: Mapping[str, bool] = {"map_ffn": True, "join_queries": False}

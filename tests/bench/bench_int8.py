@@ -86,8 +86,8 @@ def candidates(
     size_hw: tuple[int, int], stride: int, plan: IsrPlan, images: list[ImageU8], folder: Path, threads: int
 ) -> Iterator[tuple[str, Any]]:
     """Every way to run the model, by name; torch's is a reference, all others are `Candidate`s."""
+    from edgeseg.checkpoints.models import load_trained
     from edgeseg.export.program import export_program
-    from edgeseg.trained import load_trained
 
     calibration = folder / "images.npy"
     np.save(calibration, np.stack(images))
@@ -122,11 +122,11 @@ def candidates(
 
 def int8_program(trained: Any, plan: IsrPlan, stride: int, images: list[ImageU8], folder: Path) -> Program:
     """The canonical INT8 program, calibrated by the largest value; attention in INT8."""
+    from edgeseg.checkpoints.int8_file import prepare
+    from edgeseg.checkpoints.models import Quantized, calibration_tensors
     from edgeseg.export.onnx_qdq import export_qdq
     from edgeseg.int8.calibrate import calibrate
     from edgeseg.recipe.schema import Calibration, Quant
-    from edgeseg.train.quantized import prepare
-    from edgeseg.trained import Quantized, calibration_tensors
 
     calibration = Calibration(images="none", method="max")
     settings = Quant(calibration=calibration, attention="int8", min_coverage=0.9, max_miou_drop=0.01, qat=None)

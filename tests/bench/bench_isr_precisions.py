@@ -25,11 +25,11 @@ import numpy as np
 from bench_int8 import CHECKPOINT, RECIPE, Candidate, dialect_of, engine, int8_program, scenes
 from interleave import interleave, table
 
+from edgeseg.checkpoints.models import Trained, load_trained
 from edgeseg.export.program import export_program
 from edgeseg.isr.engines import PlanEngines
 from edgeseg.recipe.load import load_recipe
 from edgeseg.specs import ImageU8, IsrPlan
-from edgeseg.trained import Trained, load_trained
 
 MASK_STRIDE, BASE, OPTIMAL = 8, "1,1,1,1-1,1,1", "2,2,1,1-2,2,2"
 

@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from edgeseg.checkpoints.models import load_trained
 from edgeseg.data.datasets import open_dataset
 from edgeseg.data.evaluate import evaluate
 from edgeseg.engines import table
@@ -21,7 +22,6 @@ from edgeseg.export.program import export_program
 from edgeseg.images import resize_image
 from edgeseg.recipe.load import find_recipe, load_recipe
 from edgeseg.specs import IsrPlan
-from edgeseg.trained import load_trained
 
 
 def main() -> None:

@@ -16,11 +16,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from edgeseg.checkpoints.models import load_trained
 from edgeseg.contracts import NoProgress
 from edgeseg.pipeline.quantize_engines import Bench, timings
 from edgeseg.pipeline.quantize_model import calibrated
 from edgeseg.recipe.load import load_recipe
-from edgeseg.trained import load_trained
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = ("max", "percentile", "mse", "entropy")

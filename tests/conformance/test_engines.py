@@ -56,7 +56,7 @@ def test_name_and_version(runtime: EngineBackend) -> None:
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_an_export_can_write_what_it_wants(name: str) -> None:
-    from edgeseg.deploy.form import Form
+    from edgeseg.rewrite.form import Form
 
     exports = backend(name).exports
     assert exports["float"] in get_args(Form)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgeseg.deploy.form import Deployed, deploy
 from edgeseg.int8.calibrate import calibrate
 from edgeseg.int8.coverage import OTHER, coverage
 from edgeseg.int8.insert import insert_quantizers
@@ -19,6 +18,7 @@ from edgeseg.models.catalog import CATALOGUE, build_model
 from edgeseg.models.layers import Product
 from edgeseg.models.segmentor import Segmentor
 from edgeseg.recipe.schema import Calibration, Quant
+from edgeseg.rewrite.form import Deployed, deploy
 from edgeseg.specs import QuantHints
 from golden_rule import fill
 

@@ -11,6 +11,9 @@ import pytest
 from onnx import numpy_helper
 
 from edgeseg.bundle import open_bundle
+from edgeseg.checkpoints.file import save_checkpoint
+from edgeseg.checkpoints.int8_file import prepare, save_quantized
+from edgeseg.checkpoints.models import calibration_tensors, load_trained
 from edgeseg.cli.main import run
 from edgeseg.data.datasets import open_dataset
 from edgeseg.export import levels
@@ -20,9 +23,6 @@ from edgeseg.models import build_model
 from edgeseg.recipe.load import dump_recipe, find_recipe, load_recipe
 from edgeseg.specs import DIALECTS, Program
 from edgeseg.synthetic import LABELS
-from edgeseg.train.checkpoint import save_checkpoint
-from edgeseg.train.quantized import prepare, save_quantized
-from edgeseg.trained import calibration_tensors, load_trained
 from golden_rule import fill
 
 pytestmark = pytest.mark.slow  # importing modelopt alone takes seconds

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from edgeseg.checkpoints.file import save_checkpoint
+from edgeseg.checkpoints.models import load_quantized, load_trained
 from edgeseg.cli.main import run
 from edgeseg.data.datasets import open_dataset
 from edgeseg.data.evaluate import evaluate
@@ -22,8 +24,6 @@ from edgeseg.recipe.load import dump_recipe, load_recipe
 from edgeseg.recipe.schema import Calibration, Quant
 from edgeseg.specs import IsrPlan
 from edgeseg.synthetic import LABELS, Scene
-from edgeseg.train.checkpoint import save_checkpoint
-from edgeseg.trained import load_quantized, load_trained
 
 SETS = ("export.size_hw=[64, 64]", "export.mask_stride=4", "augment.crop_hw=[64, 64]", "train.batch_size=2")
 SETTINGS = Quant(calibration=Calibration(images="none", method="max"), min_coverage=0.5, max_miou_drop=0.01, qat=None)
@@ -116,9 +116,9 @@ def test_the_greedy_search_goes_beyond_the_paper(tmp_path: Path, capsys: pytest.
 
 def quantized(folder: Path) -> Path:
     """What quantization leaves in a run folder, calibrated at one plan on two scenes."""
+    from edgeseg.checkpoints.int8_file import prepare, save_quantized
+    from edgeseg.checkpoints.models import calibration_tensors, load_trained
     from edgeseg.int8.calibrate import calibrate
-    from edgeseg.train.quantized import prepare, save_quantized
-    from edgeseg.trained import calibration_tensors, load_trained
 
     recipe, path = load_recipe(folder / "recipe.yaml"), folder / "quantized.safetensors"
     trained = load_trained(recipe, folder / "best.safetensors")

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from edgeseg.bundle import open_bundle
+from edgeseg.checkpoints.file import save_checkpoint
+from edgeseg.checkpoints.models import load_trained
 from edgeseg.cli.main import run
 from edgeseg.models import build_model
 from edgeseg.recipe.load import dump_recipe, find_recipe, load_recipe
 from edgeseg.synthetic import LABELS
-from edgeseg.train.checkpoint import save_checkpoint
-from edgeseg.trained import load_trained
 from golden_rule import fill
 
 BASE, FAST = "1,1,1,1-1,1,1", "2,2,1,1-2,2,2"

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from edgeseg.checkpoints.file import load_checkpoint, save_checkpoint
 from edgeseg.cli.main import run
 from edgeseg.contracts import NoProgress
 from edgeseg.devices.integers import integers_here
@@ -22,7 +23,6 @@ from edgeseg.pipeline import quantize as stage
 from edgeseg.pipeline.quantize_engines import Bench
 from edgeseg.recipe.load import dump_recipe, load_recipe
 from edgeseg.synthetic import LABELS
-from edgeseg.train.checkpoint import load_checkpoint, save_checkpoint
 
 SETS = (
     "export.size_hw=[64, 64]",

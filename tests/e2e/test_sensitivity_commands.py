@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from edgeseg.checkpoints.file import save_checkpoint
 from edgeseg.cli.main import run
 from edgeseg.models import build_model
 from edgeseg.recipe.load import dump_recipe, load_recipe
 from edgeseg.synthetic import LABELS
-from edgeseg.train.checkpoint import save_checkpoint
 
 QUANT = "{calibration: {images: CALIB, method: max}, attention: float, min_coverage: 0.0, max_miou_drop: 0.0, qat: null}"
 

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeseg.checkpoints.models import Trained
 from edgeseg.errors import RecipeError
 from edgeseg.models import parts, upsample
 from edgeseg.models.catalog import build_model
 from edgeseg.recipe.architectures import CATALOGUE, DECODERS, ENCODERS, Entry, Option, Part
 from edgeseg.specs import IsrPlan, LabelSpace
-from edgeseg.trained import Trained
 
 FULL = [pytest.param(name, marks=pytest.mark.slow) for name in CATALOGUE if not name.endswith("_nano")]
 NANO = [name for name in CATALOGUE if name.endswith("_nano")]

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 import published
 from broken_recipes import folders, good, put
 from edgeseg.bundle import open_bundle
+from edgeseg.checkpoints.file import load_checkpoint, save_checkpoint
+from edgeseg.checkpoints.models import load_trained
 from edgeseg.cli.main import root as cli
 from edgeseg.errors import DataError, EdgesegError, RecipeError
 from edgeseg.models import build_model
@@ -23,9 +25,7 @@ from edgeseg.recipe.labels import FORMATS, difference, held_in, label_space, lab
 from edgeseg.recipe.load import load_recipe, recipe_of
 from edgeseg.recipe.schema import Recipe
 from edgeseg.specs import LabelSpace
-from edgeseg.train.checkpoint import load_checkpoint, save_checkpoint
 from edgeseg.train.initial import class_dimensions, load_initial
-from edgeseg.trained import load_trained
 from golden_rule import fill
 
 NAMES = ("road", "sky", "car")

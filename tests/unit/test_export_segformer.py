@@ -12,9 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgeseg.deploy.rewrites import MapFFN
-from edgeseg.deploy.simplify import first_conv, simplify
-from edgeseg.deploy.simplify_segformer import LeanAttention, MergedDecoder, simplify_decoder
 from edgeseg.export.parity.float import compare
 from edgeseg.export.program import Form, export_program
 from edgeseg.models.layers import ConvFFN
@@ -22,6 +19,9 @@ from edgeseg.models.mit import EfficientAttention, mit
 from edgeseg.models.reference import TorchReference
 from edgeseg.models.segformer import SegformerDecoder
 from edgeseg.models.segmentor import Segmentor
+from edgeseg.rewrite.rewrites import MapFFN
+from edgeseg.rewrite.simplify import first_conv, simplify
+from edgeseg.rewrite.simplify_segformer import LeanAttention, MergedDecoder, simplify_decoder
 from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace
 from edgeseg.synthetic import Scene
 from golden_rule import fill

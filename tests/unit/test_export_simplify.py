@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgeseg.deploy.rewrites import MapFFN, fold_batch_norm, fold_input_scale, pad_hidden
-from edgeseg.deploy.simplify import first_conv, simplify
-from edgeseg.deploy.simplify_edaformer import BranchDecoder, SingleHeadAttention, fold_attention_scale, fold_key_bias
 from edgeseg.models import build_model
 from edgeseg.models.edaformer import EdaDecoder
 from edgeseg.models.eft import EmbeddingFreeAttention
 from edgeseg.models.layers import ConvFFN
 from edgeseg.models.segmentor import Segmentor
+from edgeseg.rewrite.rewrites import MapFFN, fold_batch_norm, fold_input_scale, pad_hidden
+from edgeseg.rewrite.simplify import first_conv, simplify
+from edgeseg.rewrite.simplify_edaformer import BranchDecoder, SingleHeadAttention, fold_attention_scale, fold_key_bias
 from edgeseg.specs import IsrPlan
 from golden_rule import fill
 

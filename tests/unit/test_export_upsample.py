@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from edgeseg.deploy.simplify_upsample import MIN_TILE, TiledLdaAqu, tile_side, tile_upsampling
 from edgeseg.models.lda_aqu import LdaAqu
 from edgeseg.models.upsample import make_upsample
+from edgeseg.rewrite.simplify_upsample import MIN_TILE, TiledLdaAqu, tile_side, tile_upsampling
 from golden_rule import fill
 
 

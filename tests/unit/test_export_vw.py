@@ -14,7 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgeseg.deploy.simplify_vw import (
+from edgeseg.models.layers import BatchNorm2d, to_nhwc
+from edgeseg.models.vwformer import NormedConv, VwDecoder
+from edgeseg.models.windows import context_windows, copy_shift_pad, query_windows
+from edgeseg.rewrite.simplify_vw import (
     BranchAggregation,
     BranchRefinement,
     MergedMultiScale,
@@ -23,9 +26,6 @@ from edgeseg.deploy.simplify_vw import (
     cut_queries,
     simplify_vw,
 )
-from edgeseg.models.layers import BatchNorm2d, to_nhwc
-from edgeseg.models.vwformer import NormedConv, VwDecoder
-from edgeseg.models.windows import context_windows, copy_shift_pad, query_windows
 from golden_rule import fill
 
 EXACT = 1e-12

@@ -27,10 +27,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+from edgeseg.checkpoints.file import load_checkpoint
 from edgeseg.errors import DataError
 from edgeseg.models.foreign import read_foreign, read_state_dict
 from edgeseg.models.standins import stand_in
-from edgeseg.train.checkpoint import load_checkpoint
 from published import State, assert_equal, saved
 
 TENSORS: State = {"a.weight": torch.ones(2), "b.weight": torch.zeros(3, 1)}

@@ -93,8 +93,8 @@ def test_every_command_refuses_before_its_work(
 ) -> None:
     import torch
 
+    from edgeseg.checkpoints.file import save_checkpoint
     from edgeseg.models import build_model
-    from edgeseg.train.checkpoint import save_checkpoint
 
     root = write_set(tmp_path / "data", mask=blob(255))
     whole = load_recipe(find_recipe("edaformer_nano_synthetic_int8"))

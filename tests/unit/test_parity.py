@@ -17,6 +17,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from edgeseg.bundle.golden import GoldenFrame
+from edgeseg.checkpoints.models import Quantized
 from edgeseg.cli.main import run
 from edgeseg.devices.integers import integers_here
 from edgeseg.errors import ParityError
@@ -27,7 +28,6 @@ from edgeseg.export.parity.thresholds import Limit
 from edgeseg.int8.fake import fake_quantize
 from edgeseg.models.reference import TorchReference
 from edgeseg.specs import DIALECTS, ImageSpec, ImageU8, IsrPlan, LabelSpace, Program
-from edgeseg.trained import Quantized
 from processor import pretend
 from tiny import tiny_bundle, tiny_precisions
 

@@ -261,7 +261,7 @@ def test_calibration_sets_and_pictures(
 
 def test_weights_through_a_link(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     torch = pytest.importorskip("torch")
-    from edgeseg.train.checkpoint import load_checkpoint, save_checkpoint
+    from edgeseg.checkpoints.file import load_checkpoint, save_checkpoint
 
     save_checkpoint(tmp_path / "a.safetensors", {"x": torch.ones(4)}, {"kind": "weights"})
     (tmp_path / "half.safetensors").symlink_to("real.safetensors")

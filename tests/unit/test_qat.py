@@ -16,20 +16,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from edgeseg.checkpoints.file import load_checkpoint, save_checkpoint
+from edgeseg.checkpoints.int8_file import FORM, prepare
 from edgeseg.contracts import NoProgress
-from edgeseg.deploy.form import deploy
 from edgeseg.errors import DataError, RecipeError
 from edgeseg.int8.calibrate import calibrate
 from edgeseg.int8.scales import float_state, scales
 from edgeseg.models import build_model
 from edgeseg.recipe.load import load_recipe
 from edgeseg.recipe.schema import Qat, Recipe, Train
+from edgeseg.rewrite.form import deploy
 from edgeseg.specs import ImageSpec
-from edgeseg.train.checkpoint import load_checkpoint, save_checkpoint
 from edgeseg.train.loop import TrainResult
 from edgeseg.train.losses import distillation
 from edgeseg.train.qat import finetune_int8, schedule
-from edgeseg.train.quantized import FORM, prepare
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "edaformer_nano_synthetic_int8.yaml"
 SMALL = ("augment.crop_hw=[64, 64]", "export.size_hw=[64, 64]")

@@ -10,6 +10,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from edgeseg.checkpoints.file import load_checkpoint, save_checkpoint
+from edgeseg.checkpoints.int8_file import prepare, save_quantized
+from edgeseg.checkpoints.models import calibration_tensors, load_quantized
 from edgeseg.errors import DataError, RecipeError
 from edgeseg.images import ImageU8
 from edgeseg.int8.calibrate import calibrate
@@ -22,9 +25,6 @@ from edgeseg.recipe.load import load_recipe
 from edgeseg.recipe.schema import Calibration, Classes, Data, Quant, Recipe, Split
 from edgeseg.specs import IsrPlan, LabelSpace
 from edgeseg.synthetic import Scene
-from edgeseg.train.checkpoint import load_checkpoint, save_checkpoint
-from edgeseg.train.quantized import prepare, save_quantized
-from edgeseg.trained import calibration_tensors, load_quantized
 from golden_rule import fill
 
 SIZE_HW = (64, 64)

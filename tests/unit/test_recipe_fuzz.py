@@ -122,6 +122,6 @@ def test_what_is_right_trains(
 
 
 def _weights(path: Path) -> dict[str, torch.Tensor]:
-    from edgeseg.train.checkpoint import load_checkpoint
+    from edgeseg.checkpoints.file import load_checkpoint
 
     return load_checkpoint(path).tensors

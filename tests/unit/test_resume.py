@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeseg.checkpoints.file import save_checkpoint
 from edgeseg.cli.main import run as command
 from edgeseg.contracts import NoProgress
 from edgeseg.data.datasets import FolderDataset, open_dataset
@@ -19,7 +20,6 @@ from edgeseg.models import build_model
 from edgeseg.recipe.load import dump_recipe, find_recipe, load_recipe
 from edgeseg.recipe.schema import Recipe
 from edgeseg.specs import ImageU8, LabelSpace, MaskU8
-from edgeseg.train.checkpoint import save_checkpoint
 from edgeseg.train.float import train
 from edgeseg.train.initial import load_initial
 from edgeseg.train.resume import data_changes, data_facts

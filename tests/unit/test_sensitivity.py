@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from edgeseg.checkpoints.models import Trained
 from edgeseg.contracts import NoProgress
 from edgeseg.data.calib import load_calib
 from edgeseg.data.calib_images import CalibImages
@@ -31,7 +32,6 @@ from edgeseg.recipe.schema import Quant
 from edgeseg.report.html import sensitivity_page
 from edgeseg.report.sensitivity import draw_sensitivity
 from edgeseg.specs import ImageSpec, ImageU8, LabelSpace, MaskU8, QuantHints
-from edgeseg.trained import Trained
 
 SIZE_HW = (32, 64)
 LABELS = LabelSpace(("a", "b", "c"), ((0, 0, 0), (9, 9, 9), (99, 99, 99)))

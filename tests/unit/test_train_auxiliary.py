@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgeseg.checkpoints.file import load_checkpoint
 from edgeseg.contracts import NoProgress
 from edgeseg.errors import BuildError
 from edgeseg.metrics import ConfusionMatrix
@@ -24,7 +25,6 @@ from edgeseg.models.segmentor import Segmentor
 from edgeseg.recipe.load import load_recipe
 from edgeseg.train import float as float_training
 from edgeseg.train import loop
-from edgeseg.train.checkpoint import load_checkpoint
 from golden_rule import fill
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "edaformer_nano_synthetic.yaml"

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from edgeseg.checkpoints.file import load_checkpoint
 from edgeseg.contracts import NoProgress
 from edgeseg.errors import BuildError, DataError, RecipeError
 from edgeseg.recipe.load import load_recipe
 from edgeseg.recipe.schema import Recipe
-from edgeseg.train.checkpoint import load_checkpoint
 from edgeseg.train.float import train
 from edgeseg.train.loop import TrainResult
 

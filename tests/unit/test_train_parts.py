@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from edgeseg import files
+from edgeseg.checkpoints.file import load_checkpoint, save_checkpoint
 from edgeseg.errors import BuildError, DataError
 from edgeseg.models import build_model
 from edgeseg.models.layers import DropPath
 from edgeseg.recipe.schema import Train
-from edgeseg.train.checkpoint import load_checkpoint, save_checkpoint
 from edgeseg.train.losses import CrossEntropy
 from edgeseg.train.optim import Ema, lr_factor, parameter_groups
 

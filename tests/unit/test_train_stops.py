@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from test_train_loop import RECIPE, SMALL, recipe, run
 
+from edgeseg.checkpoints.file import load_checkpoint
 from edgeseg.errors import BuildError
 from edgeseg.journal import read_rows
-from edgeseg.train.checkpoint import load_checkpoint
 from edgeseg.train.journal import Journal
 from edgeseg.train.loop import set_aside
 

@@ -13,8 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from edgeseg.deploy.simplify import simplify
-from edgeseg.deploy.simplify_edaformer import BranchDecoder
 from edgeseg.errors import RecipeError
 from edgeseg.export.parity.float import compare
 from edgeseg.export.parity.thresholds import FP32, FP32_SAMPLED, thresholds_of
@@ -25,6 +23,8 @@ from edgeseg.models.lda_aqu import LdaAqu
 from edgeseg.models.reference import TorchReference
 from edgeseg.models.segmentor import Segmentor
 from edgeseg.models.upsample import KINDS, make_upsample
+from edgeseg.rewrite.simplify import simplify
+from edgeseg.rewrite.simplify_edaformer import BranchDecoder
 from edgeseg.specs import LabelSpace
 from golden_rule import fill
 

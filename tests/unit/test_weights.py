@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+from edgeseg.checkpoints.file import load_checkpoint
+from edgeseg.checkpoints.models import load_trained
 from edgeseg.cli.main import run
 from edgeseg.errors import DataError, RecipeError
 from edgeseg.models import build_model, load_upstream
@@ -23,9 +25,7 @@ from edgeseg.models.foreign import read_state_dict
 from edgeseg.models.weights import import_upstream, load_strict
 from edgeseg.recipe.load import find_recipe, load_recipe
 from edgeseg.specs import LabelSpace
-from edgeseg.train.checkpoint import load_checkpoint
 from edgeseg.train.initial import load_initial
-from edgeseg.trained import load_trained
 from golden_rule import fill, upstream_state
 from published import CLASSES, WIDTH, State, assert_equal, saved, segformer_nvlabs, state_of
 

@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from edgeseg.deploy.rewrites import linear, pointwise
 from edgeseg.models.layers import Product
 from edgeseg.models.repsep import DiscriminativeCrossAttention, RepSepDecoder
+from edgeseg.rewrite.rewrites import linear, pointwise
 
 
 def simplify_repsep(decoder: RepSepDecoder) -> None:

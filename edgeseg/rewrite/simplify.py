@@ -11,12 +11,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from edgeseg.deploy.simplify_edaformer import simplify_blocks, simplify_fusion
-from edgeseg.deploy.simplify_norms import fold_norms
-from edgeseg.deploy.simplify_repsep import simplify_repsep
-from edgeseg.deploy.simplify_segformer import simplify_decoder, simplify_mit
-from edgeseg.deploy.simplify_upsample import tile_upsampling
-from edgeseg.deploy.simplify_vw import simplify_vw
 from edgeseg.models.edaformer import EdaDecoder
 from edgeseg.models.eft import Eft
 from edgeseg.models.mit import Mit
@@ -24,6 +18,12 @@ from edgeseg.models.repsep import RepSepDecoder
 from edgeseg.models.segformer import SegformerDecoder
 from edgeseg.models.segmentor import Segmentor
 from edgeseg.models.vwformer import VwDecoder
+from edgeseg.rewrite.simplify_edaformer import simplify_blocks, simplify_fusion
+from edgeseg.rewrite.simplify_norms import fold_norms
+from edgeseg.rewrite.simplify_repsep import simplify_repsep
+from edgeseg.rewrite.simplify_segformer import simplify_decoder, simplify_mit
+from edgeseg.rewrite.simplify_upsample import tile_upsampling
+from edgeseg.rewrite.simplify_vw import simplify_vw
 
 
 @torch.no_grad()

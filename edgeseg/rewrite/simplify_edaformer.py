@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeseg.deploy.rewrites import HIDDEN_MULTIPLE, MapFFN, fold_batch_norm, pad_hidden, pointwise, resize_bilinear
 from edgeseg.models.edaformer import EdaDecoder
 from edgeseg.models.eft import EfaBlock, EmbeddingFreeAttention, efa_by_stage
 from edgeseg.models.layers import to_nchw, to_nhwc
 from edgeseg.models.segmentor import Decoder, ReducedAttention
+from edgeseg.rewrite.rewrites import HIDDEN_MULTIPLE, MapFFN, fold_batch_norm, pad_hidden, pointwise, resize_bilinear
 
 
 def simplify_blocks(part: nn.Module, *, map_ffn: bool) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
-from edgeseg.deploy.rewrites import fold_batch_norm
 from edgeseg.models.edaformer import EdaDecoder
 from edgeseg.models.mobilenet import ConvNorm
 from edgeseg.models.segformer import Projection, SegformerDecoder
 from edgeseg.models.vwformer import NormedConv
+from edgeseg.rewrite.rewrites import fold_batch_norm
 
 
 def fold_norms(model: nn.Module) -> None:

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeseg.deploy.rewrites import MapFFN, fold_batch_norm, linear, pointwise, resize_bilinear
 from edgeseg.models.mit import EfficientAttention, Mit, MitBlock
 from edgeseg.models.segformer import Projection, SegformerDecoder
 from edgeseg.models.segmentor import Decoder
+from edgeseg.rewrite.rewrites import MapFFN, fold_batch_norm, linear, pointwise, resize_bilinear
 
 
 def simplify_mit(encoder: Mit, *, map_ffn: bool) -> None:

@@ -15,15 +15,15 @@ from typing import Any
 
 from torch import nn
 
-from edgeseg.deploy.form import Deployed, Form, deploy
+from edgeseg.checkpoints.file import load_checkpoint, save_checkpoint
 from edgeseg.errors import DataError
 from edgeseg.int8.insert import insert_quantizers
 from edgeseg.int8.scales import float_state, load_scales, scales
 from edgeseg.models.segmentor import Segmentor
 from edgeseg.models.weights import load_strict
 from edgeseg.recipe.schema import Quant
+from edgeseg.rewrite.form import Deployed, Form, deploy
 from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace, QuantHints
-from edgeseg.train.checkpoint import load_checkpoint, save_checkpoint
 
 KIND = "quantized"
 FORM: Form = "qdq"

@@ -38,8 +38,8 @@ from typing import Literal
 
 from torch import nn
 
-from edgeseg.deploy.rewrites import fold_input_scale
-from edgeseg.deploy.simplify import first_conv, simplify
+from edgeseg.rewrite.rewrites import fold_input_scale
+from edgeseg.rewrite.simplify import first_conv, simplify
 from edgeseg.specs import ImageSpec
 
 Form = Literal["onnxruntime", "openvino", "tensorrt", "qdq", "plain"]

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeseg.deploy.rewrites import fold_batch_norm, linear, pointwise
 from edgeseg.models.layers import Product, to_nchw, to_nhwc
 from edgeseg.models.vwformer import (
     Aggregation,
@@ -27,6 +26,7 @@ from edgeseg.models.vwformer import (
     split_heads,
 )
 from edgeseg.models.windows import Grid, context_windows, copy_shift_pad, merge_windows, overlapping_windows, window_count
+from edgeseg.rewrite.rewrites import fold_batch_norm, linear, pointwise
 
 
 def simplify_vw(decoder: VwDecoder, *, transposed: bool = True, join_queries: bool = True) -> None:

@@ -78,10 +78,10 @@ def load_trained(recipe: Recipe, checkpoint: Path, plan: IsrPlan | None = None) 
         DataError: damaged checkpoint, another architecture; another number of classes, other names, or another order.
         RecipeError: the image size does not fit the model at this ISR plan.
     """
+    from edgeseg.checkpoints.file import load_checkpoint
     from edgeseg.models import build_model
     from edgeseg.models.threads import take_usable_cores
     from edgeseg.models.weights import load_strict
-    from edgeseg.train.checkpoint import load_checkpoint
 
     take_usable_cores()
     loaded = load_checkpoint(checkpoint, recipe.model.arch)
@@ -161,8 +161,8 @@ def load_quantized(recipe: Recipe, checkpoint: Path, plan: IsrPlan | None = None
         RecipeError: the image size does not fit the model at this ISR plan.
         MissingDependency: modelopt is not installed.
     """
+    from edgeseg.checkpoints.int8_file import prepare, read_quantized
     from edgeseg.models import build_model
-    from edgeseg.train.quantized import prepare, read_quantized
 
     file = read_quantized(checkpoint)
     if file.facts["arch"] != recipe.model.arch:

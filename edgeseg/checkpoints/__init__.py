@@ -1,0 +1,1 @@
+"""Weights on disk and in memory: float models and INT8 models at an ISR plan."""
