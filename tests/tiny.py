@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from edgeseg.bundle import Bundle, create_bundle
 from edgeseg.bundle.golden import GoldenFrame
-from edgeseg.manifest import EngineEntry
+from edgeseg.bundle.manifest import EngineEntry
 from edgeseg.specs import ImageSpec, ImageU8, IsrPlan, LabelSpace, MaskU8, Program
 
 SIZE_HW = (32, 64)

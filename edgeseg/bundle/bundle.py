@@ -1,6 +1,6 @@
 """Bundles: a folder NAME.edgeseg/ that holds all a device needs, and the means to check it there.
 
-    manifest.json                      what is here, with the hash of every file (edgeseg.manifest)
+    manifest.json                      what is here, with the hash of every file (edgeseg.bundle.manifest)
     recipe.yaml                        the resolved recipe
     programs/level0-float.onnx         one program per ISR level and precision
     programs/level0-float-FORM.onnx    the same, laid out for another runtime, or, of INT8, for a family of processors
@@ -42,12 +42,7 @@ from edgeseg.bundle.files import (
     writing,
 )
 from edgeseg.bundle.golden import GoldenFrame, check_gate, check_golden
-from edgeseg.bundle.programs import by_level, canonical, check_files, check_reads, pack, pack_golden
-from edgeseg.contracts import Session
-from edgeseg.errors import BundleError, IntegrityError
-from edgeseg.files import replace_file
-from edgeseg.images import read_image
-from edgeseg.manifest import (
+from edgeseg.bundle.manifest import (
     COPY_AGAIN,
     FORMAT,
     MANIFEST,
@@ -58,6 +53,11 @@ from edgeseg.manifest import (
     Manifest,
     read_manifest,
 )
+from edgeseg.bundle.programs import by_level, canonical, check_files, check_reads, pack, pack_golden
+from edgeseg.contracts import Session
+from edgeseg.errors import BundleError, IntegrityError
+from edgeseg.files import replace_file
+from edgeseg.images import read_image
 from edgeseg.metrics import mask_agreement
 from edgeseg.recipe.labels import labels_of
 from edgeseg.recipe.load import load_kept, recipe_digest

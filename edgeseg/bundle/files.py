@@ -21,9 +21,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from edgeseg.bundle.manifest import MANIFEST, FileEntry, Manifest
 from edgeseg.errors import BundleError
 from edgeseg.files import can_replace, refusals, sync_folder
-from edgeseg.manifest import MANIFEST, FileEntry, Manifest
 from edgeseg.text import quoted, shown
 
 _CHUNK_BYTES = 1 << 20

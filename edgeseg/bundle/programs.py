@@ -11,9 +11,9 @@ from pathlib import Path
 
 from edgeseg.bundle.files import copy_file, write_file
 from edgeseg.bundle.golden import GoldenFrame, png
+from edgeseg.bundle.graph_files import external_files, opset
+from edgeseg.bundle.manifest import COPY_AGAIN, FileEntry, GoldenEntry, LevelEntry, ProgramEntry
 from edgeseg.errors import BundleError, IntegrityError
-from edgeseg.graph_files import external_files, opset
-from edgeseg.manifest import COPY_AGAIN, FileEntry, GoldenEntry, LevelEntry, ProgramEntry
 from edgeseg.specs import IsrPlan, Precision, Program, canonical_form
 
 Forms = Mapping[str, Program]

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from edgeseg.bundle import Bundle
+    from edgeseg.bundle.manifest import CandidateEntry
     from edgeseg.engines.choose.choice import LevelBuild
     from edgeseg.engines.choose.exported_parity import Climbed
-    from edgeseg.manifest import CandidateEntry
     from edgeseg.specs import Precision
 
 

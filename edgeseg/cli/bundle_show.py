@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from edgeseg.bundle import Bundle
-    from edgeseg.manifest import EngineEntry
+    from edgeseg.bundle.manifest import EngineEntry
 
 _FLOATS_SHOWN = 2
 _IN_KIND = ("precision_hint", "provider", "dla_core")
@@ -150,7 +150,7 @@ def _scales(known: list[dict[str, Any]]) -> list[str]:
 
 
 def _programs(bundle: Bundle) -> list[RenderableType]:
-    from edgeseg.graph_files import opset
+    from edgeseg.bundle.graph_files import opset
 
     manifest, quantized = bundle.manifest, _quantization(bundle)
     rows: list[tuple[Any, ...]] = []

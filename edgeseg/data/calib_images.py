@@ -16,7 +16,7 @@ from edgeseg.images import read_image
 from edgeseg.recipe.labels import require_same
 from edgeseg.recipe.schema import Data
 from edgeseg.specs import ImageU8
-from edgeseg.synthetic import LABELS
+from edgeseg.synthetic.scene import LABELS
 
 
 class CalibImages:

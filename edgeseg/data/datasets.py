@@ -31,7 +31,7 @@ from edgeseg.file_kinds import kind_of
 from edgeseg.images import jpeg_facts, read_image
 from edgeseg.recipe.schema import Data
 from edgeseg.specs import ImageU8, LabelSpace, MaskU8
-from edgeseg.synthetic import LABELS, Scene
+from edgeseg.synthetic.scene import LABELS, Scene
 
 _LOOKED_AT = 8
 """Labels that are looked at when a split is opened."""

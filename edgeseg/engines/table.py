@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
+from edgeseg.bundle.manifest import EngineEntry
 from edgeseg.contracts import ENGINES_GROUP, NO_OPTIONS, EngineBackend, PortableBackend, Progress
 from edgeseg.devices import probe
 from edgeseg.devices.machine import look
 from edgeseg.errors import EngineMismatch, Unsupported
-from edgeseg.manifest import EngineEntry
 
 ENGINES: dict[str, str] = {
     "onnxruntime": "edgeseg.engines.onnxruntime.backend:OnnxRuntime",

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg.bundle import Bundle
+from edgeseg.bundle.manifest import CandidateEntry
 from edgeseg.contracts import Progress
 from edgeseg.data.evaluate import evaluate
 from edgeseg.engines.choose.candidates import REFERENCE
 from edgeseg.engines.choose.choice import LevelBuild
 from edgeseg.errors import GateFailed
-from edgeseg.manifest import CandidateEntry
 from edgeseg.pipeline.build import build_bundle
 from edgeseg.pipeline.evaluate import validation_split
 from edgeseg.pipeline.export import export_bundle

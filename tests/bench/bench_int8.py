@@ -36,7 +36,7 @@ from op_profile import op_profile
 from edgeseg.images import resize_image
 from edgeseg.recipe.load import load_recipe
 from edgeseg.specs import ImageU8, IsrPlan, Program
-from edgeseg.synthetic import Scene
+from edgeseg.synthetic.scene import Scene
 
 ROOT = Path(__file__).parents[2]
 RECIPE = "edaformer_t_camvid"

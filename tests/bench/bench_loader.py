@@ -26,7 +26,7 @@ from edgeseg.data.loader import StepSampler, train_batches
 from edgeseg.data.transforms import TrainTransform
 from edgeseg.recipe.schema import Augment, Data
 from edgeseg.specs import ImageSpec
-from edgeseg.synthetic import LABELS, Scene
+from edgeseg.synthetic.scene import LABELS, Scene
 
 CROP_HW = (256, 320)
 BATCH = 16

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from edgeseg.images import overlay
 from edgeseg.specs import ImageU8
-from edgeseg.synthetic import Scene
+from edgeseg.synthetic.scene import Scene
 from sinking import mask_of, read_video, sink, write_all
 from streams import LABELS
 

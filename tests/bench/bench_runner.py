@@ -37,7 +37,7 @@ from edgeseg.specs import ImageU8, MaskU8
 from edgeseg.stream.run.runner import run
 from edgeseg.stream.sinks.table import open_sinks
 from edgeseg.stream.sources.table import open_source
-from edgeseg.synthetic import Scene
+from edgeseg.synthetic.scene import Scene
 from streams import session, write_video
 
 Stages = dict[str, float]

@@ -39,7 +39,7 @@ from edgeseg.stream.sinks.table import route_sinks
 from edgeseg.stream.sources.table import open_source
 from edgeseg.stream.watch.stats import Timings
 from edgeseg.stream.watch.status import Monitor
-from edgeseg.synthetic import Scene
+from edgeseg.synthetic.scene import Scene
 from streams import write_video
 
 CLIP_FPS, CAMERA_FPS = 12.0, 8

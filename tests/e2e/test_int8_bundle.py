@@ -22,7 +22,7 @@ from edgeseg.int8.coverage import coverage
 from edgeseg.models import build_model
 from edgeseg.recipe.load import dump_recipe, find_recipe, load_recipe
 from edgeseg.specs import DIALECTS, Program
-from edgeseg.synthetic import LABELS
+from edgeseg.synthetic.scene import LABELS
 from golden_rule import fill
 
 pytestmark = pytest.mark.slow  # importing modelopt alone takes seconds

@@ -23,7 +23,7 @@ from edgeseg.models import build_model
 from edgeseg.recipe.load import dump_recipe, load_recipe
 from edgeseg.recipe.schema import Calibration, Quant
 from edgeseg.specs import IsrPlan
-from edgeseg.synthetic import LABELS, Scene
+from edgeseg.synthetic.scene import LABELS, Scene
 
 SETS = ("export.size_hw=[64, 64]", "export.mask_stride=4", "augment.crop_hw=[64, 64]", "train.batch_size=2")
 SETTINGS = Quant(calibration=Calibration(images="none", method="max"), min_coverage=0.5, max_miou_drop=0.01, qat=None)

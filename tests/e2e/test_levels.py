@@ -16,7 +16,7 @@ from edgeseg.checkpoints.models import load_trained
 from edgeseg.cli.main import run
 from edgeseg.models import build_model
 from edgeseg.recipe.load import dump_recipe, find_recipe, load_recipe
-from edgeseg.synthetic import LABELS
+from edgeseg.synthetic.scene import LABELS
 from golden_rule import fill
 
 BASE, FAST = "1,1,1,1-1,1,1", "2,2,1,1-2,2,2"

@@ -19,7 +19,7 @@ from edgeseg.stream.watch.events import Event
 from edgeseg.stream.watch.status import Monitor, SourceState
 from edgeseg.stream.web.page import LivePage
 from edgeseg.stream.web.server import LiveServer
-from edgeseg.synthetic import LABELS, Scene
+from edgeseg.synthetic.scene import LABELS, Scene
 from proxies import below_a_folder
 from statuses import run_status, sink_status, source_status
 from streams import time_limit

@@ -22,7 +22,7 @@ from edgeseg.models import build_model
 from edgeseg.pipeline import quantize as stage
 from edgeseg.pipeline.quantize_engines import Bench
 from edgeseg.recipe.load import dump_recipe, load_recipe
-from edgeseg.synthetic import LABELS
+from edgeseg.synthetic.scene import LABELS
 
 SETS = (
     "export.size_hw=[64, 64]",

@@ -14,7 +14,7 @@ from edgeseg.checkpoints.file import save_checkpoint
 from edgeseg.cli.main import run
 from edgeseg.models import build_model
 from edgeseg.recipe.load import dump_recipe, load_recipe
-from edgeseg.synthetic import LABELS
+from edgeseg.synthetic.scene import LABELS
 
 QUANT = "{calibration: {images: CALIB, method: max}, attention: float, min_coverage: 0.0, max_miou_drop: 0.0, qat: null}"
 

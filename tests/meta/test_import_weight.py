@@ -16,7 +16,7 @@ DEVICE_SIDE = (
     "edgeseg.contracts",
     "edgeseg.metrics",
     "edgeseg.images",
-    "edgeseg.synthetic",
+    "edgeseg.synthetic.scene",
     "edgeseg.recipe.schema",
     "edgeseg.recipe.load",
     "edgeseg.bundle",

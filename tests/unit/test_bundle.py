@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeseg.bundle import Bundle, open_bundle
+from edgeseg.bundle.manifest import FORMAT, read_manifest
 from edgeseg.errors import BundleError, EngineMismatch, IntegrityError
-from edgeseg.manifest import FORMAT, read_manifest
 from edgeseg.specs import IsrPlan
 from fakes import FakeSession
 from tiny import tiny_bundle, tiny_engine, tiny_image, tiny_mask, tiny_program
@@ -37,7 +37,7 @@ def engine_file(tmp_path: Path) -> Path:
 
 def reseal(bundle: Bundle, change: dict[str, Any]) -> None:
     """Change the manifest as a newer version might have written it, digest and all."""
-    from edgeseg.manifest import _digest
+    from edgeseg.bundle.manifest import _digest
 
     path = bundle.path / "manifest.json"
     data = {**json.loads(path.read_text()), **change}

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from edgeseg.bundle import Bundle, copy_bundle, open_bundle
+from edgeseg.bundle.manifest import Manifest
 from edgeseg.cli.main import run
 from edgeseg.engines import table
 from edgeseg.engines.choose.build import build_engine
 from edgeseg.errors import BundleError, IntegrityError
-from edgeseg.manifest import Manifest
 from edgeseg.pipeline.demo import demo_bundle
 from edgeseg.specs import ImageSpec, IsrPlan
 from tiny import outside_weights, tiny_bundle, tiny_image, tiny_levels, tiny_mask, tiny_program

@@ -12,12 +12,12 @@ import pytest
 
 from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.bundle.golden import GoldenFrame
+from edgeseg.bundle.manifest import Manifest
 from edgeseg.cli.main import run
 from edgeseg.engines import table
 from edgeseg.engines.choose.build import build_engine
 from edgeseg.engines.choose.choice import build_level
 from edgeseg.errors import BundleError, DataError, GateFailed, RecipeError
-from edgeseg.manifest import Manifest
 from edgeseg.pipeline.export import quantized_levels
 from edgeseg.recipe.load import find_recipe, load_recipe
 from edgeseg.specs import ImageU8, IsrPlan, MaskU8, Program

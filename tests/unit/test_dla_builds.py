@@ -13,6 +13,7 @@ import pytest
 
 import builders
 from edgeseg.bundle import open_bundle
+from edgeseg.bundle.manifest import kind
 from edgeseg.cli.main import run
 from edgeseg.contracts import NoProgress, Progress
 from edgeseg.devices.jetson import Jetson
@@ -24,7 +25,6 @@ from edgeseg.engines.tensorrt import builder, dla, python
 from edgeseg.engines.tensorrt.builder import Order
 from edgeseg.engines.tensorrt.python import TensorRt
 from edgeseg.errors import BuildError, Unsupported
-from edgeseg.manifest import kind
 from edgeseg.specs import canonical_form
 from fake_cuda import FakeLibrary, fake_trt
 from fakes import FakeBackend

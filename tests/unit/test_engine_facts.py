@@ -13,6 +13,8 @@ import pytest
 
 import machines
 from edgeseg.bundle import Bundle, open_bundle
+from edgeseg.bundle.graph_files import opset
+from edgeseg.bundle.manifest import EngineEntry, Manifest, ProgramEntry
 from edgeseg.cli.main import run
 from edgeseg.devices import local
 from edgeseg.devices.machine import Machine, look
@@ -21,8 +23,6 @@ from edgeseg.devices.power import PowerMeter
 from edgeseg.engines.choose import spec as plan_module
 from edgeseg.engines.choose.build import build_engine
 from edgeseg.engines.choose.latency import measure_latency, measure_power
-from edgeseg.graph_files import opset
-from edgeseg.manifest import EngineEntry, Manifest, ProgramEntry
 from tiny import tiny_bundle, tiny_engine, tiny_precisions, tiny_program
 
 SetTo = Callable[[machines.Tree], Machine]

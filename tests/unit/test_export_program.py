@@ -27,7 +27,7 @@ from edgeseg.models.eft import EfaBlock
 from edgeseg.models.reference import TorchReference
 from edgeseg.models.segmentor import Segmentor
 from edgeseg.specs import ImageSpec, ImageU8, IsrPlan, LabelSpace, Program
-from edgeseg.synthetic import Scene
+from edgeseg.synthetic.scene import Scene
 from golden_rule import fill
 
 SIZE_HW = (64, 128)

@@ -23,7 +23,7 @@ from edgeseg.rewrite.rewrites import MapFFN
 from edgeseg.rewrite.simplify import first_conv, simplify
 from edgeseg.rewrite.simplify_segformer import LeanAttention, MergedDecoder, simplify_decoder
 from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace
-from edgeseg.synthetic import Scene
+from edgeseg.synthetic.scene import Scene
 from golden_rule import fill
 
 EXACT = 1e-12

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeseg.graph_files import external_files
+from edgeseg.bundle.graph_files import external_files
 from tiny import tiny_program
 
 

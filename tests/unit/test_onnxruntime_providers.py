@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from edgeseg.bundle.manifest import kind
 from edgeseg.devices.machine import Machine
 from edgeseg.devices.nvidia import Gpu
 from edgeseg.engines import table
@@ -18,7 +19,6 @@ from edgeseg.engines.choose.choice import build_level
 from edgeseg.engines.onnxruntime.backend import OnnxRuntime
 from edgeseg.engines.onnxruntime.providers import PROVIDERS, provider_options
 from edgeseg.errors import BuildError, BundleError, Unsupported
-from edgeseg.manifest import kind
 from gpu_ort import PLUGIN, RTX, GpuOrt
 from tiny import outside_weights, tiny_bundle, tiny_image, tiny_mask, tiny_program
 

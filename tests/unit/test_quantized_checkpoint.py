@@ -24,7 +24,7 @@ from edgeseg.recipe.labels import label_space
 from edgeseg.recipe.load import load_recipe
 from edgeseg.recipe.schema import Calibration, Classes, Data, Quant, Recipe, Split
 from edgeseg.specs import IsrPlan, LabelSpace
-from edgeseg.synthetic import Scene
+from edgeseg.synthetic.scene import Scene
 from golden_rule import fill
 
 SIZE_HW = (64, 64)

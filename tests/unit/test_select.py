@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeseg.bundle.manifest import CandidateEntry
 from edgeseg.engines.choose.choice import select
-from edgeseg.manifest import CandidateEntry
 
 
 def candidate(ms: float, precision: str = "float", verdict: str = "passed", speedup: float | None = None) -> CandidateEntry:

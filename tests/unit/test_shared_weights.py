@@ -12,13 +12,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeseg.bundle.graph_files import external_files
 from edgeseg.engines import table
 from edgeseg.errors import BuildError
 from edgeseg.export.graph.cleanup import store_half
 from edgeseg.export.graph.shared_weights import ALIGN_BYTES, MIN_BYTES, WEIGHTS, share_weights
 from edgeseg.export.parity.float import compare
 from edgeseg.export.program import Weights, export_program
-from edgeseg.graph_files import external_files
 from edgeseg.models import build_model
 from edgeseg.models.reference import TorchReference
 from edgeseg.models.segmentor import Segmentor

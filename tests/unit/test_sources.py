@@ -18,7 +18,7 @@ from edgeseg.errors import EdgesegError, StreamError
 from edgeseg.specs import Frame
 from edgeseg.stream.sources.recorded import ImageFiles, VideoFile, find_images
 from edgeseg.stream.sources.table import files_of, open_source
-from edgeseg.synthetic import Scene
+from edgeseg.synthetic.scene import Scene
 from streams import random_images, time_limit, write_video
 
 pytestmark = pytest.mark.usefixtures(time_limit.__name__)

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeseg import synthetic_draw
 from edgeseg.specs import ImageU8, MaskU8
-from edgeseg.synthetic import LABELS, Scene
+from edgeseg.synthetic import draw
+from edgeseg.synthetic.scene import LABELS, Scene
 
 SIZE_HW = (128, 160)
 seeds = st.integers(0, 2**40)
@@ -44,9 +44,8 @@ def test_frames_do_not_depend_on_what_was_asked_before(seed: int, indices: list[
 
 
 def test_another_process_makes_the_same_frame() -> None:
-    code = (
-        "import zlib; from edgeseg.synthetic import Scene; print(*(zlib.crc32(a.tobytes()) for a in Scene(5, (64, 96)).frame(9)))"
-    )
+    code = "import zlib; from edgeseg.synthetic.scene import Scene; "
+    code += "print(*(zlib.crc32(a.tobytes()) for a in Scene(5, (64, 96)).frame(9)))"
     runs = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)}
     assert len(runs) == 1
 
@@ -97,7 +96,7 @@ class Watched:
 
 def test_each_shape_goes_into_image_and_mask_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched()
-    monkeypatch.setattr(synthetic_draw, "opencv", lambda: watched)
+    monkeypatch.setattr(draw, "opencv", lambda: watched)
     Scene(3, SIZE_HW).frame(7)
     in_mask = [number for number, (_, dimensions, _) in enumerate(watched.drawn) if dimensions == 2]
     assert len(in_mask) > 50

@@ -9,10 +9,10 @@ import json
 from collections.abc import Callable
 
 from edgeseg.bundle import Bundle
+from edgeseg.bundle.manifest import CandidateEntry, EngineEntry
 from edgeseg.contracts import Session
 from edgeseg.engines.choose.candidates import Trial
 from edgeseg.errors import GateFailed
-from edgeseg.manifest import CandidateEntry, EngineEntry
 
 _REMEMBERED = ("miou", "reference_miou")
 

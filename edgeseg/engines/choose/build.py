@@ -13,13 +13,13 @@ from pathlib import Path
 from edgeseg.bundle import Bundle
 from edgeseg.bundle.files import check_writable
 from edgeseg.bundle.golden import check_gate
+from edgeseg.bundle.manifest import EngineEntry
 from edgeseg.contracts import NoProgress, Progress, Session
 from edgeseg.devices.power import PowerMeter
 from edgeseg.engines import table
 from edgeseg.engines.choose.latency import measure_latency, measure_power
 from edgeseg.engines.choose.spec import Plan, plan_engine
 from edgeseg.engines.options import check
-from edgeseg.manifest import EngineEntry
 from edgeseg.specs import Precision
 
 RUNS = 30

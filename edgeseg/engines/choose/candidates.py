@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg.bundle import Bundle
+from edgeseg.bundle.manifest import CandidateEntry, EngineEntry
 from edgeseg.contracts import NO_OPTIONS, Progress, Session
 from edgeseg.devices.probe import usable_cores
 from edgeseg.engines import options, table
@@ -17,7 +18,6 @@ from edgeseg.engines.choose.missing_forms import lacking
 from edgeseg.engines.choose.spec import Plan, plan_engine
 from edgeseg.engines.tensorrt import dla
 from edgeseg.errors import EdgesegError, GateFailed, Unsupported
-from edgeseg.manifest import CandidateEntry, EngineEntry
 from edgeseg.specs import Precision
 
 REFERENCE = "onnxruntime"

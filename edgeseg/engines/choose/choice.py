@@ -18,6 +18,7 @@ from pathlib import Path
 
 from edgeseg.bundle import Bundle
 from edgeseg.bundle.files import check_writable
+from edgeseg.bundle.manifest import CandidateEntry, ChoiceEntry, EngineEntry
 from edgeseg.contracts import NO_OPTIONS, NoProgress, Progress, Session
 from edgeseg.devices.local import timed_otherwise
 from edgeseg.devices.machine import look
@@ -31,7 +32,6 @@ from edgeseg.engines.choose.memory import peak_memory_bytes
 from edgeseg.engines.choose.spec import Plan
 from edgeseg.engines.options import Wanted
 from edgeseg.errors import BuildError, BundleError, GateFailed, IntegrityError, OutOfRoom, Unsupported
-from edgeseg.manifest import CandidateEntry, ChoiceEntry, EngineEntry
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from edgeseg.bundle.manifest import EngineEntry
 from edgeseg.contracts import Progress
-from edgeseg.manifest import EngineEntry
 
 TICK_S = 1.0
 

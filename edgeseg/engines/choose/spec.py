@@ -23,6 +23,7 @@ from typing import Any
 
 from edgeseg import __version__
 from edgeseg.bundle import Bundle
+from edgeseg.bundle.manifest import EngineEntry, kind
 from edgeseg.contracts import EngineBackend, Progress, Session
 from edgeseg.devices.catalog import load_catalog
 from edgeseg.devices.machine import Machine, look
@@ -31,7 +32,6 @@ from edgeseg.engines import table
 from edgeseg.engines.choose import exported_parity
 from edgeseg.engines.choose.compile_progress import expected_s, paced
 from edgeseg.errors import BuildError, IntegrityError, OutOfRoom
-from edgeseg.manifest import EngineEntry, kind
 from edgeseg.specs import Precision, Program
 
 LAYOUT = 1

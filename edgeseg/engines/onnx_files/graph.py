@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg.graph_files import opset, wire_number, wire_values
+from edgeseg.bundle.graph_files import opset, wire_number, wire_values
 
 Array = npt.NDArray[Any]
 

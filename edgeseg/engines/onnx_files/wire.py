@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from edgeseg.graph_files import wire_fields
+from edgeseg.bundle.graph_files import wire_fields
 
 
 def fields(message: bytes) -> list[tuple[int, bytes]]:

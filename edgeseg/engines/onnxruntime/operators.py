@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from edgeseg.bundle.graph_files import wire_fields
 from edgeseg.engines.onnxruntime.backend import open_program
-from edgeseg.graph_files import wire_fields
 from edgeseg.specs import Program
 
 INTEGER_PRODUCTS = ("MatMulIntegerToFloat", "QGemm", "QLinearConv", "QLinearMatMul")

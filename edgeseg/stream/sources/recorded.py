@@ -25,7 +25,7 @@ from edgeseg.specs import Frame
 from edgeseg.stream.sources.clip import Clip, missing_at_end
 from edgeseg.stream.sources.convert import failures, pyav
 from edgeseg.stream.sources.decoder import DAMAGED, Damaged, Tell, reason_of, silent
-from edgeseg.synthetic import Scene
+from edgeseg.synthetic.scene import Scene
 from edgeseg.text import quoted
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")

@@ -1,7 +1,7 @@
 """Street scenes with exact masks: seeded, fast, and moving, so that a video makes sense. Tests and demos need no data then.
 
 A scene is an endless street through which the camera drives in the right lane. It is drawn far to near by the shapes of
-`synthetic_draw`; what comes after them (haze, grain, a slight blur) moves no edge.
+`draw`; what comes after them (haze, grain, a slight blur) moves no edge.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from edgeseg.images import opencv
 from edgeseg.specs import ImageU8, MaskU8
-from edgeseg.synthetic_draw import (
+from edgeseg.synthetic.draw import (
     BUILDING,
     FAR_M,
     LABELS,
