@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "open_bundle": "edgeseg.bundle",
     "Bundle": "edgeseg.bundle",
+    "open_session": "edgeseg.engines.open",
     "load_recipe": "edgeseg.pipeline.recipes",
     "ConfusionMatrix": "edgeseg.metrics",
     "build_model": "edgeseg.models",

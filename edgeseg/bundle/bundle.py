@@ -41,7 +41,7 @@ from edgeseg.bundle.files import (
     write_file,
     writing,
 )
-from edgeseg.bundle.golden import GoldenFrame, check_gate, check_golden
+from edgeseg.bundle.golden import GoldenFrame, check_golden
 from edgeseg.bundle.manifest import (
     COPY_AGAIN,
     FORMAT,
@@ -73,15 +73,11 @@ class Verification:
     Attributes:
         files, bytes: how much was checked.
         unlisted: files that the manifest does not name; nothing reads them.
-        agreement: golden frame -> share of equal mask pixels, by engine ("level 0, onnxruntime float"); empty unless run.
-        min_agreement: the recipe's gate on it.
     """
 
     files: int
     bytes: int
     unlisted: tuple[str, ...]
-    agreement: dict[str, dict[str, float]]
-    min_agreement: float
 
 
 class Bundle:
@@ -155,85 +151,12 @@ class Bundle:
         frames = self.golden(level, precision)
         return {frame.name: mask_agreement(session.infer(frame.image_rgb), frame.mask) for frame in frames}
 
-    def find_engine(self, level: int = 0, runtime: str | None = None, precision: Precision | None = None) -> EngineEntry:
-        """The engine for this device: the one that a build on this machine chose, else the fastest of those measured here.
-
-        One that was compiled on another machine and never checked is not it: `edgeseg build` checks it.
-
-        Args:
-            runtime: only engines of this runtime; None: of any that is installed.
-            precision: only engines of programs of this precision; None: of any.
-        Raises:
-            EngineMismatch: there are engines, and none is for this device.
-            BundleError: there is no engine at all for this level (and runtime, and precision), or none that was checked.
-            Unsupported: the runtime of one that is for this device is not installed (any more).
-        """
-        from edgeseg.engines import table
-
-        programs = self.level(level).programs
-        build = f"edgeseg build {quoted(self.path)}"
-        if precision is not None and precision not in programs:
-            raise BundleError(
-                f"{self.path} has no {precision} program at level {level}", hint=f"edgeseg bundle show {quoted(self.path)}"
-            )
-        wanted = [e for e in self.manifest.engines if e.level == level and precision in (None, e.precision)]
-        engines = [e for e in wanted if runtime in (None, e.runtime)]
-        if not engines:
-            kind = " ".join(word for word in (precision, "engine", runtime and f"of {runtime}") if word)
-            raise BundleError(f"{self.path} holds no {kind} for level {level} yet", hint=build)
-        fitting = [engine for engine in table.for_this_device(engines, rebuild=build) if engine.checked]
-        if not fitting:
-            raise BundleError(
-                f"{self.path} holds an engine for this device that was compiled elsewhere and never checked",
-                hint=f"{build} checks it on the golden frames, without compiling again",
-            )
-        here = table.this_machine()
-        chosen = {choice.engine for choice in self.manifest.choices if choice.machine in ("", here)}
-
-        def rank(engine: EngineEntry) -> tuple[bool, bool, float]:
-            timed_here = engine.measured_on in ("", here)
-            return engine.key not in chosen, not timed_here, float(engine.measurements.get("median_ms", float("inf")))
-
-        return min(fitting, key=rank)
-
-    def session(
-        self,
-        level: int = 0,
-        engine: str | None = None,
-        threads: int | None = None,
-        precision: Precision | None = None,
-    ) -> Session:
-        """Open this device's engine. The caller closes it.
-
-        Args:
-            level: ISR level, 0 = most exact.
-            engine: name of a runtime; None: of any. Where there are several, see `find_engine`.
-            threads: overrides the number that the engine was measured with.
-            precision: of the program; None: of any.
-        Raises:
-            EngineMismatch: built for another device or runtime version; raised before any byte is handed to a runtime.
-            IntegrityError: a file of the engine or its program is not what was packed.
-            BundleError: no such level or engine, or the runtime refuses it.
-        """
-        return self.open_engine(self.find_engine(level, engine, precision), threads)
-
-    def open_engine(self, engine: EngineEntry, threads: int | None = None) -> Session:
-        """Open one of this device's engines, as `find_engine` gives it. The caller closes it. Raises as `session`."""
-        from edgeseg.engines import table
-
-        program = self.program(engine.level, engine.precision)
-        files = [self.file(path) for path in engine.files]
-        options = {**engine.options, **({} if threads is None else {"threads": threads})}
-        return table.backend(engine.runtime).load(program, files, options)
-
-    def verify(self, run: bool = False, threads: int | None = None) -> Verification:
-        """Check every file; with `run`, also what this device's engine makes of the golden frames, at every level that has any.
+    def verify(self) -> Verification:
+        """Check every file. `engines.open.verify_engines` checks what this device's engines make of the golden frames.
 
         Raises:
             IntegrityError: files are missing or changed; the message names each with what was expected and found. Or a program
                 would make a runtime read a file that the manifest does not list for it.
-            GateFailed: an engine agrees less with the reference model than `gate.min_mask_agreement`.
-            EngineMismatch, BundleError: with `run`, there is no engine for this device.
         """
         manifest = self.manifest
         problems = [f"{path} {what}" for path, entry in manifest.files.items() if (what := difference(self.path / path, entry))]
@@ -244,17 +167,8 @@ class Bundle:
             graph, *blobs = [self.path / path for path in files]
             check_reads(graph, blobs)
         found = {p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if not p.is_dir()}
-        minimum = self.recipe().gate.min_mask_agreement
-        agreement: dict[str, dict[str, float]] = {}
-        for level in sorted({frame.level for frame in manifest.golden}) if run else ():
-            entry = self.find_engine(level)
-            with self.open_engine(entry, threads) as session:
-                shares = self.golden_agreement(session, level, entry.precision)
-            agreement[f"level {level}, {entry.runtime} {entry.kind}"] = shares
-        for engine, frames in agreement.items():
-            check_gate(f"{self.path}: {engine}", frames, minimum, hint=f"edgeseg build {quoted(self.path)} --force")
         unlisted = tuple(sorted(found - set(manifest.files) - {MANIFEST}))
-        return Verification(len(manifest.files), sum(f.bytes for f in manifest.files.values()), unlisted, agreement, minimum)
+        return Verification(len(manifest.files), sum(f.bytes for f in manifest.files.values()), unlisted)
 
     def add_engine(self, engine: EngineEntry, sources: Sequence[Path]) -> EngineEntry:
         """Pack one engine; see `add_engines`."""

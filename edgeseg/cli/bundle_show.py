@@ -62,10 +62,11 @@ def figures(bundle: Bundle) -> list[dict[str, Any]]:
 
 
 def _engine_here(bundle: Bundle, level: int) -> EngineEntry | None:
+    from edgeseg.engines.open import find_engine
     from edgeseg.errors import BundleError, Unsupported
 
     try:
-        return bundle.find_engine(level)
+        return find_engine(bundle, level)
     except (BundleError, Unsupported):
         return None
 

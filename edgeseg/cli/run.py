@@ -158,12 +158,13 @@ def _printing(settings: Streams, sheet_path: Path | None) -> list[str]:
 
 def _sessions(settings: Streams, opened: Any, stack: ExitStack) -> tuple[dict[int, Session], Any]:
     """The sessions that the run may use, by level, and who chooses among them."""
+    from edgeseg.engines.open import open_session
+    from edgeseg.pipeline.run import open_governed
     from edgeseg.stream.run.governor import Target
-    from edgeseg.stream.run.levels import open_governed
 
     level, threads, precision = settings.level, settings.threads, settings.precision
     if not (settings.deadline_ms or settings.target_fps):
-        return {level: stack.enter_context(opened.session(level=level, threads=threads, precision=precision))}, None
+        return {level: stack.enter_context(open_session(opened, level=level, threads=threads, precision=precision))}, None
     target = Target("deadline", settings.deadline_ms) if settings.deadline_ms else Target.fps(settings.target_fps or 0.0)
     sessions, governor = stack.enter_context(open_governed(opened, target, first=level, threads=threads, precision=precision))
     return dict(sessions), governor
@@ -172,9 +173,10 @@ def _sessions(settings: Streams, opened: Any, stack: ExitStack) -> tuple[dict[in
 def _tell_settings(opened: Any, settings: Streams, progress: Progress) -> None:
     """Say where the machine is set otherwise than when its engine was timed: a governor goes by those times."""
     from edgeseg.devices.local import timed_otherwise
+    from edgeseg.engines.open import find_engine
     from edgeseg.text import quoted
 
-    engine = opened.find_engine(settings.level, precision=settings.precision)
+    engine = find_engine(opened, settings.level, precision=settings.precision)
     if told := timed_otherwise(engine.clocks):
         progress.message(f"{engine.runtime} {engine.kind}: {told}; to time it anew: edgeseg build {quoted(opened.path)} --force")
 

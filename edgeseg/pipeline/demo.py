@@ -11,6 +11,7 @@ from typing import Any
 from edgeseg.bundle import Bundle, copy_bundle, open_bundle
 from edgeseg.contracts import Progress
 from edgeseg.engines.choose.build import EngineBuild, build_engine
+from edgeseg.engines.open import open_session, verify_engines
 from edgeseg.errors import BundleError
 from edgeseg.images import encode_png
 from edgeseg.stream.run.report import RunReport
@@ -81,11 +82,11 @@ def run_demo(out: Path, *, threads: int | None = None, limit: int | None = None,
     _, sheet_to, report_to = (prepare(path) for path in (overlay, sheet, report))
     bundle = _bundle_in(out)
     engine = build_engine(bundle, threads=threads, progress=progress)
-    agreement = bundle.verify(run=True, threads=threads).agreement
+    agreement = verify_engines(bundle, threads=threads)
     clip = demo_clip()
     source = str(clip) if clip else DEMO_SCENE
     sampler = FrameSampler()
-    with bundle.session(threads=threads) as session:
+    with open_session(bundle, threads=threads) as session:
         sinks = open_sinks([str(overlay)], source_uri=source)
         measured = run_stream(session, open_source(source), sinks, limit=limit, on_frame=sampler, progress=progress)
         sheet_to.write(encode_png(sampler.sheet(session.program.labels)))

@@ -13,6 +13,7 @@ from edgeseg.checkpoints.models import load_trained
 from edgeseg.contracts import Progress, SegDataset
 from edgeseg.data.datasets import open_dataset
 from edgeseg.data.evaluate import evaluate
+from edgeseg.engines.open import open_session
 from edgeseg.errors import GateFailed
 from edgeseg.metrics import ConfusionMatrix
 from edgeseg.recipe.labels import require_same
@@ -79,7 +80,7 @@ def evaluate_bundle(
     """
     program = bundle.any_program(level)
     dataset, indices = validation_split(recipe, data_root, program.labels, limit)
-    with bundle.session(level, threads=threads, precision=precision) as session:
+    with open_session(bundle, level, threads=threads, precision=precision) as session:
         used = session.program.precision
         engine = evaluate(session.segment, dataset, indices, progress)
     torch_confusion = None

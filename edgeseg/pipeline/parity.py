@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgeseg.bundle import Bundle
 from edgeseg.checkpoints.models import load_quantized, load_trained
 from edgeseg.contracts import NoProgress, Progress
+from edgeseg.engines.open import find_engine
 from edgeseg.engines.table import backend
 from edgeseg.errors import BundleError, ParityError, Unsupported
 from edgeseg.pipeline.evaluate import evaluate_bundle
@@ -148,7 +149,7 @@ class _Climber:
         if given.checkpoint is None or given.data_root is None:
             return Rung("P4", compares, skipped="it needs --checkpoint and --data-root")
         try:
-            self._bundle.find_engine(self._level, precision=self._precision)
+            find_engine(self._bundle, self._level, precision=self._precision)
         except (BundleError, Unsupported) as missing:
             return Rung("P4", compares, skipped=f"{missing}: {missing.hint}")
         found = evaluate_bundle(

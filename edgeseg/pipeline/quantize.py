@@ -18,6 +18,7 @@ from edgeseg.contracts import NoProgress, Progress
 from edgeseg.data.calib import load_calib
 from edgeseg.data.datasets import open_dataset
 from edgeseg.devices.integers import integers_here
+from edgeseg.engines.open import find_engine
 from edgeseg.errors import BuildError, BundleError, GateFailed, RecipeError, Unsupported, require
 from edgeseg.files import Target
 from edgeseg.pipeline.export import level_plans
@@ -166,8 +167,8 @@ class _Engines:
             bundle = open_bundle(self.bundle_path)
             bundle.verify()
             for level in range(len(self.plans)):
-                bundle.find_engine(level, precision="float")
-                bundle.find_engine(level, precision="int8")
+                find_engine(bundle, level, precision="float")
+                find_engine(bundle, level, precision="int8")
         except BundleError as error:
             self.progress.message(f"engines are made anew: {error}")
             return None

@@ -13,6 +13,7 @@ from edgeseg.contracts import Progress
 from edgeseg.data.evaluate import evaluate
 from edgeseg.engines.choose.candidates import REFERENCE
 from edgeseg.engines.choose.choice import LevelBuild
+from edgeseg.engines.open import find_engine, open_engine
 from edgeseg.errors import GateFailed
 from edgeseg.pipeline.build import build_bundle
 from edgeseg.pipeline.evaluate import validation_split
@@ -74,8 +75,8 @@ class Bench:
         """
         labels = bundle.any_program(0).labels
         dataset, indices = validation_split(self.recipe, self.data_root, labels, None)
-        engine = bundle.find_engine(level, REFERENCE if precision == "float" else runtime, precision)
-        with bundle.open_engine(engine, self.threads) as session:
+        engine = find_engine(bundle, level, REFERENCE if precision == "float" else runtime, precision)
+        with open_engine(bundle, engine, self.threads) as session:
             confusion = evaluate(session.segment, dataset, indices, self.progress)
         named = {"engine": f"{engine.runtime} {engine.kind}", "runtime": engine.runtime}
         return {**named, "images": len(indices), **confusion.report(labels.names)}

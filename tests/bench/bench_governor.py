@@ -37,10 +37,11 @@ from edgeseg.contracts import FrameSource, SegDataset
 from edgeseg.data.datasets import open_dataset
 from edgeseg.devices.probe import usable_cores
 from edgeseg.engines.choose.build import build_engine
+from edgeseg.engines.open import open_session
 from edgeseg.metrics import ConfusionMatrix, mask_agreement
+from edgeseg.pipeline.run import open_governed
 from edgeseg.specs import Frame, IsrPlan, LabelSpace, MaskU8
 from edgeseg.stream.run.governor import Target
-from edgeseg.stream.run.levels import open_governed
 from edgeseg.stream.run.runner import run
 from edgeseg.stream.sources.table import open_source
 
@@ -199,7 +200,7 @@ def main() -> None:
         there = options.bundle is not None and options.bundle.exists()
         path = options.bundle or folder / "levels.edgeseg"
         bundle = open_bundle(path) if there else shipped_levels(path, options.size, options.plan or PLANS, options.threads)
-        session = stack.enter_context(bundle.session(threads=options.threads))
+        session = stack.enter_context(open_session(bundle, threads=options.threads))
         open_quiet, _ = clip_of(options, bundle, fps=1.0)
         quiet_ms = run(session, open_quiet(), [], limit=WARMING).latency["p50_ms"]
         open_clip, truths = clip_of(options, bundle, options.fps or round(1000 * KEEPS_UP / quiet_ms, 2))

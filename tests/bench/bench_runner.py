@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from edgeseg.bundle import open_bundle
 from edgeseg.contracts import Session
+from edgeseg.engines.open import open_session
 from edgeseg.images import overlay, resize_image, resize_mask
 from edgeseg.specs import ImageU8, MaskU8
 from edgeseg.stream.run.runner import run
@@ -209,7 +210,7 @@ def main() -> None:
             scene = Scene(0, (540, 960))
             clip = str(write_video(folder / "clip.mp4", [scene.frame(index, 25.0)[0] for index in range(60)] * 3, 25.0))
         if options.bundle:
-            engine = stack.enter_context(open_bundle(options.bundle).session(threads=options.threads))
+            engine = stack.enter_context(open_session(open_bundle(options.bundle), threads=options.threads))
         else:
             engine = session(lambda number: time.sleep(options.infer_ms / 1e3))
         figures = measure(engine, clip, folder, options.rounds)

@@ -31,6 +31,7 @@ from stream_bench import Held, RealTime, commit, held, held_at_rest, in_backgrou
 from cameras import RtspServer, missing, wait_for
 from edgeseg.bundle import open_bundle
 from edgeseg.contracts import Session
+from edgeseg.engines.open import open_session
 from edgeseg.specs import Frame, LabelSpace, MaskU8
 from edgeseg.stream.run.mailbox import Policy
 from edgeseg.stream.run.runner import run
@@ -115,7 +116,7 @@ def main() -> None:
         raise SystemExit(f"not run: {missing()}")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        engine = stack.enter_context(open_bundle(options.bundle).session() if options.bundle else nano_session(folder))
+        engine = stack.enter_context(open_session(open_bundle(options.bundle)) if options.bundle else nano_session(folder))
         scene = Scene(0, (240, 320))
         clip = write_video(folder / "clip.mp4", [scene.frame(index, CLIP_FPS)[0] for index in range(120)], CLIP_FPS)
         servers = [RtspServer(fps=CAMERA_FPS), RtspServer(fps=CAMERA_FPS)]

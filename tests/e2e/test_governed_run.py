@@ -16,11 +16,12 @@ from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.cli.main import run
 from edgeseg.devices.probe import usable_cores
 from edgeseg.engines.choose.build import build_engine
+from edgeseg.engines.open import open_session
 from edgeseg.pipeline.export import export_bundle
+from edgeseg.pipeline.run import open_governed
 from edgeseg.recipe.load import find_recipe, load_recipe
 from edgeseg.specs import Frame, ImageSpec, ImageU8, IsrPlan
 from edgeseg.stream.run.governor import Target
-from edgeseg.stream.run.levels import open_governed
 from edgeseg.stream.run.runner import run as run_stream
 from fakes import FakeSink, FakeSource
 from streams import random_images, time_limit
@@ -133,7 +134,7 @@ def test_under_a_real_load_it_falls_and_comes_back(tmp_path: Path) -> None:
                 return
             yield images[index % 10]
 
-    with bundle.session() as session:
+    with open_session(bundle) as session:
         alone = run_stream(session, FakeSource(images * 6), [])
     target = Target("deadline", 3 * alone.latency["p50_ms"])
     with Burners(8 * usable_cores()) as burners, open_governed(bundle, target) as (sessions, governor):

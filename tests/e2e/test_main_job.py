@@ -14,6 +14,7 @@ from PIL import Image
 from edgeseg.bundle import open_bundle
 from edgeseg.cli.main import run
 from edgeseg.engines.onnxruntime.backend import OnnxRuntime
+from edgeseg.engines.open import open_session
 
 SETS = ("train.steps=12", "train.val_every=12", "train.checkpoint_every=12", "train.warmup_steps=2", "train.batch_size=4")
 CLIP = "synthetic://160x120@29.97?frames=15&seed=3"
@@ -83,7 +84,7 @@ def test_run_answers_what_the_session_answers(trained: Path, tmp_path: Path, cap
     command(capsys, "export", trained, "-o", bundle)
     command(capsys, "build", bundle)
     command(capsys, "run", bundle, "--source", frames, "--sink", f"png:{tmp_path / 'masks'}")
-    with open_bundle(bundle).session() as session:
+    with open_session(open_bundle(bundle)) as session:
         for i, image in enumerate(images):
             expected = session.segment(np.ascontiguousarray(image[:, :, ::-1]))
             assert np.array_equal(np.asarray(Image.open(tmp_path / "masks" / f"{i}.png")), expected)

@@ -17,6 +17,7 @@ from edgeseg.devices import probe
 from edgeseg.engines import table
 from edgeseg.engines.choose.build import build_engine
 from edgeseg.engines.choose.latency import measure_latency
+from edgeseg.engines.open import open_session, verify_engines
 from edgeseg.errors import BuildError, EngineMismatch, GateFailed, Unsupported
 from fakes import FakeBackend
 from tiny import RECIPE, tiny_bundle, tiny_image, tiny_mask, tiny_program
@@ -36,11 +37,11 @@ def test_build_packs_a_checked_and_timed_engine(bundle: Bundle) -> None:
     assert figures["mask_agreement"] == {"frame0": 1.0, "frame1": 1.0}
     assert 0 < figures["p10_ms"] <= figures["median_ms"] <= figures["p90_ms"]
     assert (figures["runs"], figures["warmup"], figures["threads"], made.engine.options["threads"]) == (30, 5, 1, 1)
-    with found.session() as session:
+    with open_session(found) as session:
         np.testing.assert_array_equal(session.infer(tiny_image(5)), tiny_mask(tiny_image(5)))
-    with found.session(threads=2, engine="onnxruntime") as session:
+    with open_session(found, threads=2, runtime="onnxruntime") as session:
         assert session.segment(np.zeros((11, 13, 3), np.uint8)).shape == (11, 13)
-    assert found.verify(run=True).agreement == {"level 0, onnxruntime float": {"frame0": 1.0, "frame1": 1.0}}
+    assert verify_engines(found) == {"level 0, onnxruntime float": {"frame0": 1.0, "frame1": 1.0}}
 
 
 def test_kept_or_built_and_why(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,13 +63,13 @@ def test_kept_or_built_and_why(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) 
     other = replace(table.fingerprint("onnxruntime"), cpu="Cortex-A78AE", machine="aarch64", isa=("asimd",))
     monkeypatch.setattr(probe, "fingerprint", lambda *args, **options: other)
     with pytest.raises(EngineMismatch, match="this is Cortex-A78AE"):
-        bundle.session()
+        open_session(bundle)
     elsewhere = build_engine(bundle, threads=2)
     assert elsewhere.built
     assert "the one that is there was built for" in elsewhere.reason
     assert "not for Cortex-A78AE" in elsewhere.reason
     assert len(bundle.manifest.engines) == 2
-    bundle.session().close()
+    open_session(bundle).close()
 
 
 def test_engine_that_misses_the_gate_is_not_packed(tmp_path: Path) -> None:
@@ -90,7 +91,7 @@ def test_verify_run_holds_an_engine_to_the_gate(tmp_path: Path) -> None:
     lax = RECIPE.replace("min_mask_agreement: 0.99", "min_mask_agreement: 0.0")
     bundle = tiny_bundle(tmp_path / "t.edgeseg", golden=[("x", image, wrong)], recipe_text=lax)
     build_engine(bundle, threads=1)
-    assert bundle.verify(run=True).agreement == {"level 0, onnxruntime float": {"x": 0.0}}
+    assert verify_engines(bundle) == {"level 0, onnxruntime float": {"x": 0.0}}
 
 
 def test_what_cannot_be_built(bundle: Bundle, tmp_path: Path) -> None:
@@ -114,9 +115,9 @@ def test_every_level_has_its_own_engine(tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path / "two.edgeseg", programs=programs, golden=golden)
     for level in (0, 1):
         build_engine(bundle, level=level, threads=1)
-    with bundle.session(1) as session:
+    with open_session(bundle, 1) as session:
         np.testing.assert_array_equal(session.infer(image), tiny_mask(image, 230.0))
-    assert set(bundle.verify(run=True).agreement) == {"level 0, onnxruntime float", "level 1, onnxruntime float"}
+    assert set(verify_engines(bundle)) == {"level 0, onnxruntime float", "level 1, onnxruntime float"}
 
 
 def test_measure_latency(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.cli.main import run
 from edgeseg.engines.choose.choice import build_level
+from edgeseg.engines.open import open_session
 from edgeseg.errors import BundleError, Unsupported
 from tiny import tiny_bundle, tiny_image, tiny_mask
 
@@ -33,7 +34,7 @@ def test_through_the_command_line(bundle: Bundle, capsys: pytest.CaptureFixture[
     shown = capsys.readouterr().out
     assert all(part in shown for part in ("kept (same program", "openvino float", "speed-", "laid out for openvino"))
     for engine in ("onnxruntime", "openvino"):
-        with open_bundle(bundle.path).session(engine=engine) as session:
+        with open_session(open_bundle(bundle.path), runtime=engine) as session:
             np.testing.assert_array_equal(session.infer(tiny_image(3)), tiny_mask(tiny_image(3)))
 
 

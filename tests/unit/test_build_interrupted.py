@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edgeseg.bundle import open_bundle
 from edgeseg.engines.choose.build import build_engine
+from edgeseg.engines.open import verify_engines
 from tiny import tiny_bundle
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -57,7 +58,9 @@ def test_killed_at_every_step_of_a_build(tmp_path: Path) -> None:
 
         def check():
             bundle = open_bundle(path)
-            bundle.verify(run=True)
+            bundle.verify()
+            bundle.verify()
+            verify_engines(bundle)
             print(*(engine.options["threads"] for engine in bundle.manifest.engines), flush=True)
 
         assert in_child(build) == 0
@@ -88,7 +91,8 @@ def test_killed_at_every_step_of_a_build(tmp_path: Path) -> None:
     assert set(seen) == {"1", "2"}
     bundle = open_bundle(tmp_path / "tiny.edgeseg")
     build_engine(bundle, threads=1)
-    assert bundle.verify(run=True).unlisted == ()
+    assert bundle.verify().unlisted == ()
+    verify_engines(bundle)
 
 
 def test_a_build_that_is_ended_leaves_nothing(tmp_path: Path) -> None:
@@ -127,5 +131,6 @@ def test_two_builds_at_once_that_leave_nothing_at_home(tmp_path: Path) -> None:
     assert [code for _, code in told] == [0, 0], told
     found = open_bundle(bundle.path)
     assert len(found.manifest.engines) == len(found.manifest.choices) == 1, "the later one replaces the earlier one's"
-    assert found.verify(run=True).unlisted == ()
+    assert found.verify().unlisted == ()
+    verify_engines(found)
     assert list(home.iterdir()) == [], "a runtime that reports on its user keeps a number for him here"

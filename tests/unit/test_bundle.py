@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.bundle.manifest import FORMAT, read_manifest
+from edgeseg.engines.open import open_session
 from edgeseg.errors import BundleError, EngineMismatch, IntegrityError
 from edgeseg.specs import IsrPlan
 from fakes import FakeSession
@@ -235,10 +236,10 @@ def test_a_manifest_cut_anywhere_is_found(intact: Path, cut: float) -> None:
 
 def test_engine_of_another_device_never_reaches_a_runtime(bundle: Bundle, engine_file: Path) -> None:
     with pytest.raises(BundleError, match="holds no engine for level 0 yet"):
-        bundle.session()
+        open_session(bundle)
     bundle.add_engine(tiny_engine(), [engine_file])
     with pytest.raises(EngineMismatch) as caught:
-        open_bundle(bundle.path).session()
+        open_session(open_bundle(bundle.path))
     assert caught.value.built_on == "a toaster with onnxruntime 1.0"
     assert "onnxruntime" in caught.value.here
     assert caught.value.hint == f"edgeseg build {bundle.path}"
@@ -261,10 +262,10 @@ def test_changed_engine_file_is_not_used(bundle: Bundle, engine_file: Path) -> N
     here = table.fingerprint("onnxruntime")
     entry = bundle.add_engine(tiny_engine(device=str(here), device_key=here.key), [engine_file])
     with pytest.raises(BundleError, match="onnxruntime refuses"):
-        bundle.session()  # intact, but no graph
+        open_session(bundle)  # intact, but no graph
     (bundle.path / entry.files[0]).write_bytes(b"not a graph at ALL")
     with pytest.raises(IntegrityError, match=r"expected sha256 .*, found") as caught:
-        bundle.session()
+        open_session(bundle)
     assert caught.value.hint == f"edgeseg build {bundle.path}"
 
 

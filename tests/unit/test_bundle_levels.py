@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from edgeseg.bundle.manifest import Manifest
 from edgeseg.cli.main import run
 from edgeseg.engines import table
 from edgeseg.engines.choose.build import build_engine
+from edgeseg.engines.open import find_engine, open_session, verify_engines
 from edgeseg.errors import BundleError, IntegrityError
 from edgeseg.pipeline.demo import demo_bundle
 from edgeseg.specs import ImageSpec, IsrPlan
@@ -34,7 +36,7 @@ def answers(bundle: Bundle) -> None:
     """Each level answers with its own threshold."""
     for level, threshold in enumerate((127.5, 230.1)):
         build_engine(bundle, level=level, threads=1)
-        with bundle.session(level) as session:
+        with open_session(bundle, level) as session:
             np.testing.assert_array_equal(session.infer(tiny_image(3)), tiny_mask(tiny_image(3), threshold))
 
 
@@ -61,7 +63,7 @@ def test_weights_are_stored_once_and_every_level_reads_them(bundle: Bundle) -> N
     ]
     assert [bundle.program(level).blobs for level in (0, 1)] == [(bundle.path / BLOB,)] * 2
     answers(bundle)
-    assert set(bundle.verify(run=True).agreement) == {"level 0, onnxruntime float", "level 1, onnxruntime float"}
+    assert set(verify_engines(bundle)) == {"level 0, onnxruntime float", "level 1, onnxruntime float"}
 
 
 @pytest.mark.parametrize("how", ["copytree", "move", "copy_bundle"])
@@ -151,7 +153,7 @@ def test_damaged_weights_never_reach_a_runtime(damage: str, bundle: Bundle, monk
     no_runtime(monkeypatch)
     for use in (
         lambda: bundle.program(1),
-        lambda: bundle.session(1),
+        lambda: open_session(bundle, 1),
         lambda: build_engine(bundle, level=0, threads=1),
         bundle.verify,
     ):
@@ -160,7 +162,7 @@ def test_damaged_weights_never_reach_a_runtime(damage: str, bundle: Bundle, monk
 
 
 def test_levels_that_are_not_there(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    for use in (bundle.program, bundle.session, bundle.find_engine):
+    for use in (bundle.program, partial(open_session, bundle), partial(find_engine, bundle)):
         for level in (2, -1):
             with pytest.raises(BundleError, match=f"has no level {level}; its levels are 0 to 1"):
                 use(level)

@@ -17,6 +17,7 @@ from edgeseg.cli.main import run
 from edgeseg.engines import table
 from edgeseg.engines.choose.build import build_engine
 from edgeseg.engines.choose.choice import build_level
+from edgeseg.engines.open import find_engine, open_session, verify_engines
 from edgeseg.errors import BundleError, DataError, GateFailed, RecipeError
 from edgeseg.pipeline.export import quantized_levels
 from edgeseg.recipe.load import find_recipe, load_recipe
@@ -88,7 +89,7 @@ def test_an_engine_is_held_to_the_golden_frames_of_its_own_precision(tmp_path: P
     runtimes(monkeypatch, FakeBackend("onnxruntime", {"float": tiny_mask, "int8": wrong}))
     made = build_level(bundle, threads=1)
     assert [row.measurements["mask_agreement"] for row in made.choice.candidates] == [{"x": 1.0}, {"x": 1.0}]
-    assert set(open_bundle(bundle.path).verify(run=True).agreement) == {f"level 0, onnxruntime {made.engine.kind}"}
+    assert set(verify_engines(open_bundle(bundle.path))) == {f"level 0, onnxruntime {made.engine.kind}"}
     runtimes(monkeypatch, FakeBackend("onnxruntime", {"float": tiny_mask, "int8": tiny_mask}))
     with pytest.raises(GateFailed, match="int8 engine"):
         build_engine(bundle, precision="int8", threads=1, force=True)
@@ -96,16 +97,16 @@ def test_an_engine_is_held_to_the_golden_frames_of_its_own_precision(tmp_path: P
 
 def test_engines_by_precision(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BundleError, match="holds no int8 engine of onnxruntime for level 0 yet"):
-        bundle.find_engine(0, "onnxruntime", "int8")
+        find_engine(bundle, 0, "onnxruntime", "int8")
     runtimes(monkeypatch, FakeBackend("onnxruntime", tiny_mask))
     made = build_level(bundle, threads=1)
-    assert bundle.find_engine() == made.engine
+    assert find_engine(bundle) == made.engine
     for precision in ("float", "int8"):
-        assert bundle.find_engine(precision=precision).precision == precision  # type: ignore[arg-type]
-        with bundle.session(precision=precision) as session:  # type: ignore[arg-type]
+        assert find_engine(bundle, precision=precision).precision == precision  # type: ignore[arg-type]
+        with open_session(bundle, precision=precision) as session:  # type: ignore[arg-type]
             assert session.program.precision == precision
     with pytest.raises(BundleError, match="has no int8 program at level 0"):
-        tiny_bundle(bundle.path.parent / "float.edgeseg").find_engine(precision="int8")
+        find_engine(tiny_bundle(bundle.path.parent / "float.edgeseg"), precision="int8")
 
 
 @pytest.mark.parametrize(("int8_miou", "verdict"), [(0.696, "passed"), (0.694, "refused")])

@@ -19,6 +19,7 @@ from edgeseg.engines.choose import choice
 from edgeseg.engines.choose.build import build_engine
 from edgeseg.engines.choose.choice import LevelBuild, build_level
 from edgeseg.engines.choose.latency import measure_together
+from edgeseg.engines.open import find_engine, verify_engines
 from edgeseg.errors import BuildError, BundleError, GateFailed, MissingDependency, OutOfRoom
 from edgeseg.specs import ImageU8, MaskU8
 from fakes import FakeBackend
@@ -67,9 +68,9 @@ def test_fastest_is_packed_as_default_with_all_that_pass(bundle: Bundle, clock: 
 
     found = open_bundle(bundle.path)
     assert [engine.kind for engine in found.manifest.engines] == ["float", "float", "float bf16"]
-    assert found.find_engine() == made.engine
-    assert found.find_engine(runtime="onnxruntime").runtime == "onnxruntime"
-    assert set(found.verify(run=True).agreement) == {"level 0, openvino float bf16"}
+    assert find_engine(found) == made.engine
+    assert find_engine(found, runtime="onnxruntime").runtime == "onnxruntime"
+    assert set(verify_engines(found)) == {"level 0, openvino float bf16"}
 
 
 def test_half_precision_is_for_those_who_want_it(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +114,7 @@ def test_int8_must_beat_its_float_twin(
     runtimes(monkeypatch, FakeBackend("onnxruntime", {"float": clock.taking(8), "int8": clock.taking(ms)}))
     made = build_level(with_int8, threads=1)
     assert made.engine.precision == default
-    assert with_int8.find_engine().precision == default
+    assert find_engine(with_int8).precision == default
     if default == "float":
         assert made.choice.candidates[1].reason == "INT8, and not faster than onnxruntime float"
 
@@ -222,10 +223,10 @@ def test_kept_or_built_and_why(bundle: Bundle, clock: Clock, monkeypatch: pytest
     assert build(force=True) == (True, "--force", 4)
     assert build(threads=2) == (True, "onnxruntime float: threads 1 -> 2", 6)
     assert build(threads=2, runtimes=["onnxruntime"]) == (True, "never timed against each other", 6)
-    assert open_bundle(bundle.path).find_engine().runtime == "onnxruntime"
-    engine = open_bundle(bundle.path).find_engine(runtime="other")
+    assert find_engine(open_bundle(bundle.path)).runtime == "onnxruntime"
+    engine = find_engine(open_bundle(bundle.path), runtime="other")
     assert build(threads=2) == (True, "never timed against each other", 6)
-    (bundle.path / open_bundle(bundle.path).find_engine().files[0]).write_text("rot")
+    (bundle.path / find_engine(open_bundle(bundle.path)).files[0]).write_text("rot")
     built, reason, compiled = build(threads=2)
     assert (built, compiled) == (True, 7)
     assert reason.startswith("other float: damaged: ")
@@ -272,7 +273,7 @@ def test_an_engine_that_is_refused_when_it_is_checked_again_goes(
     found = open_bundle(bundle.path)
     assert [engine.runtime for engine in found.manifest.engines] == ["onnxruntime"]
     with pytest.raises(BundleError, match="holds no engine of b"):
-        found.find_engine(runtime="b")
+        find_engine(found, runtime="b")
     assert not build_level(found, threads=1).built
     assert found.verify().unlisted == ()
 
@@ -292,7 +293,7 @@ def test_a_choice_of_a_bundle_from_before_machines_were_kept_is_replaced(
     build_level(open_bundle(bundle.path), threads=1, memory=False, force=True)
     found = open_bundle(bundle.path)
     assert [known.machine != "" for known in found.manifest.choices] == [True]
-    assert found.find_engine().runtime == "onnxruntime"
+    assert find_engine(found).runtime == "onnxruntime"
 
 
 def test_a_choice_goes_with_its_engine(bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +301,7 @@ def test_a_choice_goes_with_its_engine(bundle: Bundle, clock: Clock, monkeypatch
     build_level(bundle, threads=1)
     build_engine(bundle, "other", threads=2)
     assert bundle.manifest.choices == ()
-    assert bundle.find_engine().runtime == "other"
+    assert find_engine(bundle).runtime == "other"
 
 
 def test_an_interrupt_leaves_the_bundle_as_it_was(bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

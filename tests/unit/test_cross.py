@@ -16,6 +16,7 @@ from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.cli.main import run
 from edgeseg.engines.choose.build import build_engine
 from edgeseg.engines.choose.for_card import build_for_card, compute_capability
+from edgeseg.engines.open import find_engine, open_session, verify_engines
 from edgeseg.engines.tensorrt import rtx
 from edgeseg.engines.tensorrt.builder import Order
 from edgeseg.errors import BuildError, EngineMismatch, Unsupported
@@ -105,16 +106,16 @@ def test_cards_live_side_by_side_and_are_kept(bundle: Bundle) -> None:
 def test_never_opened_here(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     build_for_card(bundle, "rtx4090")
     with pytest.raises(EngineMismatch, match=r"compute capability 8\.9 .* this is ") as refused:
-        bundle.session()
+        open_session(bundle)
     assert refused.value.hint == f"edgeseg build {bundle.path}"
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     with pytest.raises(EngineMismatch, match=r"compute capability 8\.9 .* this is .* without tensorrt_rtx") as refused:
-        bundle.session()
+        open_session(bundle)
     assert refused.value.hint == f"edgeseg build {bundle.path}"
     build_engine(bundle, threads=1)
-    assert bundle.find_engine().runtime == "onnxruntime"
-    assert bundle.find_engine().checked
-    bundle.verify(run=True)
+    assert find_engine(bundle).runtime == "onnxruntime"
+    assert find_engine(bundle).checked
+    verify_engines(bundle)
 
 
 def test_a_builder_in_trouble_leaves_the_bundle_as_it_was(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from edgeseg.engines.choose.choice import build_level
 from edgeseg.engines.choose.for_card import build_for_card
 from edgeseg.engines.choose.spec import plan_engine
 from edgeseg.engines.cudart import Cuda
+from edgeseg.engines.open import find_engine, open_session, verify_engines
 from edgeseg.engines.tensorrt import rtx as tensorrt_rtx
 from edgeseg.engines.tensorrt.builder import Order
 from edgeseg.engines.tensorrt.rtx import TensorRtRtx
@@ -151,7 +152,7 @@ def test_on_the_card_it_is_found_checked_timed_and_becomes_the_default(shipped: 
     sent = rtx(shipped)
     made = build_level(shipped, threads=4)
     assert machines.compiled == ["8.9"], "nothing is compiled on the card"
-    assert made.engine == rtx(open_bundle(shipped.path)) == shipped.find_engine()
+    assert made.engine == rtx(open_bundle(shipped.path)) == find_engine(shipped)
     assert (made.engine.key, made.engine.built_with, made.engine.created) == (sent.key, sent.built_with, sent.created)
     assert made.engine.checked
     assert made.engine.measurements["mask_agreement"] == {"frame0": 1, "frame1": 1}
@@ -160,16 +161,16 @@ def test_on_the_card_it_is_found_checked_timed_and_becomes_the_default(shipped: 
     assert made.choice.machine == made.engine.measured_on
     again = build_level(shipped, threads=4)
     assert (again.built, again.engine, again.reason) == (False, made.engine, "same program, runtimes, device and options")
-    with shipped.session() as session:
+    with open_session(shipped) as session:
         assert np.array_equal(session.infer(tiny_image(3)), tiny_mask(tiny_image(3)))
-    assert shipped.verify(run=True).agreement.keys() == {"level 0, tensorrt_rtx float"}
+    assert verify_engines(shipped).keys() == {"level 0, tensorrt_rtx float"}
 
 
 def test_a_slow_one_is_packed_and_not_the_default(shipped: Bundle, machines: Machines) -> None:
     machines.rtx_ms = 9
     assert build_level(shipped).engine.runtime == "onnxruntime"
     assert rtx(shipped).checked
-    assert shipped.find_engine().runtime == "onnxruntime"
+    assert find_engine(shipped).runtime == "onnxruntime"
 
 
 def test_a_wrong_one_is_refused_and_stays_unused(shipped: Bundle, machines: Machines) -> None:
@@ -177,20 +178,20 @@ def test_a_wrong_one_is_refused_and_stays_unused(shipped: Bundle, machines: Mach
     made = build_level(shipped)
     assert {row.runtime: row.verdict for row in made.choice.candidates} == {"onnxruntime": "default", "tensorrt_rtx": "refused"}
     assert not rtx(shipped).checked
-    assert shipped.find_engine().runtime == "onnxruntime"
+    assert find_engine(shipped).runtime == "onnxruntime"
     with pytest.raises(BundleError, match="never checked"):
-        shipped.find_engine(runtime="tensorrt_rtx")
+        find_engine(shipped, runtime="tensorrt_rtx")
     assert not build_level(shipped).built, "it is not tried again and again"
 
 
 def test_unchecked_it_is_never_used(shipped: Bundle, machines: Machines) -> None:
-    for use in (shipped.find_engine, shipped.session, lambda: shipped.verify(run=True)):
+    for use in (find_engine, open_session, verify_engines):
         with pytest.raises(BundleError, match="for this device that was compiled elsewhere and never checked") as refused:
-            use()
+            use(shipped)
         assert refused.value.hint == f"edgeseg build {shipped.path} checks it on the golden frames, without compiling again"
         assert not isinstance(refused.value, EngineMismatch)
     build_engine(shipped)
-    assert shipped.find_engine().runtime == "onnxruntime", "one that was checked goes before it"
+    assert find_engine(shipped).runtime == "onnxruntime", "one that was checked goes before it"
 
 
 def test_a_single_engine_is_only_checked_too(shipped: Bundle, machines: Machines) -> None:
@@ -210,7 +211,7 @@ def test_the_card_compiles_where_nothing_was_shipped_or_the_release_differs(
     with pytest.raises(
         EngineMismatch, match=rf"8\.9 with tensorrt_rtx {VERSION}; this is .*8\.9 with tensorrt_rtx 1\.8"
     ) as other:
-        shipped.find_engine()
+        find_engine(shipped)
     assert other.value.hint == f"edgeseg build {shipped.path}"
     assert build_level(shipped).engine.runtime_version == "1.8.0.1"
     assert machines.compiled == ["8.9", "8.9"]
@@ -223,7 +224,7 @@ def test_the_card_compiles_where_nothing_was_shipped_or_the_release_differs(
 def test_another_card(shipped: Bundle, machines: Machines) -> None:
     machines.be(I9, "8.6")
     with pytest.raises(EngineMismatch, match=r"built for .* capability 8\.9 .*; this is .* capability 8\.6 ") as refused:
-        shipped.session()
+        open_session(shipped)
     assert refused.value.hint == f"edgeseg build {shipped.path}"
     assert build_level(shipped).engine.options == {"compute_capability": "8.6"}
     assert machines.compiled == ["8.9", "8.6"]
@@ -244,7 +245,7 @@ def test_without_tensorrt_rtx_the_card_says_what_to_type(
 ) -> None:
     machines.be(I9, "8.9", version=None)
     with pytest.raises(MissingDependency) as missing:
-        shipped.find_engine()
+        find_engine(shipped)
     assert missing.value.hint == "pip install 'edgeseg[rtx]'"
     row = build_level(shipped).choice.candidates[-1]
     assert (row.runtime, row.verdict) == ("tensorrt_rtx", "not built")
@@ -282,15 +283,15 @@ def test_another_machine_with_such_a_card_makes_its_own_choice(shipped: Bundle, 
     """Two machines share a folder: each keeps its choice, and neither goes by the other's."""
     first = build_level(shipped)
     machines.be(RYZEN, "8.9")
-    assert shipped.find_engine() == first.engine, "it was checked, and it is all that there is here"
+    assert find_engine(shipped) == first.engine, "it was checked, and it is all that there is here"
     machines.rtx_ms = 9
     second = build_level(shipped)
     assert (second.built, second.engine.runtime) == (True, "onnxruntime")
     assert machines.compiled == ["8.9"]
-    assert shipped.find_engine() == second.engine
+    assert find_engine(shipped) == second.engine
     machines.be(I9, "8.9")
     assert {choice.machine for choice in shipped.manifest.choices} == {first.choice.machine, second.choice.machine}
-    assert shipped.find_engine().runtime == "tensorrt_rtx", "what this machine chose, whatever the other one timed last"
+    assert find_engine(shipped).runtime == "tensorrt_rtx", "what this machine chose, whatever the other one timed last"
     assert not build_level(shipped).built
 
 
@@ -306,7 +307,7 @@ def test_what_was_timed_elsewhere_goes_after_what_was_timed_here(shipped: Bundle
     build_level(shipped)
     machines.be(RYZEN, "8.9")
     build_engine(shipped)
-    assert shipped.find_engine().runtime == "onnxruntime"
+    assert find_engine(shipped).runtime == "onnxruntime"
 
 
 @pytest.mark.parametrize(("rtx_ms", "default"), [(2, "tensorrt_rtx"), (9, "onnxruntime")])
@@ -317,7 +318,7 @@ def test_compiled_anew_elsewhere_it_is_checked_anew(rtx_ms: float, default: str,
     machines.be(XEON)
     build_for_card(shipped, "rtx4090", force=True)
     machines.be(I9, "8.9")
-    assert shipped.find_engine().runtime == "onnxruntime"
+    assert find_engine(shipped).runtime == "onnxruntime"
     made = build_level(shipped)
     assert (made.built, made.engine.runtime, rtx(shipped).checked) == (True, default, True)
     assert machines.compiled == ["8.9", "8.9"]
@@ -350,7 +351,7 @@ def test_whatever_travels_only_what_was_checked_is_used_and_choices_stay_at_home
                 if step == "build" and made.built is False:
                     assert len(machines.compiled) == before
             try:
-                engine = bundle.find_engine()
+                engine = find_engine(bundle)
             except BundleError:
                 assert machine not in chosen
                 continue

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgeseg.contracts import Session
 from edgeseg.errors import BundleError
-from edgeseg.stream.run.governor import Decision, Governor, Reason, Target
+from edgeseg.stream.run.governor import Decision, Governor, Reason
 from edgeseg.stream.watch.stats import Timings
-from edgeseg.text import quoted
 
 if TYPE_CHECKING:
-    from edgeseg.bundle import Bundle
-    from edgeseg.specs import Precision
+    pass
 
 _SWITCHES_KEPT = 1_000
 
@@ -46,7 +43,7 @@ class Levels:
         wanted = list(governor.levels) if governor else list(sessions)[:1]
         if not sessions or sorted(sessions) != wanted:
             raise ValueError(f"there are sessions for levels {sorted(sessions)}, and the run is about {wanted}")
-        _check_alike(sessions)
+        check_alike(sessions)
         self.sessions = sessions
         self.choice = Choice(wanted[0], "start" if governor else "fixed")
         self.program = sessions[wanted[0]].program
@@ -91,44 +88,7 @@ class Levels:
         }
 
 
-@contextmanager
-def open_governed(
-    bundle: Bundle, target: Target, *, first: int = 0, threads: int | None = None, precision: Precision | None = None
-) -> Iterator[tuple[dict[int, Session], Governor]]:
-    """Open this device's engines of all levels from `first` on, and a governor that knows their measured times.
-
-    Args:
-        first: the most exact level that may be used.
-        threads: overrides the number that each engine was measured with.
-        precision: engines of this precision only; None: whatever a build chose for each level.
-    Raises:
-        BundleError: there is no level but `first` from there on, one has no engine for this device, or they differ in image or
-            classes.
-    """
-    count = len(bundle.manifest.levels)
-    if first == count - 1:
-        told = f"level {first} is the last of {count}" if first else "it has only one"
-        raise BundleError(
-            f"{bundle.path}: to hold a deadline or a rate there must be a faster level to move to, and {told}",
-            hint="edgeseg export RECIPE --levels 3 packs several; edgeseg isr RECIPE shows what each saves and costs",
-        )
-    # Where there is no level `first` either, `find_engine` says so.
-    entries = [bundle.find_engine(level, precision=precision) for level in range(first, max(count, first + 1))]
-    unmeasured = [entry.level for entry in entries if not entry.measurements.get("median_ms")]
-    if unmeasured:
-        raise BundleError(
-            f"{bundle.path}: the engine of level {unmeasured[0]} was never timed",
-            hint=f"edgeseg build {quoted(bundle.path)} --force",
-        )
-    measured_ms = [float(entry.measurements["median_ms"]) for entry in entries]
-    with ExitStack() as stack:
-        sessions = {entry.level: stack.enter_context(bundle.open_engine(entry, threads)) for entry in entries}
-        _check_alike(sessions)
-        # Levels that may not be used count as slow as the first that may.
-        yield sessions, Governor([measured_ms[0]] * first + measured_ms, target, first=first)
-
-
-def _check_alike(sessions: Mapping[int, Session]) -> None:
+def check_alike(sessions: Mapping[int, Session]) -> None:
     """A frame is resized before its level is known, and masks of all levels go into one recording."""
     (level, session), *others = sorted(sessions.items())
     program = session.program
