@@ -34,7 +34,7 @@ def open_governed(
         told = f"level {first} is the last of {count}" if first else "it has only one"
         raise BundleError(
             f"{bundle.path}: to hold a deadline or a rate there must be a faster level to move to, and {told}",
-            hint="edgeseg export RECIPE --levels 3 packs several; edgeseg isr RECIPE shows what each saves and costs",
+            hint="edgeseg isr RECIPE --levels 3 keeps several plans; edgeseg export RECIPE --levels PLAN.json packs them",
         )
     # Where there is no level `first` either, `find_engine` says so.
     entries = [find_engine(bundle, level, precision=precision) for level in range(first, max(count, first + 1))]

@@ -100,5 +100,5 @@ def check_alike(sessions: Mapping[int, Session]) -> None:
             if one != two:
                 raise BundleError(
                     f"level {level} has {what} {one}, level {other_level} {two}: a stream cannot move between them",
-                    hint="export the levels together: edgeseg export RECIPE --levels 3",
+                    hint="export the levels together: edgeseg export RECIPE --levels PLAN.json",
                 )
