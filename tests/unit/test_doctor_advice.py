@@ -136,7 +136,7 @@ def test_opencv_without_gstreamer_is_found(monkeypatch: pytest.MonkeyPatch) -> N
             return "  Video I/O:\n    FFMPEG:                      YES\n    GStreamer:                   NO\n"
 
     monkeypatch.setattr(checks, "opencv", WithoutGStreamer)
-    monkeypatch.setattr(checks, "_writes_mp4", lambda cv2: True)
+    monkeypatch.setattr(checks, "_writes_mp4", lambda: True)
     found = {finding.name: finding for finding in checks._video()}
     assert (found["FFMPEG"].ok, found["GStreamer"].ok) == (True, False)
     assert "apt install python3-opencv" in found["GStreamer"].hint

@@ -147,6 +147,16 @@ def test_a_refused_conversion_is_an_error_of_its_own() -> None:
         Converter().convert(_Unconvertible(), None)
 
 
+def test_an_animation_that_is_read_as_a_picture_is_told(tmp_path: Path) -> None:
+    pages = [image_rgb[:, :, ::-1] for image_rgb in moving_images(3)]
+    assert cv2.imwritemulti(str(tmp_path / "pages.tiff"), pages)
+    cv2.imwrite(str(tmp_path / "one.png"), pages[0])
+    assert events_of(tmp_path / "pages.tiff") == [
+        "picture: pages.tiff holds 3 pictures, and only the first is read; make a video of it for all"
+    ]
+    assert events_of(tmp_path / "one.png") == []
+
+
 # the shape of pixels
 
 

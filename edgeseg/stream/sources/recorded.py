@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl
 
 from edgeseg.errors import DataError, StreamError
 from edgeseg.files import is_clutter
-from edgeseg.images import read_image
+from edgeseg.images import opencv, read_image
 from edgeseg.specs import Frame
 from edgeseg.stream.sources.clip import Clip, missing_at_end
 from edgeseg.stream.sources.convert import failures, pyav
@@ -113,6 +113,7 @@ class ImageFiles:
         self.source_id = name or uri
         pattern, rate = split_rate(uri)
         self.fps = rate
+        self.tell: Tell = silent
         self.frame_count: int | None = None
         self._pattern = pattern
         self._paths: list[Path] = []
@@ -127,6 +128,8 @@ class ImageFiles:
             )
         self._paths = found
         self.frame_count = len(found)
+        if len(found) == 1 and found[0].suffix.lower() not in (".jpg", ".jpeg"):
+            self._tell_pages(found[0])
 
     def frames(self) -> Iterator[Frame]:
         for index, path in enumerate(self._paths):
@@ -139,6 +142,16 @@ class ImageFiles:
 
     def close(self) -> None:
         self._paths = []
+
+    def _tell_pages(self, path: Path) -> None:
+        """An animation, or a document of many pages, is taken for its first picture."""
+        cv2 = opencv()
+        try:
+            pages = cv2.imcount(str(path))
+        except (cv2.error, UnicodeEncodeError):
+            return
+        if pages > 1:
+            self.tell("picture", f"{path.name} holds {pages} pictures, and only the first is read; make a video of it for all")
 
 
 class SyntheticScene:
