@@ -157,6 +157,17 @@ def test_impossible_patience(wrong: dict[str, float]) -> None:
 MOVES = st.lists(st.tuples(st.sampled_from(["poll", "frame", "fail", "hang", "end"]), st.floats(0, 30)), max_size=60)
 
 
+def test_a_source_whose_pictures_are_left_out_is_not_given_up() -> None:
+    life = supervisor()
+    assert life.poll(0.0) == "connect"
+    life.frame(0.1)
+    for step in range(1, 200):
+        life.alive(step / 10)
+        assert life.poll(step / 10) == "wait"
+    assert life.state == "STALLED"
+    assert life.poll(20.0 + PATIENCE.watchdog_s) == "abandon"
+
+
 @given(MOVES, st.booleans(), st.floats(0, 1))
 def test_whatever_happens_it_is_in_a_state_that_can_be_left(moves: list[tuple[str, float]], is_live: bool, dice: float) -> None:
     patience = Patience(jitter=0.2)

@@ -93,6 +93,7 @@ class Capture:
         self._policy = policy
         self._supervisor = Supervisor(source.is_live, patience, clock(), random.random)
         self._stamps = Stamps()
+        self._reading: FrameSource | None = None
         self._lock = threading.RLock()
         self._connection = 0
         self._threads: list[threading.Thread] = []
@@ -111,6 +112,8 @@ class Capture:
         with self._lock:
             self._threads = [thread for thread in self._threads if thread.is_alive()]
             hanging = [thread for thread in self._threads if thread is not self._reader]
+            if self._reader and self._reading is not None and self._count_lost(self._reading, self._connection):
+                self._supervisor.alive(self._clock())
             if self._reader or len(hanging) < _MOST_HANGING or self._supervisor.is_final:
                 step = self._supervisor.poll(self._clock())
                 if step == "abandon":
@@ -234,7 +237,7 @@ class Capture:
             daemon=True,
         )
         self._threads.append(thread)
-        self._reader = thread
+        self._reader, self._reading = thread, source
         thread.start()
 
     def _capture(self, source: FrameSource, number: int) -> None:
@@ -322,11 +325,13 @@ class Capture:
             return False
         return True
 
-    def _count_lost(self, source: FrameSource, number: int) -> None:
-        """Take over what the source counts of this connection."""
+    def _count_lost(self, source: FrameSource, number: int) -> bool:
+        """Take over what the source counts of this connection. Whether it has become more."""
         with self._lock:
+            before = self._lost
             if number == self._connection:
                 self._lost = {reason: self._lost_before[reason] + int(getattr(source, reason, 0)) for reason in _LOST}
+            return self._lost != before
 
     def _hear(self, number: int, kind: str, reason: str, details: Mapping[str, Any]) -> None:
         """Publish what the source tells, while it is the one that is read."""

@@ -73,8 +73,8 @@ class Supervisor:
     """The state of one source.
 
     The owner calls `poll` every few tens of ms and does what it says: "connect" starts a capture, "abandon" leaves the one that
-    runs. It tells `frame`, `ended` and `failed` of the capture in force. `changes` collects the transitions, for the owner to
-    take away.
+    runs. It tells `frame`, `alive`, `ended` and `failed` of the capture in force. `changes` collects the transitions, for the
+    owner to take away.
 
     Args:
         is_live: True where a source that ended or failed is connected again, and silence is a failure; `opened` may tell better.
@@ -96,7 +96,7 @@ class Supervisor:
         self.changes: deque[Change] = deque([Change(now_s, "CONNECTING", "start")])
         self._is_live, self._patience, self._dice = is_live, patience, dice
         self._capturing = self._delivering = False
-        self._due_s = self._last_s = self._connected_s = now_s
+        self._due_s = self._last_s = self._alive_s = self._connected_s = now_s
         self._lost_s: float | None = None
         self._attempt = 0
         self._stated_s = 0.0
@@ -124,7 +124,8 @@ class Supervisor:
                 self._lose(now_s, f"no frame within {silence_s:.1f} s of connecting")
                 return "abandon"
             return "wait"
-        if self._is_live and silence_s >= self._allowed_s(self._patience.watchdog_s, 6):
+        quiet_s = now_s - max(self._last_s, self._alive_s)
+        if self._is_live and quiet_s >= self._allowed_s(self._patience.watchdog_s, 6):
             self._lose(now_s, f"no frame for {silence_s:.1f} s: the connection is given up")
             return "abandon"
         if self.state == "RUNNING" and silence_s >= self._allowed_s(self._patience.stall_s, 3):
@@ -136,6 +137,10 @@ class Supervisor:
         does not say."""
         self._is_live = is_live
         self._stated_s = 1 / fps if fps > 0 else 0.0
+
+    def alive(self, now_s: float) -> None:
+        """Pictures came that are left out: no reason to give the connection up."""
+        self._alive_s = now_s
 
     def frame(self, now_s: float) -> float | None:
         """A frame came. The seconds since the connection was lost where it is the first of a new one, else None."""
