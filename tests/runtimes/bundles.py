@@ -32,6 +32,7 @@ from edgeseg.models import build_model
 from edgeseg.models.reference import TorchReference
 from edgeseg.recipe.load import dump_recipe, find_recipe, load_recipe
 from edgeseg.specs import DEFAULT_FORM, DIALECTS, GPU_FORM, HALF_FORM, ImageU8, IsrPlan, MaskU8, Program
+from edgeseg.synthetic.scene import LABELS as SCENE
 from golden_rule import fill
 from quantized import LABELS, quantized_model
 
@@ -62,6 +63,7 @@ def of_a_family(name: str, options: Mapping[str, str], plans: Sequence[IsrPlan],
         assert all(len(np.unique(frame.mask)) > 2 for frame in golden), f"{name}: a mask of one class agrees with too much"
         if len(plans) > 1:
             programs = share_weights(programs, Path(folder) / "shared")
+        programs = [replace(program, labels=SCENE) for program in programs]  # masks hold the first of its classes
         create_bundle(out, recipe_text=dump_recipe(recipe), programs=programs, golden=golden)
 
 

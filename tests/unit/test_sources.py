@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeseg.contracts import FrameSource
-from edgeseg.data.datasets import _walk
+from edgeseg.data.pairs import walk
 from edgeseg.errors import EdgesegError, StreamError
 from edgeseg.specs import Frame
 from edgeseg.stream.sources.recorded import ImageFiles, VideoFile, find_images
@@ -266,7 +266,7 @@ def test_what_file_managers_leave_is_no_picture(tmp_path: Path) -> None:
     for pattern in (f"{tmp_path}/", f"{tmp_path}/*.png", f"{tmp_path}/**/*.png", f"{tmp_path}/**"):
         found = [path for path in find_images(pattern) if path.suffix == ".png"]
         assert found == wanted, pattern
-    assert sorted(_walk(tmp_path)) == wanted
+    assert sorted(walk(tmp_path)) == wanted
     assert find_images(f"{tmp_path}/.hidden.png") == [tmp_path / ".hidden.png"]
     assert find_images(f"{tmp_path}/.thumbs/*.png") == [tmp_path / ".thumbs/3.png"]
     assert find_images(f"{tmp_path}/.thumbs/") == [tmp_path / ".thumbs/3.png"]
