@@ -7,9 +7,12 @@ any number of workers, and W processes see together what one process would see.
 
 from __future__ import annotations
 
+import atexit
 import signal
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,14 +109,34 @@ def _single_threaded_opencv() -> Iterator[None]:
         cv2.setNumThreads(threads)
 
 
-def train_batches(dataset: SegDataset, transform: TrainTransform, sampler: StepSampler, workers: int) -> Iterator[_Sample]:
+def train_batches(
+    dataset: SegDataset, transform: TrainTransform, sampler: StepSampler, workers: int
+) -> Generator[_Sample, None, None]:
     """Micro-batches of images (b, H, W, 3) uint8 and masks (b, H, W) uint8, in the sampler's order.
+
+    Its end, or `close`, ends the workers; so does the end of the program.
 
     Args:
         workers: loader processes; 0 loads in this one.
     Raises:
         DataError: a sample cannot be read.
     """
+    batches = _batches(dataset, transform, sampler, workers)
+    alive = weakref.ref(batches)
+    # At the end of a program multiprocessing asks workers by SIGTERM, which they do not hear, and would wait for ever.
+    atexit.register(_close, alive)
+    return batches
+
+
+def _close(stream: Callable[[], Generator[Any, None, None] | None]) -> None:
+    left = stream()
+    if left is not None:
+        left.close()
+
+
+def _batches(
+    dataset: SegDataset, transform: TrainTransform, sampler: StepSampler, workers: int
+) -> Generator[_Sample, None, None]:
     loader = DataLoader(
         _Augmented(dataset, transform),
         batch_sampler=sampler,
@@ -126,7 +149,10 @@ def train_batches(dataset: SegDataset, transform: TrainTransform, sampler: StepS
     )
     with _single_threaded_opencv(), children_spared():
         batches = iter(loader)
-    for batch in batches:
-        if isinstance(batch, EdgesegError):
-            raise batch
-        yield batch
+    try:
+        for batch in batches:
+            if isinstance(batch, EdgesegError):
+                raise batch
+            yield batch
+    finally:
+        del batches  # now, whatever holds this frame: it ends its workers in order

@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 import time
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ def run_task(
         here.wait()
         loop = _Loop(make, recipe, data_root, run_dir, here)
         try:
-            loop.fit(stop, workers, progress if here.is_first else NoProgress())
+            with contextlib.closing(loop.batches(workers)) as batches:
+                loop.fit(stop, batches, progress if here.is_first else NoProgress())
         finally:
             loop.journal.close()
         c = loop.counters
@@ -130,13 +132,17 @@ class _Loop:
             raise RecipeError(f"train.class_weights has {len(weights)} values for {classes} classes", hint="one value a class")
         return torch.tensor(weights, device=self.here.device)
 
-    def fit(self, stop: Stop, workers: int, progress: Progress) -> None:
-        t, c, here, task = self.schedule, self.counters, self.here, self.task
+    def batches(self, workers: int) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """What is left of the stream of micro-batches."""
+        t, here = self.schedule, self.here
         sampler = StepSampler(
-            len(self.train_set), t.batch_size, t.accumulate, t.steps, c.step, t.seed, here.rank, here.world_size
+            len(self.train_set), t.batch_size, t.accumulate, t.steps, self.counters.step, t.seed, here.rank, here.world_size
         )
-        transform = TrainTransform(self.recipe.augment, task.image.mean_rgb, self.train_set.labels.ignore_index, t.seed)
-        batches = train_batches(self.train_set, transform, sampler, workers)
+        transform = TrainTransform(self.recipe.augment, self.task.image.mean_rgb, self.train_set.labels.ignore_index, t.seed)
+        return train_batches(self.train_set, transform, sampler, workers)
+
+    def fit(self, stop: Stop, batches: Iterator[tuple[Tensor, Tensor]], progress: Progress) -> None:
+        t, c, here, task = self.schedule, self.counters, self.here, self.task
         network = task.model
         if here.world_size > 1:
             network = nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)

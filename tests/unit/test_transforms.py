@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -159,6 +162,33 @@ def test_a_broken_sample_is_a_data_error_with_its_hint(workers: int) -> None:
     with pytest.raises(DataError, match="sample is broken") as caught:
         list(train_batches(Numbered(10, broken=3), transform, sampler, workers))
     assert caught.value.hint == "mend it"
+
+
+@pytest.mark.parametrize("how", ["held", "broken", "closed"])
+def test_workers_end_with_the_program_however_the_stream_is_left(how: str) -> None:
+    """They hear no SIGTERM, which is how multiprocessing would end them; a program that waited for them would never end."""
+    code = f"""
+import multiprocessing, sys
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}
+from test_transforms import *
+transform = TrainTransform(geometric(crop_hw=(32, 32), scale_range=(1.0, 1.0)), PAD, 255, 1)
+data = Numbered(10, broken=3 if {how!r} == "broken" else None)
+stream = train_batches(data, transform, StepSampler(10, 4, 1, 3, 0, 1, 0, 1), 2)
+kept = None
+if {how!r} == "broken":
+    try:
+        list(stream)
+    except DataError as error:
+        kept = error
+else:
+    next(stream)
+if {how!r} == "closed":
+    stream.close()
+print(len(multiprocessing.active_children()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == ("2" if how == "held" else "0")
 
 
 def test_batches_are_uint8() -> None:
