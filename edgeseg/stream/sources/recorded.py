@@ -26,7 +26,7 @@ from edgeseg.stream.sources.clip import Clip, missing_at_end
 from edgeseg.stream.sources.convert import failures, pyav
 from edgeseg.stream.sources.decoder import DAMAGED, Damaged, Tell, reason_of, silent
 from edgeseg.synthetic.scene import Scene
-from edgeseg.text import quoted
+from edgeseg.text import quoted, shown
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
@@ -145,10 +145,12 @@ class ImageFiles:
 
     def _tell_pages(self, path: Path) -> None:
         """An animation, or a document of many pages, is taken for its first picture."""
+        if shown(path) != str(path):
+            return  # OpenCV crashes on a name that is not text
         cv2 = opencv()
         try:
             pages = cv2.imcount(str(path))
-        except (cv2.error, UnicodeEncodeError):
+        except cv2.error:
             return
         if pages > 1:
             self.tell("picture", f"{path.name} holds {pages} pictures, and only the first is read; make a video of it for all")
