@@ -35,6 +35,7 @@ def test_killed_at_every_step_of_a_build(tmp_path: Path) -> None:
         from edgeseg.bundle import open_bundle
         from edgeseg.engines.choose import choice as choose
         from edgeseg.engines.choose.spec import Plan
+        from edgeseg.engines.open import verify_engines
         path, threads = Path(sys.argv[1]), 1
 
         def die(*args, **options):
@@ -58,7 +59,6 @@ def test_killed_at_every_step_of_a_build(tmp_path: Path) -> None:
 
         def check():
             bundle = open_bundle(path)
-            bundle.verify()
             bundle.verify()
             verify_engines(bundle)
             print(*(engine.options["threads"] for engine in bundle.manifest.engines), flush=True)

@@ -172,6 +172,8 @@ pathlib.Path(sys.argv[1], "cgroup.procs").write_text("0")
 print(json.dumps([cpu_quota(), usable_cores()]))
 """
     done = subprocess.run([sys.executable, "-c", code, str(group)], capture_output=True, text=True, timeout=60)
+    if "Errno 22" in done.stderr:
+        pytest.skip("this kernel lets no process of this scheduling class into the group")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [1.5, 1]
 
