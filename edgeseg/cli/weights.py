@@ -78,7 +78,7 @@ def import_(file: Path, arch: str, out: Path | None, allow_missing: tuple[str, .
 
 
 def _classes(imported: Imported) -> list[str]:
-    """What the file says of its classes."""
+    """Describe the classes that the file names."""
     from edgeseg.recipe.labels import FORMATS, label_space, order_in
 
     names, count = imported.classes.names, imported.num_classes

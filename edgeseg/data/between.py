@@ -12,11 +12,11 @@ from edgeseg.data.formats import SplitName
 from edgeseg.data.label_values import first
 
 _ALIKE_BITS = 6
-"""Of the 64 bits of two pictures' hashes, so many may differ in two takes of one scene."""
+"""Bits of two pictures' 64-bit hashes that may differ in two takes of one scene."""
 
 
 def across(splits: Sequence[Looked]) -> tuple[list[Problem], list[Problem]]:
-    """What concerns two splits together: errors and warnings."""
+    """Errors and warnings that concern two splits together."""
     copies: list[tuple[Looked, str, str]] = []
     warned: list[Problem] = []
     digests: dict[bytes, tuple[SplitName, str]] = {}
