@@ -34,7 +34,7 @@ demo: $(DEMO_VENV)/.installed
 	$(DEMO_VENV)/bin/edgeseg demo -o $(DEMO_OUT)
 
 test: lint
-	@$(VENV)/bin/python -m pytest -q -n $(JOBS) --dist loadfile -m "not (gpu or jetson or trt or torch_trt or bench)" $(PYTEST_ARGS)
+	@$(VENV)/bin/python -m pytest -q -n $(JOBS) --dist loadfile -m "not (gpu or jetson or trt or torch_trt)" $(PYTEST_ARGS)
 
 test-trt: $(VENV)/.installed-trt
 	@$(VENV)/bin/python -m pytest -q -m trt tests/conformance/test_rtx_builder.py tests/conformance/test_rtx_runtime.py $(PYTEST_ARGS)
@@ -47,10 +47,10 @@ test-runtimes: $(VENV)/.installed $(RUNTIMES_VENV)/uv/.installed
 		--python $(RUNTIMES_PYTHONS) $(RUNTIMES_ARGS)
 
 bench: $(VENV)/.installed
-	@for file in tests/bench/bench_*.py; do echo "== $$file"; $(VENV)/bin/python $$file || exit 1; done
+	@for file in benchmarks/*.py; do echo "== $$file"; $(VENV)/bin/python $$file || exit 1; done
 
 bench-build: $(VENV)/.installed
-	@$(VENV)/bin/python tests/bench/bench_build.py $(BENCH_ARGS)
+	@$(VENV)/bin/python benchmarks/build.py $(BENCH_ARGS)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
@@ -84,7 +84,7 @@ $(VENV)/.installed-trt: $(VENV)/.installed
 
 # `===`: the build for CUDA, and no other of that number. edgeseg comes without its dependencies, which name the torch that models are
 # trained with, and Torch-TensorRT without its TensorRT: 2.13 asks for TensorRT-RTX 1.5, whose builder crashes on its own networks;
-# that of `make test-trt` does not. How releases before 2.11 do with it, tests/torch_trt_double.py says.
+# that of `make test-trt` does not. How releases before 2.11 do with it, tests/support/torch_trt_double.py says.
 TORCH_TRT_WHEEL = torch-tensorrt$(if $(filter 2.8 2.9 2.10,$(TORCH_TRT)),,-rtx)==$(TORCH_TRT).*
 TORCH_TRT_NEEDS := dllist filelock packaging psutil pytest hypothesis 'nvidia-modelopt>=0.47,<0.48' requests huggingface_hub \
 	click numpy onnx onnxruntime pillow pydantic pyyaml rich safetensors

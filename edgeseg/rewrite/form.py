@@ -4,7 +4,7 @@ The rewrites are exact, so the deployed model is the trained one to float roundi
 very tensors that an engine will compute with, and BatchNorm is folded already.
 
 Forms for processors were chosen by the clock. That for GPUs was chosen by what TensorRT-RTX's builder makes of each candidate; it
-lists an engine's kernels, and what each of them reads and writes, without a GPU (`tests/bench/bench_gpu_forms.py`). No form was
+lists an engine's kernels, and what each of them reads and writes, without a GPU (`benchmarks/gpu_forms.py`). No form was
 timed on one. What decided:
 
 - Attention is left whole. In the pieces that keep its scores in a processor's cache (`export.pieces`), each is a kernel.

@@ -11,7 +11,7 @@ import pytest
 
 from edgeseg.data.datasets import open_dataset
 from edgeseg.recipe.schema import DataFormat
-from tests.trees import TREES, Tree
+from trees import TREES, Tree
 
 
 @pytest.fixture(params=sorted(TREES))

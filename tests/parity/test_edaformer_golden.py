@@ -13,7 +13,8 @@ from torch import Tensor
 from edgeseg.models import build_model, load_upstream
 from edgeseg.models.segmentor import Segmentor
 from edgeseg.specs import IsrPlan
-from golden_rule import FIXTURES, upstream_state
+from golden_rule import upstream_state
+from locations import FIXTURES
 
 TOLERANCE = 1e-5
 ISR = IsrPlan((2, 2, 1, 1), (2, 2, 2))

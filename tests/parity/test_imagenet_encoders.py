@@ -20,7 +20,8 @@ from edgeseg.models.keymaps import efficientnet_lite_key, mobilenet_v2_key
 from edgeseg.models.mobilenet import InvertedResidualEncoder, mobilenet_v2
 from edgeseg.models.reference import normalise
 from edgeseg.specs import ImageSpec
-from golden_rule import FIXTURES, upstream_state
+from golden_rule import upstream_state
+from locations import FIXTURES
 
 TOLERANCE = 5e-6
 BUILD: dict[str, Callable[[], InvertedResidualEncoder]] = {

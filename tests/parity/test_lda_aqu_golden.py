@@ -11,7 +11,8 @@ from torch import Tensor
 
 from edgeseg.models.keymaps import lda_aqu_state
 from edgeseg.models.lda_aqu import LdaAqu
-from golden_rule import FIXTURES, value
+from golden_rule import value
+from locations import FIXTURES
 
 CHANNELS = 64
 TOLERANCE = 1e-4

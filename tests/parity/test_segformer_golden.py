@@ -11,7 +11,8 @@ from edgeseg.models import load_upstream
 from edgeseg.models.mit import mit
 from edgeseg.models.segformer import SegformerDecoder
 from edgeseg.models.segmentor import Segmentor
-from golden_rule import FIXTURES, upstream_state
+from golden_rule import upstream_state
+from locations import FIXTURES
 
 TOLERANCE = 5e-5
 

@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgeseg.models import load_upstream
 from edgeseg.models.vwformer import VwDecoder
-from golden_rule import FIXTURES, upstream_state
+from golden_rule import upstream_state
+from locations import FIXTURES
 
 TOLERANCE = 1e-5
 MIT_B0, MIT_B1 = (32, 64, 160, 256), (64, 128, 320, 512)

@@ -43,7 +43,7 @@ def _needs(file: Path, seen: frozenset[Path] = frozenset()) -> Iterator[str]:
     """What a test file, or one of its helpers, imports that the device side has not."""
     for name in _imported(file):
         top, *rest = name.split(".")
-        helper = TESTS / f"{top}.py"
+        helper = TESTS / "support" / f"{top}.py"
         if top == "edgeseg":
             inner = (ROOT / "/".join(name.split("."))).with_suffix(".py").exists() or (ROOT / "/".join(name.split("."))).is_dir()
             rooms = {".".join(("edgeseg", *rest[:depth])) for depth in range(1, len(rest) + 1)}
@@ -57,7 +57,7 @@ def _needs(file: Path, seen: frozenset[Path] = frozenset()) -> Iterator[str]:
 
 def device_tests() -> list[Path]:
     """Test files, relative to the repository."""
-    files = sorted(file for folder in FOLDERS for file in (TESTS / folder).glob("test_*.py"))
+    files = sorted(file for folder in FOLDERS for file in (TESTS / folder).rglob("test_*.py"))
     return [file.relative_to(ROOT) for file in files if not any(True for _ in _needs(file))]
 
 
