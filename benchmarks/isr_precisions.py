@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_int8 import CHECKPOINT, RECIPE, Candidate, dialect_of, engine, int8_program, scenes
+from int8 import CHECKPOINT, RECIPE, Candidate, dialect_of, engine, int8_program, scenes
 
 from common.interleave import interleave, table
 from edgeseg.checkpoints.models import Trained, load_trained

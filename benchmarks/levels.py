@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench_export_forms import onnxruntime_call, openvino_call
+from export_forms import onnxruntime_call, openvino_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.interleave import interleave, openvino_hints, table
