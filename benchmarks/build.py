@@ -1,19 +1,23 @@
-"""What `edgeseg build` costs and finds: EDAFormer-T in every engine that this machine can run, built, kept, and timed in turns.
+"""What `edgeseg build` costs and finds: EDAFormer-T in every engine that this machine can run, built, kept,
+and timed in turns.
 
-python benchmarks/build.py [--bundle B] [--plan 1,1,1,1-1,1,1 --plan 2,2,1,1-2,2,2]... [--data-root DIR] [--threads 2]
+python benchmarks/build.py [--bundle B] [--plan 1,1,1,1-1,1,1 --plan 2,2,1,1-2,2,2]... [--data-root DIR]
+[--threads 2]
     [--repeat 3] [--card rtx4090]... [--runtime openvino]...
 
-Each of `--repeat` rounds copies the bundle without its engines and runs the command twice, as a user does, in processes of their
-own: the first build compiles, checks golden frames and times all engines in turns; the second finds all there. The times of these
-two are the command's, with the start of Python. What one engine took to compile and to open, its size and its milliseconds are
-those that the command reports: medians over rounds, and for speed-ups, over ONNX Runtime in float, their range over rounds too,
-which tells what a difference means on this machine. `spread` is (p90 - p10) / median of an engine's times, the worst round's;
-beyond 0.2 something else was using the machine. `--card` compiles for an RTX card too, in half precision as well.
+Each of `--repeat` rounds copies the bundle without its engines and runs the command twice, as a user does, in
+processes of their own: the first build compiles, checks golden frames and times all engines in turns; the
+second finds all there. The times of these two are the command's, with the start of Python. What one engine
+took to compile and to open, its size and its milliseconds are those that the command reports: medians over
+rounds, and for speed-ups, over ONNX Runtime in float, their range over rounds too, which tells what a
+difference means on this machine. `spread` is (p90 - p10) / median of an engine's times, the worst round's;
+beyond 0.2 something else was using the machine. `--card` compiles for an RTX card too, in half precision as
+well.
 
-Without a bundle one is exported from the shipped checkpoint, 512x384, with a program laid out for every runtime, in float and in
-INT8: by calibration alone, no training, on CamVid's images with --data-root, else on the four drawn scenes that ship in the demo
-bundle, which is little for accuracy and enough for time. No engine is refused for what it agrees on. A given bundle is left as it
-is.
+Without a bundle one is exported from the shipped checkpoint, 512x384, with a program laid out for every
+runtime, in float and in INT8: by calibration alone, no training, on CamVid's images with --data-root, else on
+the four drawn scenes that ship in the demo bundle, which is little for accuracy and enough for time. No
+engine is refused for what it agrees on. A given bundle is left as it is.
 
 Tables go to stderr, as Markdown; JSON to stdout.
 """
@@ -56,14 +60,18 @@ COLUMNS = ("engine", "ms", "p90", "spread", "speed-up", "size", "compile", "open
 
 
 class Unheld(Int8Level):
-    """An INT8 program to be that is not held to its model: on drawn scenes its rounding shows, and is not the question here."""
+    """An INT8 program to be that is not held to its model: on drawn scenes its rounding shows, and is not the
+    question here.
+    """
 
     def hold(self, reference: Any, programs: Any, images: Any) -> dict[str, Any]:
         return {}
 
 
 def shipped(path: Path, plans: Sequence[str], data_root: Path | None, for_cards: bool) -> Bundle:
-    """The shipped checkpoint at each plan, in float and INT8, in the form for each runtime; for cards in half precision, too."""
+    """The shipped checkpoint at each plan, in float and INT8, in the form for each runtime; for cards in half
+    precision, too.
+    """
     root = data_root or framed(path.with_suffix(".data"))
     own = [] if data_root else [f"quant.calibration.images={root / CALIB}"]
     runtimes = (*RUNTIMES, *(CARDS if for_cards else ()))
@@ -88,7 +96,9 @@ def shipped(path: Path, plans: Sequence[str], data_root: Path | None, for_cards:
 
 
 def framed(root: Path) -> Path:
-    """A data root laid out as CamVid's, of the scenes in the demo bundle, with a set that names all for calibration."""
+    """A data root laid out as CamVid's, of the scenes in the demo bundle, with a set that names all for
+    calibration.
+    """
     recipe = load_recipe(find_recipe("edaformer_t_camvid_int8"))
     frames = list(open_bundle(demo_bundle()).golden())
     for split in ("train", "val"):
@@ -97,7 +107,11 @@ def framed(root: Path) -> Path:
         for frame in frames:
             (root / "images" / split / f"{frame.name}.png").write_bytes(png(frame.image_rgb[:, :, ::-1]))
             (root / "labels" / split / f"{frame.name}.png").write_bytes(png(frame.mask))
-    write_calib(make_calib(recipe.data, root, len(frames), Path(CALIB).stem), root / CALIB, "The demo bundle's frames.")
+    write_calib(
+        make_calib(recipe.data, root, len(frames), Path(CALIB).stem),
+        root / CALIB,
+        "The demo bundle's frames.",
+    )
     return root
 
 
@@ -129,10 +143,19 @@ def one_round(source: Bundle, path: Path, options: argparse.Namespace) -> dict[s
     if any(level["built"] for level in second["engines"]):
         raise SystemExit(f"the second build built again: {[level['reason'] for level in second['engines']]}")
     cards = [
-        {"card": card, **dict(zip(("s", "made"), command("build", bundle.path, "--device", card), strict=True))}
+        {
+            "card": card,
+            **dict(zip(("s", "made"), command("build", bundle.path, "--device", card), strict=True)),
+        }
         for card in options.card
     ]
-    return {"first_s": first_s, "second_s": second_s, "load_before": load, "levels": first["engines"], "cards": cards}
+    return {
+        "first_s": first_s,
+        "second_s": second_s,
+        "load_before": load,
+        "levels": first["engines"],
+        "cards": cards,
+    }
 
 
 def rows(rounds: Sequence[Mapping[str, Any]], number: int) -> list[list[str]]:
@@ -143,7 +166,11 @@ def rows(rounds: Sequence[Mapping[str, Any]], number: int) -> list[list[str]]:
         figures = [one["measurements"] for one in seen]
 
         def told(
-            name: str, form: str, unit: float = 1.0, of: Any = median, figures: Sequence[Mapping[str, Any]] = figures
+            name: str,
+            form: str,
+            unit: float = 1.0,
+            of: Any = median,
+            figures: Sequence[Mapping[str, Any]] = figures,
         ) -> str:
             values = [one[name] * unit for one in figures if name in one]
             return form.format(of(values)) if values else "-"
@@ -171,7 +198,9 @@ def rows(rounds: Sequence[Mapping[str, Any]], number: int) -> list[list[str]]:
 
 def options_of(candidate: Mapping[str, Any]) -> list[str]:
     """What tells a candidate from others of its runtime and precision."""
-    return [str(value) for name, value in candidate["options"].items() if name != "threads" and value != "f32"]
+    return [
+        str(value) for name, value in candidate["options"].items() if name != "threads" and value != "f32"
+    ]
 
 
 def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
@@ -179,7 +208,8 @@ def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[column]) for row in (head, *body)) for column in range(len(head))]
     lines = [head, ["-" * width for width in widths], *body]
     return "\n".join(
-        "| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) + " |" for row in lines
+        "| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in lines
     )
 
 
@@ -192,7 +222,9 @@ def show(levels: Sequence[str], rounds: Sequence[Mapping[str, Any]], threads: in
     device = rounds[0]["levels"][0]["device"].partition(" with ")[0]
     load = max(one["load_before"] for one in rounds)
     print(
-        f"{device}; {threads} threads; builds: {len(rounds)}, load of the machine before them up to {load:.1f}", file=sys.stderr
+        f"{device}; {threads} threads; builds: {len(rounds)}, load of the machine before them up to"
+        f" {load:.1f}",
+        file=sys.stderr,
     )
     first, second = (between([one[name] for one in rounds]) for name in ("first_s", "second_s"))
     print(f"first build {first} s, second build {second} s", file=sys.stderr)
@@ -206,14 +238,22 @@ def show(levels: Sequence[str], rounds: Sequence[Mapping[str, Any]], threads: in
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--plan", action="append", default=[], help="ISR plan of a level; may be repeated")
-    parser.add_argument("--data-root", type=Path, help="of CamVid: calibrate on it, and take golden frames from it")
+    parser.add_argument(
+        "--data-root", type=Path, help="of CamVid: calibrate on it, and take golden frames from it"
+    )
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--repeat", type=int, default=1)
-    parser.add_argument("--card", action="append", default=[], help="compile for this RTX card, too; may be repeated")
-    parser.add_argument("--runtime", action="append", default=[], help="consider this runtime only; may be repeated")
+    parser.add_argument(
+        "--card", action="append", default=[], help="compile for this RTX card, too; may be repeated"
+    )
+    parser.add_argument(
+        "--runtime", action="append", default=[], help="consider this runtime only; may be repeated"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)

@@ -1,10 +1,12 @@
-"""EDAFormer-T at 512x512: torch, a plain ONNX export in ONNX Runtime, and our engine, one after another in one run.
+"""EDAFormer-T at 512x512: torch, a plain ONNX export in ONNX Runtime, and our engine, one after another in
+one run.
 
 python benchmarks/engine.py [--rounds 30] [--threads 2] [--size 512] [--plan 2,2,1,1-2,2,2]
 
-The plain export is what `torch.onnx.export(model)` gives: float image in, logits out, fully optimised by ONNX Runtime.
-Torch and our program do more than it does: they take the uint8 image, normalise it, and end at the class map. Weights are
-random, from a fixed seed: they do not change the time. Figures are printed as a table (stderr) and as JSON (stdout).
+The plain export is what `torch.onnx.export(model)` gives: float image in, logits out, fully optimised by ONNX
+Runtime. Torch and our program do more than it does: they take the uint8 image, normalise it, and end at the
+class map. Weights are random, from a fixed seed: they do not change the time. Figures are printed as a table
+(stderr) and as JSON (stdout).
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ def plain_session(model: Segmentor, size: int, path: Path, threads: int) -> ort.
         torch.onnx.export(model, (torch.zeros(1, 3, size, size),), str(path), dynamo=False, opset_version=17)
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = threads
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as our engine, so that only the graphs differ
+    settings.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # as our engine, so that only the graphs differ
     return ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
 
 
@@ -53,7 +57,12 @@ def measure(plan: IsrPlan, size: int, threads: int, rounds: int, folder: Path) -
     reference = TorchReference(model, image, MASK_STRIDE)
     plain = plain_session(model, size, folder / "plain.onnx", threads)
     program = export_program(
-        model, image=image, labels=labels, mask_stride=MASK_STRIDE, arch="edaformer_t", out=folder / "model.onnx"
+        model,
+        image=image,
+        labels=labels,
+        mask_stride=MASK_STRIDE,
+        arch="edaformer_t",
+        out=folder / "model.onnx",
     )
     backend = engines.backend("onnxruntime")
     options: dict[str, Any] = {"threads": threads}
@@ -70,7 +79,9 @@ def measure(plan: IsrPlan, size: int, threads: int, rounds: int, folder: Path) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--size", type=int, default=512)
@@ -80,7 +91,9 @@ def main() -> None:
     results = {}
     for plan in arguments.plan or PLANS:
         with tempfile.TemporaryDirectory() as folder:
-            results[plan] = measure(IsrPlan.parse(plan), arguments.size, arguments.threads, arguments.rounds, Path(folder))
+            results[plan] = measure(
+                IsrPlan.parse(plan), arguments.size, arguments.threads, arguments.rounds, Path(folder)
+            )
         print(table(f"plan {plan}", results[plan]), file=sys.stderr)
     setting = {key: value for key, value in vars(arguments).items() if key != "plan"}
     versions = {"torch": torch.__version__, "onnxruntime": ort.__version__}

@@ -1,12 +1,13 @@
-"""What each export-time rewrite is worth: EDAFormer-T as written, then with one rewrite more at a time, then the
-forms that export offers; per runtime. With --pooling, other ways to pool the keys instead, all exact, inside the form that is
-exported for each runtime.
+"""What each export-time rewrite is worth: EDAFormer-T as written, then with one rewrite more at a time, then
+the forms that export offers; per runtime. With --pooling, other ways to pool the keys instead, all exact,
+inside the form that is exported for each runtime.
 
-python benchmarks/export_forms.py [--rounds 30] [--threads 2] [--size 512] [--plan 2,2,1,1-2,2,2] [--mask-stride 8]
+python benchmarks/export_forms.py [--rounds 30] [--threads 2] [--size 512] [--plan 2,2,1,1-2,2,2]
+[--mask-stride 8]
     [--pooling]
 
-ONNX Runtime, and OpenVINO in float32 and bfloat16 where it is installed. Every program takes the uint8 image and ends at the
-class map. Figures are printed as tables (stderr) and as JSON (stdout).
+ONNX Runtime, and OpenVINO in float32 and bfloat16 where it is installed. Every program takes the uint8 image
+and ends at the class map. Figures are printed as tables (stderr) and as JSON (stdout).
 """
 
 from __future__ import annotations
@@ -91,7 +92,11 @@ def convolved(attention: EmbeddingFreeAttention, pooled: Tensor) -> Tensor:
 def row_means(x: Tensor, window: int) -> Tensor:
     """(1, H, W, C) -> (H / window, W, C) by a mean over rows, which lie behind each other in memory."""
     _, height, width, channels = map(int, x.shape)
-    return x.reshape(height // window, window, width * channels).mean(1).reshape(height // window, width, channels)
+    return (
+        x.reshape(height // window, window, width * channels)
+        .mean(1)
+        .reshape(height // window, width, channels)
+    )
 
 
 def pool_then_product(attention: EmbeddingFreeAttention, x: Tensor) -> Tensor:
@@ -102,12 +107,16 @@ def pool_then_product(attention: EmbeddingFreeAttention, x: Tensor) -> Tensor:
 def mean_of_blocks(attention: EmbeddingFreeAttention, x: Tensor) -> Tensor:
     window = attention.ratio * attention.multiplier
     _, height, width, channels = map(int, x.shape)
-    return convolved(attention, x.reshape(1, height // window, window, width // window, window, channels).mean((2, 4)))
+    return convolved(
+        attention, x.reshape(1, height // window, window, width // window, window, channels).mean((2, 4))
+    )
 
 
 def mean_of_rows_then_columns(attention: EmbeddingFreeAttention, x: Tensor) -> Tensor:
     window, channels = attention.ratio * attention.multiplier, int(x.shape[3])
-    return convolved(attention, row_means(x, window).reshape(1, -1, window, channels).mean(2) if window > 1 else x)
+    return convolved(
+        attention, row_means(x, window).reshape(1, -1, window, channels).mean(2) if window > 1 else x
+    )
 
 
 def mean_of_rows_then_product(attention: EmbeddingFreeAttention, x: Tensor) -> Tensor:
@@ -126,7 +135,13 @@ def strided_convolution(attention: EmbeddingFreeAttention, x: Tensor) -> Tensor:
     return normed(attention, keys.reshape(1, -1, keys.shape[-1]))
 
 
-POOLING = (pool_then_product, mean_of_blocks, mean_of_rows_then_columns, mean_of_rows_then_product, strided_convolution)
+POOLING = (
+    pool_then_product,
+    mean_of_blocks,
+    mean_of_rows_then_columns,
+    mean_of_rows_then_product,
+    strided_convolution,
+)
 
 
 def export_pooling(plan: IsrPlan, size: int, mask_stride: int, folder: Path, form: Form) -> dict[str, Path]:
@@ -135,7 +150,9 @@ def export_pooling(plan: IsrPlan, size: int, mask_stride: int, folder: Path, for
     programs = {}
     for name, keys in ways.items():
         with mock.patch.object(EmbeddingFreeAttention, "keys", keys):
-            programs[name] = export(random_model(plan), size, mask_stride, folder / f"{form}-{name}.onnx", form)
+            programs[name] = export(
+                random_model(plan), size, mask_stride, folder / f"{form}-{name}.onnx", form
+            )
     return programs
 
 
@@ -168,14 +185,18 @@ def random_model(plan: IsrPlan) -> Segmentor:
 def export(model: Segmentor, size: int, mask_stride: int, out: Path, form: Form) -> Path:
     labels = LabelSpace(tuple(f"class{i}" for i in range(CLASSES)), ((0, 0, 0),) * CLASSES)
     image = ImageSpec((size, size))
-    export_program(model, image=image, labels=labels, mask_stride=mask_stride, arch="edaformer_t", out=out, form=form)
+    export_program(
+        model, image=image, labels=labels, mask_stride=mask_stride, arch="edaformer_t", out=out, form=form
+    )
     return out
 
 
 def onnxruntime_call(path: Path, pixels: np.ndarray, threads: int) -> Callable[[], object]:
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = threads
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")  # processor time then means work
+    settings.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # processor time then means work
     session = ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     return lambda: session.run(None, {"image": pixels})
 
@@ -189,7 +210,9 @@ def openvino_call(path: Path, pixels: np.ndarray, threads: int, precision: str) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--size", type=int, default=512)
@@ -214,7 +237,9 @@ def main() -> None:
             results[plan] = {}
             for runtime, call_of in runtimes.items():
                 if arguments.pooling:
-                    programs = export_pooling(*setting, "openvino" if runtime.startswith("openvino") else "onnxruntime")
+                    programs = export_pooling(
+                        *setting, "openvino" if runtime.startswith("openvino") else "onnxruntime"
+                    )
                 calls = {name: call_of(path) for name, path in programs.items()}
                 results[plan][runtime] = interleave(calls, arguments.rounds)
                 print(table(f"{plan}, {runtime}", results[plan][runtime]), file=sys.stderr)

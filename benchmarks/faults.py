@@ -1,9 +1,10 @@
-"""What one camera costs that keeps failing, and what the others notice: bench_faults.py [--kills 20] [--out faults.json]
+"""What one camera costs that keeps failing, and what the others notice: bench_faults.py [--kills 20] [--out
+faults.json]
 
-Real RTSP servers on loopback, in turn: one is killed and restarted 20 times; frozen (SIGSTOP) and thawed, for a moment and for
-longer than the watchdog waits; restarted with another picture size and rate; asked with a wrong password; slow, a frame a second;
-and one of four dies. For each: frames delivered, time from the last frame before to the first after, frame age, and memory,
-threads and descriptors before and after.
+Real RTSP servers on loopback, in turn: one is killed and restarted 20 times; frozen (SIGSTOP) and thawed, for
+a moment and for longer than the watchdog waits; restarted with another picture size and rate; asked with a
+wrong password; slow, a frame a second; and one of four dies. For each: frames delivered, time from the last
+frame before to the first after, frame age, and memory, threads and descriptors before and after.
 """
 
 from __future__ import annotations
@@ -41,11 +42,21 @@ class Watched:
 
     def __init__(self, engine: Session, servers: Sequence[RtspServer]) -> None:
         self.monitor, self.stop, self.reports = Monitor(), threading.Event(), list[Any]()
-        sources = open_sources([f"cam{number}={server.uri()}#timeout=3" for number, server in enumerate(servers)])
+        sources = open_sources(
+            [f"cam{number}={server.uri()}#timeout=3" for number, server in enumerate(servers)]
+        )
         policy = Policy("oldest", 1, MAX_AGE_MS)
         self._thread = in_background(
             lambda: self.reports.append(
-                run(engine, sources, [], policy=policy, patience=PATIENCE, monitor=self.monitor, stop=self.stop)
+                run(
+                    engine,
+                    sources,
+                    [],
+                    policy=policy,
+                    patience=PATIENCE,
+                    monitor=self.monitor,
+                    stop=self.stop,
+                )
             )
         )
         for number in range(len(servers)):
@@ -133,7 +144,11 @@ def measure(engine: Session, name: str, kills_wanted: int) -> dict[str, Any]:
         "age_ms": {key: report.frame_age[key] for key in ("p50_ms", "p99_ms", "max_ms")},
         "dropped": first["dropped"],
         "others": [
-            {"delivered": other["delivered"], "reconnects": other["reconnects"], "age_p99_ms": other["age_ms"]["p99_ms"]}
+            {
+                "delivered": other["delivered"],
+                "reconnects": other["reconnects"],
+                "age_p99_ms": other["age_ms"]["p99_ms"],
+            }
             for other in others
         ],
         "rss_mb": [round(before.rss_mb, 1), round(after.rss_mb, 1)],
@@ -155,7 +170,12 @@ def wrong_password(engine: Session) -> dict[str, Any]:
         lasted_ms, after = 1e3 * (time.monotonic() - start_s), held_at_rest(before)
     finally:
         server.kill()
-    return {"told": told, "password_shown": "wr0ng" in told, "after_ms": round(lasted_ms), "fds": [before.fds, after.fds]}
+    return {
+        "told": told,
+        "password_shown": "wr0ng" in told,
+        "after_ms": round(lasted_ms),
+        "fds": [before.fds, after.fds],
+    }
 
 
 def main() -> None:

@@ -1,16 +1,18 @@
 """What the governor is worth: one clip with a slow phase, at a fixed level and governed, side by side.
 
-    python benchmarks/governor.py [--bundle B] [--clip C | --data-root DIR] [--deadline-ms 900 | --target-fps 2]
+    python benchmarks/governor.py [--bundle B] [--clip C | --data-root DIR]
+        [--deadline-ms 900 | --target-fps 2]
         [--frames 150] [--rounds 1] [--size 1024] [--plan 2,1,1,1-2,2,2]...
 
-While the middle third of the clip is written, processes that only burn CPU time run beside it. Frames come at the clip's rate, as
-from a camera, and wait where the runner is late. Shown for each run: share of the frames over the limit, in all and in the slow
-third, switches, share of the frames by level; and how far the governed masks are from those of the fixed level. With --data-root
-the frames are the recipe's validation images, again from the first where they end, and mIoU is that against their labels.
+While the middle third of the clip is written, processes that only burn CPU time run beside it. Frames come at
+the clip's rate, as from a camera, and wait where the runner is late. Shown for each run: share of the frames
+over the limit, in all and in the slow third, switches, share of the frames by level; and how far the governed
+masks are from those of the fixed level. With --data-root the frames are the recipe's validation images, again
+from the first where they end, and mIoU is that against their labels.
 
-A bundle that is not there is exported from the shipped checkpoint at five plans, and kept where --bundle names a place. Without a
-target the deadline is 1.5 times the latency of the most exact level on the machine as it is; without --fps the frames come 0.8
-times as fast as that level could take them.
+A bundle that is not there is exported from the shipped checkpoint at five plans, and kept where --bundle
+names a place. Without a target the deadline is 1.5 times the latency of the most exact level on the machine
+as it is; without --fps the frames come 0.8 times as fast as that level could take them.
 """
 
 from __future__ import annotations
@@ -95,7 +97,10 @@ class Labelled:
 
     def truths(self) -> list[MaskU8]:
         """The labels of each frame, as sparse as the masks that are kept."""
-        return [self.data.load(index % len(self.data))[1][::MASK_STEP, ::MASK_STEP] for index in range(self.frame_count)]
+        return [
+            self.data.load(index % len(self.data))[1][::MASK_STEP, ::MASK_STEP]
+            for index in range(self.frame_count)
+        ]
 
     def close(self) -> None: ...
 
@@ -122,7 +127,9 @@ class Watch:
         levels = [record["level"] for record in self.records]
         return {
             "over_limit": float((times_ms > target.limit_ms).mean()),
-            "over_limit_slow_third": float((times_ms[self.slow.start : self.slow.stop] > target.limit_ms).mean()),
+            "over_limit_slow_third": float(
+                (times_ms[self.slow.start : self.slow.stop] > target.limit_ms).mean()
+            ),
             "p50_ms": float(np.median(times_ms)),
             "p90_ms": float(np.quantile(times_ms, 0.9)),
             "age_p90_ms": float(np.quantile([record["age_ms"] for record in self.records], 0.9)),
@@ -160,18 +167,30 @@ def miou(truths: Sequence[MaskU8], masks: Sequence[MaskU8], labels: LabelSpace) 
 
 def distance(fixed: Sequence[MaskU8], governed: Sequence[MaskU8], labels: LabelSpace) -> dict[str, float]:
     """How far the governed masks are from those of the fixed level, which is taken for the truth."""
-    agreement = float(np.mean([mask_agreement(mask, truth) for truth, mask in zip(fixed, governed, strict=True)]))
+    agreement = float(
+        np.mean([mask_agreement(mask, truth) for truth, mask in zip(fixed, governed, strict=True)])
+    )
     return {"mask_agreement_with_fixed": agreement, "miou_against_fixed": miou(fixed, governed, labels)}
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, help="with several levels, and an engine for each; exported where it is not there")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        help="with several levels, and an engine for each; exported where it is not there",
+    )
     parser.add_argument("--size", type=int, default=1024, help="of the exported bundle's square images")
-    parser.add_argument("--plan", action="append", help="ISR plan of a level of the exported bundle; may be repeated")
+    parser.add_argument(
+        "--plan", action="append", help="ISR plan of a level of the exported bundle; may be repeated"
+    )
     parser.add_argument("--clip", help="a video; a synthetic one where neither it nor --data-root is given")
     parser.add_argument(
-        "--data-root", type=Path, help="the frames are the validation images below it, and their labels the truth"
+        "--data-root",
+        type=Path,
+        help="the frames are the validation images below it, and their labels the truth",
     )
     parser.add_argument("--frames", type=int, default=150, help="of the clip; the phases are thirds of it")
     parser.add_argument("--fps", type=float, help="of the frames that are no video")
@@ -183,7 +202,9 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def clip_of(options: argparse.Namespace, bundle: Bundle, fps: float) -> tuple[Callable[[], FrameSource], list[MaskU8]]:
+def clip_of(
+    options: argparse.Namespace, bundle: Bundle, fps: float
+) -> tuple[Callable[[], FrameSource], list[MaskU8]]:
     """What opens the frames, and their labels, where there are any."""
     if options.data_root is not None:
         labelled = Labelled(open_dataset(bundle.recipe().data, "val", options.data_root), fps, options.frames)
@@ -199,7 +220,11 @@ def main() -> None:
         burners = stack.enter_context(Burners(options.burners))
         there = options.bundle is not None and options.bundle.exists()
         path = options.bundle or folder / "levels.edgeseg"
-        bundle = open_bundle(path) if there else shipped_levels(path, options.size, options.plan or PLANS, options.threads)
+        bundle = (
+            open_bundle(path)
+            if there
+            else shipped_levels(path, options.size, options.plan or PLANS, options.threads)
+        )
         session = stack.enter_context(open_session(bundle, threads=options.threads))
         open_quiet, _ = clip_of(options, bundle, fps=1.0)
         quiet_ms = run(session, open_quiet(), [], limit=WARMING).latency["p50_ms"]
@@ -213,7 +238,9 @@ def main() -> None:
             fixed, governed = Watch(burners, frames), Watch(burners, frames)
             run(session, Paced(open_clip()), [], limit=frames, on_frame=fixed)
             with open_governed(bundle, target, threads=options.threads) as (sessions, governor):
-                report = run(sessions, Paced(open_clip()), [], limit=frames, governor=governor, on_frame=governed)
+                report = run(
+                    sessions, Paced(open_clip()), [], limit=frames, governor=governor, on_frame=governed
+                )
             figures = {"fixed": fixed.figures(target), "governed": governed.figures(target)}
             labels = session.program.labels
             figures["governed"] |= distance(fixed.masks, governed.masks, labels)
@@ -240,10 +267,13 @@ def main() -> None:
 def told(figures: Mapping[str, Any], cost: float | None) -> str:
     """The outcome in a sentence."""
     shares = " and ".join(
-        f"{100 * one['over_limit']:.1f} % {name} ({100 * one['over_limit_slow_third']:.1f} % of the slow third)"
+        f"{100 * one['over_limit']:.1f} % {name} ({100 * one['over_limit_slow_third']:.1f} % of the slow"
+        " third)"
         for name, one in figures.items()
     )
-    price = f"{100 * cost:+.2f} points of mIoU" if cost is not None else "unknown mIoU, as there are no labels"
+    price = (
+        f"{100 * cost:+.2f} points of mIoU" if cost is not None else "unknown mIoU, as there are no labels"
+    )
     return f"over the limit: {shares}; the governor cost {price}"
 
 

@@ -1,10 +1,13 @@
-"""What TensorRT-RTX makes of a model in each layout that it could be exported in: kernels, traffic, memory, engine. Needs no GPU.
+"""What TensorRT-RTX makes of a model in each layout that it could be exported in: kernels, traffic, memory,
+engine. Needs no GPU.
 
-python benchmarks/gpu_forms.py [--model edaformer_t]... [--size 384x512] [--upsample lda_aqu] [--capability 8.9]
+python benchmarks/gpu_forms.py [--model edaformer_t]... [--size 384x512] [--upsample lda_aqu] [--capability
+8.9]
 
-The builder lists an engine's kernels in its log, with the tensors that each reads and writes. `fused` counts the attentions that
-became one kernel; `moves`, kernels that only move, cast or join; `traffic`, the bytes that all kernels read and write, weights
-aside; `memory`, the bytes of activations. How fast the kernels are, only a card shows. Weights are random.
+The builder lists an engine's kernels in its log, with the tensors that each reads and writes. `fused` counts
+the attentions that became one kernel; `moves`, kernels that only move, cast or join; `traffic`, the bytes
+that all kernels read and write, weights aside; `memory`, the bytes of activations. How fast the kernels are,
+only a card shows. Weights are random.
 
 Tables go to stderr, as Markdown; JSON to stdout.
 """
@@ -52,16 +55,31 @@ LAYOUTS: Mapping[str, Mapping[str, Any]] = {
 """What `simplify` is told; "multiple": of hidden widths; "pieces": attention in pieces."""
 BYTES = {"Half": 2, "Float": 4, "UInt8": 1, "Int8": 1, "Int32": 4, "Int64": 8, "Bool": 1}
 MOVES = re.compile(r"__myl_(Tran|Resh|Move|Conc|Slic|Cast|Repl|Pad|Split)+_myl")
-COLUMNS = ("layout", "precision", "kernels", "fused", "moves", "traffic MB", "memory MB", "engine MB", "build s")
+COLUMNS = (
+    "layout",
+    "precision",
+    "kernels",
+    "fused",
+    "moves",
+    "traffic MB",
+    "memory MB",
+    "engine MB",
+    "build s",
+)
 
 
 @contextmanager
 def laid_out(told: Mapping[str, Any]) -> Iterator[None]:
     """Deploy the form "tensorrt" in another layout."""
-    rewrites = {**form._REWRITES, "tensorrt": {name: told[name] for name in told if name not in ("pieces", "multiple")}}
+    rewrites = {
+        **form._REWRITES,
+        "tensorrt": {name: told[name] for name in told if name not in ("pieces", "multiple")},
+    }
     with (
         mock.patch.object(form, "_REWRITES", rewrites),
-        mock.patch.object(simplify_edaformer, "HIDDEN_MULTIPLE", told.get("multiple", simplify_edaformer.HIDDEN_MULTIPLE)),
+        mock.patch.object(
+            simplify_edaformer, "HIDDEN_MULTIPLE", told.get("multiple", simplify_edaformer.HIDDEN_MULTIPLE)
+        ),
     ):
         yield
 
@@ -100,7 +118,11 @@ def built(graph: onnx.ModelProto, capability: str) -> dict[str, float]:
     started = time.perf_counter()
     engine = builder.build_serialized_network(network, config)
     build_s = time.perf_counter() - started
-    kernels = [line for line in lines if line.startswith("Name: ") and not re.search("LayerType: (signal|wait),", line)]
+    kernels = [
+        line
+        for line in lines
+        if line.startswith("Name: ") and not re.search("LayerType: (signal|wait),", line)
+    ]
     kernels = [kernel for kernel in kernels if "LayerType:" in kernel]  # and not an input or an output
     (memory,) = (int(line.split()[3]) for line in lines if line.startswith("Total Activation Memory:"))
     return {
@@ -125,11 +147,19 @@ def shown(name: str, value: str | float) -> str:
     """A figure as the table has it."""
     if isinstance(value, str):
         return value
-    return f"{value / 1e6:.1f}" if name.endswith("_bytes") else f"{value:.1f}" if name == "build_s" else str(value)
+    return (
+        f"{value / 1e6:.1f}"
+        if name.endswith("_bytes")
+        else f"{value:.1f}"
+        if name == "build_s"
+        else str(value)
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", action="append", choices=MODELS, help="default: all")
     parser.add_argument("--size", default="384x512", help="height x width")
     parser.add_argument("--upsample", default="bilinear", choices=("bilinear", "lda_aqu"))
@@ -144,7 +174,9 @@ def main() -> None:
     for name in arguments.model or MODELS:
         torch.manual_seed(0)
         model = build_model(name, 11, **options).eval()
-        print(f"\n{name} {arguments.upsample}, {width}x{height}\n\n| {' | '.join(COLUMNS)} |", file=sys.stderr)
+        print(
+            f"\n{name} {arguments.upsample}, {width}x{height}\n\n| {' | '.join(COLUMNS)} |", file=sys.stderr
+        )
         print("|---|---|" + "---:|" * (len(COLUMNS) - 2), file=sys.stderr)
         results[name] = []
         for layout, told in LAYOUTS.items():
@@ -152,7 +184,9 @@ def main() -> None:
             for precision, laid in (("float", graph), ("fp16", to_half(graph))):
                 row = {"layout": layout, "precision": precision, **built(laid, arguments.capability)}
                 results[name].append(row)
-                print(f"| {' | '.join(shown(*figure) for figure in row.items())} |", file=sys.stderr, flush=True)
+                print(
+                    f"| {' | '.join(shown(*figure) for figure in row.items())} |", file=sys.stderr, flush=True
+                )
     print(json.dumps({**{k: v for k, v in vars(arguments).items() if k != "model"}, "models": results}))
 
 

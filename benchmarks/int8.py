@@ -1,19 +1,24 @@
-"""INT8 against float, ours against other people's: EDAFormer-T with the shipped weights, all in one run, taking turns.
+"""INT8 against float, ours against other people's: EDAFormer-T with the shipped weights, all in one run,
+taking turns.
 
-python benchmarks/int8.py [--rounds 30] [--threads 2] [--size 512 512]... [--plan 2,2,1,1-2,2,2]... [--data-root DIR]
+python benchmarks/int8.py [--rounds 30] [--threads 2] [--size 512 512]... [--plan 2,2,1,1-2,2,2]...
+[--data-root DIR]
     [--profile] [--only TEXT]...
 
-For each size (default: 512x512 with a mask at stride 8, and the recipe's, full mask) and ISR plan (default: the recipe's):
+For each size (default: 512x512 with a mask at stride 8, and the recipe's, full mask) and ISR plan (default:
+the recipe's):
 
     torch eager
     onnxruntime    float as exported plainly; our float form; its own quantizer, S8S8 and U8S8; our INT8 form
-    openvino       the plain export and our float form in float32 and bfloat16; NNCF's INT8 (skipped where it is not installed);
+    openvino       the plain export and our float form in float32 and bfloat16; NNCF's INT8 (skipped where it
+    is not installed);
                    our canonical INT8 program, the rest in float32 and in bfloat16
 
-Every program takes the uint8 image and ends at the class map. Calibration images are CamVid's where --data-root is given, else
-drawn scenes: that does not change the time. `agreement` is the share of mask pixels as torch in float32 has them, on one image
-that is not among them; `memory_mib` is the peak of a process that opens the file and runs it, `file_mib` that file.
---profile adds the time by operator, before and after. Tables are printed as text (stderr) and as JSON (stdout).
+Every program takes the uint8 image and ends at the class map. Calibration images are CamVid's where
+--data-root is given, else drawn scenes: that does not change the time. `agreement` is the share of mask
+pixels as torch in float32 has them, on one image that is not among them; `memory_mib` is the peak of a
+process that opens the file and runs it, `file_mib` that file. --profile adds the time by operator, before and
+after. Tables are printed as text (stderr) and as JSON (stdout).
 """
 
 from __future__ import annotations
@@ -67,7 +72,11 @@ class Candidate:
             return lambda: session.run(None, {"image": pixels})[0]
         import openvino
 
-        settings = {"INFERENCE_PRECISION_HINT": self.runner, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+        settings = {
+            "INFERENCE_PRECISION_HINT": self.runner,
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+        }
         request = openvino.Core().compile_model(str(self.path), "CPU", settings).create_infer_request()
         return lambda: request.infer({0: pixels})[0]
 
@@ -95,7 +104,13 @@ def candidates(
     trained = load_trained(recipe, CHECKPOINT, plan)
 
     def exported(form: Any) -> Program:
-        facts = {"image": trained.image, "labels": trained.labels, "mask_stride": stride, "arch": trained.arch, "form": form}
+        facts = {
+            "image": trained.image,
+            "labels": trained.labels,
+            "mask_stride": stride,
+            "arch": trained.arch,
+            "form": form,
+        }
         return export_program(trained.model, **facts, out=folder / f"float-{form}.onnx")
 
     plain, canonical = exported("plain").onnx_path, int8_program(trained, plan, stride, images, folder)
@@ -129,11 +144,15 @@ def int8_program(trained: Any, plan: IsrPlan, stride: int, images: list[ImageU8]
     from edgeseg.recipe.schema import Calibration, Quant
 
     calibration = Calibration(images="none", method="max")
-    settings = Quant(calibration=calibration, attention="int8", min_coverage=0.9, max_miou_drop=0.01, qat=None)
+    settings = Quant(
+        calibration=calibration, attention="int8", min_coverage=0.9, max_miou_drop=0.01, qat=None
+    )
     made = prepare(trained.model, trained.image, settings)
     calibrate(made.model, calibration_tensors(images, made.image), settings)
     facts = (trained.labels, trained.arch, plan, settings, "", {})
-    return export_qdq(Quantized(made.model, made.hints, made.image, *facts), mask_stride=stride, out=folder / "qdq.onnx")
+    return export_qdq(
+        Quantized(made.model, made.hints, made.image, *facts), mask_stride=stride, out=folder / "qdq.onnx"
+    )
 
 
 def dialect_of(canonical: Program, folder: Path) -> Program:
@@ -162,9 +181,21 @@ def available(package: str) -> bool:
 
 def footprint(candidate: Candidate, pixels: Path, threads: int) -> dict[str, float]:
     """Peak memory of a process that opens and runs a file, and what the file takes."""
-    command = [sys.executable, __file__, "--child", candidate.runner, str(candidate.path), str(pixels), "--threads", str(threads)]
+    command = [
+        sys.executable,
+        __file__,
+        "--child",
+        candidate.runner,
+        str(candidate.path),
+        str(pixels),
+        "--threads",
+        str(threads),
+    ]
     peak_kib = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return {"memory_mib": round(peak_kib / 1024, 1), "file_mib": round(_size_bytes(candidate.path) / 2**20, 2)}
+    return {
+        "memory_mib": round(peak_kib / 1024, 1),
+        "file_mib": round(_size_bytes(candidate.path) / 2**20, 2),
+    }
 
 
 def _size_bytes(path: Path) -> int:
@@ -181,7 +212,9 @@ def child(runner: str, path: Path, pixels: Path, threads: int) -> None:
     print(status["VmHWM"].split()[0])
 
 
-def measure(size_hw: tuple[int, int], stride: int, plan: IsrPlan, arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(
+    size_hw: tuple[int, int], stride: int, plan: IsrPlan, arguments: argparse.Namespace
+) -> dict[str, Any]:
     *images, held_out = scenes(arguments.data_root, size_hw, IMAGES + 1)
     pixels, threads = np.ascontiguousarray(held_out[np.newaxis]), arguments.threads
     with tempfile.TemporaryDirectory() as name:
@@ -191,7 +224,11 @@ def measure(size_hw: tuple[int, int], stride: int, plan: IsrPlan, arguments: arg
         reference = found.pop("torch eager")
         expected = reference.infer(held_out)
         if arguments.only:
-            found = {name: one for name, one in found.items() if name == PLAIN or any(text in name for text in arguments.only)}
+            found = {
+                name: one
+                for name, one in found.items()
+                if name == PLAIN or any(text in name for text in arguments.only)
+            }
         runs: dict[str, Run] = {name: one.open(pixels, threads) for name, one in found.items()}
         runs["torch eager"] = lambda: reference.infer(held_out)
         print(f"{len(runs)} rows, {arguments.rounds} rounds", file=sys.stderr)
@@ -208,7 +245,9 @@ def measure(size_hw: tuple[int, int], stride: int, plan: IsrPlan, arguments: arg
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--size", type=int, nargs=2, action="append", metavar=("H", "W"))
@@ -225,7 +264,10 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(arguments.threads)
-    sizes = [((height, width), 8) for height, width in arguments.size or ()] or [((512, 512), 8), ((384, 512), 1)]
+    sizes = [((height, width), 8) for height, width in arguments.size or ()] or [
+        ((512, 512), 8),
+        ((384, 512), 1),
+    ]
     results: dict[str, Any] = {}
     for plan in arguments.plan or ["1,1,1,1-1,1,1"]:
         for size_hw, stride in sizes:

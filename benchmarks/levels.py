@@ -1,11 +1,13 @@
-"""What ISR saves in time next to what it saves in multiply-adds: EDAFormer-T at base and at ISR plans, per runtime and size.
+"""What ISR saves in time next to what it saves in multiply-adds: EDAFormer-T at base and at ISR plans, per
+runtime and size.
 
 python benchmarks/levels.py [--rounds 20] [--threads 2] [--size 512 --size 1024] [--plan 2,2,1,1-2,2,2]
 
-ONNX Runtime, and OpenVINO in float32 and bfloat16 where it is installed, each on the form that is exported for it. All plans of a
-runtime and size are timed in turns. `ratio` is time over the base plan's in the same round, `macs` the same of multiply-adds:
-a ratio at or below `macs` means that what is saved is not eaten by what pooling adds. Weights are random, from a fixed seed.
-Figures are printed as tables (stderr) and as JSON (stdout).
+ONNX Runtime, and OpenVINO in float32 and bfloat16 where it is installed, each on the form that is exported
+for it. All plans of a runtime and size are timed in turns. `ratio` is time over the base plan's in the same
+round, `macs` the same of multiply-adds: a ratio at or below `macs` means that what is saved is not eaten by
+what pooling adds. Weights are random, from a fixed seed. Figures are printed as tables (stderr) and as JSON
+(stdout).
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from export_forms import onnxruntime_call, openvino_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.interleave import interleave, openvino_hints, table
@@ -28,6 +29,7 @@ from edgeseg.isr.engines import plan_space
 from edgeseg.models import build_model
 from edgeseg.models.segmentor import Segmentor
 from edgeseg.specs import IsrPlan, LabelSpace
+from export_forms import onnxruntime_call, openvino_call
 
 ARCH, CLASSES, MASK_STRIDE = "edaformer_t", 19, 8
 LABELS = LabelSpace(tuple(f"class{i}" for i in range(CLASSES)), ((0, 0, 0),) * CLASSES)
@@ -47,23 +49,31 @@ def macs(plan: IsrPlan, size: int) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def export_all(model: Segmentor, plans: list[IsrPlan], size: int, form: Form, folder: Path) -> dict[str, Path]:
+def export_all(
+    model: Segmentor, plans: list[IsrPlan], size: int, form: Form, folder: Path
+) -> dict[str, Path]:
     programs = {}
     for plan in plans:
         model.set_isr(plan)
         out = folder / f"{form}-{plan}.onnx"
         image = model.image_spec((size, size))
-        export_program(model, image=image, labels=LABELS, mask_stride=MASK_STRIDE, arch=ARCH, out=out, form=form)
+        export_program(
+            model, image=image, labels=LABELS, mask_stride=MASK_STRIDE, arch=ARCH, out=out, form=form
+        )
         programs[str(plan)] = out
     return programs
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--size", type=int, action="append", help="side of a square image; may be repeated")
-    parser.add_argument("--plan", type=IsrPlan.parse, action="append", help="ISR plan; may be repeated; default: the paper's")
+    parser.add_argument(
+        "--plan", type=IsrPlan.parse, action="append", help="ISR plan; may be repeated; default: the paper's"
+    )
     arguments = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(arguments.threads)
@@ -81,10 +91,18 @@ def main() -> None:
                     continue
                 if form not in programs:
                     programs[form] = export_all(model, plans, size, form, Path(folder))
-                calls = {plan: call_of(path, pixels, arguments.threads) for plan, path in programs[form].items()}
+                calls = {
+                    plan: call_of(path, pixels, arguments.threads) for plan, path in programs[form].items()
+                }
                 timed = interleave(calls, arguments.rounds)
-                results[str(size)][runtime] = {plan: {**figures, "macs": share[plan]} for plan, figures in timed.items()}
-                print(table(f"{size}x{size}, {runtime}", results[str(size)][runtime]), file=sys.stderr, flush=True)
+                results[str(size)][runtime] = {
+                    plan: {**figures, "macs": share[plan]} for plan, figures in timed.items()
+                }
+                print(
+                    table(f"{size}x{size}, {runtime}", results[str(size)][runtime]),
+                    file=sys.stderr,
+                    flush=True,
+                )
     print(json.dumps({"rounds": arguments.rounds, "threads": arguments.threads, "sizes": results}))
 
 

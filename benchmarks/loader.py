@@ -1,8 +1,10 @@
-"""Images a second on the way to training: reading, augmenting, whole batches by number of workers, and the scene generator.
+"""Images a second on the way to training: reading, augmenting, whole batches by number of workers, and the
+scene generator.
 
 python benchmarks/loader.py [--format camvid --data-root DIR] [--seconds 3] [--workers 0 1 2]
 
-Without a data root the files are street scenes, 480x360, JPEG with indexed PNG labels, written to a temporary folder.
+Without a data root the files are street scenes, 480x360, JPEG with indexed PNG labels, written to a temporary
+folder.
 """
 
 from __future__ import annotations
@@ -80,12 +82,17 @@ def measure(data: Data, root: Path, seconds: float, workers: list[int]) -> dict[
         "load_1_thread": per_second(lambda number: dataset.load(number % len(dataset)), seconds),
         "transform_1_thread": per_second(lambda number: transform(image, mask, 0, number), seconds),
         "scene_256x320_1_thread": per_second(lambda number: Scene(number, (256, 320)).frame(number), seconds),
-        "loader": {f"{count} workers": BATCH * batches_per_second(dataset, transform, count, seconds) for count in workers},
+        "loader": {
+            f"{count} workers": BATCH * batches_per_second(dataset, transform, count, seconds)
+            for count in workers
+        },
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--format", default="camvid", help="format of the data in --data-root")
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--seconds", type=float, default=3.0, help="time for each figure")

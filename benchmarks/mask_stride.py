@@ -1,6 +1,8 @@
-"""What the stride of the mask costs in accuracy and saves in time, through one engine a stride, on a validation set.
+"""What the stride of the mask costs in accuracy and saves in time, through one engine a stride, on a
+validation set.
 
-    python benchmarks/mask_stride.py RECIPE CHECKPOINT DATA_ROOT [--limit N] [--threads 2] [--isr 2,2,1,1-2,2,2]
+    python benchmarks/mask_stride.py RECIPE CHECKPOINT DATA_ROOT [--limit N] [--threads 2] [--isr
+    2,2,1,1-2,2,2]
 
 Latency: rounds over all strides in turn, after warm-up, so that drift of the machine hits all alike.
 """
@@ -71,9 +73,16 @@ def main() -> None:
             "miou": round(confusion.miou(), 5),
             "median_ms": round(median, 2),
             "p90_ms": round(statistics.quantiles(times[stride], n=10)[-1], 2),
-            "time_over_stride_1": round(statistics.median(a / b for a, b in zip(times[stride], times[1], strict=True)), 3),
+            "time_over_stride_1": round(
+                statistics.median(a / b for a, b in zip(times[stride], times[1], strict=True)), 3
+            ),
         }
-    setting = {"recipe": recipe.name, "isr": str(trained.model.isr_plan), "images": len(indices), "threads": args.threads}
+    setting = {
+        "recipe": recipe.name,
+        "isr": str(trained.model.isr_plan),
+        "images": len(indices),
+        "threads": args.threads,
+    }
     print(json.dumps({**setting, "strides": rows}, indent=2))
 
 

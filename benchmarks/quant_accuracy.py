@@ -1,9 +1,11 @@
-"""What INT8 costs, through ONNX Runtime's engine: float, every calibration method, and what training adds; mIoU and each class.
+"""What INT8 costs, through ONNX Runtime's engine: float, every calibration method, and what training adds;
+mIoU and each class.
 
     python benchmarks/quant_accuracy.py --data-root DIR [--recipe NAME] [--checkpoint FILE] [--qat FILE]
 
-`--qat` is a quantized checkpoint that `edgeseg quantize` trained for the same recipe. All read the same validation split, and
-each engine passes its parity ladder before it is measured. The folder is kept with --work: what is there is not made again.
+`--qat` is a quantized checkpoint that `edgeseg quantize` trained for the same recipe. All read the same
+validation split, and each engine passes its parity ladder before it is measured. The folder is kept with
+--work: what is there is not made again.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--recipe", default="edaformer_t_camvid_int8")
-    parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints" / "edaformer_t_camvid" / "weights.safetensors")
+    parser.add_argument(
+        "--checkpoint", type=Path, default=ROOT / "checkpoints" / "edaformer_t_camvid" / "weights.safetensors"
+    )
     parser.add_argument("--qat", type=Path)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--threads", type=int, default=2)
@@ -63,9 +67,13 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     return {"recipe": args.recipe, "threads": args.threads, "accuracy": found}
 
 
-def engines(args: argparse.Namespace, recipe: Any, folder: Path, name: str, int8: Path, with_float: bool) -> dict[str, Any]:
+def engines(
+    args: argparse.Namespace, recipe: Any, folder: Path, name: str, int8: Path, with_float: bool
+) -> dict[str, Any]:
     """Figures of one quantized checkpoint; with those of its float twin where nobody measured it yet."""
-    bench = Bench(recipe, args.checkpoint, args.data_root, folder, args.threads, Told(), runtimes=("onnxruntime",))
+    bench = Bench(
+        recipe, args.checkpoint, args.data_root, folder, args.threads, Told(), runtimes=("onnxruntime",)
+    )
     bundle, (built,) = bench.bundle([int8])
     found = {"float": bench.accuracy(bundle, "float")} if with_float else {}
     found[name] = {**bench.accuracy(bundle, "int8"), "engines": timings(built)}

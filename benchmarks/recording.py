@@ -1,6 +1,7 @@
 """Recordings against OpenCV's writer, in turns on one clip: bench_recording.py [--clip C] [--rounds N].
 
-Each writes the overlay of every frame. OpenCV's is the loop that users write: mp4v, rate rounded, no picture if it is killed.
+Each writes the overlay of every frame. OpenCV's is the loop that users write: mp4v, rate rounded, no picture
+if it is killed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from streams import LABELS
 
 def by_opencv(path: Path, images: list[ImageU8]) -> None:
     height, width = images[0].shape[:2]
-    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"mp4v"), 30000 / 1001, (width, height))
+    writer = cv2.VideoWriter(
+        str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"mp4v"), 30000 / 1001, (width, height)
+    )
     for image_rgb in images:
         writer.write(cv2.cvtColor(overlay(image_rgb, mask_of(image_rgb), LABELS), cv2.COLOR_RGB2BGR))
     writer.release()
@@ -69,12 +72,18 @@ def main() -> None:
                 path.unlink()
     base_ms = statistics.median(times_ms["OpenCV mp4v"])
     height, width = images[0].shape[:2]
-    print(f"{len(images)} frames of {width}x{height}, {options.rounds} rounds in turns, medians; overlay included")
+    print(
+        f"{len(images)} frames of {width}x{height}, {options.rounds} rounds in turns, medians; overlay"
+        " included"
+    )
     print(f"{'writer':<12}  {'ms/frame':>8}  {'ratio':>5}  {'CPU ms':>6}  {'kB/frame':>8}  {'PSNR dB':>7}")
     for name, times in times_ms.items():
         wall_ms, (size_kb, psnr_db) = statistics.median(times), figures[name]
         cpu = statistics.median(cpu_ms[name])
-        print(f"{name:<12}  {wall_ms:>8.2f}  {wall_ms / base_ms:>5.2f}  {cpu:>6.2f}  {size_kb:>8.1f}  {psnr_db:>7.1f}")
+        print(
+            f"{name:<12}  {wall_ms:>8.2f}  {wall_ms / base_ms:>5.2f}  {cpu:>6.2f}  {size_kb:>8.1f} "
+            f" {psnr_db:>7.1f}"
+        )
 
 
 if __name__ == "__main__":

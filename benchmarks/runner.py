@@ -1,13 +1,16 @@
-"""The overlapped runner against two loops that users write, side by side on one clip: bench_runner.py [--clip C] [--bundle B]
+"""The overlapped runner against two loops that users write, side by side on one clip: bench_runner.py [--clip
+C] [--bundle B]
 
     engine alone    `infer` on prepared images, one after the other: nothing can be faster
     plain loop      OpenCV: read, resize, infer, blend, encode
-    stage loop      the usual single-threaded predictor: a loader, then preprocess, inference, postprocess and plot, each timed,
+    stage loop      the usual single-threaded predictor: a loader, then preprocess, inference, postprocess and
+    plot, each timed,
                     with a result object a frame
     edgeseg         `stream.runner.run`
 
-All write the same overlay as an MPEG-4 video, take turns, and are given as medians over the rounds. Without a bundle the engine
-is a double that sleeps, so that the figures are the loops' own. CPU is that of this process: 1.00 is one core.
+All write the same overlay as an MPEG-4 video, take turns, and are given as medians over the rounds. Without a
+bundle the engine is a double that sleeps, so that the figures are the loops' own. CPU is that of this
+process: 1.00 is one core.
 """
 
 from __future__ import annotations
@@ -72,12 +75,17 @@ def writer_for(clip: str, out: Path, image_bgr: ImageU8) -> Any:
     capture = cv2.VideoCapture(clip)
     fps = capture.get(cv2.CAP_PROP_FPS)
     capture.release()
-    return cv2.VideoWriter(str(out), cv2.VideoWriter_fourcc(*"mp4v"), fps, (image_bgr.shape[1], image_bgr.shape[0]))
+    return cv2.VideoWriter(
+        str(out), cv2.VideoWriter_fourcc(*"mp4v"), fps, (image_bgr.shape[1], image_bgr.shape[0])
+    )
 
 
 def engine_alone(engine: Session, clip: str, out: Path) -> tuple[int, Stages]:
     """Every frame's inference and nothing else; the images are read and resized before the clock starts."""
-    images = [resize_image(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), engine.program.image.size_hw) for image in prepared(clip)]
+    images = [
+        resize_image(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), engine.program.image.size_hw)
+        for image in prepared(clip)
+    ]
     start_s = time.perf_counter()
     for image_rgb in images:
         engine.infer(image_rgb)
@@ -138,7 +146,12 @@ class Predictor:
             with self.watch("postprocess"):
                 mask = resize_mask(masks[0], image_bgr.shape[:2])
                 present = np.unique(mask)
-            yield Result(image_bgr, mask, dict(self.watch.total_ms), {int(index): names[int(index)] for index in present})
+            yield Result(
+                image_bgr,
+                mask,
+                dict(self.watch.total_ms),
+                {int(index): names[int(index)] for index in present},
+            )
 
     def preprocess(self, images_bgr: list[ImageU8]) -> np.ndarray:
         """A batch (N, H, W, 3) uint8 RGB, contiguous."""
@@ -160,7 +173,9 @@ def stage_loop(engine: Session, clip: str, out: Path) -> tuple[int, Stages]:
 
 def edgeseg_run(engine: Session, clip: str, out: Path) -> tuple[int, Stages]:
     report = run(engine, open_source(clip), open_sinks([f"{out}#codec=mpeg4"]))
-    return report.frames, {name: figures["mean_ms"] * figures["count"] for name, figures in report.stages.items()}
+    return report.frames, {
+        name: figures["mean_ms"] * figures["count"] for name, figures in report.stages.items()
+    }
 
 
 LOOPS: dict[str, Callable[[Session, str, Path], tuple[int, Stages]]] = {
@@ -173,7 +188,9 @@ STAGES = ("read", "resize", "infer", "postprocess", "write")
 
 
 def measure(engine: Session, clip: str, folder: Path, rounds: int) -> dict[str, dict[str, float]]:
-    """Medians over the rounds, of fps, CPU use and ms a frame in each stage; `share` is of the engine alone in the same round."""
+    """Medians over the rounds, of fps, CPU use and ms a frame in each stage; `share` is of the engine alone
+    in the same round.
+    """
     seen: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in LOOPS}
     for number in range(rounds):
         alone_fps = 0.0
@@ -191,7 +208,10 @@ def measure(engine: Session, clip: str, folder: Path, rounds: int) -> dict[str, 
             for stage, total_ms in stages.items():
                 figures[stage].append(total_ms / frames)
         (folder / f"{number}.mp4").unlink()
-    return {name: {key: statistics.median(values) for key, values in figures.items()} for name, figures in seen.items()}
+    return {
+        name: {key: statistics.median(values) for key, values in figures.items()}
+        for name, figures in seen.items()
+    }
 
 
 def main() -> None:
@@ -208,13 +228,19 @@ def main() -> None:
         clip = options.clip
         if clip is None:
             scene = Scene(0, (540, 960))
-            clip = str(write_video(folder / "clip.mp4", [scene.frame(index, 25.0)[0] for index in range(60)] * 3, 25.0))
+            clip = str(
+                write_video(
+                    folder / "clip.mp4", [scene.frame(index, 25.0)[0] for index in range(60)] * 3, 25.0
+                )
+            )
         if options.bundle:
             engine = stack.enter_context(open_session(open_bundle(options.bundle), threads=options.threads))
         else:
             engine = session(lambda number: time.sleep(options.infer_ms / 1e3))
         figures = measure(engine, clip, folder, options.rounds)
-    print(f"{'':<13}{'fps':>7}{'of engine':>11}{'cpu':>6}" + "".join(f"{stage + ' ms':>16}" for stage in STAGES))
+    print(
+        f"{'':<13}{'fps':>7}{'of engine':>11}{'cpu':>6}" + "".join(f"{stage + ' ms':>16}" for stage in STAGES)
+    )
     for name, row in figures.items():
         cpu = f"{row['cpu']:.2f}" if "cpu" in row else ""
         stages = "".join(f"{row[stage]:>16.2f}" if stage in row else f"{'':>16}" for stage in STAGES)

@@ -1,10 +1,12 @@
 """A long run at real-time rate, with a fault every 30 s: bench_soak.py [--minutes 60] [--out soak.json]
 
-Three sources at once: a video file at its own pace, a camera that nothing happens to, and a camera whose server is killed, frozen
-for a moment, frozen for long, and restarted with another picture size and rate, in turn. The cameras are recorded in segments.
+Three sources at once: a video file at its own pace, a camera that nothing happens to, and a camera whose
+server is killed, frozen for a moment, frozen for long, and restarted with another picture size and rate, in
+turn. The cameras are recorded in segments.
 
-What must hold, and is checked: every frame of the file comes once, in order, its mask equal to that of a plain loop; the age of
-frames stays below a bound; memory, threads and file descriptors do not grow. Exit 1 where one does not hold.
+What must hold, and is checked: every frame of the file comes once, in order, its mask equal to that of a
+plain loop; the age of frames stays below a bound; memory, threads and file descriptors do not grow. Exit 1
+where one does not hold.
 """
 
 from __future__ import annotations
@@ -27,7 +29,16 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 from cameras import RtspServer, missing, wait_for
-from common.stream_bench import Held, RealTime, commit, held, held_at_rest, in_background, nano_session, slope_mb_per_h
+from common.stream_bench import (
+    Held,
+    RealTime,
+    commit,
+    held,
+    held_at_rest,
+    in_background,
+    nano_session,
+    slope_mb_per_h,
+)
 from edgeseg.bundle import open_bundle
 from edgeseg.contracts import Session
 from edgeseg.engines.open import open_session
@@ -51,7 +62,9 @@ RSS_BOUND_MB_PER_H = 40.0
 
 
 class Checks:
-    """A sink that compares the file's masks with the plain loop's, and keeps the ages of each source by the minute."""
+    """A sink that compares the file's masks with the plain loop's, and keeps the ages of each source by the
+    minute.
+    """
 
     name = "checks"
 
@@ -90,7 +103,12 @@ def cause_faults(server: RtspServer, stop: threading.Event, every_s: float, told
     """One fault after another until `stop`."""
     sizes, turn = [("320x240", 8), ("256x192", 12)], 0
     while not stop.wait(every_s):
-        kind = ("killed for 2 s", "frozen for 2 s", "frozen for 10 s", "restarted with another size and rate")[turn % 4]
+        kind = (
+            "killed for 2 s",
+            "frozen for 2 s",
+            "frozen for 10 s",
+            "restarted with another size and rate",
+        )[turn % 4]
         if turn % 4 in (0, 3):
             server.kill()
             stop.wait(2)
@@ -108,16 +126,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--fault-s", type=float, default=30.0, help="seconds from one fault to the next")
-    parser.add_argument("--bundle", help="a bundle with an engine for this machine; EDAFormer-nano where none is given")
+    parser.add_argument(
+        "--bundle", help="a bundle with an engine for this machine; EDAFormer-nano where none is given"
+    )
     parser.add_argument("--out", type=Path, help="figures as JSON, renewed every minute")
     options = parser.parse_args()
     if missing():
         raise SystemExit(f"not run: {missing()}")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        engine = stack.enter_context(open_session(open_bundle(options.bundle)) if options.bundle else nano_session(folder))
+        engine = stack.enter_context(
+            open_session(open_bundle(options.bundle)) if options.bundle else nano_session(folder)
+        )
         scene = Scene(0, (240, 320))
-        clip = write_video(folder / "clip.mp4", [scene.frame(index, CLIP_FPS)[0] for index in range(120)], CLIP_FPS)
+        clip = write_video(
+            folder / "clip.mp4", [scene.frame(index, CLIP_FPS)[0] for index in range(120)], CLIP_FPS
+        )
         servers = [RtspServer(fps=CAMERA_FPS), RtspServer(fps=CAMERA_FPS)]
         for server in servers:
             stack.callback(server.kill)
@@ -127,7 +151,9 @@ def main() -> None:
     raise SystemExit(0 if all(figures["holds"].values()) else 1)
 
 
-def soak(engine: Session, clip: Path, servers: list[RtspServer], folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+def soak(
+    engine: Session, clip: Path, servers: list[RtspServer], folder: Path, options: argparse.Namespace
+) -> dict[str, Any]:
     stop, over, monitor, told = threading.Event(), threading.Event(), Monitor(), list[str]()
     checks = Checks(plain_loop(engine, clip))
     live = Policy("oldest", 1, MAX_AGE_MS)
@@ -136,14 +162,18 @@ def soak(engine: Session, clip: Path, servers: list[RtspServer], folder: Path, o
         *(open_source(f"cam{i}={server.uri()}") for i, server in enumerate(servers)),
     ]
     names = {source.source_id: "" for source in sources}
-    recorded = route_sinks([f"{folder}/{{source}}.mp4#segment_s=120&keep=2"], {name: "" for name in names if name != "clip"})
+    recorded = route_sinks(
+        [f"{folder}/{{source}}.mp4#segment_s=120&keep=2"], {name: "" for name in names if name != "clip"}
+    )
     before, samples, reports = held_at_rest(), list[Held](), list[Any]()
 
     def work() -> None:
         patience = Patience(retry_s=0.5, retry_cap_s=4, start_s=60)
         policy = {source.source_id: live for source in sources if source.is_live}
         sinks = {**recorded, "": [checks, *recorded.get("", [])]}
-        reports.append(run(engine, sources, sinks, policy=policy, patience=patience, monitor=monitor, stop=stop))
+        reports.append(
+            run(engine, sources, sinks, policy=policy, patience=patience, monitor=monitor, stop=stop)
+        )
         over.set()
 
     start_s = time.monotonic()
@@ -161,7 +191,9 @@ def soak(engine: Session, clip: Path, servers: list[RtspServer], folder: Path, o
     runner.join(30)
     stopped_s = time.monotonic() - asked_s
     faults.join(30)
-    figures = summary(checks, samples, before, held_at_rest(before), told, monitor, time.monotonic() - start_s)
+    figures = summary(
+        checks, samples, before, held_at_rest(before), told, monitor, time.monotonic() - start_s
+    )
     figures |= {"stop_s": round(stopped_s, 2), "failures": reports[0].failures, "stages": reports[0].stages}
     if options.out:
         options.out.write_text(json.dumps(figures, indent=2))
@@ -169,7 +201,13 @@ def soak(engine: Session, clip: Path, servers: list[RtspServer], folder: Path, o
 
 
 def summary(
-    checks: Checks, samples: list[Held], before: Held, after: Held, told: list[str], monitor: Monitor, lasted_s: float
+    checks: Checks,
+    samples: list[Held],
+    before: Held,
+    after: Held,
+    told: list[str],
+    monitor: Monitor,
+    lasted_s: float,
 ) -> dict[str, Any]:
     """The figures up to now, and what of them holds."""
     settled = samples[int(SETTLE_SHARE * len(samples)) :]
@@ -196,10 +234,14 @@ def summary(
         "holds": {
             "no frame of the file is missing or doubled": checks.gaps == 0,
             "masks are those of a plain loop": checks.wrong == 0,
-            f"age p99 stays below {AGE_BOUND_MS:g} ms": all(p99 < AGE_BOUND_MS for windows in ages.values() for p99 in windows),
-            f"memory grows less than {RSS_BOUND_MB_PER_H:g} MB an hour, where ten minutes tell": lasted_h < 1 / 6
+            f"age p99 stays below {AGE_BOUND_MS:g} ms": all(
+                p99 < AGE_BOUND_MS for windows in ages.values() for p99 in windows
+            ),
+            f"memory grows less than {RSS_BOUND_MB_PER_H:g} MB an hour, where ten minutes tell": lasted_h
+            < 1 / 6
             or slope < RSS_BOUND_MB_PER_H,
-            "threads and descriptors are given back": after.threads <= before.threads + 1 and after.fds <= before.fds,
+            "threads and descriptors are given back": after.threads <= before.threads + 1
+            and after.fds <= before.fds,
         },
     }
 

@@ -1,4 +1,5 @@
-"""Training speed: optimiser steps of EDAFormer-T on generated crops already in memory, float32 and bf16, side by side.
+"""Training speed: optimiser steps of EDAFormer-T on generated crops already in memory, float32 and bf16, side
+by side.
 
     python benchmarks/train.py [--crop-hw 256 320] [--batch 8] [--threads 2]
 
@@ -50,11 +51,20 @@ def main() -> None:
             if round_ >= 2:  # warm-up
                 rates[name].append(rate)
     figures = {
-        name: {"images_per_s": round(statistics.median(r), 2), "min": round(min(r), 2), "max": round(max(r), 2)}
+        name: {
+            "images_per_s": round(statistics.median(r), 2),
+            "min": round(min(r), 2),
+            "max": round(max(r), 2),
+        }
         for name, r in rates.items()
     }
     ratio = statistics.median(b / a for a, b in zip(rates["float32"], rates["bf16"], strict=True))
-    setting = {"crop_hw": args.crop_hw, "batch": args.batch, "threads": args.threads, "torch": torch.__version__}
+    setting = {
+        "crop_hw": args.crop_hw,
+        "batch": args.batch,
+        "threads": args.threads,
+        "torch": torch.__version__,
+    }
     print(json.dumps({**setting, **figures, "bf16_over_float32": round(ratio, 3)}, indent=2))
 
 

@@ -1,6 +1,7 @@
 """edgeseg: compact semantic-segmentation transformers, from a recipe to a camera.
 
-The names below are the public interface; each is loaded on first use, so that importing edgeseg costs nothing.
+The names below are the public interface; each is loaded on first use, so that importing edgeseg costs
+nothing.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ import importlib
 import os
 from typing import Any
 
-# ONNX Runtime's wheels tell Microsoft of every session, and write to the home folder, unless this is set before they start. A
-# camera tells nobody but its owner; who wants it otherwise sets it to 0.
+# ONNX Runtime's wheels tell Microsoft of every session, and write to the home folder, unless this is set
+# before they start. A camera tells nobody but its owner; who wants it otherwise sets it to 0.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"

@@ -1,7 +1,7 @@
 """The extension points, on one page. What is swapped is a small Protocol; what flows is in `specs`.
 
-A new implementation costs one file or class and one row in a literal table of import strings. Each table has a
-conformance suite in `tests/conformance` that runs over every row, and a fake in `tests/fakes.py`.
+A new implementation costs one file or class and one row in a literal table of import strings. Each table has
+a conformance suite in `tests/conformance` that runs over every row, and a fake in `tests/fakes.py`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class Session(Protocol):
         ...
 
     def __enter__(self) -> Self: ...
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
@@ -103,20 +105,24 @@ class EngineBackend(Protocol):
 
     @property
     def options(self) -> Mapping[str, Option]:
-        """All that `variants`, `compile` and `load` read of their options, by name; `threads` among them on processors."""
+        """All that `variants`, `compile` and `load` read of their options, by name; `threads` among them on
+        processors.
+        """
         ...
 
     def form_for(self, precision: Precision) -> str | None:
-        """Which form of a program of this precision it runs fastest here (`Program.form`); where a bundle lacks it, it gets
-        `specs.canonical_form`. None: programs of this precision bring it nothing, and are not tried."""
+        """Which form of a program of this precision it runs fastest here (`Program.form`); where a bundle
+        lacks it, it gets `specs.canonical_form`. None: programs of this precision bring it nothing, and are
+        not tried."""
         ...
 
     @property
     def exports(self) -> Mapping[Precision, str]:
-        """What an export writes for it where a recipe names it as a target: precision -> form, on whatever machine exports.
+        """What an export writes for it where a recipe names it as a target: precision -> form, on whatever
+        machine exports.
 
-        Every float and INT8 program also comes in its canonical form, and an INT8 one in those for processors. A precision that
-        is missing is not written for its sake.
+        Every float and INT8 program also comes in its canonical form, and an INT8 one in those for
+        processors. A precision that is missing is not written for its sake.
         """
         ...
 
@@ -133,8 +139,8 @@ class EngineBackend(Protocol):
         At least one where the runtime can run here, `{}` where there is no choice; none where it cannot.
 
         Args:
-            wanted: what the user asks for, of `options`. Every variant has it that it means anything to; an option that names
-                where to compute chooses among the variants, or adds one.
+            wanted: what the user asks for, of `options`. Every variant has it that it means anything to; an
+                option that names where to compute chooses among the variants, or adds one.
         Raises:
             MissingDependency: as `version`, where a device is there that it runs on.
             Unsupported: it cannot do here what is wanted.
@@ -162,32 +168,37 @@ class EngineBackend(Protocol):
 
 @runtime_checkable
 class PortableBackend(EngineBackend, Protocol):
-    """A runtime whose engines move: each runs in every machine that has its accelerator, whatever else is in it."""
+    """A runtime whose engines move: each runs in every machine that has its accelerator, whatever else is in
+    it.
+    """
 
     def accelerators(self) -> Sequence[str]:
         """Those of this machine that it has engines for, whether or not it is installed here."""
         ...
 
     def accelerator(self, options: Mapping[str, Any]) -> str:
-        """The one that an engine with these options is for, in this machine or another; "" where it can be for none."""
+        """The one that an engine with these options is for, in this machine or another; "" where it can be
+        for none.
+        """
         ...
 
 
 class FrameSource(Protocol):
-    """Where frames come from. Construct cheap, open late, close always. One thread opens it, reads it and closes it.
+    """Where frames come from. Construct cheap, open late, close always. One thread opens it, reads it and
+    closes it.
 
-    Frames carry the source's own time stamps, whatever they are: the capture makes them one line of time (see stream.timeline).
-    Beside these it may have `tell`, which the runner sets before `open`: called with the kind, the reason and the figures of what
-    happens (see stream.events); `damaged` and `undecodable`, the pictures of this connection that it left out; and
-    `stamps_may_jump`, valid once open: True where it is a file in a container whose stamps may jump (MPEG-TS), so that a long gap
-    is none.
+    Frames carry the source's own time stamps, whatever they are: the capture makes them one line of time (see
+    stream.timeline). Beside these it may have `tell`, which the runner sets before `open`: called with the
+    kind, the reason and the figures of what happens (see stream.events); `damaged` and `undecodable`, the
+    pictures of this connection that it left out; and `stamps_may_jump`, valid once open: True where it is a
+    file in a container whose stamps may jump (MPEG-TS), so that a long gap is none.
     """
 
     source_id: str
     """What reports and results call it: never holds credentials."""
     is_live: bool
-    """True where frames that are not read are lost (a camera); False where nothing may be dropped (a file). Valid once open: a
-    source that cannot know it before says what is likely."""
+    """True where frames that are not read are lost (a camera); False where nothing may be dropped (a file).
+    Valid once open: a source that cannot know it before says what is likely."""
     fps: float
     """Nominal frames per second; valid once open. 0 where the source has no rate (a folder of images)."""
     frame_count: int | None
@@ -207,8 +218,9 @@ class FrameSource(Protocol):
 class LiveSource(FrameSource, Protocol):
     """A source that may be connected again when it breaks off; `is_live` is True.
 
-    Its `open` and each step of its `frames` end within a few seconds, with a frame or with StreamError. Where a driver hangs all
-    the same, the runner leaves the source and its thread behind, and goes on with a fresh one. AccessDenied is not tried again.
+    Its `open` and each step of its `frames` end within a few seconds, with a frame or with StreamError. Where
+    a driver hangs all the same, the runner leaves the source and its thread behind, and goes on with a fresh
+    one. AccessDenied is not tried again.
     """
 
     def fresh(self) -> LiveSource:
@@ -219,10 +231,11 @@ class LiveSource(FrameSource, Protocol):
 class FrameSink(Protocol):
     """Where results go. One thread makes all calls, `write` in the order of each source's frames.
 
-    After `close` a sink may be opened again, with another frame size or because it failed: it goes on without touching what it
-    wrote before. It may keep a frame's image and mask after `write`. Beside these methods it may have `event(event)`, which gets
-    what happens during a run (see stream.events); `pixel_aspect`, which is set before `open` to that of its frames; `name`,
-    for messages, without credentials; and `takes_all_sources`, True where it takes frames of several sources.
+    After `close` a sink may be opened again, with another frame size or because it failed: it goes on without
+    touching what it wrote before. It may keep a frame's image and mask after `write`. Beside these methods it
+    may have `event(event)`, which gets what happens during a run (see stream.events); `pixel_aspect`, which
+    is set before `open` to that of its frames; `name`, for messages, without credentials; and
+    `takes_all_sources`, True where it takes frames of several sources.
     """
 
     def open(self, size_hw: tuple[int, int], fps: float, labels: LabelSpace) -> None:
@@ -230,7 +243,9 @@ class FrameSink(Protocol):
         ...
 
     def write(self, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
-        """`mask` has the size of `frame.image_rgb`; `record` is the frame's result row (see stream.runner)."""
+        """`mask` has the size of `frame.image_rgb`; `record` is the frame's result row (see
+        stream.runner).
+        """
         ...
 
     def close(self) -> None:

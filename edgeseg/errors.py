@@ -17,9 +17,9 @@
        +- AccessDenied                   user name or password are refused: trying again does not help
        +- ReaderGone                     a pipe's reader has seen enough
 
-Inner nodes say what a caller can do; leaves say what happened. Each carries a `hint`: the next command or edit.
-Bugs are plain Python exceptions (traceback, exit 1) and are not related to this tree, so that a caller who catches
-`EdgesegError` never swallows one. Ctrl-C exits 130.
+Inner nodes say what a caller can do; leaves say what happened. Each carries a `hint`: the next command or
+edit. Bugs are plain Python exceptions (traceback, exit 1) and are not related to this tree, so that a caller
+who catches `EdgesegError` never swallows one. Ctrl-C exits 130.
 """
 
 from __future__ import annotations
@@ -154,14 +154,17 @@ class StreamError(EdgesegError):
 
 
 class ReaderGone(StreamError):
-    """Whoever read a pipe that results go into closed it, as `head` does when it has seen enough. A wish, not a fault.
+    """Whoever read a pipe that results go into closed it, as `head` does when it has seen enough. A wish, not
+    a fault.
 
     Args:
         where: the pipe: "-" for stdout, or the path of a FIFO.
     """
 
     def __init__(self, where: str) -> None:
-        super().__init__(f"{where}: its reader is gone", hint="write to a file to keep all of it: --sink results.ndjson")
+        super().__init__(
+            f"{where}: its reader is gone", hint="write to a file to keep all of it: --sink results.ndjson"
+        )
 
 
 class AccessDenied(StreamError):

@@ -22,7 +22,10 @@ class Kind:
     cure: str = ""
 
 
-_PAGE = "fetch the file itself: on GitHub its Raw link, on Hugging Face /resolve/ in the address in place of /blob/"
+_PAGE = (
+    "fetch the file itself: on GitHub its Raw link, on Hugging Face /resolve/ in the address in place of"
+    " /blob/"
+)
 _AGAIN = "copy or download the file again"
 
 # (offset, first bytes, name, cure); FILE in a cure is the quoted path, FOLDER its folder.
@@ -36,7 +39,12 @@ _MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"Rar!", "a RAR archive", "unpack it: unrar x FILE"),
     (0, b"PK\x03\x04", "a zip archive", "unpack it: unzip FILE"),
     (257, b"ustar", "a tar archive", "unpack it: tar -xf FILE"),
-    (0, b"\x00\x05\x16\x07", "what macOS keeps beside a file on a foreign disk (AppleDouble)", "delete it: rm FILE"),
+    (
+        0,
+        b"\x00\x05\x16\x07",
+        "what macOS keeps beside a file on a foreign disk (AppleDouble)",
+        "delete it: rm FILE",
+    ),
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras, MATLAB)", ""),
     (4, b"TFL3", "a TensorFlow Lite model", ""),
     (0, b"GGUF", "a GGUF model", ""),
@@ -81,7 +89,9 @@ def kind_of_bytes(head: bytes, path: Path) -> Kind | None:
         return Kind("a file of zeros", _AGAIN)
     for offset, magic, name, cure in _MAGIC:
         if head[offset : offset + len(magic)] == magic:
-            quoted = cure.replace("FILE", shlex.quote(str(path))).replace("FOLDER", shlex.quote(str(path.parent)))
+            quoted = cure.replace("FILE", shlex.quote(str(path))).replace(
+                "FOLDER", shlex.quote(str(path.parent))
+            )
             return Kind(name, quoted)
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for openings, name, cure in _TEXT:

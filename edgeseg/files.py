@@ -1,12 +1,14 @@
-"""What the operating system can do to a file, known here and to nobody else: full, read-only, busy, a device, a link, a FIFO.
+"""What the operating system can do to a file, known here and to nobody else: full, read-only, busy, a device,
+a link, a FIFO.
 
-A whole file is written beside its place and renamed into it, so that readers find the old contents or the new, never half of
-either. What a path names decides how:
+A whole file is written beside its place and renamed into it, so that readers find the old contents or the
+new, never half of either. What a path names decides how:
 
-    a file, or nothing yet     renamed into place, with the earlier file's mode and owner; other hard links keep the old contents
+    a file, or nothing yet     renamed into place, with the earlier file's mode and owner; other hard links
+    keep the old contents
     a link                     what it leads to, by the same rules; the link stays
-    a mounted file, or one in  written in place, since nothing can be renamed there; the old contents come back where that fails
-    a folder that takes none
+    a mounted file, or one in  written in place, since nothing can be renamed there; the old contents come
+    back where that fails a folder that takes none
     a device, FIFO, /dev/fd/N  written through; a FIFO waits for its reader, but not for ever
     a folder                   refused
 """
@@ -34,14 +36,17 @@ _CANNOT_RENAME = (errno.EACCES, errno.EPERM, errno.EBUSY, errno.EXDEV, errno.ERO
 _DESCRIPTOR = re.compile(r"(?:/proc/(\d+)(?:/task/\d+)?|/dev)/fd/(\d+)")
 _MOST_LINKS = 40
 _CLUTTER = re.compile(
-    r"\..*|@eaDir|#recycle|\$RECYCLE\.BIN|System Volume Information|__MACOSX|Thumbs\.db|desktop\.ini", re.IGNORECASE | re.DOTALL
+    r"\..*|@eaDir|#recycle|\$RECYCLE\.BIN|System Volume Information|__MACOSX|Thumbs\.db|desktop\.ini",
+    re.IGNORECASE | re.DOTALL,
 )
 
 
 class Target:
-    """The place of one whole file that some work writes at its end. Making it tries the place, before that work.
+    """The place of one whole file that some work writes at its end. Making it tries the place, before that
+    work.
 
-    The folder is made where it is missing. A FIFO is opened now and held, so that its reader is there at the end.
+    The folder is made where it is missing. A FIFO is opened now and held, so that its reader is there at the
+    end.
 
     Args:
         error, hint: what is raised where it cannot be written, now or later; see `refusals`.
@@ -73,7 +78,8 @@ class Target:
 
 @contextmanager
 def refusals(path: Path, error: Callable[..., Exception], hint: str = "") -> Iterator[None]:
-    """Turn an OSError inside the block into the caller's kind of error, which names the path and what stands in the way.
+    """Turn an OSError inside the block into the caller's kind of error, which names the path and what stands
+    in the way.
 
     Args:
         error: an EdgesegError; called with a message and `hint`.
@@ -88,7 +94,8 @@ def refusals(path: Path, error: Callable[..., Exception], hint: str = "") -> Ite
 
 
 def replace_file(path: Path, data: bytes, *, durable: bool = False) -> None:
-    """Put new contents in the place of a file at once; on failure the earlier file is untouched and nothing is left behind.
+    """Put new contents in the place of a file at once; on failure the earlier file is untouched and nothing
+    is left behind.
 
     Args:
         durable: return only when contents and name would survive a power cut.
@@ -131,7 +138,8 @@ def replace_file(path: Path, data: bytes, *, durable: bool = False) -> None:
 
 
 def open_stream(path: Path, patience_s: float = READER_PATIENCE_S) -> int | None:
-    """A descriptor to write to what is no file: a device, a FIFO, a descriptor of ours, `-` for stdout. None for files.
+    """A descriptor to write to what is no file: a device, a FIFO, a descriptor of ours, `-` for stdout. None
+    for files.
 
     Raises:
         OSError: no reader came to a FIFO, or the device refuses.
@@ -159,7 +167,9 @@ def open_stream(path: Path, patience_s: float = READER_PATIENCE_S) -> int | None
             if error.errno != errno.ENXIO:
                 raise
             if time.monotonic() >= give_up_s:
-                raise OSError(errno.ENXIO, f"it is a FIFO, and in {patience_s:g} s nobody came to read it", str(path)) from None
+                raise OSError(
+                    errno.ENXIO, f"it is a FIFO, and in {patience_s:g} s nobody came to read it", str(path)
+                ) from None
             time.sleep(_POLL_S)
         else:
             os.set_blocking(descriptor, True)
@@ -193,13 +203,17 @@ def is_stream(path: Path) -> bool:
 
 
 def can_replace(path: Path) -> bool:
-    """False where a file or folder is a mount point, as `docker -v FILE:FILE` makes one: nothing can take its name."""
+    """False where a file or folder is a mount point, as `docker -v FILE:FILE` makes one: nothing can take its
+    name.
+    """
     mounts = [_mount_of(path), _mount_of(path.parent)]
     return None in mounts or mounts[0] == mounts[1]
 
 
 def is_clutter(name: str) -> bool:
-    """Whether a file or folder is there for a file manager, not for us: dot files, thumbnails of Windows and of network disks."""
+    """Whether a file or folder is there for a file manager, not for us: dot files, thumbnails of Windows and
+    of network disks.
+    """
     return _CLUTTER.fullmatch(name) is not None
 
 
@@ -288,7 +302,9 @@ def _write_all(descriptor: int, data: bytes, *, durable: bool = False) -> None:
 
 
 def _own_descriptor(path: Path) -> int | None:
-    """The number of our descriptor that a path means, through links: `-`, /dev/stdout, /dev/fd/3, /proc/self/fd/3."""
+    """The number of our descriptor that a path means, through links: `-`, /dev/stdout, /dev/fd/3,
+    /proc/self/fd/3.
+    """
     if os.fspath(path) == "-":
         return 1
     step = os.fspath(path)

@@ -1,7 +1,8 @@
-"""THE resize, overlay, contact sheet and image reading. Training, evaluation, engines and the stream all use these,
-so they cannot differ.
+"""THE resize, overlay, contact sheet and image reading. Training, evaluation, engines and the stream all use
+these, so they cannot differ.
 
-It lies below them all for that reason. OpenCV does the work and is imported on first use: a recipe can be checked without it.
+It lies below them all for that reason. OpenCV does the work and is imported on first use: a recipe can be
+checked without it.
 """
 
 from __future__ import annotations
@@ -25,19 +26,24 @@ def opencv() -> Any:
 
 
 def resize_image(image_rgb: ImageU8, size_hw: tuple[int, int], out: ImageU8 | None = None) -> ImageU8:
-    """Bilinear resize to (height, width); the same object where the size is right already. uint8 in, uint8 out.
+    """Bilinear resize to (height, width); the same object where the size is right already. uint8 in, uint8
+    out.
 
     `out`, of the new size, is written to and returned where there is something to resize.
     """
     if image_rgb.shape[:2] == tuple(size_hw):
         return image_rgb
     cv2 = opencv()
-    resized: ImageU8 = cv2.resize(image_rgb, (size_hw[1], size_hw[0]), dst=out, interpolation=cv2.INTER_LINEAR)
+    resized: ImageU8 = cv2.resize(
+        image_rgb, (size_hw[1], size_hw[0]), dst=out, interpolation=cv2.INTER_LINEAR
+    )
     return resized
 
 
 def resize_mask(mask: MaskU8, size_hw: tuple[int, int]) -> MaskU8:
-    """Nearest resize of a class map to (height, width), pixel centres aligned; the same object where the size is right."""
+    """Nearest resize of a class map to (height, width), pixel centres aligned; the same object where the size
+    is right.
+    """
     if mask.shape == tuple(size_hw):
         return mask
     cv2 = opencv()
@@ -56,7 +62,9 @@ def read_image(path: Path) -> ImageU8:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}", hint="check the path, or leave the file out of the data set") from error
+        raise DataError(
+            f"{path}: {error.strerror}", hint="check the path, or leave the file out of the data set"
+        ) from error
     return decode_image(data, path)
 
 
@@ -73,13 +81,18 @@ def decode_image(data: bytes, path: Path) -> ImageU8:
         if kind and kind.name.endswith("picture") and not kind.cure:
             what = f" ({kind.name}, damaged or cut short)"
         cure = kind.cure if kind else ""
-        raise DataError(f"{path}: not a readable image{what}", hint=cure or "replace the file, or leave it out of the data set")
+        raise DataError(
+            f"{path}: not a readable image{what}",
+            hint=cure or "replace the file, or leave it out of the data set",
+        )
     rgb: ImageU8 = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     return rgb
 
 
 def jpeg_facts(data: bytes) -> tuple[int, int]:
-    """EXIF orientation, 1 to 8, and number of colour channels of a JPEG file's bytes; (1, 0) for anything else."""
+    """EXIF orientation, 1 to 8, and number of colour channels of a JPEG file's bytes; (1, 0) for anything
+    else.
+    """
     orientation, channels, place = 1, 0, 2
     if data[:2] != b"\xff\xd8":
         return orientation, channels
@@ -170,7 +183,8 @@ def contact_sheet(
         frames: at least one picture, each (H, W, 3) uint8 RGB, of any size.
         masks: a class map (H, W) uint8 for each, of its picture's size.
         columns: tiles a row.
-        tile_px: width of a tile; its height follows the first picture, and others are fitted in with their aspect ratio.
+        tile_px: width of a tile; its height follows the first picture, and others are fitted in with their
+            aspect ratio.
         opacity: share of the class colour, 0..1.
     Returns:
         (H, W, 3) uint8 RGB.
@@ -178,12 +192,16 @@ def contact_sheet(
         ValueError: no frames, or another number of masks.
     """
     if not frames or len(frames) != len(masks):
-        raise ValueError(f"a contact sheet needs as many masks as frames, at least one, not {len(masks)} and {len(frames)}")
+        raise ValueError(
+            f"a contact sheet needs as many masks as frames, at least one, not {len(masks)} and {len(frames)}"
+        )
     gap_px = 4
     columns = min(columns, len(frames))
     tile_h = max(1, round(tile_px * frames[0].shape[0] / frames[0].shape[1]))
     rows = -(-len(frames) // columns)
-    sheet = np.full((rows * (tile_h + gap_px) - gap_px, columns * (tile_px + gap_px) - gap_px, 3), 255, np.uint8)
+    sheet = np.full(
+        (rows * (tile_h + gap_px) - gap_px, columns * (tile_px + gap_px) - gap_px, 3), 255, np.uint8
+    )
     for place, (image_rgb, mask) in enumerate(zip(frames, masks, strict=True)):
         height, width = image_rgb.shape[:2]
         scale = min(tile_h / height, tile_px / width)
@@ -198,20 +216,26 @@ def contact_sheet(
 
 
 def shrink_image(image_rgb: ImageU8, size_hw: tuple[int, int]) -> ImageU8:
-    """Resize for the eye, to (height, width): averages where it shrinks, so that thin things do not break up. A fresh array."""
+    """Resize for the eye, to (height, width): averages where it shrinks, so that thin things do not break up.
+    A fresh array.
+    """
     cv2 = opencv()
     resized: ImageU8 = cv2.resize(image_rgb, (size_hw[1], size_hw[0]), interpolation=cv2.INTER_AREA)
     return resized
 
 
 def squared_hw(size_hw: tuple[int, int], pixel_aspect: float) -> tuple[int, int]:
-    """Height and width that a picture has in square pixels, for pixels `pixel_aspect` times as wide as high: none is lost."""
+    """Height and width that a picture has in square pixels, for pixels `pixel_aspect` times as wide as high:
+    none is lost.
+    """
     height, width = size_hw
     return max(height, round(height / pixel_aspect)), max(width, round(width * pixel_aspect))
 
 
 def square_pixels(image_rgb: ImageU8, pixel_aspect: float) -> ImageU8:
-    """A picture in square pixels, where its own are `pixel_aspect` times as wide as high; the same object where it is 1."""
+    """A picture in square pixels, where its own are `pixel_aspect` times as wide as high; the same object
+    where it is 1.
+    """
     return resize_image(image_rgb, squared_hw((image_rgb.shape[0], image_rgb.shape[1]), pixel_aspect))
 
 

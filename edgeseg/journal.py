@@ -1,4 +1,6 @@
-"""What a search or a sweep has measured so far, one JSON object a line: one that was stopped continues from it."""
+"""What a search or a sweep has measured so far, one JSON object a line: one that was stopped continues from
+it.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class Journal:
         except OSError as error:
             raise self._unwritable(error) from error
         except ValueError as error:
-            raise DataError(f"{path} is not what a search or a sweep wrote: {error}", hint="measure anew with --force") from error
+            raise DataError(
+                f"{path} is not what a search or a sweep wrote: {error}", hint="measure anew with --force"
+            ) from error
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Write a row so that it survives a power cut. Raises BuildError."""
@@ -49,7 +53,10 @@ class Journal:
         self.rows.append(dict(row))
 
     def _unwritable(self, error: OSError) -> BuildError:
-        return BuildError(f"{self.path}: {error.strerror or error}", hint="free disk space, or choose another folder with --out")
+        return BuildError(
+            f"{self.path}: {error.strerror or error}",
+            hint="free disk space, or choose another folder with --out",
+        )
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

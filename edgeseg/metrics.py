@@ -39,7 +39,9 @@ class ConfusionMatrix:
         t, p = true[valid].astype(np.int64), predicted[valid].astype(np.int64)
         for name, values in (("label", t), ("prediction", p)):
             if values.size and (values.min() < 0 or values.max() >= self.num_classes):
-                raise ValueError(f"{name} value {int(values.max())} is not one of the {self.num_classes} classes")
+                raise ValueError(
+                    f"{name} value {int(values.max())} is not one of the {self.num_classes} classes"
+                )
         pairs = np.bincount(t * self.num_classes + p, minlength=self.num_classes**2)
         self.counts += pairs.reshape(self.num_classes, self.num_classes)
 
@@ -48,7 +50,9 @@ class ConfusionMatrix:
         return self
 
     def iou(self) -> FloatArray:
-        """Intersection over union of each class, shape (K,); NaN for a class neither present nor predicted."""
+        """Intersection over union of each class, shape (K,); NaN for a class neither present nor
+        predicted.
+        """
         hit = np.diag(self.counts).astype(np.float64)
         union = self.counts.sum(0) + self.counts.sum(1) - hit
         iou: FloatArray = np.divide(hit, union, out=np.full(self.num_classes, np.nan), where=union > 0)
@@ -71,7 +75,8 @@ class ConfusionMatrix:
             "miou": _number(self.miou()),
             "pixel_accuracy": _number(self.pixel_accuracy()),
             "classes": {
-                name: {"iou": _number(value), "pixel_share": float(s)} for name, value, s in zip(names, iou, share, strict=True)
+                name: {"iou": _number(value), "pixel_share": float(s)}
+                for name, value, s in zip(names, iou, share, strict=True)
             },
         }
 
@@ -119,11 +124,13 @@ def _dilate(region: npt.NDArray[np.bool_], radius_px: int) -> npt.NDArray[np.boo
 
 
 def boundary_f1(true: MaskU8, predicted: MaskU8, tolerance_px: int = 2, ignore_index: int = 255) -> float:
-    """F1 of class boundaries, matched within `tolerance_px` (square window); 1.0 where neither mask has a boundary.
+    """F1 of class boundaries, matched within `tolerance_px` (square window); 1.0 where neither mask has a
+    boundary.
 
     Pixels within the tolerance of an ignored label are not judged.
 
-    Source: Csurka et al., What is a good evaluation measure for semantic segmentation? (BMVC 2013), over all classes jointly.
+    Source: Csurka et al., What is a good evaluation measure for semantic segmentation? (BMVC 2013), over all
+        classes jointly.
     """
     if true.shape != predicted.shape:
         raise ValueError(f"label {true.shape} and prediction {predicted.shape} differ in shape")
@@ -142,7 +149,8 @@ def boundary_f1(true: MaskU8, predicted: MaskU8, tolerance_px: int = 2, ignore_i
 class OverSmoothness:
     """Mean cosines between the features of one map, each in -1..1, NaN where there is no such pair.
 
-    Features grow alike as a transformer gets deeper. Separation lowers `overall` and `between`, and `within` hardly.
+    Features grow alike as a transformer gets deeper. Separation lowers `overall` and `between`, and `within`
+    hardly.
 
     Attributes:
         overall: over all pairs of positions.
@@ -156,8 +164,11 @@ class OverSmoothness:
     between: float
 
 
-def over_smoothness(features: npt.NDArray[Any], mask: MaskU8 | None = None, ignore_index: int = 255) -> OverSmoothness:
-    """How alike the features of a map are. Linear in the number of positions: sums over pairs are products of sums.
+def over_smoothness(
+    features: npt.NDArray[Any], mask: MaskU8 | None = None, ignore_index: int = 255
+) -> OverSmoothness:
+    """How alike the features of a map are. Linear in the number of positions: sums over pairs are products of
+    sums.
 
     Args:
         features: (C, H, W); a zero vector has cosine 0 to all others.
@@ -172,9 +183,13 @@ def over_smoothness(features: npt.NDArray[Any], mask: MaskU8 | None = None, igno
     overall = _pair_sum(unit.reshape(len(unit), -1))
     within, labelled = np.zeros(2), np.zeros(2)
     if mask is not None:
-        within = sum((_pair_sum(unit[:, mask == k]) for k in np.unique(mask[mask != ignore_index])), start=within)
+        within = sum(
+            (_pair_sum(unit[:, mask == k]) for k in np.unique(mask[mask != ignore_index])), start=within
+        )
         labelled = _pair_sum(unit[:, mask != ignore_index])
-    return OverSmoothness(_ratio(overall), _ratio(_neighbour_sum(unit)), _ratio(within), _ratio(labelled - within))
+    return OverSmoothness(
+        _ratio(overall), _ratio(_neighbour_sum(unit)), _ratio(within), _ratio(labelled - within)
+    )
 
 
 def _pair_sum(unit: FloatArray) -> FloatArray:
@@ -184,7 +199,9 @@ def _pair_sum(unit: FloatArray) -> FloatArray:
 
 
 def _neighbour_sum(unit: FloatArray) -> FloatArray:
-    """Sum of cosines over all pairs of neighbours in (C, H, W), diagonal ones too, and the number of such pairs."""
+    """Sum of cosines over all pairs of neighbours in (C, H, W), diagonal ones too, and the number of such
+    pairs.
+    """
     sides = (
         (unit[:, :, 1:], unit[:, :, :-1]),
         (unit[:, 1:], unit[:, :-1]),

@@ -1,7 +1,7 @@
 """The signals that ask a program to end, and who hears them.
 
-Service managers, containers, `timeout` and Slurm send them to all processes of a group at once. Our child processes do not hear
-them: whoever started a child ends it, when he has put his own work in order.
+Service managers, containers, `timeout` and Slurm send them to all processes of a group at once. Our child
+processes do not hear them: whoever started a child ends it, when he has put his own work in order.
 """
 
 from __future__ import annotations
@@ -16,14 +16,18 @@ TERMINATION = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if h
 """What ends a program besides Ctrl-C."""
 
 ONE_REQUEST_S = 1.0
-"""Signals that come so close together are one request: `timeout`, Slurm and torchrun send to the process and to its group."""
+"""Signals that come so close together are one request: `timeout`, Slurm and torchrun send to the process and
+to its group.
+"""
 
 
 @contextmanager
 def children_spared() -> Iterator[None]:
-    """Start child processes in this block that Ctrl-C, SIGTERM and SIGHUP do not reach; SIGKILL and the end of a pipe do.
+    """Start child processes in this block that Ctrl-C, SIGTERM and SIGHUP do not reach; SIGKILL and the end
+    of a pipe do.
 
-    They are blocked in this thread meanwhile and come through after it; forked and spawned children inherit that, and keep it.
+    They are blocked in this thread meanwhile and come through after it; forked and spawned children inherit
+    that, and keep it.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -37,7 +41,8 @@ def children_spared() -> Iterator[None]:
 
 def start_spared(child: BaseProcess) -> None:
     """Start a process of multiprocessing's as `children_spared` does."""
-    resource_tracker.ensure_running()  # where starting a child starts that first, it would let the signals through
+    # where starting a child starts that first, it would let the signals through
+    resource_tracker.ensure_running()
     with children_spared():
         child.start()
 

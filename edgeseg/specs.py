@@ -1,4 +1,6 @@
-"""Values that cross floors. Frozen data, no behaviour beyond checking and JSON; numpy is the only dependency."""
+"""Values that cross floors. Frozen data, no behaviour beyond checking and JSON; numpy is the only
+dependency.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +15,25 @@ import numpy.typing as npt
 ImageU8 = npt.NDArray[np.uint8]
 """RGB image, shape (H, W, 3), uint8, range 0..255."""
 MaskU8 = npt.NDArray[np.uint8]
-"""Class map, shape (H, W), uint8; values are class indices, or LabelSpace.ignore_index where no label counts."""
+"""Class map, shape (H, W), uint8; values are class indices, or LabelSpace.ignore_index where no label
+counts.
+"""
 
 Layout = Literal["HWC", "NCHW"]
 Precision = Literal["float", "fp16", "int8"]
-"""Of a program: its arithmetic is float32; or half precision wherever that does no harm; or the layers' is INT8."""
+"""Of a program: its arithmetic is float32; or half precision wherever that does no harm; or the layers' is
+INT8.
+"""
 DEFAULT_FORM = "onnxruntime"
 """The form that every float program comes in; see `Program.form`."""
 GPU_FORM = "tensorrt"
-"""What a float program is laid out for where a GPU computes it, and the one form of a program in half precision."""
+"""What a float program is laid out for where a GPU computes it, and the one form of a program in half
+precision.
+"""
 CANONICAL_FORM = "qdq"
-"""The form that every INT8 program comes in: symmetric Q/DQ, from which all others are derived by exact edits."""
+"""The form that every INT8 program comes in: symmetric Q/DQ, from which all others are derived by exact
+edits.
+"""
 DIALECTS = ("x86", "x86_u8u8", "arm")
 """The INT8 forms for ONNX Runtime's integer kernels: for x86 with VNNI, for x86 without, and for ARM."""
 HALF_FORM = "half"
@@ -31,12 +41,16 @@ HALF_FORM = "half"
 GPU_FORMS: Mapping[Precision, str] = {"float": GPU_FORM, "fp16": GPU_FORM, "int8": HALF_FORM}
 """The forms for runtimes that compute on a GPU, in the types that a program names."""
 RUNTIMES = (DEFAULT_FORM, "openvino", GPU_FORM, "tensorrt_rtx", "torch_tensorrt")
-"""The inference runtimes of this package, by name; `engines.table` has their classes, and those of other packages."""
+"""The inference runtimes of this package, by name; `engines.table` has their classes, and those of other
+packages.
+"""
 _CANONICAL: Mapping[Precision, str] = {"float": DEFAULT_FORM, "fp16": GPU_FORM, "int8": CANONICAL_FORM}
 
 
 def canonical_form(precision: Precision) -> str:
-    """The form that a program of this precision always comes in, and that a runtime gets where there is none of its own."""
+    """The form that a program of this precision always comes in, and that a runtime gets where there is none
+    of its own.
+    """
     return _CANONICAL[precision]
 
 
@@ -118,12 +132,13 @@ class LabelSpace:
 
 @dataclass(frozen=True, slots=True)
 class IsrPlan:
-    """Inference spatial reduction: integer multipliers on the training-time pooling ratios of keys and values.
+    """Inference spatial reduction: integer multipliers on the training-time pooling ratios of keys and
+    values.
 
     Attributes:
         encoder: one multiplier per encoder stage, strides 4, 8, 16, 32.
-        decoder: one multiplier per decoder stage, strides 8, 16, 32. The paper writes this list deepest first;
-            here, as in the models, it runs from fine to coarse. Empty for decoders without ISR.
+        decoder: one multiplier per decoder stage, strides 8, 16, 32. The paper writes this list deepest
+            first; here, as in the models, it runs from fine to coarse. Empty for decoders without ISR.
 
     Source: EDAFormer (arXiv 2407.17261), section 3.3.
     """
@@ -147,8 +162,8 @@ class IsrPlan:
 
     @classmethod
     def parse(cls, text: str) -> IsrPlan:
-        """Read the form that `str` writes: "2,2,1,1-2,2,2" (encoder-decoder, both fine to coarse), "2,2,1,1" or "-2,2,2" where
-        only one part has ISR. Raises ValueError."""
+        """Read the form that `str` writes: "2,2,1,1-2,2,2" (encoder-decoder, both fine to coarse), "2,2,1,1"
+        or "-2,2,2" where only one part has ISR. Raises ValueError."""
         encoder, _, decoder = text.partition("-")
         return cls(*(tuple(int(m) for m in part.split(",")) if part else () for part in (encoder, decoder)))
 
@@ -158,7 +173,8 @@ class QuantHints:
     """What a model knows about its own quantization. Names are of modules in its deployed form.
 
     Attributes:
-        products: modules that multiply two activations: queries with keys, and weights of attention with values.
+        products: modules that multiply two activations: queries with keys, and weights of attention with
+            values.
         keep_float: (name, reason) of layers that must not be quantized.
         outputs: layers whose output is rounded as well, because what reads it is no quantized layer.
         first: the convolution that sees the image; None where there is no single one.
@@ -184,12 +200,12 @@ class Program:
         isr: the plan the graph was exported at.
         precision: "float", "fp16" or "int8" (Q/DQ).
         arch: catalogue name of the model.
-        blobs: files in the folder of `onnx_path` that hold its large weights, shared with other programs; empty where it holds
-            all its weights itself.
-        form: what the graph is laid out for. Every form of one precision computes the same. Of a float program it is a runtime,
-            "tensorrt" being all that compute on a GPU, and every runtime reads it; an INT8 one is "qdq", which every runtime
-            reads, or one of `DIALECTS`, for ONNX Runtime's integer kernels on some processors, or "half", which rounds to half
-            precision between its integers.
+        blobs: files in the folder of `onnx_path` that hold its large weights, shared with other programs;
+            empty where it holds all its weights itself.
+        form: what the graph is laid out for. Every form of one precision computes the same. Of a float
+            program it is a runtime, "tensorrt" being all that compute on a GPU, and every runtime reads it;
+            an INT8 one is "qdq", which every runtime reads, or one of `DIALECTS`, for ONNX Runtime's integer
+            kernels on some processors, or "half", which rounds to half precision between its integers.
     """
 
     onnx_path: Path
@@ -246,8 +262,10 @@ class Frame:
         arrival_s: `time.monotonic()` when the frame was handed over; frame age counts from here.
         source_id: which source it came from; never holds credentials.
         name: file name without folder, for folders of images; empty otherwise.
-        connection: of a live source, from 1; between two of them nobody knows what happened. 0 where there is one only.
-        pixel_aspect: width of a pixel over its height; 1 for square ones. The picture is as it was stored, not stretched.
+        connection: of a live source, from 1; between two of them nobody knows what happened. 0 where there is
+            one only.
+        pixel_aspect: width of a pixel over its height; 1 for square ones. The picture is as it was stored,
+            not stretched.
         damaged: it may be smeared by what was lost before it; only where such pictures are asked for.
     """
 

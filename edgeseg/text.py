@@ -1,7 +1,8 @@
-"""Names and commands as text: what a terminal, a JSON reader or a shell can take, whatever bytes a file name holds.
+"""Names and commands as text: what a terminal, a JSON reader or a shell can take, whatever bytes a file name
+holds.
 
-Python reads a byte of a file name that is not UTF-8 as a lone surrogate, which no encoding writes and strict JSON readers refuse.
-Wherever such a name leaves the program it is shown as ls shows it, `\\xff` for the byte.
+Python reads a byte of a file name that is not UTF-8 as a lone surrogate, which no encoding writes and strict
+JSON readers refuse. Wherever such a name leaves the program it is shown as ls shows it, `\\xff` for the byte.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import Any
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ESCAPE = re.compile(r"\\(?:ud[89ab]..\\ud[c-f]..|u(d[89a-f]..)|.)", re.DOTALL)
 ENCODING_ERRORS = "edgeseg-shown"
-"""Name of the `errors` handler of a text stream that shows what its encoding lacks as escapes, bytes of names as `\\xff`."""
+"""Name of the `errors` handler of a text stream that shows what its encoding lacks as escapes, bytes of names
+as `\\xff`.
+"""
 
 
 def shown(text: str | os.PathLike[str]) -> str:
@@ -40,7 +43,9 @@ def json_document(data: Any) -> bytes:
 
 
 def quoted(word: str | os.PathLike[str]) -> str:
-    """A path or URI as one word of a printed command: what a shell passes on is the same path, and never an option."""
+    """A path or URI as one word of a printed command: what a shell passes on is the same path, and never an
+    option.
+    """
     text = os.fspath(word)
     if text.startswith("-") and text != "-":
         text = f"./{text}"
@@ -50,12 +55,16 @@ def quoted(word: str | os.PathLike[str]) -> str:
 
 
 def _plain(text: str) -> bool:
-    """Whether a terminal shows it as it is: letters of any script, but no line ends, control characters or stray bytes."""
+    """Whether a terminal shows it as it is: letters of any script, but no line ends, control characters or
+    stray bytes.
+    """
     return text.isprintable() and not _SURROGATE.search(text)
 
 
 def _dollar_quoted(text: str) -> str:
-    """$'a\\nb', which bash, zsh, ksh and busybox read; only where plain quotes would not survive a terminal."""
+    """$'a\\nb', which bash, zsh, ksh and busybox read; only where plain quotes would not survive a
+    terminal.
+    """
     pieces = []
     for byte in os.fsencode(text):
         char = chr(byte)
@@ -76,7 +85,8 @@ def _show_instead(error: UnicodeError) -> tuple[str | bytes, int]:
         raise error
     wrong = error.object[error.start : error.end]
     return "".join(
-        _escaped(ord(char)) if _SURROGATE.match(char) else char.encode("ascii", "backslashreplace").decode() for char in wrong
+        _escaped(ord(char)) if _SURROGATE.match(char) else char.encode("ascii", "backslashreplace").decode()
+        for char in wrong
     ), error.end
 
 

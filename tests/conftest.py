@@ -8,13 +8,15 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-# A shell starts background jobs with SIGINT ignored, and children inherit that; the tests of Ctrl-C need the usual handler.
+# A shell starts background jobs with SIGINT ignored, and children inherit that; the tests of Ctrl-C need the
+# usual handler.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before numpy, OpenCV and torch start their pools; inherited by the subprocesses that tests start.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
     os.environ.setdefault(_name, "2")
-# Threads that spin while they wait make a busy machine several times slower: tests run beside each other, and beside other work.
+# Threads that spin while they wait make a busy machine several times slower: tests run beside each other, and
+# beside other work.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # Tables are tested at the width that they have in a pipe, whatever terminal or test runner is around.
@@ -23,7 +25,9 @@ os.environ.pop("COLUMNS", None)
 import pytest
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("edgeseg", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "edgeseg", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("edgeseg")
 
 
@@ -37,7 +41,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MiB."""
     place = tmp_path / "disk"
     place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], capture_output=True
+    ).returncode:
         pytest.skip("mounting needs root")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)

@@ -18,12 +18,16 @@ from edgeseg.specs import ImageU8
 
 def quantize(rival: str, program: Path, images: Path, out: Path) -> Path:
     """Let another process quantize a program with the images of a file, (N, H, W, 3) uint8; returns `out`."""
-    subprocess.run([sys.executable, __file__, rival, str(program), str(images), str(out)], check=True, stdout=sys.stderr)
+    subprocess.run(
+        [sys.executable, __file__, rival, str(program), str(images), str(out)], check=True, stdout=sys.stderr
+    )
     return out
 
 
 def onnxruntime_int8(program: Path, activations: str, images: Sequence[ImageU8], out: Path) -> None:
-    """ONNX Runtime's static quantizer: pre-processed, per channel, convolutions and products; activations "s8" or "u8"."""
+    """ONNX Runtime's static quantizer: pre-processed, per channel, convolutions and products; activations
+    "s8" or "u8".
+    """
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -53,9 +57,14 @@ def nncf_int8(program: Path, images: Sequence[ImageU8], out: Path) -> None:
     import nncf
     import openvino
 
-    data = nncf.Dataset([image[np.newaxis] for image in images], lambda image: {0: np.ascontiguousarray(image)})
+    data = nncf.Dataset(
+        [image[np.newaxis] for image in images], lambda image: {0: np.ascontiguousarray(image)}
+    )
     model = nncf.quantize(
-        openvino.Core().read_model(program), data, subset_size=len(images), model_type=nncf.ModelType.TRANSFORMER
+        openvino.Core().read_model(program),
+        data,
+        subset_size=len(images),
+        model_type=nncf.ModelType.TRANSFORMER,
     )
     openvino.save_model(model, out, compress_to_fp16=False)
 

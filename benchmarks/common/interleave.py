@@ -1,4 +1,6 @@
-"""Several ways to do one job, timed in turns: a busy moment of the machine hits all of them, so their ratios can be trusted."""
+"""Several ways to do one job, timed in turns: a busy moment of the machine hits all of them, so their ratios
+can be trusted.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,9 @@ def interleave(
     Args:
         over: name -> the name that its ratios are taken over; default: the first of all.
     Returns:
-        For each name, milliseconds: `median_ms`, `q25_ms`, `q75_ms` by the wall clock; `cpu_ms`, the median of processor
-        time over all threads, which other programs disturb less; `ratio` and `cpu_ratio`, the medians over rounds of this
-        call's time over that of the call named by `over` in the same round.
+        For each name, milliseconds: `median_ms`, `q25_ms`, `q75_ms` by the wall clock; `cpu_ms`, the median
+        of processor time over all threads, which other programs disturb less; `ratio` and `cpu_ratio`, the
+        medians over rounds of this call's time over that of the call named by `over` in the same round.
     """
     wall_ms: dict[str, list[float]] = {name: [] for name in calls}
     cpu_ms: dict[str, list[float]] = {name: [] for name in calls}
@@ -54,11 +56,21 @@ def table(title: str, result: Mapping[str, Mapping[str, Any]]) -> str:
     columns = list(next(iter(result.values())))
     width = max(len(title), *map(len, result))
     head = f"{title:<{width}}" + "".join(f"{column:>11}" for column in columns)
-    return "\n".join([head, *(f"{name:<{width}}" + "".join(f"{row[c]:>11.2f}" for c in columns) for name, row in result.items())])
+    return "\n".join(
+        [
+            head,
+            *(
+                f"{name:<{width}}" + "".join(f"{row[c]:>11.2f}" for c in columns)
+                for name, row in result.items()
+            ),
+        ]
+    )
 
 
 def openvino_hints() -> list[str]:
-    """Of float32 and bfloat16, what OpenVINO computes in here: for what is not there it takes float32 and says nothing."""
+    """Of float32 and bfloat16, what OpenVINO computes in here: for what is not there it takes float32 and
+    says nothing.
+    """
     if not importlib.util.find_spec("openvino"):
         return []
     from edgeseg.engines.openvino import OpenVino

@@ -1,4 +1,6 @@
-"""What the benchmarks of the stream share: a small engine, what a process holds, a file that plays in real time."""
+"""What the benchmarks of the stream share: a small engine, what a process holds, a file that plays in real
+time.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,15 @@ from edgeseg.stream.sources.table import open_source
 SIZE_HW = (128, 128)
 CLASSES = 10
 _LABELS = LabelSpace(
-    tuple(f"class{index}" for index in range(CLASSES)), tuple((25 * index, 128, 255 - 25 * index) for index in range(CLASSES))
+    tuple(f"class{index}" for index in range(CLASSES)),
+    tuple((25 * index, 128, 255 - 25 * index) for index in range(CLASSES)),
 )
 
 
 def nano_session(folder: Path, threads: int = 1) -> Session:
-    """EDAFormer-nano with random weights from a fixed seed, 128x128, in ONNX Runtime. torch stays in a process of its own."""
+    """EDAFormer-nano with random weights from a fixed seed, 128x128, in ONNX Runtime. torch stays in a
+    process of its own.
+    """
     path = folder / "nano.onnx"
     maker = multiprocessing.get_context("spawn").Process(target=_export, args=(path,))
     maker.start()
@@ -47,12 +52,16 @@ def _export(path: Path) -> None:
 
     torch.manual_seed(0)
     model = build_model("edaformer_nano", CLASSES).eval()
-    export_program(model, image=ImageSpec(SIZE_HW), labels=_LABELS, mask_stride=1, arch="edaformer_nano", out=path)
+    export_program(
+        model, image=ImageSpec(SIZE_HW), labels=_LABELS, mask_stride=1, arch="edaformer_nano", out=path
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What this process holds: memory in MB, threads, file descriptors, and processor time that it used, in s."""
+    """What this process holds: memory in MB, threads, file descriptors, and processor time that it used, in
+    s.
+    """
 
     at_s: float
     rss_mb: float
@@ -116,7 +125,13 @@ class RealTime:
                 self._stop.wait(max(0.0, start_s + index / self.fps - time.monotonic()))
                 if self._stop.is_set():
                     break
-                yield replace(frame, index=index, pts_s=index / self.fps, arrival_s=time.monotonic(), source_id=self.source_id)
+                yield replace(
+                    frame,
+                    index=index,
+                    pts_s=index / self.fps,
+                    arrival_s=time.monotonic(),
+                    source_id=self.source_id,
+                )
                 index += 1
             source.close()
 
@@ -127,7 +142,9 @@ _conforms: type[FrameSource] = RealTime
 
 
 def in_background(work: Callable[[], object]) -> threading.Thread:
-    """Run something on a thread, and end the process where it raises: a benchmark must not go on without it."""
+    """Run something on a thread, and end the process where it raises: a benchmark must not go on without
+    it.
+    """
 
     def guarded() -> None:
         try:
@@ -144,6 +161,10 @@ def in_background(work: Callable[[], object]) -> threading.Thread:
 def commit() -> str:
     """The commit that was measured."""
     told = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+        check=False,
     )
     return told.stdout.strip()

@@ -3,17 +3,20 @@
     manifest.json                      what is here, with the hash of every file (edgeseg.bundle.manifest)
     recipe.yaml                        the resolved recipe
     programs/level0-float.onnx         one program per ISR level and precision
-    programs/level0-float-FORM.onnx    the same, laid out for another runtime, or, of INT8, for a family of processors
-    programs/weights.bin               what all levels share: each large weight once; absent where programs hold their weights
+    programs/level0-float-FORM.onnx    the same, laid out for another runtime, or, of INT8, for a family of
+    processors
+    programs/weights.bin               what all levels share: each large weight once; absent where programs
+    hold their weights
     golden/NAME.png                    images, at the program's size
     golden/level0/NAME.png             the reference model's class maps for them, at the program's mask size
     golden/level0-int8/NAME.png        the same of the quantized model, where there are INT8 programs
     report/NAME.json                   what was measured
     engines/level0-RUNTIME-.../        one runtime's build for one device, added by `edgeseg build`
 
-A bundle appears, and is replaced, as a whole (edgeseg.bundle.files says how). An engine is added in two steps: its files go
-into a folder of their own, then the manifest that names them replaces the old one; what an interrupted build leaves is never
-named, and the next one clears it. No file is used before its hash is checked.
+A bundle appears, and is replaced, as a whole (edgeseg.bundle.files says how). An engine is added in two
+steps: its files go into a folder of their own, then the manifest that names them replaces the old one; what
+an interrupted build leaves is never named, and the next one clears it. No file is used before its hash is
+checked.
 """
 
 from __future__ import annotations
@@ -81,7 +84,9 @@ class Verification:
 
 
 class Bundle:
-    """An open bundle: the manifest in memory, the files on disk. Make one with `open_bundle` or `create_bundle`."""
+    """An open bundle: the manifest in memory, the files on disk. Make one with `open_bundle` or
+    `create_bundle`.
+    """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
@@ -105,9 +110,13 @@ class Bundle:
         return load_kept(self.file(self.manifest.recipe))
 
     def report(self, name: str) -> dict[str, Any]:
-        """A JSON document that was packed, its hash checked. Raises BundleError where there is none of that name."""
+        """A JSON document that was packed, its hash checked. Raises BundleError where there is none of that
+        name.
+        """
         if name not in self.manifest.reports:
-            raise BundleError(f"{self.path} holds no report named {name}", hint=f"edgeseg bundle show {quoted(self.path)}")
+            raise BundleError(
+                f"{self.path} holds no report named {name}", hint=f"edgeseg bundle show {quoted(self.path)}"
+            )
         document: dict[str, Any] = json.loads(self.file(self.manifest.reports[name]).read_bytes())
         return document
 
@@ -115,15 +124,18 @@ class Bundle:
         """One program, its files checked, and that its graph makes a runtime read no other file.
 
         Args:
-            form: what it should be laid out for; None, and where the bundle has no such one: the precision's canonical form.
+            form: what it should be laid out for; None, and where the bundle has no such one: the precision's
+                canonical form.
         Raises:
             BundleError: the bundle has no such program.
-            IntegrityError: a file is not what was packed, or the graph names a file that the manifest does not list for it.
+            IntegrityError: a file is not what was packed, or the graph names a file that the manifest does
+                not list for it.
         """
         entry = self.level(level).programs.get(precision)
         if entry is None:
             raise BundleError(
-                f"{self.path} has no {precision} program at level {level}", hint=f"edgeseg bundle show {quoted(self.path)}"
+                f"{self.path} has no {precision} program at level {level}",
+                hint=f"edgeseg bundle show {quoted(self.path)}",
             )
         found = form if form in entry.forms else entry.spec.get("form", canonical_form(precision))
         graph, *blobs = [self.file(path) for path in entry.in_form(found)]
@@ -132,11 +144,14 @@ class Bundle:
             return Program.from_json({**entry.spec, "form": found}, graph, tuple(blobs))
         except (ValueError, KeyError, TypeError) as error:
             raise BundleError(
-                f"{self.path}: the {precision} program of level {level} makes no sense: {error}", hint=COPY_AGAIN
+                f"{self.path}: the {precision} program of level {level} makes no sense: {error}",
+                hint=COPY_AGAIN,
             ) from error
 
     def any_program(self, level: int = 0) -> Program:
-        """The program of a level for what all its precisions share: image, labels, mask, plan. Raises as `program`."""
+        """The program of a level for what all its precisions share: image, labels, mask, plan. Raises as
+        `program`.
+        """
         return self.program(level, next(iter(self.level(level).programs)))
 
     def golden(self, level: int = 0, precision: Precision = "float") -> Iterator[GoldenFrame]:
@@ -146,20 +161,27 @@ class Bundle:
                 image, mask = read_image(self.file(entry.image)), read_image(self.file(entry.mask))[:, :, 0]
                 yield GoldenFrame(entry.name, image, mask, level, precision)
 
-    def golden_agreement(self, session: Session, level: int = 0, precision: Precision = "float") -> dict[str, float]:
+    def golden_agreement(
+        self, session: Session, level: int = 0, precision: Precision = "float"
+    ) -> dict[str, float]:
         """Golden frame -> share of mask pixels on which a session and the reference model agree."""
         frames = self.golden(level, precision)
         return {frame.name: mask_agreement(session.infer(frame.image_rgb), frame.mask) for frame in frames}
 
     def verify(self) -> Verification:
-        """Check every file. `engines.open.verify_engines` checks what this device's engines make of the golden frames.
+        """Check every file. `engines.open.verify_engines` checks what this device's engines make of the
+        golden frames.
 
         Raises:
-            IntegrityError: files are missing or changed; the message names each with what was expected and found. Or a program
-                would make a runtime read a file that the manifest does not list for it.
+            IntegrityError: files are missing or changed; the message names each with what was expected and
+                found. Or a program would make a runtime read a file that the manifest does not list for it.
         """
         manifest = self.manifest
-        problems = [f"{path} {what}" for path, entry in manifest.files.items() if (what := difference(self.path / path, entry))]
+        problems = [
+            f"{path} {what}"
+            for path, entry in manifest.files.items()
+            if (what := difference(self.path / path, entry))
+        ]
         if problems:
             count = f"{len(problems)} of {len(manifest.files)} files are not what the manifest says"
             raise IntegrityError("\n".join([f"{self.path}: {count}", *problems]), hint=COPY_AGAIN)
@@ -177,20 +199,25 @@ class Bundle:
     def add_engines(
         self, engines: Sequence[tuple[EngineEntry, Sequence[Path]]], choice: ChoiceEntry | None = None
     ) -> list[EngineEntry]:
-        """Pack engines, and which is the default; those of the same kind for this device go, and those that it refused. Atomic.
+        """Pack engines, and which is the default; those of the same kind for this device go, and those that
+        it refused. Atomic.
 
         Others may add engines at the same time: each waits for its turn and adds to what it finds.
 
         Args:
-            engines: what is known of each, and its files, with distinct names; they become `files` of the entries returned.
+            engines: what is known of each, and its files, with distinct names; they become `files` of the
+                entries returned.
             choice: names one of the engines.
         Raises:
-            BundleError: cannot write, or the bundle was made anew since it was opened: the engines are of another program.
+            BundleError: cannot write, or the bundle was made anew since it was opened: the engines are of
+                another program.
         """
         with locked(self.path), writing(self.path):
             current = read_manifest(self.path)
             files = [path for graph in self.manifest.graphs() for path in graph]
-            if current.levels != self.manifest.levels or any(self.manifest.files[p] != current.files[p] for p in files):
+            if current.levels != self.manifest.levels or any(
+                self.manifest.files[p] != current.files[p] for p in files
+            ):
                 raise BundleError(
                     f"{self.path} was made anew while this engine was built, which is not packed",
                     hint=f"edgeseg build {quoted(self.path)}",
@@ -201,8 +228,11 @@ class Bundle:
             packed = []
             try:
                 for engine, sources in engines:
-                    folder = f"engines/level{engine.level}-{engine.runtime}-{engine.precision}-{secrets.token_hex(4)}"
-                    copied = {f"{folder}/{s.name}": copy_file(s, self.path / folder / s.name) for s in sources}
+                    kind = f"level{engine.level}-{engine.runtime}-{engine.precision}"
+                    folder = f"engines/{kind}-{secrets.token_hex(4)}"
+                    copied = {
+                        f"{folder}/{s.name}": copy_file(s, self.path / folder / s.name) for s in sources
+                    }
                     packed.append(engine.model_copy(update={"files": tuple(copied)}))
                     added |= copied
                 sync_folders(root)
@@ -224,7 +254,8 @@ class Bundle:
 
 
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:
-    """Open a bundle folder: read and check its manifest. The files are checked when they are used, or all by `verify`.
+    """Open a bundle folder: read and check its manifest. The files are checked when they are used, or all by
+    `verify`.
 
     Raises:
         BundleError: missing folder or manifest, or a format that this version does not read.
@@ -250,16 +281,18 @@ def create_bundle(
     Args:
         path: the folder, NAME.edgeseg by custom.
         recipe_text: the resolved recipe, as YAML.
-        programs: at least one; those of one ISR plan make a level, in the order given, each precision once in its canonical form
-            and at most once in any other. All take images of one size and give masks of one size. Blobs that several share are
-            stored once.
-        golden: at least one frame for each level and precision; names are plain file stems, distinct within a program.
+        programs: at least one; those of one ISR plan make a level, in the order given, each precision once in
+            its canonical form and at most once in any other. All take images of one size and give masks of
+            one size. Blobs that several share are stored once.
+        golden: at least one frame for each level and precision; names are plain file stems, distinct within a
+            program.
         reports: name -> JSON document.
     Raises:
-        BundleError: cannot write, a program's file is missing or reads another, or something else than a bundle lies at `path`.
+        BundleError: cannot write, a program's file is missing or reads another, or something else than a
+            bundle lies at `path`.
         RecipeError: `recipe_text` is no complete recipe.
-        ValueError: programs and golden frames do not fit the description above, or are of other classes or colours than the
-            recipe's.
+        ValueError: programs and golden frames do not fit the description above, or are of other classes or
+            colours than the recipe's.
     """
     bundle = real_path(path)
     frames = [GoldenFrame(*frame) for frame in golden]
@@ -270,7 +303,9 @@ def create_bundle(
     with staged(bundle) as root, writing(bundle):
         files = {"recipe.yaml": write_file(root / "recipe.yaml", recipe_text.encode())}
         recipe = load_kept(root / "recipe.yaml")
-        if (labels := labels_of(recipe.data)) is not None and any(program.labels != labels for program in programs):
+        if (labels := labels_of(recipe.data)) is not None and any(
+            program.labels != labels for program in programs
+        ):
             raise ValueError("the programs are of other classes or colours than the recipe")
         entries, packed = pack(root, levels)
         files |= packed

@@ -1,13 +1,13 @@
 """Bundles on disk: hashing, durable writes, the lock, and the swap that makes a new bundle appear at once.
 
-A bundle NAME is made in a hidden sibling `.NAME.new`, flushed to the disk, and then renamed into place. A bundle that was
-there is first renamed to `.NAME.old` and removed last. Whatever happens on the way (an exception, a full disk, kill -9, a
-power cut), one complete bundle is left: NAME itself, or, between the two renames, `.NAME.old`, which the next opening or
-making puts back.
+A bundle NAME is made in a hidden sibling `.NAME.new`, flushed to the disk, and then renamed into place. A
+bundle that was there is first renamed to `.NAME.old` and removed last. Whatever happens on the way (an
+exception, a full disk, kill -9, a power cut), one complete bundle is left: NAME itself, or, between the two
+renames, `.NAME.old`, which the next opening or making puts back.
 
-All who write hold an exclusive lock on the hidden sibling `.NAME.lock`. The system drops the lock with its process, so a
-`.new` or `.old` that the holder of the lock finds belongs to nobody and is cleaned up without guessing. The empty lock file
-stays.
+All who write hold an exclusive lock on the hidden sibling `.NAME.lock`. The system drops the lock with its
+process, so a `.new` or `.old` that the holder of the lock finds belongs to nobody and is cleaned up without
+guessing. The empty lock file stays.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def write_file(path: Path, data: bytes) -> FileEntry:
 
 
 def copy_file(source: Path, path: Path) -> FileEntry:
-    """Copy to a new file, with its folders, through to the disk; size and sha256 of what was copied. Raises OSError."""
+    """Copy to a new file, with its folders, through to the disk; size and sha256 of what was copied. Raises
+    OSError.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0
     with open(source, "rb") as reader, open(path, "wb") as writer:
@@ -85,12 +87,17 @@ def difference(path: Path, expected: FileEntry) -> str | None:
 
 
 def clear_unnamed(bundle: Path, manifest: Manifest) -> None:
-    """Remove what no manifest entry names: folders of replaced engines, and what builds that were killed left. For the only
-    writer of a bundle."""
+    """Remove what no manifest entry names: folders of replaced engines, and what builds that were killed
+    left. For the only writer of a bundle."""
     for half_written in bundle.glob(f".{MANIFEST}.*.tmp"):
         half_written.unlink(missing_ok=True)
     engines = bundle / "engines"
-    named = {path.split("/")[1] for entry in manifest.engines for path in entry.files if path.startswith("engines/")}
+    named = {
+        path.split("/")[1]
+        for entry in manifest.engines
+        for path in entry.files
+        if path.startswith("engines/")
+    }
     for folder in engines.iterdir() if engines.is_dir() else ():
         if folder.name not in named:
             # What cannot be removed now is tried again by the next build; nothing reads it.
@@ -116,7 +123,9 @@ def locked(bundle: Path) -> Iterator[None]:
 
 def writing(bundle: Path) -> AbstractContextManager[None]:
     """Turn what the disk refuses into a BundleError."""
-    return refusals(bundle, BundleError, f"check free space and permissions in {bundle.parent}, or choose another place")
+    return refusals(
+        bundle, BundleError, f"check free space and permissions in {bundle.parent}, or choose another place"
+    )
 
 
 def real_path(path: str | os.PathLike[str]) -> Path:
@@ -127,12 +136,16 @@ def real_path(path: str | os.PathLike[str]) -> Path:
     """
     real = Path(os.path.realpath(path))
     if shown(real) != str(real):
-        raise BundleError(f"{shown(real)}: runtimes open nothing whose name is not UTF-8", hint="rename the folder")
+        raise BundleError(
+            f"{shown(real)}: runtimes open nothing whose name is not UTF-8", hint="rename the folder"
+        )
     return real
 
 
 def check_place(path: str | os.PathLike[str]) -> None:
-    """Raise BundleError where `staged` could not put a bundle in the end, before hours of work end in that."""
+    """Raise BundleError where `staged` could not put a bundle in the end, before hours of work end in
+    that.
+    """
     bundle = real_path(path)
     with writing(bundle):
         _check_vacant(bundle)
@@ -146,7 +159,9 @@ def check_place(path: str | os.PathLike[str]) -> None:
 
 def _check_vacant(bundle: Path) -> None:
     if bundle.exists() and not (bundle / MANIFEST).is_file() and not _is_empty_folder(bundle):
-        raise BundleError(f"{bundle} exists and is not a bundle; it is left alone", hint="choose another place with -o")
+        raise BundleError(
+            f"{bundle} exists and is not a bundle; it is left alone", hint="choose another place with -o"
+        )
     if not can_replace(bundle):
         raise BundleError(
             f"{bundle} is a mounted folder, and a new bundle cannot take its place",
@@ -165,7 +180,8 @@ def check_writable(bundle: Path) -> None:
 
 @contextmanager
 def staged(bundle: Path) -> Iterator[Path]:
-    """An empty folder to fill; takes the place of `bundle` at the end of the block, or leaves no trace where the block fails.
+    """An empty folder to fill; takes the place of `bundle` at the end of the block, or leaves no trace where
+    the block fails.
 
     Raises:
         BundleError: cannot write, or `bundle` exists and is something else than a bundle.

@@ -14,7 +14,9 @@ from edgeseg.specs import ImageU8, MaskU8, Precision, Program
 
 
 class GoldenFrame(NamedTuple):
-    """An image (H, W, 3) uint8 RGB at the program's size, and the reference class map at its mask size, for one program."""
+    """An image (H, W, 3) uint8 RGB at the program's size, and the reference class map at its mask size, for
+    one program.
+    """
 
     name: str
     image_rgb: ImageU8
@@ -24,7 +26,9 @@ class GoldenFrame(NamedTuple):
 
 
 def check_gate(what: str, agreement: Mapping[str, float], minimum: float, *, hint: str) -> None:
-    """Raise GateFailed, with the figures, where an engine agrees with the reference model on less than `minimum` of any frame."""
+    """Raise GateFailed, with the figures, where an engine agrees with the reference model on less than
+    `minimum` of any frame.
+    """
     if agreement and min(agreement.values()) < minimum:
         figures = ", ".join(f"{name} {share:.4f}" for name, share in agreement.items())
         raise GateFailed(
@@ -35,13 +39,17 @@ def check_gate(what: str, agreement: Mapping[str, float], minimum: float, *, hin
 
 
 def check_golden(frames: Sequence[GoldenFrame], programs: Mapping[tuple[int, Precision], Program]) -> None:
-    """Raise ValueError where frames do not fit their programs, by level and precision, or where a program has none."""
+    """Raise ValueError where frames do not fit their programs, by level and precision, or where a program has
+    none.
+    """
     seen: set[tuple[int, Precision, str]] = set()
     images: dict[str, ImageU8] = {}
     for frame in frames:
         program = programs.get((frame.level, frame.precision))
         if program is None:
-            raise ValueError(f"golden frame {frame.name}: there is no {frame.precision} program at level {frame.level}")
+            raise ValueError(
+                f"golden frame {frame.name}: there is no {frame.precision} program at level {frame.level}"
+            )
         key = (frame.level, frame.precision, frame.name)
         if not re.fullmatch(r"[\w-][\w.-]*", frame.name) or key in seen:
             raise ValueError(f"golden frame {frame.name!r}: names are distinct plain file stems")
@@ -53,7 +61,9 @@ def check_golden(frames: Sequence[GoldenFrame], programs: Mapping[tuple[int, Pre
             ("mask", frame.mask, program.mask_shape),
         ):
             if array.shape != shape or array.dtype != np.uint8:
-                raise ValueError(f"golden frame {frame.name}: the {what} is {array.dtype} {array.shape}, not uint8 {shape}")
+                raise ValueError(
+                    f"golden frame {frame.name}: the {what} is {array.dtype} {array.shape}, not uint8 {shape}"
+                )
     if {(level, precision) for level, precision, _ in seen} != set(programs):
         raise ValueError("every program needs a golden frame")
 

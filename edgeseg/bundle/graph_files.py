@@ -1,7 +1,9 @@
-"""Which other files an ONNX graph reads, and its opset, told without the onnx package and before any runtime opens it.
+"""Which other files an ONNX graph reads, and its opset, told without the onnx package and before any runtime
+opens it.
 
-A tensor of an ONNX file may name another file that holds its values, by a path that the runtime will open. Only the fields on
-the way from the model to its tensors are followed; whatever they hold is counted, even where a runtime would not use it.
+A tensor of an ONNX file may name another file that holds its values, by a path that the runtime will open.
+Only the fields on the way from the model to its tensors are followed; whatever they hold is counted, even
+where a runtime would not use it.
 
 Source: onnx.proto (onnx 1.17) and the protocol buffers' wire format.
 """
@@ -30,7 +32,8 @@ _LAST_TAG = (1 << 32) - 1
 
 
 def external_files(model: bytes) -> set[str]:
-    """The paths, as written, of all files that an ONNX model reads beside its own; empty where it holds all its values.
+    """The paths, as written, of all files that an ONNX model reads beside its own; empty where it holds all
+    its values.
 
     Raises:
         ValueError: the bytes are no ONNX model.
@@ -45,12 +48,16 @@ def external_files(model: bytes) -> set[str]:
                 found.update(content.decode() for number, content in fields if number == _VALUE)
         else:
             inside = _MESSAGES[kind]
-            pending.extend((inside[number], content) for number, content in wire_fields(message) if number in inside)
+            pending.extend(
+                (inside[number], content) for number, content in wire_fields(message) if number in inside
+            )
     return found
 
 
 def opset(model: bytes) -> int | None:
-    """Version of the standard operators that an ONNX model uses; None where it names none. Raises as `external_files`."""
+    """Version of the standard operators that an ONNX model uses; None where it names none. Raises as
+    `external_files`.
+    """
     for number, content in wire_fields(memoryview(model)):
         if number == _OPSETS:
             fields = dict(wire_values(content))
@@ -61,12 +68,16 @@ def opset(model: bytes) -> int | None:
 
 
 def wire_fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Number and content of each field that has a length, such as texts and messages; other fields are stepped over."""
+    """Number and content of each field that has a length, such as texts and messages; other fields are
+    stepped over.
+    """
     return ((number, content) for number, content in wire_values(message) if isinstance(content, memoryview))
 
 
 def wire_values(message: memoryview) -> Iterator[tuple[int, memoryview | int | bytes]]:
-    """Number and content of every field: a view where it has a length, a number, or the 4 or 8 bytes of a fixed one."""
+    """Number and content of every field: a view where it has a length, a number, or the 4 or 8 bytes of a
+    fixed one.
+    """
     at = 0
     while at < len(message):
         tag, at = wire_number(message, at)

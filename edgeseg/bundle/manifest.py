@@ -1,9 +1,10 @@
 """The manifest of a bundle: what it holds, as strict frozen data, and its JSON file.
 
-`manifest.json` lists every other file with its hash, and carries its own: `digest` is the sha256 of all its other values.
-Nothing in a bundle is edited by hand; a changed digit is found as surely as a changed weight.
+`manifest.json` lists every other file with its hash, and carries its own: `digest` is the sha256 of all its
+other values. Nothing in a bundle is edited by hand; a changed digit is found as surely as a changed weight.
 
-A program and an engine name *lists* of files, and two entries may name one path: levels share their weights so.
+A program and an engine name *lists* of files, and two entries may name one path: levels share their weights
+so.
 """
 
 from __future__ import annotations
@@ -21,14 +22,21 @@ from edgeseg.errors import BundleError, IntegrityError
 from edgeseg.specs import Precision
 
 FORMAT: Literal[2] = 2
-"""Of the manifests that are written; all from 1 on are read. Raised with every new key: a reader of the old number refuses what
-it does not know, and by a greater number it can say that the bundle is newer, and not damaged."""
+"""Of the manifests that are written; all from 1 on are read. Raised with every new key: a reader of the old
+number refuses what it does not know, and by a greater number it can say that the bundle is newer, and not
+damaged."""
 MANIFEST = "manifest.json"
 COPY_AGAIN = "copy the bundle again, or make it anew: edgeseg export RECIPE"
 
 
 def _inside(path: str) -> str:
-    if not path or "\\" in path or "\0" in path or PurePosixPath(path).is_absolute() or {"..", "."} & set(path.split("/")):
+    if (
+        not path
+        or "\\" in path
+        or "\0" in path
+        or PurePosixPath(path).is_absolute()
+        or {"..", "."} & set(path.split("/"))
+    ):
         raise ValueError(f"{path!r} is not a plain path inside the bundle")
     return path
 
@@ -93,12 +101,14 @@ class EngineEntry(Entry):
         key: hash over all that the build depends on; an equal key is a cache hit.
         options: what the runtime is opened with, e.g. threads.
         measurements: figures with their unit in the name.
-        built_with: the machine that built it, beyond what its device names: versions of edgeseg, system, driver, CUDA, JetPack;
-            module, GPU, its multiprocessors and memory; those that are known.
-        clocks: how fast that machine was set to run when it timed the engine (`devices.clocks`); figures hold for that alone.
+        built_with: the machine that built it, beyond what its device names: versions of edgeseg, system,
+            driver, CUDA, JetPack; module, GPU, its multiprocessors and memory; those that are known.
+        clocks: how fast that machine was set to run when it timed the engine (`devices.clocks`); figures hold
+            for that alone.
         created: UTC, ISO 8601.
         checked: it ran on the golden frames and passed. False where it was compiled for another machine.
-        measured_on: the machine that checked and timed it, of an engine that runs on others too; "" where its device says it.
+        measured_on: the machine that checked and timed it, of an engine that runs on others too; "" where its
+            device says it.
     """
 
     level: int = Field(ge=0)
@@ -119,12 +129,16 @@ class EngineEntry(Entry):
 
     @property
     def kind(self) -> str:
-        """The program's precision, and that of the arithmetic where it is another: "float", "float bf16", "int8"."""
+        """The program's precision, and that of the arithmetic where it is another: "float", "float bf16",
+        "int8".
+        """
         return kind(self.precision, self.options)
 
     def replaces(self, other: EngineEntry) -> bool:
         """True where a bundle keeps only the newer of the two: same level, runtime, kind and device."""
-        return all(getattr(self, name) == getattr(other, name) for name in ("level", "runtime", "kind", "device_key"))
+        return all(
+            getattr(self, name) == getattr(other, name) for name in ("level", "runtime", "kind", "device_key")
+        )
 
 
 class CandidateEntry(Entry):
@@ -133,11 +147,12 @@ class CandidateEntry(Entry):
     Attributes:
         device_key: as in its engine; None where its runtime could not be asked.
         key: of its engine, built or not; None where it could not be told.
-        verdict: "default" and "passed" engines are in the bundle; a "refused" one was built and failed a gate; "not built" came
-            not so far.
+        verdict: "default" and "passed" engines are in the bundle; a "refused" one was built and failed a
+            gate; "not built" came not so far.
         reason: why, as a clause; empty for the default.
         hint: what might make it faster, or let it pass; empty where nothing is known.
-        measurements: as in its engine, of one run in which all candidates took turns, with `speedup` over the first candidate.
+        measurements: as in its engine, of one run in which all candidates took turns, with `speedup` over the
+            first candidate.
     """
 
     runtime: str
@@ -175,7 +190,8 @@ class ChoiceEntry(Entry):
     machine: str = ""
 
     def replaces(self, other: ChoiceEntry) -> bool:
-        """True where a bundle keeps only the newer of the two: same level and machine, and a runtime on the same device.
+        """True where a bundle keeps only the newer of the two: same level and machine, and a runtime on the
+        same device.
 
         A machine that was not kept is this one: its choice would stand beside the new one for ever.
         """
@@ -183,15 +199,23 @@ class ChoiceEntry(Entry):
         return self.level == other.level and other.machine in ("", self.machine) and bool(devices & others)
 
     def drops(self, engine: EngineEntry) -> bool:
-        """True of an engine that passed before, and was refused when this choice was made, on the same machine."""
-        refused = engine.key in {candidate.key for candidate in self.candidates if candidate.verdict == "refused"}
+        """True of an engine that passed before, and was refused when this choice was made, on the same
+        machine.
+        """
+        refused = engine.key in {
+            candidate.key for candidate in self.candidates if candidate.verdict == "refused"
+        }
         return refused and engine.checked and engine.measured_on in ("", self.machine)
 
 
 def kind(precision: Precision, options: Mapping[str, Any]) -> str:
-    """Precision of a program, that of the arithmetic where options name another than float32, and what computes but the CPU or
-    the GPU: "float bf16", "fp16 cuda", "int8 dla0"."""
-    hint, provider, core = options.get("precision_hint", "f32"), options.get("provider", "cpu"), options.get("dla_core")
+    """Precision of a program, that of the arithmetic where options name another than float32, and what
+    computes but the CPU or the GPU: "float bf16", "fp16 cuda", "int8 dla0"."""
+    hint, provider, core = (
+        options.get("precision_hint", "f32"),
+        options.get("provider", "cpu"),
+        options.get("dla_core"),
+    )
     others = [hint] * (hint != "f32") + [provider] * (provider != "cpu") + [f"dla{core}"] * (core is not None)
     return " ".join((precision, *others))
 
@@ -200,8 +224,8 @@ class GoldenEntry(Entry):
     """An image and the class map that the reference model gives for it at one level, as PNG files.
 
     Attributes:
-        precision: the program whose model was asked. An INT8 engine is held to the quantized model; how far that one is from the
-            float model, validation data tells.
+        precision: the program whose model was asked. An INT8 engine is held to the quantized model; how far
+            that one is from the float model, validation data tells.
     """
 
     level: int = Field(ge=0)
@@ -234,12 +258,20 @@ class Manifest(Entry):
         named.update(path for engine in self.engines for path in engine.files)
         named.update(path for frame in self.golden for path in (frame.image, frame.mask))
         if named != set(self.files):
-            raise ValueError(f"`files` and the rest of the manifest differ on {', '.join(sorted(named ^ set(self.files)))}")
-        parts: tuple[EngineEntry | ChoiceEntry | GoldenEntry, ...] = (*self.engines, *self.choices, *self.golden)
+            raise ValueError(
+                f"`files` and the rest of the manifest differ on {', '.join(sorted(named ^ set(self.files)))}"
+            )
+        parts: tuple[EngineEntry | ChoiceEntry | GoldenEntry, ...] = (
+            *self.engines,
+            *self.choices,
+            *self.golden,
+        )
         highest = max(part.level for part in parts)
         if highest >= len(self.levels):
             raise ValueError(f"level {highest} is named, but there are {len(self.levels)}")
-        programs = {(number, precision) for number, level in enumerate(self.levels) for precision in level.programs}
+        programs = {
+            (number, precision) for number, level in enumerate(self.levels) for precision in level.programs
+        }
         if bare := programs ^ {(frame.level, frame.precision) for frame in self.golden}:
             told = ", ".join(f"the {precision} program of level {level}" for level, precision in sorted(bare))
             raise ValueError(f"golden frames and programs differ on {told}")
@@ -249,22 +281,33 @@ class Manifest(Entry):
 
     def graphs(self) -> tuple[Files, ...]:
         """The files of every program in every form, the graph first."""
-        return tuple(files for level in self.levels for program in level.programs.values() for files in program.graphs())
+        return tuple(
+            files
+            for level in self.levels
+            for program in level.programs.values()
+            for files in program.graphs()
+        )
 
     def with_engines(
-        self, engines: Sequence[EngineEntry], files: Mapping[RelPath, FileEntry], choice: ChoiceEntry | None = None
+        self,
+        engines: Sequence[EngineEntry],
+        files: Mapping[RelPath, FileEntry],
+        choice: ChoiceEntry | None = None,
     ) -> Manifest:
-        """The manifest with engines, their files and a choice added. What they replace goes, what was refused, and choices whose
-        engine is gone.
+        """The manifest with engines, their files and a choice added. What they replace goes, what was
+        refused, and choices whose engine is gone.
 
-        An engine that was compiled elsewhere takes the place of one that was checked, but not its place in a choice.
+        An engine that was compiled elsewhere takes the place of one that was checked, but not its place in a
+        choice.
         """
         stay = [other for other in self.engines if not any(new.replaces(other) for new in engines)]
         kept = (*(other for other in stay if not (choice and choice.drops(other))), *engines)
         named = {path for engine in kept for path in engine.files}
         gone = {path for engine in self.engines for path in engine.files} - named
         there = {engine.key for engine in kept if engine.checked}
-        choices = [old for old in self.choices if old.engine in there and not (choice and choice.replaces(old))]
+        choices = [
+            old for old in self.choices if old.engine in there and not (choice and choice.replaces(old))
+        ]
         changed = {
             "format": FORMAT,
             "engines": kept,
@@ -280,7 +323,9 @@ class Manifest(Entry):
 
 
 def _digest(data: Mapping[str, Any]) -> str:
-    text = json.dumps({key: value for key, value in data.items() if key != "digest"}, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(
+        {key: value for key, value in data.items() if key != "digest"}, sort_keys=True, separators=(",", ":")
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -296,10 +341,16 @@ def read_manifest(bundle: Path) -> Manifest:
         raw = path.read_bytes()
     except FileNotFoundError as error:
         if not bundle.exists():
-            raise BundleError(f"there is no bundle {bundle}", hint="check the path; edgeseg export makes bundles") from error
-        raise BundleError(f"{bundle} is not a bundle: it holds no {MANIFEST}", hint="check the path, or copy it again") from error
+            raise BundleError(
+                f"there is no bundle {bundle}", hint="check the path; edgeseg export makes bundles"
+            ) from error
+        raise BundleError(
+            f"{bundle} is not a bundle: it holds no {MANIFEST}", hint="check the path, or copy it again"
+        ) from error
     except NotADirectoryError as error:
-        raise BundleError(f"{bundle} is a file; a bundle is a folder", hint="name the folder NAME.edgeseg") from error
+        raise BundleError(
+            f"{bundle} is a file; a bundle is a folder", hint="name the folder NAME.edgeseg"
+        ) from error
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror}", hint="check the permissions of the bundle") from error
     try:
@@ -316,9 +367,13 @@ def read_manifest(bundle: Path) -> Manifest:
         )
     expected, found = data.pop("digest", None), _digest(data)
     if expected != found:
-        raise IntegrityError(f"{path} was changed: its digest is {expected}, its contents give {found}", hint=COPY_AGAIN)
+        raise IntegrityError(
+            f"{path} was changed: its digest is {expected}, its contents give {found}", hint=COPY_AGAIN
+        )
     try:
         return Manifest.model_validate_json(json.dumps(data))
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors())
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors()
+        )
         raise BundleError(f"{path} makes no sense: {problems}", hint=COPY_AGAIN) from error

@@ -1,7 +1,9 @@
-"""Programs in a bundle: their levels, the files of weights that levels share, and the golden frames that they are held to.
+"""Programs in a bundle: their levels, the files of weights that levels share, and the golden frames that they
+are held to.
 
-Graphs and the files that they read lie side by side in `programs/`, because a graph names such a file by its place from its own
-folder. What it names is checked against the manifest before a runtime opens it: a bundle from elsewhere reads only itself.
+Graphs and the files that they read lie side by side in `programs/`, because a graph names such a file by its
+place from its own folder. What it names is checked against the manifest before a runtime opens it: a bundle
+from elsewhere reads only itself.
 """
 
 from __future__ import annotations
@@ -22,18 +24,22 @@ Levels = Sequence[Mapping[Precision, Forms]]
 
 
 def by_level(programs: Sequence[Program]) -> Levels:
-    """Programs of one ISR plan together, plans in the order they first come; in each plan, forms of one precision together.
+    """Programs of one ISR plan together, plans in the order they first come; in each plan, forms of one
+    precision together.
 
     Raises:
-        ValueError: no programs; one plan, precision and form twice, or none in the canonical form; levels that do not take the
-            same images and give the same masks, so that a stream could not move between them; or different blobs of one name.
+        ValueError: no programs; one plan, precision and form twice, or none in the canonical form; levels
+            that do not take the same images and give the same masks, so that a stream could not move between
+            them; or different blobs of one name.
     """
     levels: dict[IsrPlan, dict[Precision, dict[str, Program]]] = {}
     blobs: dict[str, Path] = {}
     for program in programs:
         forms = levels.setdefault(program.isr, {}).setdefault(program.precision, {})
         if program.form in forms:
-            raise ValueError(f"two {program.precision} programs at ISR {program.isr} in the form {program.form}")
+            raise ValueError(
+                f"two {program.precision} programs at ISR {program.isr} in the form {program.form}"
+            )
         forms[program.form] = program
         for blob in program.blobs:
             if blobs.setdefault(blob.name, blob) != blob or blob.parent != program.onnx_path.parent:
@@ -43,9 +49,13 @@ def by_level(programs: Sequence[Program]) -> Levels:
     for plan, level in levels.items():
         for precision, forms in level.items():
             if (canonical := canonical_form(precision)) not in forms:
-                raise ValueError(f"the {precision} program at ISR {plan} is not there in the form {canonical}")
+                raise ValueError(
+                    f"the {precision} program at ISR {plan} is not there in the form {canonical}"
+                )
     if len({(p.image.size_hw, p.image.layout, p.labels, p.mask_stride) for p in programs}) > 1:
-        raise ValueError("the programs of a bundle take images of one size and give masks of one size, of the same classes")
+        raise ValueError(
+            "the programs of a bundle take images of one size and give masks of one size, of the same classes"
+        )
     return list(levels.values())
 
 
@@ -70,7 +80,9 @@ def check_files(program: Program) -> None:
 
 
 def check_reads(graph: Path, blobs: Sequence[Path]) -> None:
-    """Raise IntegrityError where a graph would make a runtime open another file than `blobs`, or is no ONNX graph."""
+    """Raise IntegrityError where a graph would make a runtime open another file than `blobs`, or is no ONNX
+    graph.
+    """
     try:
         read = external_files(graph.read_bytes())
     except ValueError as error:
@@ -80,12 +92,15 @@ def check_reads(graph: Path, blobs: Sequence[Path]) -> None:
     beside = {blob.name for blob in blobs if blob.parent == graph.parent}
     if strangers := sorted(read - beside):
         raise IntegrityError(
-            f"{graph} wants to read {', '.join(strangers)}, which the manifest does not list for it", hint=COPY_AGAIN
+            f"{graph} wants to read {', '.join(strangers)}, which the manifest does not list for it",
+            hint=COPY_AGAIN,
         )
 
 
 def pack(root: Path, levels: Levels) -> tuple[list[LevelEntry], dict[str, FileEntry]]:
-    """Copy programs into a bundle folder, each blob once; their entries, and what was copied. Raises OSError."""
+    """Copy programs into a bundle folder, each blob once; their entries, and what was copied. Raises
+    OSError.
+    """
     files: dict[str, FileEntry] = {}
 
     def copied(source: Path, name: str) -> str:
@@ -104,7 +119,9 @@ def pack(root: Path, levels: Levels) -> tuple[list[LevelEntry], dict[str, FileEn
             files=packed(forms[own], f"level{index}-{precision}"),
             spec=forms[own].to_json(),
             opset=opset(forms[own].onnx_path.read_bytes()),
-            forms={form: packed(program, f"level{index}-{precision}-{form}") for form, program in others.items()},
+            forms={
+                form: packed(program, f"level{index}-{precision}-{form}") for form, program in others.items()
+            },
         )
 
     entries = []
@@ -116,7 +133,9 @@ def pack(root: Path, levels: Levels) -> tuple[list[LevelEntry], dict[str, FileEn
 
 
 def pack_golden(root: Path, frames: Sequence[GoldenFrame]) -> tuple[list[GoldenEntry], dict[str, FileEntry]]:
-    """Write golden frames into a bundle folder, each image once; their entries, and what was written. Raises OSError."""
+    """Write golden frames into a bundle folder, each image once; their entries, and what was written. Raises
+    OSError.
+    """
     files: dict[str, FileEntry] = {}
     entries = []
     for frame in frames:
@@ -125,5 +144,7 @@ def pack_golden(root: Path, frames: Sequence[GoldenFrame]) -> tuple[list[GoldenE
         if image not in files:
             files[image] = write_file(root / image, png(frame.image_rgb[:, :, ::-1]))
         files[mask] = write_file(root / mask, png(frame.mask))
-        entries.append(GoldenEntry(level=frame.level, precision=frame.precision, name=frame.name, image=image, mask=mask))
+        entries.append(
+            GoldenEntry(level=frame.level, precision=frame.precision, name=frame.name, image=image, mask=mask)
+        )
     return entries, files

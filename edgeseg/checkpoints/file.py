@@ -1,7 +1,7 @@
 """Weights on disk: safetensors with a JSON header that says what they are. Never pickle.
 
-The header (`edgeseg` in safetensors' metadata) holds `kind`, the caller's facts and a digest over names and tensor bytes; a file
-whose bytes do not match it is refused before any tensor reaches a model.
+The header (`edgeseg` in safetensors' metadata) holds `kind`, the caller's facts and a digest over names and
+tensor bytes; a file whose bytes do not match it is refused before any tensor reaches a model.
 """
 
 from __future__ import annotations
@@ -43,8 +43,11 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def save_checkpoint(place: Path | Target, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], *, half: bool = False) -> int:
-    """Write a checkpoint; an existing file is replaced only when the new one is complete. Returns its size in bytes.
+def save_checkpoint(
+    place: Path | Target, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], *, half: bool = False
+) -> int:
+    """Write a checkpoint; an existing file is replaced only when the new one is complete. Returns its size in
+    bytes.
 
     Args:
         half: store floating-point tensors as float16 (they come back as float32).
@@ -52,16 +55,20 @@ def save_checkpoint(place: Path | Target, tensors: Mapping[str, Tensor], meta: M
         BuildError: the disk is full or not writable; the earlier file is untouched.
     """
     stored = {
-        name: value.detach()
-        .cpu()
-        .to(torch.float16 if half and value.dtype.is_floating_point else value.dtype)
-        .contiguous()
-        .clone()
+        name: (
+            value.detach()
+            .cpu()
+            .to(torch.float16 if half and value.dtype.is_floating_point else value.dtype)
+            .contiguous()
+            .clone()
+        )
         for name, value in tensors.items()
     }
     header = json.dumps({**meta, "sha256": _digest(stored)})
     content = serialise(stored, metadata={"edgeseg": header})
-    Target.of(place, BuildError, "free disk space or choose another folder with --out").write(content, durable=True)
+    Target.of(place, BuildError, "free disk space or choose another folder with --out").write(
+        content, durable=True
+    )
     return len(content)
 
 
@@ -78,7 +85,8 @@ def load_checkpoint(path: Path, arch: str = "NAME") -> Checkpoint:
         raise _elsewhere(path, arch)
     if not path.is_file():
         raise DataError(
-            f"{path}: no such checkpoint", hint="edgeseg train RECIPE writes checkpoints to runs/NAME/best.safetensors"
+            f"{path}: no such checkpoint",
+            hint="edgeseg train RECIPE writes checkpoints to runs/NAME/best.safetensors",
         )
     try:
         with safe_open(path, framework="pt") as file:
@@ -94,12 +102,17 @@ def load_checkpoint(path: Path, arch: str = "NAME") -> Checkpoint:
     meta = json.loads(header)
     if _digest(tensors) != meta.pop("sha256"):
         raise DataError(f"{path}: its content does not match its digest", hint=hint)
-    return Checkpoint({name: v.float() if v.dtype == torch.float16 else v for name, v in tensors.items()}, meta)
+    return Checkpoint(
+        {name: v.float() if v.dtype == torch.float16 else v for name, v in tensors.items()}, meta
+    )
 
 
 def _elsewhere(path: Path, arch: str) -> DataError:
     ours = path.with_suffix(".edgeseg.safetensors")
     return DataError(
         f"{path}: not a checkpoint of edgeseg (it has no edgeseg header)",
-        hint=f"weights from elsewhere are imported first: {import_command(path, arch)}; then give {shlex.quote(str(ours))}",
+        hint=(
+            f"weights from elsewhere are imported first: {import_command(path, arch)}; then give"
+            f" {shlex.quote(str(ours))}"
+        ),
     )

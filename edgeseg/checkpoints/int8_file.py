@@ -1,7 +1,7 @@
 """The checkpoint of a quantized model: the weights of its deployed form, its scales, and how it came about.
 
-safetensors, as every checkpoint: no state of modelopt and nothing pickled. Whoever reads it builds the model, deploys it, puts
-the quantizers in by the settings that the file names, and loads both strictly.
+safetensors, as every checkpoint: no state of modelopt and nothing pickled. Whoever reads it builds the model,
+deploys it, puts the quantizers in by the settings that the file names, and loads both strictly.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ _WEIGHTS, _SCALES = "weights.", "scales."
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model in its deployed form, with quantizers; without ranges, until it is calibrated or scales are loaded.
+    """A model in its deployed form, with quantizers; without ranges, until it is calibrated or scales are
+    loaded.
 
     Attributes:
         model: evaluation mode; (1, 3, H, W), normalised as `image` says -> logits.
@@ -45,7 +46,8 @@ class Prepared:
 
 
 def prepare(model: Segmentor, image: ImageSpec, settings: Quant) -> Prepared:
-    """The deployed form of a float model, at the ISR plan in force, with quantizers; the model itself is not changed.
+    """The deployed form of a float model, at the ISR plan in force, with quantizers; the model itself is not
+    changed.
 
     Raises:
         MissingDependency, BuildError, RecipeError: as `insert_quantizers`.
@@ -117,11 +119,21 @@ class QuantizedFile:
     tensors: Mapping[str, Any]
 
     def fill(self, prepared: Prepared) -> None:
-        """Load weights and scales into a model of `prepare`, strictly. Raises DataError where they do not fit."""
-        plain = {name.removeprefix(_WEIGHTS): v for name, v in self.tensors.items() if name.startswith(_WEIGHTS)}
-        ranges = {name.removeprefix(_SCALES): v for name, v in self.tensors.items() if name.startswith(_SCALES)}
+        """Load weights and scales into a model of `prepare`, strictly. Raises DataError where they do not
+        fit.
+        """
+        plain = {
+            name.removeprefix(_WEIGHTS): v for name, v in self.tensors.items() if name.startswith(_WEIGHTS)
+        }
+        ranges = {
+            name.removeprefix(_SCALES): v for name, v in self.tensors.items() if name.startswith(_SCALES)
+        }
         load_scales(prepared.model, ranges)
-        held = {name: v for name, v in prepared.model.state_dict().items() if name not in float_state(prepared.model)}
+        held = {
+            name: v
+            for name, v in prepared.model.state_dict().items()
+            if name not in float_state(prepared.model)
+        }
         load_strict(prepared.model, {**held, **plain})
 
 
@@ -138,10 +150,16 @@ def read_quantized(path: Path) -> QuantizedFile:
     try:
         settings = Quant.model_validate_json(json.dumps(facts["quant"]))
         named, isr = facts["labels"], facts["isr"]
-        labels = LabelSpace(tuple(named["names"]), tuple(tuple(c) for c in named["palette_rgb"]), named["ignore_index"])
+        labels = LabelSpace(
+            tuple(named["names"]), tuple(tuple(c) for c in named["palette_rgb"]), named["ignore_index"]
+        )
         plan = IsrPlan(tuple(isr["encoder"]), tuple(isr["decoder"]))
         if facts["form"] != FORM:
             raise ValueError(f"its form is {facts['form']!r}")
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: this version cannot read what the file says of itself: {error}", hint=again) from error
-    return QuantizedFile(path, facts, settings, labels, plan, hashlib.sha256(path.read_bytes()).hexdigest(), loaded.tensors)
+        raise DataError(
+            f"{path}: this version cannot read what the file says of itself: {error}", hint=again
+        ) from error
+    return QuantizedFile(
+        path, facts, settings, labels, plan, hashlib.sha256(path.read_bytes()).hexdigest(), loaded.tensors
+    )

@@ -1,4 +1,6 @@
-"""A checkpoint as a model that can run, be measured and be exported. torch is imported where it is used, not here."""
+"""A checkpoint as a model that can run, be measured and be exported. torch is imported where it is used, not
+here.
+"""
 
 from __future__ import annotations
 
@@ -55,27 +57,35 @@ class Trained:
             raise RecipeError(f"augment.crop_hw, ISR {self.model.isr_plan}: {error}", hint=hint) from error
 
     def at(self, plan: IsrPlan) -> Trained:
-        """The same weights, shared and not copied, at another ISR plan. Raises RecipeError where the size does not fit it."""
+        """The same weights, shared and not copied, at another ISR plan. Raises RecipeError where the size
+        does not fit it.
+        """
         model = copy.deepcopy(self.model, {id(parameter): parameter for parameter in self.model.parameters()})
         return replace(self, model=model, image=_at_plan(model, plan, self.image.size_hw, self.image.layout))
 
 
 def _at_plan(model: Segmentor, plan: IsrPlan, size_hw: tuple[int, int], layout: Layout) -> ImageSpec:
-    """Put an ISR plan in force; the image that the model then takes. Raises RecipeError where the size does not fit."""
+    """Put an ISR plan in force; the image that the model then takes. Raises RecipeError where the size does
+    not fit.
+    """
     try:
         model.set_isr(plan)
         return model.image_spec(size_hw, layout)
     except ValueError as error:
-        raise RecipeError(f"ISR {plan}: {error}", hint="change export.size_hw in the recipe, or the ISR plan") from error
+        raise RecipeError(
+            f"ISR {plan}: {error}", hint="change export.size_hw in the recipe, or the ISR plan"
+        ) from error
 
 
 def load_trained(recipe: Recipe, checkpoint: Path, plan: IsrPlan | None = None) -> Trained:
-    """Build the recipe's model and fill it from a checkpoint; an ISR plan and the recipe's image size are put in force.
+    """Build the recipe's model and fill it from a checkpoint; an ISR plan and the recipe's image size are put
+    in force.
 
     Args:
         plan: by default, the recipe's.
     Raises:
-        DataError: damaged checkpoint, another architecture; another number of classes, other names, or another order.
+        DataError: damaged checkpoint, another architecture; another number of classes, other names, or
+            another order.
         RecipeError: the image size does not fit the model at this ISR plan.
     """
     from edgeseg.checkpoints.file import load_checkpoint
@@ -94,8 +104,10 @@ def load_trained(recipe: Recipe, checkpoint: Path, plan: IsrPlan | None = None) 
     if facts["num_classes"] is None:
         raise DataError(
             f"{checkpoint} holds {arch}'s encoder alone, which cannot segment",
-            hint=f"train from it: edgeseg train {quoted(recipe.name)} --init {quoted(checkpoint)}, "
-            'with train.init_skip: ["decoder.*"]',
+            hint=(
+                f"train from it: edgeseg train {quoted(recipe.name)} --init {quoted(checkpoint)}, "
+                'with train.init_skip: ["decoder.*"]'
+            ),
         )
     labels, told = settled(recipe.data, held_in(facts), facts["num_classes"], str(checkpoint))
     _check_options(recipe, facts, checkpoint)
@@ -107,18 +119,24 @@ def load_trained(recipe: Recipe, checkpoint: Path, plan: IsrPlan | None = None) 
 
 
 def _check_options(recipe: Recipe, facts: Mapping[str, Any], checkpoint: Path) -> None:
-    """Raise DataError where a checkpoint was trained with other options, of those that change what the model computes.
+    """Raise DataError where a checkpoint was trained with other options, of those that change what the model
+    computes.
 
     Some change no shape, such as `heads`: strict loading does not see them.
     """
-    kept = facts.get("recipe", {}).get("model", {}).get("options") if "recipe" in facts else facts.get("options", {})
+    kept = (
+        facts.get("recipe", {}).get("model", {}).get("options")
+        if "recipe" in facts
+        else facts.get("options", {})
+    )
     known = CATALOGUE[recipe.model.arch].options if recipe.model.arch in CATALOGUE else {}
     for name, option in known.items():
         ours = recipe.model.options.get(name, option.default)
         theirs = kept.get(name, option.default if "recipe" in facts else ours)
         if ours != theirs and not option.in_training:
             raise DataError(
-                f"{checkpoint} is a model with {name}: {json.dumps(theirs)}, the recipe {recipe.name} says {json.dumps(ours)}",
+                f"{checkpoint} is a model with {name}: {json.dumps(theirs)}, the recipe {recipe.name} says"
+                f" {json.dumps(ours)}",
                 hint=f"write it into the recipe, under model.options: {name}: {json.dumps(theirs)}",
             )
 
@@ -130,8 +148,8 @@ class Quantized:
     Attributes:
         model: the deployed form, (1, 3, H, W), normalised as `image` says -> logits.
         settings: with which its quantizers were placed.
-        facts: what the checkpoint says of itself, as JSON values: `kind`, `arch`, `labels`, `isr`, `quant`, `float_sha256`,
-            `calibration`, `coverage`, `qat`.
+        facts: what the checkpoint says of itself, as JSON values: `kind`, `arch`, `labels`, `isr`, `quant`,
+            `float_sha256`, `calibration`, `coverage`, `qat`.
     """
 
     model: nn.Module
@@ -155,9 +173,11 @@ def load_quantized(recipe: Recipe, checkpoint: Path, plan: IsrPlan | None = None
     """Build the recipe's model, deploy it, put its quantizers in and fill it from a quantized checkpoint.
 
     Args:
-        plan: by default, the one that the checkpoint was calibrated at; another one takes the same weights and scales.
+        plan: by default, the one that the checkpoint was calibrated at; another one takes the same weights
+            and scales.
     Raises:
-        DataError: damaged checkpoint, one of another kind or architecture, or quantized in another way than the recipe says.
+        DataError: damaged checkpoint, one of another kind or architecture, or quantized in another way than
+            the recipe says.
         RecipeError: the image size does not fit the model at this ISR plan.
         MissingDependency: modelopt is not installed.
     """
@@ -193,11 +213,14 @@ def load_quantized(recipe: Recipe, checkpoint: Path, plan: IsrPlan | None = None
 
 
 def _check_settings(asked: Quant, made: Quant, checkpoint: Path) -> None:
-    """Raise DataError where the recipe asks for another placement than the file has; more layers may be float in the file."""
+    """Raise DataError where the recipe asks for another placement than the file has; more layers may be float
+    in the file.
+    """
     for key in ("attention", "first_conv", "classifier"):
         if getattr(asked, key) != getattr(made, key):
             raise DataError(
-                f"{checkpoint} was quantized with quant.{key}: {getattr(made, key)}, the recipe says {getattr(asked, key)}",
+                f"{checkpoint} was quantized with quant.{key}: {getattr(made, key)}, the recipe says"
+                f" {getattr(asked, key)}",
                 hint="quantize again: edgeseg quantize RECIPE",
             )
     forgotten = [pattern for pattern in asked.keep_float if pattern not in made.keep_float]
@@ -209,7 +232,9 @@ def _check_settings(asked: Quant, made: Quant, checkpoint: Path) -> None:
 
 
 def calibration_tensors(images: Iterable[ImageU8], image: ImageSpec) -> Iterator[Tensor]:
-    """Images of any size, (H, W, 3) uint8 RGB, as a deployed model takes them: (1, 3, h, w) float32, resized and normalised."""
+    """Images of any size, (H, W, 3) uint8 RGB, as a deployed model takes them: (1, 3, h, w) float32, resized
+    and normalised.
+    """
     import torch
 
     from edgeseg.images import resize_image

@@ -26,9 +26,15 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path), required=False)
 @click.option(
-    "--device", default="auto", show_default=True, metavar="NAME", help="This machine, or an RTX card to compile for: rtx4090."
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="This machine, or an RTX card to compile for: rtx4090.",
 )
-@click.option("--runtime", "runtimes", multiple=True, metavar="NAME", help="Consider this runtime only; repeatable.")
+@click.option(
+    "--runtime", "runtimes", multiple=True, metavar="NAME", help="Consider this runtime only; repeatable."
+)
 @click.option(
     "--option",
     "given",
@@ -43,10 +49,20 @@ if TYPE_CHECKING:
     help="Also try this DLA core of a Jetson module; short for --option tensorrt.dla_core=N.",
 )
 @click.option("--options", "listed", is_flag=True, help="List what each runtime can be told, and exit.")
-@click.option("--threads", type=click.IntRange(1), help="Default: all physical cores that this process may use.")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Also measure each engine's mIoU on the validation split.")
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="With --data-root: use N images, evenly spread.")
-@click.option("--memory", is_flag=True, help="Also measure each engine's peak memory, in a process of its own.")
+@click.option(
+    "--threads", type=click.IntRange(1), help="Default: all physical cores that this process may use."
+)
+@click.option(
+    "--data-root",
+    type=click.Path(path_type=Path),
+    help="Also measure each engine's mIoU on the validation split.",
+)
+@click.option(
+    "--limit", type=click.IntRange(1), metavar="N", help="With --data-root: use N images, evenly spread."
+)
+@click.option(
+    "--memory", is_flag=True, help="Also measure each engine's peak memory, in a process of its own."
+)
 @click.option("--force", is_flag=True, help="Build and time anew what is there.")
 @render.json_option
 def build(
@@ -65,12 +81,14 @@ def build(
 ) -> None:
     """Build the engines of BUNDLE for this device, and make the fastest that is right the default.
 
-    Every installed runtime is tried in every precision that this processor has. Each engine is checked on the golden frames, and
-    all take turns at the clock; those that pass are packed. ONNX Runtime in float is always among them. What is there is kept.
-    --option tells a runtime something; where it names a place to compute, that is tried beside the others.
+    Every installed runtime is tried in every precision that this processor has. Each engine is checked on the
+    golden frames, and all take turns at the clock; those that pass are packed. ONNX Runtime in float is
+    always among them. What is there is kept. --option tells a runtime something; where it names a place to
+    compute, that is tried beside the others.
 
-    With --device rtx4090, or another RTX card, compile with TensorRT-RTX for that card instead; no GPU is needed. Nothing uses
-    such an engine until `edgeseg build BUNDLE` has checked and timed it on a machine with that card, without compiling again.
+    With --device rtx4090, or another RTX card, compile with TensorRT-RTX for that card instead; no GPU is
+    needed. Nothing uses such an engine until `edgeseg build BUNDLE` has checked and timed it on a machine
+    with that card, without compiling again.
     """
     if listed:
         _list_options(as_json)
@@ -88,11 +106,13 @@ def build(
     if device != "auto":
         if runtimes or threads or data_root or memory:
             raise click.UsageError(
-                "--runtime, --threads, --data-root and --memory are about this machine; --device names another"
+                "--runtime, --threads, --data-root and --memory are about this machine; --device names"
+                " another"
             )
         if others := set(options) - {"tensorrt_rtx"}:
             raise click.UsageError(
-                f"--device compiles with tensorrt_rtx; options of {', '.join(sorted(others))} would do nothing"
+                f"--device compiles with tensorrt_rtx; options of {', '.join(sorted(others))} would do"
+                " nothing"
             )
         _build_for_card(opened, device, options.get("tensorrt_rtx", {}), force, as_json)
         return
@@ -120,7 +140,9 @@ def build(
 def _list_options(as_json: bool) -> None:
     from edgeseg.engines.options import declared
 
-    found = [(runtime, name, option) for runtime, options in declared().items() for name, option in options.items()]
+    found = [
+        (runtime, name, option) for runtime, options in declared().items() for name, option in options.items()
+    ]
     data = [
         {
             "runtime": runtime,
@@ -142,30 +164,43 @@ def _list_options(as_json: bool) -> None:
     render.result({"options": data}, as_json, human)
 
 
-def _build_for_card(bundle: Bundle, card: str, options: Mapping[str, Any], force: bool, as_json: bool) -> None:
+def _build_for_card(
+    bundle: Bundle, card: str, options: Mapping[str, Any], force: bool, as_json: bool
+) -> None:
     from edgeseg.engines.choose.for_card import build_for_card
 
     with render.RichProgress() as progress:
         made = build_for_card(bundle, card, options=options, force=force, progress=progress)
-    engines = [{"built": one.built, "reason": one.reason, **one.engine.model_dump(mode="json")} for one in made]
+    engines = [
+        {"built": one.built, "reason": one.reason, **one.engine.model_dump(mode="json")} for one in made
+    ]
     checked = all(one.engine.checked for one in made)
 
     def human() -> str:
         lines = [
-            f"level {one.engine.level} {one.engine.runtime} {one.engine.kind} for {card}: "
-            f"{'compiled' if one.built else 'kept'} ({one.reason}), {render.size(one.engine.measurements['bytes'])}, "
-            f"{render.duration(one.engine.measurements['compile_ms'] / 1000)}\n  {bundle.path / one.engine.files[0]}"
+            f"level {one.engine.level} {one.engine.runtime} {one.engine.kind} for {card}:"
+            f" {'compiled' if one.built else 'kept'} ({one.reason}),"
+            f" {render.size(one.engine.measurements['bytes'])},"
+            f" {render.duration(one.engine.measurements['compile_ms'] / 1000)}\n "
+            f" {bundle.path / one.engine.files[0]}"
             + (f"\n  checked on {one.engine.measured_on}" if one.engine.checked else "")
             for one in made
         ]
         version = made[0].engine.runtime_version
         if not checked:
             lines.append(
-                f"NOT CHECKED: no golden frame ran on what was only compiled, and nothing was timed: that needs the {card} itself"
+                "NOT CHECKED: no golden frame ran on what was only compiled, and nothing was timed: that"
+                f" needs the {card} itself"
             )
         lines += [
-            f"next: copy the bundle to a machine with the {card}, and there: pip install 'edgeseg[rtx]'; edgeseg build BUNDLE",
-            f"      it checks and times these engines; with another TensorRT-RTX than {version} it compiles them anew",
+            (
+                f"next: copy the bundle to a machine with the {card}, and there: pip install 'edgeseg[rtx]';"
+                " edgeseg build BUNDLE"
+            ),
+            (
+                f"      it checks and times these engines; with another TensorRT-RTX than {version} it"
+                " compiles them anew"
+            ),
         ]
         return "\n".join(lines)
 
@@ -173,9 +208,13 @@ def _build_for_card(bundle: Bundle, card: str, options: Mapping[str, Any], force
 
 
 def _document(one: LevelBuild, bundle: Bundle) -> dict[str, Any]:
-    """The default engine of a level, all that it was chosen from, and what their programs stood when they were exported."""
+    """The default engine of a level, all that it was chosen from, and what their programs stood when they
+    were exported.
+    """
     candidates = [candidate.model_dump(mode="json") for candidate in one.choice.candidates]
-    parity = {precision: [asdict(rung) for rung in rungs] for precision, rungs in _ladder(one, bundle).items()}
+    parity = {
+        precision: [asdict(rung) for rung in rungs] for precision, rungs in _ladder(one, bundle).items()
+    }
     return {
         "built": one.built,
         "reason": one.reason,
@@ -194,7 +233,10 @@ def _ladder(one: LevelBuild, bundle: Bundle) -> dict[Precision, list[Climbed]]:
 
 def _proof(one: LevelBuild, bundle: Bundle) -> str:
     """What stands behind the agreement of the table, which is the last rung."""
-    told = [f"{precision} {', '.join(map(str, rungs)) or 'not checked'}" for precision, rungs in _ladder(one, bundle).items()]
+    told = [
+        f"{precision} {', '.join(map(str, rungs)) or 'not checked'}"
+        for precision, rungs in _ladder(one, bundle).items()
+    ]
     return f"parity with torch, at export: {'; '.join(told)}"
 
 
@@ -233,12 +275,15 @@ def _shown(one: LevelBuild, bundle: Bundle) -> list[RenderableType]:
 def _busy(candidates: Sequence[CandidateEntry]) -> list[str]:
     """What to say where something else used the machine while the fastest two were timed."""
     timed = sorted(
-        (c.measurements for c in candidates if "median_ms" in c.measurements), key=lambda figures: figures["median_ms"]
+        (c.measurements for c in candidates if "median_ms" in c.measurements),
+        key=lambda figures: figures["median_ms"],
     )
     spread = max((figures["spread"] for figures in timed[:2]), default=0.0)
     if spread <= _BUSY_SPREAD:
         return []
-    return [f"times spread by {100 * spread:.0f} %: the machine was busy; build again with --force when it is not"]
+    return [
+        f"times spread by {100 * spread:.0f} %: the machine was busy; build again with --force when it is not"
+    ]
 
 
 _BUSY_SPREAD = 0.25
@@ -256,7 +301,9 @@ def _row(candidate: CandidateEntry, extra: Sequence[str]) -> list[object]:
 
     requested = {
         "miou": render.percent(figures.get("miou"), 2),
-        "peak_memory_bytes": render.size(figures["peak_memory_bytes"]) if "peak_memory_bytes" in figures else None,
+        "peak_memory_bytes": (
+            render.size(figures["peak_memory_bytes"]) if "peak_memory_bytes" in figures else None
+        ),
     }
     return [
         f"{candidate.runtime} {candidate.kind}",

@@ -24,8 +24,8 @@ def bundle() -> None:
 def show(path: Path, as_json: bool) -> None:
     """Show what BUNDLE holds: ISR levels, programs, engines and their figures.
 
-    A level's mIoU and multiply-adds are those of the search that chose it; its time is that of this device's engine. Times hold
-    for the power mode and the clocks that are shown with the machine that took them.
+    A level's mIoU and multiply-adds are those of the search that chose it; its time is that of this device's
+    engine. Times hold for the power mode and the clocks that are shown with the machine that took them.
     """
     from edgeseg.bundle import open_bundle
 
@@ -47,13 +47,23 @@ def verify(path: Path, run: bool, threads: int | None, as_json: bool) -> None:
     found = opened.verify()
     agreement = verify_engines(opened, threads) if run else {}
     minimum = opened.recipe().gate.min_mask_agreement
-    data = {"path": opened.path, "ok": True, "files": found.files, "bytes": found.bytes, "unlisted": found.unlisted}
+    data = {
+        "path": opened.path,
+        "ok": True,
+        "files": found.files,
+        "bytes": found.bytes,
+        "unlisted": found.unlisted,
+    }
     data |= {"mask_agreement": agreement, "min_mask_agreement": minimum}
 
     def human() -> list[RenderableType]:
-        parts: list[RenderableType] = [f"{opened.path}: {found.files} files intact, {render.size(found.bytes)}"]
+        parts: list[RenderableType] = [
+            f"{opened.path}: {found.files} files intact, {render.size(found.bytes)}"
+        ]
         parts += [f"not in the manifest, and never read: {name}" for name in found.unlisted]
-        rows = [(engine, frame, share) for engine, frames in agreement.items() for frame, share in frames.items()]
+        rows = [
+            (engine, frame, share) for engine, frames in agreement.items() for frame, share in frames.items()
+        ]
         if rows:
             title = f"golden frames: mask agreement, at least {render.percent(minimum)} wanted"
             shown = [(engine, frame, render.percent(share, 2)) for engine, frame, share in rows]

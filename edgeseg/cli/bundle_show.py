@@ -1,4 +1,6 @@
-"""What `edgeseg bundle show` tells: where a bundle is from, its levels, programs and engines, and who timed them."""
+"""What `edgeseg bundle show` tells: where a bundle is from, its levels, programs and engines, and who timed
+them.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +34,20 @@ def document(bundle: Bundle) -> dict[str, Any]:
 
 def human(bundle: Bundle) -> list[RenderableType]:
     known = figures(bundle)
-    return [_head(bundle), _levels(bundle, known), *_scales(known), *_programs(bundle), *_int8(bundle), *_engines(bundle)]
+    return [
+        _head(bundle),
+        _levels(bundle, known),
+        *_scales(known),
+        *_programs(bundle),
+        *_int8(bundle),
+        *_engines(bundle),
+    ]
 
 
 def figures(bundle: Bundle) -> list[dict[str, Any]]:
-    """What is known of each level, None where it is not: from the search that chose it, and from this device's engine."""
+    """What is known of each level, None where it is not: from the search that chose it, and from this
+    device's engine.
+    """
     from edgeseg.engines.table import this_machine
 
     searched = bundle.report("isr")["levels"] if "isr" in bundle.manifest.reports else []
@@ -97,25 +108,41 @@ def _summary(level: Mapping[str, Any]) -> dict[str, Any]:
         "mac_share": covered["share"],
         "macs": covered.get("macs"),
         "float_layers": sorted(layers, key=lambda layer: -layer["macs"]),
-        "calibration": {name: calibration.get(name) for name in ("set", "set_sha256", "images", "method", "percentile")},
+        "calibration": {
+            name: calibration.get(name) for name in ("set", "set_sha256", "images", "method", "percentile")
+        },
     }
 
 
 def _head(bundle: Bundle) -> str:
     manifest = bundle.manifest
-    total, images = sum(file.bytes for file in manifest.files.values()), {frame.image for frame in manifest.golden}
+    total, images = (
+        sum(file.bytes for file in manifest.files.values()),
+        {frame.image for frame in manifest.golden},
+    )
     lines = [
         f"{bundle.path}",
-        f"{manifest.name}, made {manifest.created} by edgeseg {manifest.tool_version}, {len(manifest.files)} files, "
-        f"{render.size(total)}",
-        f"recipe {manifest.recipe_digest[:_HASH]}; golden images: {len(images)}, on which engines agree to "
-        f"{render.percent(bundle.recipe().gate.min_mask_agreement)} or more",
+        (
+            f"{manifest.name}, made {manifest.created} by edgeseg {manifest.tool_version},"
+            f" {len(manifest.files)} files, {render.size(total)}"
+        ),
+        (
+            f"recipe {manifest.recipe_digest[:_HASH]}; golden images: {len(images)}, on which engines agree"
+            f" to {render.percent(bundle.recipe().gate.min_mask_agreement)} or more"
+        ),
     ]
     spec = next(iter(manifest.levels[0].programs.values())).spec
-    (height, width), classes, layout = spec["image"]["size_hw"], len(spec["labels"]["names"]), spec["image"]["layout"]
+    (height, width), classes, layout = (
+        spec["image"]["size_hw"],
+        len(spec["labels"]["names"]),
+        spec["image"]["layout"],
+    )
     mean, std = (" ".join(f"{value:g}" for value in spec["image"][name]) for name in ("mean_rgb", "std_rgb"))
     lines += [
-        f"{spec['arch']}: RGB bytes, {layout}, {width}x{height} -> {classes} classes at 1/{spec['mask_stride']}",
+        (
+            f"{spec['arch']}: RGB bytes, {layout}, {width}x{height} -> {classes} classes at"
+            f" 1/{spec['mask_stride']}"
+        ),
         f"frames are resized (bilinear), and normalised inside (mean {mean}, std {std})",
     ]
     if "export" in manifest.reports:
@@ -146,7 +173,11 @@ def _levels(bundle: Bundle, known: list[dict[str, Any]]) -> RenderableType:
 
 
 def _scales(known: list[dict[str, Any]]) -> list[str]:
-    told = [f"level {n}, INT8 activation scales: {one['int8_scales']}" for n, one in enumerate(known) if one["int8_scales"]]
+    told = [
+        f"level {n}, INT8 activation scales: {one['int8_scales']}"
+        for n, one in enumerate(known)
+        if one["int8_scales"]
+    ]
     return told if len(told) > 1 else []
 
 
@@ -163,7 +194,9 @@ def _programs(bundle: Bundle) -> list[RenderableType]:
                 blobs |= {name: manifest.files[name].bytes for name in shared}
                 file, version = manifest.files[graph], program.opset or opset(bundle.file(graph).read_bytes())
                 share = render.percent(covered and _share(covered, form))
-                rows.append((number, precision, share, form, version, file.sha256[:_HASH], render.size(file.bytes)))
+                rows.append(
+                    (number, precision, share, form, version, file.sha256[:_HASH], render.size(file.bytes))
+                )
     columns = ("level", "precision", "MACs\nin INT8", "laid out for", "opset", "sha256", "size")
     told = [f"{name}: {render.size(size)} of weights, shared by the programs" for name, size in blobs.items()]
     return [render.table("programs", columns, rows), *told]
@@ -183,7 +216,9 @@ def _int8(bundle: Bundle) -> Iterator[RenderableType]:
         calibration = {name: value for name, value in summary["calibration"].items() if value is not None}
         if "set" in calibration:
             digest = calibration.get("set_sha256", "")[:_HASH]
-            method = " ".join(str(calibration[name]) for name in ("method", "percentile") if name in calibration)
+            method = " ".join(
+                str(calibration[name]) for name in ("method", "percentile") if name in calibration
+            )
             images = f"{calibration.get('images')} images of {calibration['set']} ({digest})"
             yield f"level {number} INT8: calibrated on {images}, by {method}"
         by_reason: dict[str, list[dict[str, Any]]] = {}
@@ -210,18 +245,29 @@ def _engines(bundle: Bundle) -> Iterator[RenderableType]:
             engine.level,
             f"{engine.runtime} {engine.kind}",
             "compiled only" if not engine.checked else "default" if engine.key in defaults else "",
-            *(f"{engine.measurements[q]:.1f}" if q in engine.measurements else None for q in ("median_ms", "p90_ms", "p99_ms")),
+            *(
+                f"{engine.measurements[q]:.1f}" if q in engine.measurements else None
+                for q in ("median_ms", "p90_ms", "p99_ms")
+            ),
             render.percent(engine.measurements.get("miou"), 2),
             machines.index(_machine(engine)) + 1,
         )
         for engine in manifest.engines
     ]
-    drawn = render.table("engines", ("level", "engine", "", "median\nms", "p90\nms", "p99\nms", "mIoU", "on"), rows)
+    drawn = render.table(
+        "engines", ("level", "engine", "", "median\nms", "p90\nms", "p99\nms", "mIoU", "on"), rows
+    )
     drawn.collapse_padding = True  # 80 columns are usual where there is no desktop
     yield drawn
-    yield from (f"level {engine.level} {engine.runtime} {engine.kind}: {_details(engine)}" for engine in manifest.engines)
+    yield from (
+        f"level {engine.level} {engine.runtime} {engine.kind}: {_details(engine)}"
+        for engine in manifest.engines
+    )
     if any(not engine.checked for engine in manifest.engines):
-        yield "compiled only: nobody has run it, on golden frames or at all; on the machine that it is for, edgeseg build does"
+        yield (
+            "compiled only: nobody has run it, on golden frames or at all; on the machine that it is for,"
+            " edgeseg build does"
+        )
     yield from (f"machine {number}: {machine}" for number, machine in enumerate(machines, start=1))
     if any(engine.clocks for engine in manifest.engines):
         yield "times compare only where power mode and clocks are the same"
@@ -249,7 +295,11 @@ def _details(engine: EngineEntry) -> str:
     figures = engine.measurements
     took = f" in {render.duration(figures['compile_ms'] / 1000)}" if "compile_ms" in figures else ""
     drawn = ", ".join(f"{rail} {watts:.1f} W" for rail, watts in figures.get("power_w", {}).items())
-    return "; ".join(filter(None, (f"release {engine.runtime_version}", f"built {engine.created[:10]}{took}", options, drawn)))
+    return "; ".join(
+        filter(
+            None, (f"release {engine.runtime_version}", f"built {engine.created[:10]}{took}", options, drawn)
+        )
+    )
 
 
 def _fact(name: str, value: str) -> str:

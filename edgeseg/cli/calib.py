@@ -24,23 +24,38 @@ _BAR_WIDTH = 40
 def calib() -> None:
     """Choose and check the images by which INT8 ranges are found.
 
-    A SET is a YAML file of paths below the data root and their hashes, or the name of one that ships; a recipe names it in
-    quant.calibration.images.
+    A SET is a YAML file of paths below the data root and their hashes, or the name of one that ships; a
+    recipe names it in quant.calibration.images.
     """
 
 
 @calib.command()
 @click.argument("recipe")
 @click.option(
-    "--data-root", type=click.Path(path_type=Path), required=True, help="Folder that the recipe's data paths start from."
+    "--data-root",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder that the recipe's data paths start from.",
 )
 @click.option("--n", "count", default=64, show_default=True, type=click.IntRange(0), help="How many images.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="File to write; default calib/FORMAT_train_N.yaml.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Breaks ties between equally good images.")
-@click.option("--candidates", type=click.IntRange(1), help="Look at so many images, evenly spread; default 4096.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), help="File to write; default calib/FORMAT_train_N.yaml."
+)
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Breaks ties between equally good images.",
+)
+@click.option(
+    "--candidates", type=click.IntRange(1), help="Look at so many images, evenly spread; default 4096."
+)
 @click.option("--threads", default=4, show_default=True, type=click.IntRange(1), help="Images read at once.")
 @click.option("--force", is_flag=True, help="Replace a file that holds another set.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable."
+)
 @render.json_option
 def make(
     recipe: str,
@@ -54,13 +69,17 @@ def make(
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Choose images of RECIPE's training split, so that every class appears often and all of the brightness is there."""
+    """Choose images of RECIPE's training split, so that every class appears often and all of the brightness
+    is there.
+    """
     from edgeseg.data.calib import load_calib, write_calib
     from edgeseg.data.calib_choice import MAX_CANDIDATES, make_calib
     from edgeseg.files import Target
     from edgeseg.recipe.load import load_recipe
 
-    loaded = load_recipe(recipe, overrides)  # not what it names: the set that is to be made may be named there already
+    loaded = load_recipe(
+        recipe, overrides
+    )  # not what it names: the set that is to be made may be named there already
     out = out or Path("calib") / f"{loaded.data.format}_train_{count}.yaml"
     target = Target(out, DataError)
     with render.RichProgress() as progress:
@@ -75,15 +94,22 @@ def make(
             threads=threads,
         )
     if out.is_file() and not force and load_calib(out).sha256 != made.sha256:
-        raise DataError(f"{out} holds another calibration set", hint="choose another file with -o, or replace it with --force")
+        raise DataError(
+            f"{out} holds another calibration set",
+            hint="choose another file with -o, or replace it with --force",
+        )
     write_calib(made, target, _comment(made, loaded.name))
     render.result(_figures(made, out), as_json, lambda: [*_shown(made), f"written  {out}"], file=out)
 
 
 @calib.command()
 @click.argument("name_or_path", metavar="SET")
-@click.option("--sheet", type=click.Path(path_type=Path), help="Write a contact sheet of the images to this PNG file.")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Where the images of the contact sheet lie.")
+@click.option(
+    "--sheet", type=click.Path(path_type=Path), help="Write a contact sheet of the images to this PNG file."
+)
+@click.option(
+    "--data-root", type=click.Path(path_type=Path), help="Where the images of the contact sheet lie."
+)
 @render.json_option
 def show(name_or_path: str, sheet: Path | None, data_root: Path | None, as_json: bool) -> None:
     """Show a SET: which classes its images show, how bright they are, how they were chosen."""
@@ -99,11 +125,22 @@ def show(name_or_path: str, sheet: Path | None, data_root: Path | None, as_json:
 
 @calib.command()
 @click.argument("name_or_path", metavar="SET")
-@click.option("--data-root", type=click.Path(path_type=Path), required=True, help="Folder that the set's paths start from.")
-@click.option("--recipe", help="Check also that the set fits this recipe's data: format, classes, training split.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable.")
+@click.option(
+    "--data-root",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder that the set's paths start from.",
+)
+@click.option(
+    "--recipe", help="Check also that the set fits this recipe's data: format, classes, training split."
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable."
+)
 @render.json_option
-def check(name_or_path: str, data_root: Path, recipe: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
+def check(
+    name_or_path: str, data_root: Path, recipe: str | None, overrides: tuple[str, ...], as_json: bool
+) -> None:
     """Check that every image of a SET is below the data root, and is the file that was chosen.
 
     Exit code 3 where one is missing or was changed.
@@ -118,21 +155,40 @@ def check(name_or_path: str, data_root: Path, recipe: str | None, overrides: tup
         verify(found, data_root)
     else:
         warnings = list(open_calib(found, load_recipe(recipe, overrides).data, data_root).warnings)
-    data = {"name": found.name, "sha256": found.sha256, "images": len(found.images), "ok": True, "warnings": warnings}
+    data = {
+        "name": found.name,
+        "sha256": found.sha256,
+        "images": len(found.images),
+        "ok": True,
+        "warnings": warnings,
+    }
     what = "generated by name" if found.format == "synthetic" else "present and unchanged"
-    lines = [f"{len(found.images)} images, {what}", f"sha256  {found.sha256}", *(f"warning: {text}" for text in warnings)]
+    lines = [
+        f"{len(found.images)} images, {what}",
+        f"sha256  {found.sha256}",
+        *(f"warning: {text}" for text in warnings),
+    ]
     render.result(data, as_json, lambda: lines)
 
 
 @calib.command()
 @click.argument("recipe")
 @click.option(
-    "--data-root", type=click.Path(path_type=Path), required=True, help="Folder that the recipe's data paths start from."
+    "--data-root",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder that the recipe's data paths start from.",
 )
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Float weights; default best.safetensors of the run.")
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="Float weights; default best.safetensors of the run.",
+)
 @click.option("--methods", metavar="NAMES", help="With commas between; default max,percentile,mse,entropy.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Use N validation images, evenly spread.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable."
+)
 @render.json_option
 def sweep(
     recipe: str,
@@ -145,8 +201,8 @@ def sweep(
 ) -> None:
     """Calibrate RECIPE's model by each method, and measure mIoU and SQNR against float.
 
-    RECIPE is a YAML file, a catalogue name, or a run folder of `edgeseg train`. Nothing is trained and nothing is written: put
-    the method that you choose into the recipe, as quant.calibration.method.
+    RECIPE is a YAML file, a catalogue name, or a run folder of `edgeseg train`. Nothing is trained and
+    nothing is written: put the method that you choose into the recipe, as quant.calibration.method.
     """
     from edgeseg.int8_study.methods import parse_methods, sweep_methods
 
@@ -176,22 +232,27 @@ def _swept(data: dict[str, Any]) -> list[RenderableType]:
     ]
     calibration = data["calibration"]
     return [
-        f"{data['recipe']} at {width}x{height}, ISR {data['isr']}: calibrated on {calibration['images']} images of "
-        f"{calibration['set']}; float has mIoU {render.percent(data['float_miou'], 2)} on {data['images']} validation images",
+        (
+            f"{data['recipe']} at {width}x{height}, ISR {data['isr']}: calibrated on {calibration['images']}"
+            f" images of {calibration['set']}; float has mIoU {render.percent(data['float_miou'], 2)} on"
+            f" {data['images']} validation images"
+        ),
         render.table("", ["method", "mIoU", "points", "SQNR dB", "agreement", "clipped", ""], rows),
-        "SQNR of the logits and agreement of the mask: against float. Torch with fake quantization; the engine is measured by\n"
-        "edgeseg quantize.",
+        (
+            "SQNR of the logits and agreement of the mask: against float. Torch with fake quantization; the"
+            " engine is measured by\nedgeseg quantize."
+        ),
     ]
 
 
 def _comment(made: CalibSet, recipe: str) -> str:
     chosen = made.chosen
     return (
-        f"{len(made.images)} images for the calibration of INT8 ranges, from the {made.split} split of {recipe}'s data.\n"
-        f"Made by: edgeseg calib make {quoted(recipe)} --data-root DIR --n {len(made.images)} --seed {chosen.seed}\n"
-        "Paths are below the data root. Nothing here but paths, hashes and counts: bring the images yourself.\n"
-        f"{len(made.classes) - len(made.never_seen)} of {len(made.classes)} classes appear. Check: edgeseg calib check FILE "
-        "--data-root DIR"
+        f"{len(made.images)} images for the calibration of INT8 ranges, from the {made.split} split of"
+        f" {recipe}'s data.\nMade by: edgeseg calib make {quoted(recipe)} --data-root DIR --n"
+        f" {len(made.images)} --seed {chosen.seed}\nPaths are below the data root. Nothing here but paths,"
+        f" hashes and counts: bring the images yourself.\n{len(made.classes) - len(made.never_seen)} of"
+        f" {len(made.classes)} classes appear. Check: edgeseg calib check FILE --data-root DIR"
     )
 
 
@@ -202,15 +263,23 @@ def _figures(made: CalibSet, path: Path) -> dict[str, Any]:
 def _shown(made: CalibSet) -> list[RenderableType]:
     chosen = made.chosen
     rows = [
-        (row.name, row.images, row.available, render.percent(row.pixel_share, 2))
-        if row.images
-        else (row.name, 0, row.available, "-")
+        (
+            (row.name, row.images, row.available, render.percent(row.pixel_share, 2))
+            if row.images
+            else (row.name, 0, row.available, "-")
+        )
         for row in made.classes
     ]
-    title = f"{made.name}: {len(made.images)} of {chosen.candidates} candidates ({made.format}, {made.split} split)"
+    title = (
+        f"{made.name}: {len(made.images)} of {chosen.candidates} candidates ({made.format}, {made.split}"
+        " split)"
+    )
     lines = [
         *_histogram(made),
-        f"chosen   {chosen.by}, seed {chosen.seed}, from {chosen.candidates} of the split's {chosen.split_images} images",
+        (
+            f"chosen   {chosen.by}, seed {chosen.seed}, from {chosen.candidates} of the split's"
+            f" {chosen.split_images} images"
+        ),
         f"sha256   {made.sha256}",
         *(f"warning: {text}" for text in made.warnings()),
     ]

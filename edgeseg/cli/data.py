@@ -35,22 +35,41 @@ def data() -> None:
 @data.command()
 @click.argument("recipe")
 @click.option(
-    "--from", "source", type=click.Path(path_type=Path), required=True, help="Folder of labelme or YOLO files, or COCO's .json."
+    "--from",
+    "source",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of labelme or YOLO files, or COCO's .json.",
 )
 @click.option(
-    "--out", "-o", type=click.Path(path_type=Path), required=True, help="Folder for the masks, NAME.png for each image."
+    "--out",
+    "-o",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder for the masks, NAME.png for each image.",
 )
 @click.option(
-    "--data-root", type=click.Path(path_type=Path), required=True, help="Folder that the recipe's data paths start from."
+    "--data-root",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder that the recipe's data paths start from.",
 )
 @click.option(
-    "--split", default="train", show_default=True, type=click.Choice(["train", "val"]), help="Whose images they are of."
+    "--split",
+    default="train",
+    show_default=True,
+    type=click.Choice(["train", "val"]),
+    help="Whose images they are of.",
 )
 @click.option("--background", help="Class where nothing is drawn, by name; default: the pixels are ignored.")
 @click.option(
-    "--values", metavar="V,V,...", help="FROM holds grey pictures: their values, in class order; a pixel gets the nearest."
+    "--values",
+    metavar="V,V,...",
+    help="FROM holds grey pictures: their values, in class order; a pixel gets the nearest.",
 )
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable."
+)
 @render.json_option
 def masks(
     recipe: str,
@@ -65,8 +84,9 @@ def masks(
 ) -> None:
     """Make masks for RECIPE's classes of what another tool left in --from.
 
-    Outlines of labelme (.json), YOLO (.txt, whose numbers are class indices) and COCO (one .json) are drawn. Pictures of labels
-    that JPEG or smooth resizing has blended are rounded: to the nearest of --values, or to the nearest colour of the recipe.
+    Outlines of labelme (.json), YOLO (.txt, whose numbers are class indices) and COCO (one .json) are drawn.
+    Pictures of labels that JPEG or smooth resizing has blended are rounded: to the nearest of --values, or to
+    the nearest colour of the recipe.
     """
     from edgeseg.data.formats import format_of
     from edgeseg.data.outlines import Drawn, draw_masks, round_masks
@@ -88,12 +108,17 @@ def masks(
 
     def human() -> str:
         missed = ", ".join(f"{name} ({count})" for name, count in drawn.passed_over.items())
-        lines = [f"{len(drawn.written)} masks in {out}, 0 to {labels.num_classes - 1}, {value} where nothing is drawn"]
+        lines = [
+            f"{len(drawn.written)} masks in {out}, 0 to {labels.num_classes - 1}, {value} where nothing is"
+            " drawn"
+        ]
         lines += [f"passed over, no class of the recipe: {missed}"] if missed else []
         place = os.path.relpath(out, data_root)
         return "\n".join([*lines, f"next  data.{split}.labels: {place}   in the recipe"])
 
-    render.result({"masks": [str(path) for path in drawn.written], "passed_over": drawn.passed_over}, as_json, human)
+    render.result(
+        {"masks": [str(path) for path in drawn.written], "passed_over": drawn.passed_over}, as_json, human
+    )
 
 
 def _numbers(values: str | None, labels: LabelSpace) -> list[int]:
@@ -103,7 +128,8 @@ def _numbers(values: str | None, labels: LabelSpace) -> list[int]:
         found = [-1]
     if (found and len(found) != labels.num_classes) or any(not 0 <= value <= 255 for value in found):
         raise DataError(
-            f"--values {values}: not one value of 0 to 255 for each of {labels.num_classes} classes", hint="e.g. 0,255"
+            f"--values {values}: not one value of 0 to 255 for each of {labels.num_classes} classes",
+            hint="e.g. 0,255",
         )
     return found
 
@@ -111,17 +137,31 @@ def _numbers(values: str | None, labels: LabelSpace) -> list[int]:
 @data.command()
 @click.argument("recipe")
 @click.option(
-    "--data-root", type=click.Path(path_type=Path), required=True, help="Folder that the recipe's data paths start from."
+    "--data-root",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder that the recipe's data paths start from.",
 )
 @click.option("--split", default="all", show_default=True, type=click.Choice(["train", "val", "all"]))
-@click.option("--sheet", type=click.Path(path_type=Path), help="Write a contact sheet of samples to this PNG file.")
+@click.option(
+    "--sheet", type=click.Path(path_type=Path), help="Write a contact sheet of samples to this PNG file."
+)
 @click.option("--threads", default=4, show_default=True, type=click.IntRange(1), help="Files read at once.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable."
+)
 @render.json_option
 def check(
-    recipe: str, data_root: Path, split: str, sheet: Path | None, threads: int, overrides: tuple[str, ...], as_json: bool
+    recipe: str,
+    data_root: Path,
+    split: str,
+    sheet: Path | None,
+    threads: int,
+    overrides: tuple[str, ...],
+    as_json: bool,
 ) -> None:
-    """Read every image and label of RECIPE's data set; count classes and sizes, and list all problems with what mends them.
+    """Read every image and label of RECIPE's data set; count classes and sizes, and list all problems with
+    what mends them.
 
     Exit code 3 where there are problems; warnings alone end with 0.
     """
@@ -141,12 +181,15 @@ def check(
         report = check_dataset(section, data_root, chosen[split], progress, threads)
     report = _with_names(report, f"{shlex.quote(recipe)} --data-root {shlex.quote(str(data_root))}")
     written = sheet if picture is not None else None
-    render.result({**render.plain(report), "sheet": written}, as_json, lambda: _shown(report, written), file=written)
+    render.result(
+        {**render.plain(report), "sheet": written}, as_json, lambda: _shown(report, written), file=written
+    )
     if report.problems:
         if as_json:  # the document on stdout holds the problems; a second one would break its reader
             click.get_current_context().exit(DataError.exit_code)
         raise DataError(
-            f"{len(report.problems)} problem{'s' if len(report.problems) > 1 else ''} in the data of {recipe}",
+            f"{len(report.problems)} problem{'s' if len(report.problems) > 1 else ''} in the data of"
+            f" {recipe}",
             hint="mend what is listed above, or leave samples out with `exclude` under data in the recipe",
         )
 
@@ -168,7 +211,8 @@ def _shown(report: CheckReport, sheet: Path | None) -> list[RenderableType]:
         ]
         parts += [
             render.table(
-                f"{split.split}: {split.samples} samples, {render.percent(split.ignored_share, 2)} of the pixels ignored",
+                f"{split.split}: {split.samples} samples, {render.percent(split.ignored_share, 2)} of the"
+                " pixels ignored",
                 ["", "class", "pixels", "images", "of images"],
                 rows,
             ),
@@ -179,7 +223,11 @@ def _shown(report: CheckReport, sheet: Path | None) -> list[RenderableType]:
     if not report.problems:
         parts.append(
             "no problems"
-            + (f", {len(report.warnings)} warning{'s' if len(report.warnings) > 1 else ''}" if report.warnings else "")
+            + (
+                f", {len(report.warnings)} warning{'s' if len(report.warnings) > 1 else ''}"
+                if report.warnings
+                else ""
+            )
         )
     if sheet is not None:
         parts.append(f"contact sheet: {sheet}")
@@ -199,7 +247,9 @@ def _grouped(problems: Sequence[Problem], prefix: str) -> list[str]:
             continue
         lines += [f"{prefix}{split} {kind}: {problem.message}" for problem in alike[:_SHOWN]]
         if len(alike) > _SHOWN:
-            lines.append(f"{prefix}{split} {kind}: and {len(alike) - _SHOWN} more like these (--json lists all)")
+            lines.append(
+                f"{prefix}{split} {kind}: and {len(alike) - _SHOWN} more like these (--json lists all)"
+            )
         lines += [f"  mend: {mend}"] if mend else []
     lines += [
         f"{prefix}{split} {kind}: and {count - _SHOWN} more (--json lists all)"
@@ -214,6 +264,8 @@ def _with_names(report: CheckReport, here: str) -> CheckReport:
     from edgeseg.data.label_values import RECIPE_AND_ROOT
 
     def named(problems: Sequence[Problem]) -> tuple[Problem, ...]:
-        return tuple(replace(problem, mend=problem.mend.replace(RECIPE_AND_ROOT, here)) for problem in problems)
+        return tuple(
+            replace(problem, mend=problem.mend.replace(RECIPE_AND_ROOT, here)) for problem in problems
+        )
 
     return replace(report, problems=named(report.problems), warnings=named(report.warnings))

@@ -11,7 +11,14 @@ from edgeseg.text import quoted
 
 
 @click.command()
-@click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("demo-out"), show_default=True, help="Output folder.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("demo-out"),
+    show_default=True,
+    help="Output folder.",
+)
 @click.option("--threads", type=click.IntRange(1), help="Threads of the engine; default all physical cores.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Segment at most N frames.")
 @render.json_option
@@ -27,16 +34,13 @@ def demo(out: Path, threads: int | None, limit: int | None, as_json: bool) -> No
         worst = min(share for frames in result.agreement.values() for share in frames.values())
         stages = ", ".join(f"{name} {row['p50_ms']:.1f}" for name, row in run.stages.items())
         return (
-            f"engine         {result.engine.engine.device}\n"
-            f"               {figures['median_ms']:.1f} ms median, {figures['threads']} threads; "
-            f"mask agreement {render.percent(worst, 2)} on the worst golden frame\n"
-            f"video          {run.frames} frames of {result.source} at {run.fps:.1f} frames/s; slowest stage: {run.bottleneck}\n"
-            f"               p50 ms: {stages}\n"
-            f"overlay        {result.overlay}\n"
-            f"contact sheet  {result.sheet}\n"
-            f"report         {result.report}\n"
-            f"bundle         {result.bundle.path}\n"
-            f"next           edgeseg run {quoted(result.bundle.path)} --source YOUR_VIDEO.mp4 --sink out.mp4"
+            f"engine         {result.engine.engine.device}\n               {figures['median_ms']:.1f} ms"
+            f" median, {figures['threads']} threads; mask agreement {render.percent(worst, 2)} on the worst"
+            f" golden frame\nvideo          {run.frames} frames of {result.source} at {run.fps:.1f} frames/s;"
+            f" slowest stage: {run.bottleneck}\n               p50 ms: {stages}\noverlay       "
+            f" {result.overlay}\ncontact sheet  {result.sheet}\nreport         {result.report}\nbundle       "
+            f"  {result.bundle.path}\nnext           edgeseg run {quoted(result.bundle.path)} --source"
+            " YOUR_VIDEO.mp4 --sink out.mp4"
         )
 
     render.result(result.to_json(), as_json, human)

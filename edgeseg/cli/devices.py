@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 @click.option("--here", is_flag=True, help="Show what this machine is instead, and its catalogue entries.")
 @render.json_option
 def devices(name: str | None, here: bool, as_json: bool) -> None:
-    """List the devices that engines can be built for; NAME is a part of a name ("orin nano", "rtx4090", "avx").
+    """List the devices that engines can be built for; NAME is a part of a name ("orin nano", "rtx4090",
+    "avx").
 
-    Rates are dense, of the GPU alone; of processors: multiply-adds of one instruction. With NAME, the sources are listed too.
+    Rates are dense, of the GPU alone; of processors: multiply-adds of one instruction. With NAME, the sources
+    are listed too.
     """
     from edgeseg.devices.catalog import load_catalog
 
@@ -42,7 +44,9 @@ def devices(name: str | None, here: bool, as_json: bool) -> None:
     document = {"devices": _plain(found), "stacks": _plain(catalog.stacks), "sources": catalog.sources}
     details = (_installs, _sources) if name else ()
     render.result(
-        document, as_json, lambda: [*_tables(catalog, found), *(part for one in details for part in one(catalog, found))]
+        document,
+        as_json,
+        lambda: [*_tables(catalog, found), *(part for one in details for part in one(catalog, found))],
     )
 
 
@@ -81,13 +85,22 @@ def _facts(catalog: Catalog, machine: Machine, stack: Stack | None) -> Iterator[
     for gpu in machine.gpus:
         units = f", {gpu.multiprocessors} multiprocessors" if gpu.multiprocessors else ""
         memory = f", {gpu.memory_gb:g} GB" if gpu.memory_gb else ""
-        yield "GPU", f"{gpu.name}, compute capability {catalog.compute_capability(gpu) or 'unknown'}{units}{memory}"
+        yield (
+            "GPU",
+            f"{gpu.name}, compute capability {catalog.compute_capability(gpu) or 'unknown'}{units}{memory}",
+        )
     if machine.driver:
         yield "NVIDIA driver", machine.driver
     if machine.cuda:
         yield "CUDA toolkit", machine.cuda
     if machine.jetson:
-        yield "module", f"{' '.join(machine.jetson.parts)} ({machine.jetson.soc}){', Super' if machine.jetson.super_mode else ''}"
+        yield (
+            "module",
+            (
+                f"{' '.join(machine.jetson.parts)}"
+                f" ({machine.jetson.soc}){', Super' if machine.jetson.super_mode else ''}"
+            ),
+        )
         release = catalog.jetpack(machine)
         yield "Jetson Linux", f"{machine.jetson.l4t or 'unknown'}{f' (JetPack {release})' if release else ''}"
     yield from machine.packages.items()
@@ -99,7 +112,18 @@ def _tables(catalog: Catalog, found: list[Device]) -> Iterator[RenderableType]:
     """One table of each kind that is there: GPUs and modules, lines of software for them, processors."""
     tables: list[tuple[Sequence[str], list[list[object]]]] = [
         (
-            ("name", "device", "cc", "INT8\nTOPS", "FP16\nTFLOPS", "GB/s", "GB", "DLA", "en-\ncoder", "software"),
+            (
+                "name",
+                "device",
+                "cc",
+                "INT8\nTOPS",
+                "FP16\nTFLOPS",
+                "GB/s",
+                "GB",
+                "DLA",
+                "en-\ncoder",
+                "software",
+            ),
             [_gpu_row(catalog, device) for device in found if device.compute_capability],
         ),
         (
@@ -116,18 +140,32 @@ def _tables(catalog: Catalog, found: list[Device]) -> Iterator[RenderableType]:
     for columns, rows in tables:
         if rows:
             yield _narrow([name if name not in redundant else "" for name in columns], rows)
-    yield from (f"{device.name} is unsupported: {device.unsupported}" for device in found if device.unsupported)
+    yield from (
+        f"{device.name} is unsupported: {device.unsupported}" for device in found if device.unsupported
+    )
     yield from (f"{stack.name}: {told}" for stack in _stacks(catalog, found) if (told := _remarks(stack)))
 
 
 def _narrow(columns: Sequence[str], rows: list[list[object]]) -> Table:
-    """A table without columns that have no name or say nothing; names and figures stay whole, to be copied and read."""
-    shown = [index for index, name in enumerate(columns) if name and any(row[index] not in (None, "") for row in rows)]
-    drawn = render.table("", [columns[index] for index in shown], [[row[index] for index in shown] for row in rows])
+    """A table without columns that have no name or say nothing; names and figures stay whole, to be copied
+    and read.
+    """
+    shown = [
+        index
+        for index, name in enumerate(columns)
+        if name and any(row[index] not in (None, "") for row in rows)
+    ]
+    drawn = render.table(
+        "", [columns[index] for index in shown], [[row[index] for index in shown] for row in rows]
+    )
     drawn.collapse_padding, drawn.columns[0].no_wrap = True, True
     for index, column in zip(shown, drawn.columns, strict=True):
         if columns[index] not in ("device", "processors", "remarks"):
-            cells = (cell if isinstance(cell, str) else f"{cell:g}" for row in rows if (cell := row[index]) is not None)
+            cells = (
+                cell if isinstance(cell, str) else f"{cell:g}"
+                for row in rows
+                if (cell := row[index]) is not None
+            )
             column.min_width = max(len(word) for cell in (columns[index], *cells) for word in cell.split())
     return drawn
 
@@ -159,7 +197,15 @@ def _stacks(catalog: Catalog, found: list[Device]) -> list[Stack]:
 def _stack_row(stack: Stack) -> list[object]:
     releases = [*dict.fromkeys([*stack.l4t][:1] + [*stack.l4t][-1:])]
     python = stack.python[0] if len(stack.python) == 1 else f"{stack.python[0]} to {stack.python[-1]}"
-    return [stack.name, " to ".join(releases) or None, stack.ubuntu, python, stack.cuda, stack.tensorrt, stack.torch_tensorrt]
+    return [
+        stack.name,
+        " to ".join(releases) or None,
+        stack.ubuntu,
+        python,
+        stack.cuda,
+        stack.tensorrt,
+        stack.torch_tensorrt,
+    ]
 
 
 def _remarks(stack: Stack) -> str:
@@ -167,7 +213,11 @@ def _remarks(stack: Stack) -> str:
     if stack.unsupported:
         return f"unsupported: {stack.unsupported}"
     needs = [f"driver {stack.driver_min} or newer"] if stack.driver_min else []
-    needs += [f"compute capability {stack.compute_capability_min} or higher"] if stack.compute_capability_min else []
+    needs += (
+        [f"compute capability {stack.compute_capability_min} or higher"]
+        if stack.compute_capability_min
+        else []
+    )
     return "; ".join((*needs, *(note.value for note in stack.notes)))
 
 
@@ -179,8 +229,16 @@ def _installs(catalog: Catalog, found: list[Device]) -> Iterator[RenderableType]
 
 
 def _processor_row(device: Device) -> list[object]:
-    rates = (figure and f"{figure.value:g}" for figure in (device.int8_macs, device.fp16_macs, device.bf16_macs))
-    return [device.name, device.title, " ".join(device.requires), *rates, "; ".join(note.value for note in device.notes)]
+    rates = (
+        figure and f"{figure.value:g}" for figure in (device.int8_macs, device.fp16_macs, device.bf16_macs)
+    )
+    return [
+        device.name,
+        device.title,
+        " ".join(device.requires),
+        *rates,
+        "; ".join(note.value for note in device.notes),
+    ]
 
 
 def _sources(catalog: Catalog, found: list[Device]) -> Iterator[RenderableType]:
@@ -190,7 +248,13 @@ def _sources(catalog: Catalog, found: list[Device]) -> Iterator[RenderableType]:
         figures += [(f"{name} (Super)", figure) for name, figure in device.super_mode or ()]
         cited = [(name, figure.source) for name, figure in figures if hasattr(figure, "source")]
         for key in dict.fromkeys(source for _, source in cited):
-            rows.append((device.name, ", ".join(name for name, source in cited if source == key), catalog.sources[key]))
+            rows.append(
+                (
+                    device.name,
+                    ", ".join(name for name, source in cited if source == key),
+                    catalog.sources[key],
+                )
+            )
     yield render.table("", ("name", "figures", "source"), rows)
 
 

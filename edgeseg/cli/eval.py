@@ -18,15 +18,36 @@ if TYPE_CHECKING:
 @click.command("eval")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
-    "--data-root", type=click.Path(path_type=Path), required=True, help="Folder that the recipe's data paths start from."
+    "--data-root",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder that the recipe's data paths start from.",
 )
-@click.option("--level", type=click.IntRange(0), default=0, show_default=True, help="Which ISR level; 0 is the most exact.")
-@click.option("--precision", type=click.Choice(["float", "fp16", "int8"]), help="Default: whatever a build found fastest.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Also measure this torch checkpoint, on the same images.")
+@click.option(
+    "--level",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Which ISR level; 0 is the most exact.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float", "fp16", "int8"]),
+    help="Default: whatever a build found fastest.",
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="Also measure this torch checkpoint, on the same images.",
+)
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Use N images, evenly spread.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the engine.")
-@click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help="Write the figures here as JSON.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of the bundle's recipe.")
+@click.option(
+    "--report", type=click.Path(path_type=Path), metavar="FILE", help="Write the figures here as JSON."
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of the bundle's recipe."
+)
 @render.json_option
 def eval_(
     bundle: Path,
@@ -62,7 +83,12 @@ def eval_(
             threads=threads,
             progress=progress,
         )
-    data = {"bundle": str(opened.path), "level": level, "isr": opened.manifest.levels[level].isr, **measured.to_json()}
+    data = {
+        "bundle": str(opened.path),
+        "level": level,
+        "isr": opened.manifest.levels[level].isr,
+        **measured.to_json(),
+    }
     if report_to is not None:
         report_to.write(json_document(render.plain(data)))
 
@@ -79,8 +105,18 @@ def eval_(
         ]
         both = [render.percent(torch["miou"], 2)] if torch else []
         rows.append(["mean", "", render.percent(engine["miou"], 2), *both])
-        columns = ["class", "pixels", f"IoU {measured.precision} engine", *(["IoU float torch"] if torch else [])]
+        columns = [
+            "class",
+            "pixels",
+            f"IoU {measured.precision} engine",
+            *(["IoU float torch"] if torch else []),
+        ]
         lines = f"pixel accuracy {render.percent(engine['pixel_accuracy'], 2)}"
-        return [render.table(f"{opened.name}, level {level} ({data['isr']}), on {measured.images} images", columns, rows), lines]
+        return [
+            render.table(
+                f"{opened.name}, level {level} ({data['isr']}), on {measured.images} images", columns, rows
+            ),
+            lines,
+        ]
 
     render.result(data, as_json, human, file=report)

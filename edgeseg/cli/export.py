@@ -18,24 +18,56 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("recipe")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights; default best.safetensors of the run.")
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="Weights; default best.safetensors of the run."
+)
 @click.option(
     "--quantized",
     type=click.Path(path_type=Path),
     multiple=True,
     metavar="FILE",
-    help="Weights of the INT8 program; default quantized.safetensors of the run. Repeatable: a level takes the one of its plan.",
+    help=(
+        "Weights of the INT8 program; default quantized.safetensors of the run. Repeatable: a level takes the"
+        " one of its plan."
+    ),
 )
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Bundle folder; default NAME.edgeseg in the run.")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Take golden frames from the validation split below it.")
-@click.option("--levels", type=click.Path(path_type=Path), metavar="PLAN.json", help="One level for each that a search kept.")
-@click.option("--level", "plans", multiple=True, metavar="PLAN", help="A level at this ISR plan, as 2,2,1,1-2,2,2; repeatable.")
-@click.option("--weights", default="fp32", show_default=True, type=click.Choice(["fp32", "fp16"]), help="How weights are stored.")
 @click.option(
-    "--precision", type=click.Choice(["fp16"]), help="Also a program in half precision; targets with TensorRT have one anyway."
+    "-o", "--out", type=click.Path(path_type=Path), help="Bundle folder; default NAME.edgeseg in the run."
+)
+@click.option(
+    "--data-root",
+    type=click.Path(path_type=Path),
+    help="Take golden frames from the validation split below it.",
+)
+@click.option(
+    "--levels",
+    type=click.Path(path_type=Path),
+    metavar="PLAN.json",
+    help="One level for each that a search kept.",
+)
+@click.option(
+    "--level",
+    "plans",
+    multiple=True,
+    metavar="PLAN",
+    help="A level at this ISR plan, as 2,2,1,1-2,2,2; repeatable.",
+)
+@click.option(
+    "--weights",
+    default="fp32",
+    show_default=True,
+    type=click.Choice(["fp32", "fp16"]),
+    help="How weights are stored.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp16"]),
+    help="Also a program in half precision; targets with TensorRT have one anyway.",
 )
 @click.option("--force", is_flag=True, help="Export even where nothing changed.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable."
+)
 @render.json_option
 def export(
     recipe: str,
@@ -51,21 +83,28 @@ def export(
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Turn a checkpoint of RECIPE into a bundle: static ONNX programs, golden frames, and the proof that they agree.
+    """Turn a checkpoint of RECIPE into a bundle: static ONNX programs, golden frames, and the proof that they
+    agree.
 
-    RECIPE is a YAML file, a catalogue name, a run folder of `edgeseg train`, or a checkpoint, which holds its recipe. The bundle
-    has one program for each ISR level, from most exact to fastest, on weights that are stored once; without --levels and
-    --level, one at the recipe's plan. Where the recipe has a quant section, each level has an INT8 program beside the float one;
-    `edgeseg quantize` makes what it needs.
+    RECIPE is a YAML file, a catalogue name, a run folder of `edgeseg train`, or a checkpoint, which holds its
+    recipe. The bundle has one program for each ISR level, from most exact to fastest, on weights that are
+    stored once; without --levels and --level, one at the recipe's plan. Where the recipe has a quant section,
+    each level has an INT8 program beside the float one; `edgeseg quantize` makes what it needs.
     """
     from edgeseg.isr.plans import parse_plan
     from edgeseg.pipeline.export import export_bundle
 
     if levels is not None and plans:
-        raise click.UsageError("--levels takes the plans of a search, --level plans by hand: give one of the two")
+        raise click.UsageError(
+            "--levels takes the plans of a search, --level plans by hand: give one of the two"
+        )
     wanted: Path | list[IsrPlan] = levels or [parse_plan(plan) for plan in plans]
     loaded, run_dir, checkpoint = find_run(recipe, checkpoint, overrides)
-    if not quantized and loaded.quant is not None and (made_by_quantize := run_dir / "quantized.safetensors").is_file():
+    if (
+        not quantized
+        and loaded.quant is not None
+        and (made_by_quantize := run_dir / "quantized.safetensors").is_file()
+    ):
         quantized = (
             made_by_quantize,
             *sorted(run_dir.glob("quantized-*.safetensors")),

@@ -50,5 +50,8 @@ def _recipe_in(path: Path, overrides: Sequence[str]) -> Recipe:
 
     recipe = load_checkpoint(path).meta.get("recipe")
     if not isinstance(recipe, dict):
-        raise DataError(f"{path} holds no recipe", hint=f"name the recipe, and the weights with --checkpoint {quoted(path)}")
+        raise DataError(
+            f"{path} holds no recipe",
+            hint=f"name the recipe, and the weights with --checkpoint {quoted(path)}",
+        )
     return load.recipe_of(recipe, f"the recipe in {path}", overrides)

@@ -28,10 +28,20 @@ _NOISY = 0.05
 @click.command()
 @click.argument("recipe")
 @click.option(
-    "--data-root", type=click.Path(path_type=Path), required=True, help="Folder that the recipe's data paths start from."
+    "--data-root",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder that the recipe's data paths start from.",
 )
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights; default best.safetensors of the run.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for the results; default isr in the run, or isr-int8.")
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="Weights; default best.safetensors of the run."
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for the results; default isr in the run, or isr-int8.",
+)
 @click.option(
     "--search",
     "strategy",
@@ -40,12 +50,39 @@ _NOISY = 0.05
     type=click.Choice(["greedy", "grid", "presets"]),
     help="Which plans to measure: the paper's, then a walk and its surroundings; all; only the paper's.",
 )
-@click.option("--plan", "plans", multiple=True, metavar="PLAN", help="Measure this plan too, e.g. 2,2,1,1-2,2,2; repeatable.")
-@click.option("--max-plans", default=64, show_default=True, type=click.IntRange(2), help="Measure at most so many plans.")
+@click.option(
+    "--plan",
+    "plans",
+    multiple=True,
+    metavar="PLAN",
+    help="Measure this plan too, e.g. 2,2,1,1-2,2,2; repeatable.",
+)
+@click.option(
+    "--max-plans",
+    default=64,
+    show_default=True,
+    type=click.IntRange(2),
+    help="Measure at most so many plans.",
+)
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Use N validation images, evenly spread.")
-@click.option("--rounds", default=30, show_default=True, type=click.IntRange(2), help="Times each plan is timed.")
-@click.option("--levels", default=1, show_default=True, type=click.IntRange(1), metavar="N", help="Keep N plans of the front.")
-@click.option("--device", default="auto", show_default=True, metavar="NAME", help="What to measure for; it must be this machine.")
+@click.option(
+    "--rounds", default=30, show_default=True, type=click.IntRange(2), help="Times each plan is timed."
+)
+@click.option(
+    "--levels",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar="N",
+    help="Keep N plans of the front.",
+)
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="What to measure for; it must be this machine.",
+)
 @click.option("--runtime", help="A row of the engine table; default: the recipe's first target.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the engines; default: all cores.")
 @click.option(
@@ -56,11 +93,18 @@ _NOISY = 0.05
     help="Of the engines: int8 measures every plan with the scales of one quantized checkpoint.",
 )
 @click.option(
-    "--quantized", type=click.Path(path_type=Path), metavar="FILE", help="With int8; default quantized.safetensors of the run."
+    "--quantized",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With int8; default quantized.safetensors of the run.",
 )
 @click.option("--force", is_flag=True, help="Measure anew what an earlier search measured.")
-@click.option("--finetune", metavar="PLAN", help="Instead of searching: train on for isr.finetune_steps at this plan.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable.")
+@click.option(
+    "--finetune", metavar="PLAN", help="Instead of searching: train on for isr.finetune_steps at this plan."
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable."
+)
 @render.json_option
 @click.pass_context
 def isr(
@@ -87,17 +131,22 @@ def isr(
 ) -> None:
     """Choose how far attention is thinned, by accuracy and time measured on this device's engine.
 
-    RECIPE is a YAML file, a catalogue name, a run folder of `edgeseg train`, or a checkpoint, which holds its recipe. No weight
-    changes: one checkpoint serves every plan, also in INT8. A search that was stopped continues with the same command.
-    `isr.choose` in the recipe is the rule for level 0; `edgeseg export --levels OUT/plan.json` packs the levels that were chosen.
+    RECIPE is a YAML file, a catalogue name, a run folder of `edgeseg train`, or a checkpoint, which holds its
+    recipe. No weight changes: one checkpoint serves every plan, also in INT8. A search that was stopped
+    continues with the same command. `isr.choose` in the recipe is the rule for level 0; `edgeseg export
+    --levels OUT/plan.json` packs the levels that were chosen.
     """
     from edgeseg.isr.plans import parse_plan
 
     loaded, run_dir, weights = find_run(recipe, checkpoint, overrides)
     if finetune is not None:
-        given = [name for name in _SEARCH_ONLY if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
+        given = [
+            name for name in _SEARCH_ONLY if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+        ]
         if given:
-            raise click.UsageError(f"--finetune trains and does not search: {', '.join(given)} cannot go with it", context)
+            raise click.UsageError(
+                f"--finetune trains and does not search: {', '.join(given)} cannot go with it", context
+            )
         plan = parse_plan(finetune)
         _finetune(loaded, weights, plan, data_root, out or run_dir / "isr" / f"finetune-{plan}", as_json)
         return
@@ -132,9 +181,9 @@ def _shown(found: SearchResult, wanted: int) -> list[RenderableType]:
     base_macs = max(row["macs"] for row in rows)
     height, width = table["size_hw"]
     title = (
-        f"{table['recipe']} at {width}x{height}: mIoU on {table['images']} images, time on {table['runtime']} "
-        f"{table['precision']} with {table['threads']} threads; time and MACs over the base plan's; times closer than "
-        f"{render.percent(table['noise'], 2)} are equal"
+        f"{table['recipe']} at {width}x{height}: mIoU on {table['images']} images, time on {table['runtime']}"
+        f" {table['precision']} with {table['threads']} threads; time and MACs over the base plan's; times"
+        f" closer than {render.percent(table['noise'], 2)} are equal"
     )
     shown = [
         (
@@ -154,7 +203,10 @@ def _shown(found: SearchResult, wanted: int) -> list[RenderableType]:
     told = f"{len(rows)} of {table['legal_plans']} legal plans"
     if "float_base_miou" in table:
         base_miou = rows[0]["miou"] + rows[0]["drop"]
-        told += f"; base plan: {render.percent(table['float_base_miou'], 2)} in float, {render.percent(base_miou, 2)} in INT8"
+        told += (
+            f"; base plan: {render.percent(table['float_base_miou'], 2)} in float,"
+            f" {render.percent(base_miou, 2)} in INT8"
+        )
     if found.known:
         told += f", {found.known} of them measured before (--force measures anew)"
     lines = [told, f"report  {found.out / 'report.html'}", f"levels  {found.out / 'plan.json'}"]
@@ -162,7 +214,8 @@ def _shown(found: SearchResult, wanted: int) -> list[RenderableType]:
         lines.append(f"{wanted} levels were wanted; from level 0 on the front has {len(found.levels)}")
     if table["noise"] > _NOISY:
         lines.append(
-            f"the machine was busy: only differences of {render.percent(table['noise'])} count; measure again with --force"
+            f"the machine was busy: only differences of {render.percent(table['noise'])} count; measure again"
+            " with --force"
         )
     return [render.table(title, columns, shown), "\n".join(lines)]
 

@@ -1,7 +1,7 @@
 """The `edgeseg` command: a table of commands, and what errors look like at the shell.
 
-Help is drawn from the table and a command's module is imported only when the command runs, so `edgeseg --help` costs little more
-than Python itself and `edgeseg run` never meets torch.
+Help is drawn from the table and a command's module is imported only when the command runs, so `edgeseg
+--help` costs little more than Python itself and `edgeseg run` never meets torch.
 """
 
 from __future__ import annotations
@@ -36,10 +36,18 @@ COMMANDS: dict[str, Row] = {
     "demo": Row("edgeseg.cli.demo", "demo", "Build, verify and run the shipped model on a street video"),
     "train": Row("edgeseg.cli.train", "train", "Train a recipe's model; resumes where it stopped"),
     "calib": Row("edgeseg.cli.calib", "calib", "Choose and check the images that INT8 is calibrated on"),
-    "sensitivity": Row("edgeseg.cli.sensitivity", "sensitivity", "Measure what each layer costs in INT8; hold a budget"),
+    "sensitivity": Row(
+        "edgeseg.cli.sensitivity", "sensitivity", "Measure what each layer costs in INT8; hold a budget"
+    ),
     "isr": Row("edgeseg.cli.isr", "isr", "Choose an ISR plan by measured accuracy and time"),
-    "quantize": Row("edgeseg.cli.quantize", "quantize", "Turn a float checkpoint into an INT8 bundle, and measure the cost"),
-    "export": Row("edgeseg.cli.export", "export", "Turn a checkpoint into a bundle: ONNX program, golden frames"),
+    "quantize": Row(
+        "edgeseg.cli.quantize",
+        "quantize",
+        "Turn a float checkpoint into an INT8 bundle, and measure the cost",
+    ),
+    "export": Row(
+        "edgeseg.cli.export", "export", "Turn a checkpoint into a bundle: ONNX program, golden frames"
+    ),
     "build": Row("edgeseg.cli.build", "build", "Build a bundle's engine for this machine"),
     "eval": Row("edgeseg.cli.eval", "eval_", "Measure a bundle's mIoU on a data set, per class"),
     "run": Row("edgeseg.cli.run", "run", "Segment a video, a folder, a camera or a synthetic scene"),
@@ -96,7 +104,9 @@ class LazyGroup(click.Group):
             raise TypeError(f"{row.module}:{row.attribute} is not a click command")
         return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         try:
             return super().resolve_command(ctx, args)
         except click.NoSuchCommand as error:
@@ -110,22 +120,29 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 2 recipe or usage, 3 data, 4 not supported here, 5 build or gate, 6 bundle, 7 stream; "
-    "130 interrupted, 143 SIGTERM, 129 SIGHUP, 141 where the reader of the output went away.",
+    epilog=(
+        "Exit codes: 2 recipe or usage, 3 data, 4 not supported here, 5 build or gate, 6 bundle, 7 stream; "
+        "130 interrupted, 143 SIGTERM, 129 SIGHUP, 141 where the reader of the output went away."
+    ),
 )
-@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks; may stand anywhere in the line.")
+@click.option(
+    "--debug", is_flag=True, expose_value=False, help="Show tracebacks; may stand anywhere in the line."
+)
 @click.version_option(__version__, message="edgeseg %(version)s")
 def root() -> None:
     """Compact semantic-segmentation transformers, from a recipe to a camera."""
 
 
 def run(args: Sequence[str]) -> int:
-    """Run one command line (without the program's name) and return its exit code. Bugs leave as plain exceptions."""
+    """Run one command line (without the program's name) and return its exit code. Bugs leave as plain
+    exceptions.
+    """
     with Termination() as termination:
         try:
             return _run(args, termination)
         except (BrokenPipeError, ReaderGone):
-            # The reader of our output is gone (`edgeseg ... | head`): nothing to say, and nobody to say it to.
+            # The reader of our output is gone (`edgeseg ... | head`): nothing to say, and nobody to say it
+            # to.
             with suppress(OSError):
                 silence(sys.stdout.fileno())
             return READER_GONE
@@ -161,17 +178,27 @@ def _run(args: Sequence[str], termination: Termination) -> int:
 
         return render.error(error, as_json="--json" in args)
     except click.Abort as error:  # click's name for Ctrl-C
-        click.echo("terminated" if termination.asked or getattr(error.__cause__, "signal", 2) != 2 else "interrupted", err=True)
+        click.echo(
+            (
+                "terminated"
+                if termination.asked or getattr(error.__cause__, "signal", 2) != 2
+                else "interrupted"
+            ),
+            err=True,
+        )
         return interrupted(termination, error.__cause__)
 
 
 def _check_words(args: Sequence[str]) -> None:
-    """Raise UsageError for a name that is not UTF-8: what is written of it, recipes, reports, JSON, could not name it."""
+    """Raise UsageError for a name that is not UTF-8: what is written of it, recipes, reports, JSON, could not
+    name it.
+    """
     for word in args:
         if shown(word) != word:
             raise click.UsageError(
-                f"{shown(word)}: the name is not text in {sys.getfilesystemencoding().upper()}; give the file another name, "
-                "lead to it with a link of another name (ln -s), or set PYTHONUTF8=1 where the locale is the cause"
+                f"{shown(word)}: the name is not text in {sys.getfilesystemencoding().upper()}; give the file"
+                " another name, lead to it with a link of another name (ln -s), or set PYTHONUTF8=1 where"
+                " the locale is the cause"
             )
 
 
@@ -181,13 +208,15 @@ def _of_the_system(error: UnicodeEncodeError | OSError) -> EdgesegError | None:
         if shown(error.object) == error.object:
             return None
         return EdgesegError(
-            f"{shown(error.object)}: a library cannot take this name, which is not UTF-8", hint="rename the file or its folder"
+            f"{shown(error.object)}: a library cannot take this name, which is not UTF-8",
+            hint="rename the file or its folder",
         )
     if error.filename is None and error.errno not in _DISK:
         return None
     where = f"{shown(os.fsdecode(error.filename))}: " if isinstance(error.filename, str | bytes) else ""
     return EdgesegError(
-        f"{where}{error.strerror or error}", hint="check the path, permissions and free space; --debug shows where"
+        f"{where}{error.strerror or error}",
+        hint="check the path, permissions and free space; --debug shows where",
     )
 
 

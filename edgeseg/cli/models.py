@@ -8,9 +8,22 @@ from edgeseg.cli import render
 
 
 @click.command()
-@click.option("--size-hw", nargs=2, type=int, default=(512, 512), show_default=True, help="Image size for MACs and ISR choices.")
-@click.option("--classes", default=150, show_default=True, type=click.IntRange(1, 255), help="Classes of the logits.")
-@click.option("--markdown", is_flag=True, help="Print the README's table: 512x512, 150 classes, published figures beside ours.")
+@click.option(
+    "--size-hw",
+    nargs=2,
+    type=int,
+    default=(512, 512),
+    show_default=True,
+    help="Image size for MACs and ISR choices.",
+)
+@click.option(
+    "--classes", default=150, show_default=True, type=click.IntRange(1, 255), help="Classes of the logits."
+)
+@click.option(
+    "--markdown",
+    is_flag=True,
+    help="Print the README's table: 512x512, 150 classes, published figures beside ours.",
+)
 @render.json_option
 def models(size_hw: tuple[int, int], classes: int, markdown: bool, as_json: bool) -> None:
     """List the models that a recipe can name: cost, ISR choices, licence of published weights."""
@@ -24,9 +37,18 @@ def models(size_hw: tuple[int, int], classes: int, markdown: bool, as_json: bool
         {"size_hw": size_hw, "classes": classes, "models": rows},
         as_json,
         lambda: render.table(
-            f"{classes} classes, {size_hw[0]}x{size_hw[1]}; one MAC is one multiply-add, attention products counted; "
-            "-: not a size for this model",
-            ["model", "parameters", "GMAC", "stride", "sides", "ISR multipliers", "published weights", "what"],
+            f"{classes} classes, {size_hw[0]}x{size_hw[1]}; one MAC is one multiply-add, attention products"
+            " counted; -: not a size for this model",
+            [
+                "model",
+                "parameters",
+                "GMAC",
+                "stride",
+                "sides",
+                "ISR multipliers",
+                "published weights",
+                "what",
+            ],
             [
                 [
                     row["name"],

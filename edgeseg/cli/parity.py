@@ -19,12 +19,24 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="The float checkpoint: for P0, P1 and P4.")
-@click.option("--quantized", type=click.Path(path_type=Path), help="The quantized checkpoint: for P0 and P1 of INT8.")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Folder that the recipe's data paths start from: for P4.")
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="With --data-root: use N images, evenly spread.")
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="The float checkpoint: for P0, P1 and P4."
+)
+@click.option(
+    "--quantized", type=click.Path(path_type=Path), help="The quantized checkpoint: for P0 and P1 of INT8."
+)
+@click.option(
+    "--data-root",
+    type=click.Path(path_type=Path),
+    help="Folder that the recipe's data paths start from: for P4.",
+)
+@click.option(
+    "--limit", type=click.IntRange(1), metavar="N", help="With --data-root: use N images, evenly spread."
+)
 @click.option("--level", type=click.IntRange(0), help="This ISR level only.")
-@click.option("--precision", type=click.Choice(["float", "fp16", "int8"]), help="Programs of this precision only.")
+@click.option(
+    "--precision", type=click.Choice(["float", "fp16", "int8"]), help="Programs of this precision only."
+)
 @click.option("--threads", type=click.IntRange(1), help="Threads of the engine in P4.")
 @render.json_option
 def parity(
@@ -38,11 +50,13 @@ def parity(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Find where a BUNDLE's program stops saying what its model said: from the checkpoint to the engine, rung by rung.
+    """Find where a BUNDLE's program stops saying what its model said: from the checkpoint to the engine, rung
+    by rung.
 
-    P0 the torch model gives the golden masks; P1 the exported graph computes what torch does, of INT8 with the same integers on
-    both sides; P2 so does the graph as ONNX Runtime optimises it, in every form; P3 so does another runtime; P4 the engine loses
-    no more mIoU against the float checkpoint than the recipe's gate allows. The bundle is only read.
+    P0 the torch model gives the golden masks; P1 the exported graph computes what torch does, of INT8 with
+    the same integers on both sides; P2 so does the graph as ONNX Runtime optimises it, in every form; P3 so
+    does another runtime; P4 the engine loses no more mIoU against the float checkpoint than the recipe's gate
+    allows. The bundle is only read.
     """
     from edgeseg.bundle import open_bundle
     from edgeseg.pipeline.parity import Inputs, check, climb
@@ -52,7 +66,9 @@ def parity(
     with render.RichProgress() as progress:
         ladders = climb(opened, given, level=level, precision=precision, progress=progress)
     if as_json:
-        check(opened, ladders)  # before anything is printed: an error is the one document then, and holds all rungs
+        check(
+            opened, ladders
+        )  # before anything is printed: an error is the one document then, and holds all rungs
     data = {"bundle": opened.path, "ladders": [ladder.to_json() for ladder in ladders]}
     render.result(data, as_json, lambda: _shown(ladders))
     check(opened, ladders)
@@ -70,7 +86,15 @@ def _shown(ladders: list[Ladder]) -> list[RenderableType]:
 def _rows(rung: Rung) -> list[tuple[object, ...]]:
     """A line for each figure."""
     if rung.skipped or rung.problem:
-        return [(rung.name, rung.compares, "-", "-", f"skipped: {rung.skipped}" if rung.skipped else f"BROKEN: {rung.problem}")]
+        return [
+            (
+                rung.name,
+                rung.compares,
+                "-",
+                "-",
+                f"skipped: {rung.skipped}" if rung.skipped else f"BROKEN: {rung.problem}",
+            )
+        ]
     return [
         (
             rung.name if first else "",
@@ -79,5 +103,7 @@ def _rows(rung: Rung) -> list[tuple[object, ...]]:
             str(limit),
             "passed" if limit.holds(rung.figures[name]) else "BROKEN",
         )
-        for first, (name, limit) in zip([True, *[False] * len(rung.limits)], rung.limits.items(), strict=False)
+        for first, (name, limit) in zip(
+            [True, *[False] * len(rung.limits)], rung.limits.items(), strict=False
+        )
     ]

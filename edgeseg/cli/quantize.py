@@ -23,19 +23,47 @@ _NAMES = {"float": "float", "ptq": "INT8 calibrated", "qat": "INT8 trained"}
 
 @click.command()
 @click.argument("recipe")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Float weights; default best.safetensors of the run.")
 @click.option(
-    "--data-root", type=click.Path(path_type=Path), required=True, help="Folder that the recipe's data paths start from."
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="Float weights; default best.safetensors of the run.",
 )
-@click.option("--levels", type=click.Path(path_type=Path), metavar="PLAN.json", help="One level for each that a search kept.")
-@click.option("--level", "plans", multiple=True, metavar="PLAN", help="A level at this ISR plan, as 2,2,1,1-2,2,2; repeatable.")
-@click.option("--ptq-only", is_flag=True, help="Calibrate only; leave out the training that quant.qat asks for.")
+@click.option(
+    "--data-root",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder that the recipe's data paths start from.",
+)
+@click.option(
+    "--levels",
+    type=click.Path(path_type=Path),
+    metavar="PLAN.json",
+    help="One level for each that a search kept.",
+)
+@click.option(
+    "--level",
+    "plans",
+    multiple=True,
+    metavar="PLAN",
+    help="A level at this ISR plan, as 2,2,1,1-2,2,2; repeatable.",
+)
+@click.option(
+    "--ptq-only", is_flag=True, help="Calibrate only; leave out the training that quant.qat asks for."
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Run folder; default runs/NAME.")
-@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]), help="To train on.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    help="To train on.",
+)
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(0), help="Loader processes.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the engines; default: all cores.")
 @click.option("--fresh", is_flag=True, help="Repeat every stage; an earlier training is kept aside.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable."
+)
 @render.json_option
 def quantize(
     recipe: str,
@@ -54,12 +82,12 @@ def quantize(
 ) -> None:
     """Turn a float checkpoint of RECIPE into an INT8 bundle: calibrate, train on, export, build, measure.
 
-    RECIPE is a YAML file, a catalogue name, a run folder of `edgeseg train`, or a checkpoint; its quant section says how. The
-    bundle holds the float program beside the INT8 one. Both engines are measured on the whole validation split, and the bundle
-    appears only when INT8 loses no more than quant.max_miou_drop.
+    RECIPE is a YAML file, a catalogue name, a run folder of `edgeseg train`, or a checkpoint; its quant
+    section says how. The bundle holds the float program beside the INT8 one. Both engines are measured on the
+    whole validation split, and the bundle appears only when INT8 loses no more than quant.max_miou_drop.
 
-    With several ISR levels, calibration covers all of them with one set of scales; a level that loses too much with it gets
-    activation scales of its own. Training is at level 0.
+    With several ISR levels, calibration covers all of them with one set of scales; a level that loses too
+    much with it gets activation scales of its own. Training is at level 0.
 
     Run it again to continue: what is unchanged is not done twice.
     """
@@ -67,7 +95,9 @@ def quantize(
     from edgeseg.pipeline.quantize import quantize_run
 
     if levels is not None and plans:
-        raise click.UsageError("--levels takes the plans of a search, --level plans by hand: give one of the two")
+        raise click.UsageError(
+            "--levels takes the plans of a search, --level plans by hand: give one of the two"
+        )
     loaded, run_dir, weights = find_run(recipe, checkpoint, overrides)
     with render.RichProgress() as progress:
         made = quantize_run(
@@ -98,12 +128,21 @@ def _shown(made: Quantization) -> list[RenderableType]:
     ]
     rows.append(["mean", "", *(render.percent(measured["miou"], 2) for measured in accuracy.values())])
     engines = f"{first['engine']}; {accuracy[report['best']]['engine']}"
-    title = f"{report['recipe']}, ISR {report['isr']}, {first['images']} images: IoU through the engines ({engines})"
-    paths = {"checkpoint": made.checkpoint, "bundle": made.bundle.path, "report": made.checkpoint.parent / "quant" / "quant.json"}
+    title = (
+        f"{report['recipe']}, ISR {report['isr']}, {first['images']} images: IoU through the engines"
+        f" ({engines})"
+    )
+    paths = {
+        "checkpoint": made.checkpoint,
+        "bundle": made.bundle.path,
+        "report": made.checkpoint.parent / "quant" / "quant.json",
+    }
     return [
         render.table(title, ["class", "pixels", *(_NAMES[kind] for kind in accuracy)], rows),
         _coverage(report["coverage"]),
-        render.table("", ["engine", "median ms", "p90 ms", "size", ""], [_engine(row) for row in report["engines"]]),
+        render.table(
+            "", ["engine", "median ms", "p90 ms", "size", ""], [_engine(row) for row in report["engines"]]
+        ),
         *_levels(report),
         *_told(report),
         *([f"kept, as nothing changed: {', '.join(made.kept)}"] if made.kept else []),
@@ -114,13 +153,19 @@ def _shown(made: Quantization) -> list[RenderableType]:
 
 def _coverage(coverage: dict[str, Any]) -> RenderableType:
     """What stays float, and why."""
-    left = sorted((row for row in coverage["layers"] if row["precision"] == "float"), key=lambda row: -int(row["macs"]))
-    rows = [[row["name"], row["kind"], render.percent(row["macs"] / coverage["macs"], 2), row["reason"]] for row in left[:_SHOWN]]
+    left = sorted(
+        (row for row in coverage["layers"] if row["precision"] == "float"), key=lambda row: -int(row["macs"])
+    )
+    rows = [
+        [row["name"], row["kind"], render.percent(row["macs"] / coverage["macs"], 2), row["reason"]]
+        for row in left[:_SHOWN]
+    ]
     if more := left[_SHOWN:]:
         share = render.percent(sum(row["macs"] for row in more) / coverage["macs"], 2)
         rows.append([f"and {len(more)} more", "", share, "see quant.json"])
     title = (
-        f"{render.percent(coverage['share'])} of the multiply-adds are in INT8; float: {len(left)} of {len(coverage['layers'])}"
+        f"{render.percent(coverage['share'])} of the multiply-adds are in INT8; float: {len(left)} of"
+        f" {len(coverage['layers'])}"
     )
     return render.table(title, ["layer", "kind", "MACs", "why"], rows)
 
@@ -140,7 +185,11 @@ def _levels(report: Mapping[str, Any]) -> list[RenderableType]:
         for row in report["levels"]
     ]
     columns = ["level", "isr", "float mIoU", "INT8 mIoU", "float ms", "INT8 ms", "scales"]
-    told = [f"level {row['level']} has activation scales of its own: {row['why']}" for row in report["levels"] if row["why"]]
+    told = [
+        f"level {row['level']} has activation scales of its own: {row['why']}"
+        for row in report["levels"]
+        if row["why"]
+    ]
     return [render.table("levels", columns, rows), *told]
 
 
@@ -153,7 +202,10 @@ def _engine(row: dict[str, Any]) -> list[object]:
 def _told(report: Mapping[str, Any]) -> list[str]:
     """What decides, in sentences."""
     drop, allowed = 100 * report["miou_drop"], 100 * report["quant"]["max_miou_drop"]
-    lines = [f"INT8 {'lost' if drop >= 0 else 'gained'} {abs(drop):.2f} points of mIoU; a loss of {allowed:.2f} is allowed"]
+    lines = [
+        f"INT8 {'lost' if drop >= 0 else 'gained'} {abs(drop):.2f} points of mIoU; a loss of {allowed:.2f} is"
+        " allowed"
+    ]
     qat, faster = report["qat"], report["speedup"]
     if qat is not None and not qat["best_step"]:
         lines.append(
@@ -161,7 +213,10 @@ def _told(report: Mapping[str, Any]) -> list[str]:
             f"{render.percent(qat['miou_ptq'], 2)} in torch): the calibrated checkpoint was taken"
         )
     if faster is not None and faster <= 1.0:
-        lines.append(f"INT8 IS NOT FASTER HERE: its best engine takes {1 / faster:.2f} times as long as the best float engine")
+        lines.append(
+            f"INT8 IS NOT FASTER HERE: its best engine takes {1 / faster:.2f} times as long as the best float"
+            " engine"
+        )
     elif faster is not None:
         lines.append(f"the best INT8 engine is {faster:.2f} times as fast as the best float engine")
     return lines

@@ -9,7 +9,9 @@ import click
 from edgeseg.cli import render
 from edgeseg.errors import RecipeError
 
-_SET = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable.")
+_SET = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable."
+)
 
 
 @click.group()
@@ -71,8 +73,9 @@ def show(name_or_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
 def check(names_or_paths: tuple[str, ...], overrides: tuple[str, ...], as_json: bool) -> None:
     """Check each RECIPE; print `ok` and its digest, or every mistake with its line.
 
-    Model, options, runtimes, ISR plan and calibration set are looked up, and every value is held against what training and
-    building make of it. No torch is needed, except for the layers of quant.keep_float: without it, they are said to be unchecked.
+    Model, options, runtimes, ISR plan and calibration set are looked up, and every value is held against what
+    training and building make of it. No torch is needed, except for the layers of quant.keep_float: without
+    it, they are said to be unchecked.
 
     Two recipes of one digest train and build the same, whatever their comments and order.
     """
@@ -93,7 +96,10 @@ def check(names_or_paths: tuple[str, ...], overrides: tuple[str, ...], as_json: 
         raise RecipeError("\n".join(map(str, failures)), hint=failures[0].hint)
 
     def human() -> list[str]:
-        told = [[f"ok {row['digest']} {row['path']}", *(f"not checked: {what}" for what in row["unchecked"])] for row in checked]
+        told = [
+            [f"ok {row['digest']} {row['path']}", *(f"not checked: {what}" for what in row["unchecked"])]
+            for row in checked
+        ]
         return [line for lines in told for line in lines]
 
     render.result({"ok": True, "recipes": checked}, as_json, human)
@@ -103,8 +109,8 @@ def check(names_or_paths: tuple[str, ...], overrides: tuple[str, ...], as_json: 
 def schema() -> None:
     """Print the JSON Schema of a recipe, for completion and checks while typing.
 
-    Save it beside your recipes and name it in the first line of each; editors with a YAML language server (VS Code's YAML
-    extension, Neovim, JetBrains) follow it:
+    Save it beside your recipes and name it in the first line of each; editors with a YAML language server (VS
+    Code's YAML extension, Neovim, JetBrains) follow it:
 
     \b
         edgeseg recipe schema > recipe.schema.json
@@ -113,5 +119,7 @@ def schema() -> None:
     from edgeseg.recipe.editor_schema import recipe_schema
 
     click.echo(json.dumps(recipe_schema(), indent=2))
-    click.echo("to use it: save it as recipe.schema.json and begin a recipe beside it with the line", err=True)
+    click.echo(
+        "to use it: save it as recipe.schema.json and begin a recipe beside it with the line", err=True
+    )
     click.echo("# yaml-language-server: $schema=recipe.schema.json", err=True)

@@ -1,4 +1,5 @@
-"""The only file that formats for people: results on stdout, errors and progress on stderr, percent, units and tables.
+"""The only file that formats for people: results on stdout, errors and progress on stderr, percent, units and
+tables.
 
 rich is imported where something is drawn with it, so that `--json` and `--help` do without.
 """
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 
     from edgeseg.contracts import Progress
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout instead of text.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document on stdout instead of text."
+)
 """Decorator: adds --json as the parameter `as_json`."""
 
 
@@ -45,7 +48,8 @@ def result(
     Args:
         data: JSON values; paths, dataclasses and numpy numbers are converted, NaN and infinities become null.
         as_json: print `data` as exactly one JSON document.
-        human: makes the form for people, a string (printed as it is) or anything rich can draw, or a list of these.
+        human: makes the form for people, a string (printed as it is) or anything rich can draw, or a list of
+            these.
         file: what the command wrote; where that was stdout, nothing else is printed there.
     """
     if file is not None and is_stdout(file):
@@ -62,7 +66,9 @@ def result(
 
 
 def error(failure: EdgesegError | click.ClickException, as_json: bool) -> int:
-    """Print what went wrong and what to do next on stderr (with `as_json` also as JSON on stdout); returns the exit code."""
+    """Print what went wrong and what to do next on stderr (with `as_json` also as JSON on stdout); returns
+    the exit code.
+    """
     if isinstance(failure, click.exceptions.NoArgsIsHelpError):
         failure.show()
         return failure.exit_code
@@ -76,7 +82,12 @@ def error(failure: EdgesegError | click.ClickException, as_json: bool) -> int:
     click.secho("hint: ", fg="cyan", bold=True, nl=False, err=True)
     click.echo(hint, err=True)
     if as_json:
-        document = {"type": type(failure).__name__, "message": message, "hint": hint, "exit_code": failure.exit_code}
+        document = {
+            "type": type(failure).__name__,
+            "message": message,
+            "hint": hint,
+            "exit_code": failure.exit_code,
+        }
         if isinstance(failure, ParityError | GateFailed):
             document["report"] = failure.report
         click.echo(json_text({"error": plain(document)}, indent=2))
@@ -84,7 +95,9 @@ def error(failure: EdgesegError | click.ClickException, as_json: bool) -> int:
 
 
 def plain(value: Any) -> Any:
-    """The JSON form of a value: mappings, sequences, paths, dataclasses, numpy scalars and arrays. NaN and infinity are null."""
+    """The JSON form of a value: mappings, sequences, paths, dataclasses, numpy scalars and arrays. NaN and
+    infinity are null.
+    """
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if value is None or isinstance(value, str | int | float):
@@ -103,13 +116,17 @@ def plain(value: Any) -> Any:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """A table. None is shown as "-", columns of numbers are set flush right, and text is shown as it is: no markup."""
+    """A table. None is shown as "-", columns of numbers are set flush right, and text is shown as it is: no
+    markup.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     cells = [list(row) for row in rows]
-    drawn = Table(title=Text(title) if title else None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    drawn = Table(
+        title=Text(title) if title else None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     for index, name in enumerate(columns):
         numeric = bool(cells) and all(_is_number(row[index]) for row in cells)
         drawn.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
@@ -146,8 +163,8 @@ def duration(seconds: float) -> str:
 class RichProgress:
     """An `edgeseg.contracts.Progress` on stderr, used as a context manager.
 
-    On a terminal: bars with rate, time left and the caller's figures. Elsewhere: one plain line every `interval_s`, and one at
-    the end of each task.
+    On a terminal: bars with rate, time left and the caller's figures. Elsewhere: one plain line every
+    `interval_s`, and one at the end of each task.
     """
 
     def __init__(self, interval_s: float = 10.0) -> None:
@@ -159,7 +176,9 @@ class RichProgress:
         self._to = _Bars() if on_terminal else _Lines(self._interval_s)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._shown.stop()
 
     @property
@@ -273,7 +292,10 @@ class _Lines:
 
     def finish(self, task: str) -> None:
         line = self._lines.pop(task)
-        parts = (f"{task}: {line.done} in {duration(time.monotonic() - line.started_s)}", _figures(line.figures))
+        parts = (
+            f"{task}: {line.done} in {duration(time.monotonic() - line.started_s)}",
+            _figures(line.figures),
+        )
         self.message(", ".join(part for part in parts if part))
 
     def message(self, text: str) -> None:
@@ -288,7 +310,10 @@ def _rate(per_s: float) -> str:
 
 
 def _figures(figures: Mapping[str, float | str]) -> str:
-    return "  ".join(f"{name}={value if isinstance(value, str) else format(value, '.4g')}" for name, value in figures.items())
+    return "  ".join(
+        f"{name}={value if isinstance(value, str) else format(value, '.4g')}"
+        for name, value in figures.items()
+    )
 
 
 def _is_number(value: object) -> bool:

@@ -11,10 +11,14 @@ from edgeseg.cli import render
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Picture to write; default curve.png in the run.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), help="Picture to write; default curve.png in the run."
+)
 @render.json_option
 def report(run: Path, out: Path | None, as_json: bool) -> None:
-    """Draw the training curve of RUN, a folder that `edgeseg train` made: loss and validation mIoU over steps."""
+    """Draw the training curve of RUN, a folder that `edgeseg train` made: loss and validation mIoU over
+    steps.
+    """
     from edgeseg.errors import DataError
     from edgeseg.files import Target
     from edgeseg.report.curve import draw_curve, read_curve

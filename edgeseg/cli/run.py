@@ -34,15 +34,17 @@ def run(context: click.Context, /, sheet_path: Path | None, as_json: bool, **_: 
     """Segment the frames of sources, and say where the time went.
 
     Ctrl-C ends a run in good order: recordings are finished and the report is written. So do SIGTERM,
-    with exit code 143, and SIGHUP, with 129. A sink whose reader goes away (--sink - into head) ends, and the others go on; where
-    none is left, so does the run, with 141.
+    with exit code 143, and SIGHUP, with 129. A sink whose reader goes away (--sink - into head) ends, and the
+    others go on; where none is left, so does the run, with 141.
     """
     from edgeseg.stream.watch.service import JsonLog
 
     settings = read_settings(context)
     printing = [*(["--json"] if as_json else []), *_printing(settings, sheet_path)]
     if len(printing) > 1:
-        raise click.UsageError(f"{' and '.join(printing)} both write to stdout; use --report FILE for the report")
+        raise click.UsageError(
+            f"{' and '.join(printing)} both write to stdout; use --report FILE for the report"
+        )
     log = JsonLog() if settings.log == "json" else None
     try:
         failures = _run(settings, sheet_path, as_json, log)
@@ -66,7 +68,9 @@ def run(context: click.Context, /, sheet_path: Path | None, as_json: bool, **_: 
         context.exit(StreamError.exit_code)
 
 
-def _run(settings: Streams, sheet_path: Path | None, as_json: bool, log: JsonLog | None) -> Sequence[Mapping[str, str]]:
+def _run(
+    settings: Streams, sheet_path: Path | None, as_json: bool, log: JsonLog | None
+) -> Sequence[Mapping[str, str]]:
     """Everything between the settings and the report; returns what of the run failed, for the exit code."""
     from edgeseg.bundle import open_bundle
     from edgeseg.devices.local import clocks_here
@@ -117,7 +121,9 @@ def _run(settings: Streams, sheet_path: Path | None, as_json: bool, log: JsonLog
         _tell_settings(opened, settings, progress)
         monitor = Monitor()
         stack.callback(monitor.events.close)
-        monitor.events.subscribe(log.event if log else run_report.teller(progress, lambda: any(one.is_live for one in sources)))
+        monitor.events.subscribe(
+            log.event if log else run_report.teller(progress, lambda: any(one.is_live for one in sources))
+        )
         if settings.web:
             height, width = program.image.size_hw
             about = {"bundle": Path(settings.bundle).name, "model": program.arch, "size": f"{width}x{height}"}
@@ -164,21 +170,36 @@ def _sessions(settings: Streams, opened: Any, stack: ExitStack) -> tuple[dict[in
 
     level, threads, precision = settings.level, settings.threads, settings.precision
     if not (settings.deadline_ms or settings.target_fps):
-        return {level: stack.enter_context(open_session(opened, level=level, threads=threads, precision=precision))}, None
-    target = Target("deadline", settings.deadline_ms) if settings.deadline_ms else Target.fps(settings.target_fps or 0.0)
-    sessions, governor = stack.enter_context(open_governed(opened, target, first=level, threads=threads, precision=precision))
+        return {
+            level: stack.enter_context(
+                open_session(opened, level=level, threads=threads, precision=precision)
+            )
+        }, None
+    target = (
+        Target("deadline", settings.deadline_ms)
+        if settings.deadline_ms
+        else Target.fps(settings.target_fps or 0.0)
+    )
+    sessions, governor = stack.enter_context(
+        open_governed(opened, target, first=level, threads=threads, precision=precision)
+    )
     return dict(sessions), governor
 
 
 def _tell_settings(opened: Any, settings: Streams, progress: Progress) -> None:
-    """Say where the machine is set otherwise than when its engine was timed: a governor goes by those times."""
+    """Say where the machine is set otherwise than when its engine was timed: a governor goes by those
+    times.
+    """
     from edgeseg.devices.local import timed_otherwise
     from edgeseg.engines.open import find_engine
     from edgeseg.text import quoted
 
     engine = find_engine(opened, settings.level, precision=settings.precision)
     if told := timed_otherwise(engine.clocks):
-        progress.message(f"{engine.runtime} {engine.kind}: {told}; to time it anew: edgeseg build {quoted(opened.path)} --force")
+        progress.message(
+            f"{engine.runtime} {engine.kind}: {told}; to time it anew: edgeseg build {quoted(opened.path)}"
+            " --force"
+        )
 
 
 def _regions(by_id: Mapping[str, Any], labels: LabelSpace) -> dict[str, RegionMonitor]:
@@ -220,7 +241,9 @@ def _serve(
         if one.regions
     }
     page = LivePage(labels)
-    server = LiveServer(parse_address(web.listen), page, monitor, token=web.token, about=about, power=PowerMeter().read)
+    server = LiveServer(
+        parse_address(web.listen), page, monitor, token=web.token, about=about, power=PowerMeter().read
+    )
     stack.enter_context(server)
     return page, server.url
 
@@ -240,6 +263,8 @@ def _heartbeat(monitor: Monitor) -> Any:
         if status is None:
             return "waiting for the first frame"
         running = sum(source.state == "RUNNING" for source in status.sources)
-        return f"{status.fps:.1f} frames/s, {running} of {len(status.sources)} sources run, level {status.level}"
+        return (
+            f"{status.fps:.1f} frames/s, {running} of {len(status.sources)} sources run, level {status.level}"
+        )
 
     return Heartbeat(alive, line)

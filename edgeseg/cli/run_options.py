@@ -32,55 +32,95 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "sources",
         multiple=True,
         metavar="[NAME=]URI",
-        help="clip.mp4, frames/, frames/*.png, rtsp://, http://, udp://, /dev/video0, csi://0, gst:PIPELINE or "
-        "synthetic://640x480@30?frames=300. Repeatable; NAME is what results call it.",
+        help=(
+            "clip.mp4, frames/, frames/*.png, rtsp://, http://, udp://, /dev/video0, csi://0, gst:PIPELINE or"
+            " synthetic://640x480@30?frames=300. Repeatable; NAME is what results call it."
+        ),
     ),
     click.option(
         "--sink",
         "sinks",
         multiple=True,
         metavar="URI",
-        help="out.mp4, masks/, results.ndjson, - (stdout), rtsp://, http://, mqtt://, display:// or null:. Repeatable; {source} "
-        "stands for each source's name, and options follow a #: 'rec/{source}.mp4#segment_s=600&keep=10'.",
+        help=(
+            "out.mp4, masks/, results.ndjson, - (stdout), rtsp://, http://, mqtt://, display:// or null:."
+            " Repeatable; {source} stands for each source's name, and options follow a #:"
+            " 'rec/{source}.mp4#segment_s=600&keep=10'."
+        ),
     ),
     click.option(
-        "--config", "config_path", type=click.Path(path_type=Path), metavar="FILE", help="Take all of this from a streams.yaml."
+        "--config",
+        "config_path",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Take all of this from a streams.yaml.",
     ),
     click.option(
         "--level",
         type=click.IntRange(min=0),
         default=0,
         show_default=True,
-        help="Program level of the bundle; 0 is the most exact. With a deadline or a rate: the most exact that may be used.",
+        help=(
+            "Program level of the bundle; 0 is the most exact. With a deadline or a rate: the most exact that"
+            " may be used."
+        ),
     ),
-    click.option("--precision", type=click.Choice(["float", "fp16", "int8"]), help="Default: whatever a build found fastest."),
+    click.option(
+        "--precision",
+        type=click.Choice(["float", "fp16", "int8"]),
+        help="Default: whatever a build found fastest.",
+    ),
     _number(
         "--deadline-ms",
         metavar="MS",
-        help="Move between the bundle's levels so that a frame's latency, from the frame in hand to its mask "
-        "(resize + infer + postprocess, waiting in queues left out), stays within MS.",
+        help=(
+            "Move between the bundle's levels so that a frame's latency, from the frame in hand to its mask "
+            "(resize + infer + postprocess, waiting in queues left out), stays within MS."
+        ),
     ),
     _number(
         "--target-fps",
         metavar="FPS",
-        help="Move between the bundle's levels so that the engine keeps up with FPS frames/s: its time per frame stays within "
-        "1000/FPS ms. Stages overlap; where reading or writing is slower, no level can help.",
+        help=(
+            "Move between the bundle's levels so that the engine keeps up with FPS frames/s: its time per"
+            " frame stays within 1000/FPS ms. Stages overlap; where reading or writing is slower, no level"
+            " can help."
+        ),
     ),
     click.option(
-        "--threads", type=click.IntRange(min=1), help="Threads of the engine; those that it was measured with unless given."
+        "--threads",
+        type=click.IntRange(min=1),
+        help="Threads of the engine; those that it was measured with unless given.",
     ),
-    click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Stop after N frames of each source."),
+    click.option(
+        "--limit", type=click.IntRange(min=1), metavar="N", help="Stop after N frames of each source."
+    ),
     click.option(
         "--drop",
         type=click.Choice(["newest", "oldest", "none"]),
-        help="Which frame goes when a source's queue is full. Live sources drop the oldest, files none, unless given.",
+        help=(
+            "Which frame goes when a source's queue is full. Live sources drop the oldest, files none, unless"
+            " given."
+        ),
     ),
     click.option(
-        "--queue", type=click.IntRange(min=1), metavar="N", help="Frames of a source that wait for the engine, at most."
+        "--queue",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Frames of a source that wait for the engine, at most.",
     ),
-    _number("--max-age-ms", metavar="MS", help="Drop frames that are older than MS when the engine could take them."),
+    _number(
+        "--max-age-ms",
+        metavar="MS",
+        help="Drop frames that are older than MS when the engine could take them.",
+    ),
     click.option("--tcp/--udp", "tcp", default=None, help="Transport of rtsp:// sources; TCP unless given."),
-    _number("--open-timeout", "open_timeout_s", metavar="S", help="Seconds from connecting to the first frame; 10 unless given."),
+    _number(
+        "--open-timeout",
+        "open_timeout_s",
+        metavar="S",
+        help="Seconds from connecting to the first frame; 10 unless given.",
+    ),
     _number(
         "--read-timeout",
         "read_timeout_s",
@@ -92,15 +132,21 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "regions",
         multiple=True,
         metavar="[SOURCE:]NAME[@WxH]=X,Y;X,Y;...",
-        help="A polygon whose class shares are measured, of one source or of all. Numbers are shares of width and height (0.5, "
-        "50%) or pixels (640px, or whole numbers), of a picture of WxH or of the first one. Repeatable.",
+        help=(
+            "A polygon whose class shares are measured, of one source or of all. Numbers are shares of width"
+            " and height (0.5, 50%) or pixels (640px, or whole numbers), of a picture of WxH or of the first"
+            " one. Repeatable."
+        ),
     ),
     click.option(
         "--threshold",
         "thresholds",
         multiple=True,
         metavar="[SOURCE:]NAME=REGION:CLASS>SHARE",
-        help="An event when a share is passed: 'road blocked=lane:!road>35%/30%@2s' is raised over 35 % for 2 s.",
+        help=(
+            "An event when a share is passed: 'road blocked=lane:!road>35%/30%@2s' is raised over 35 % for"
+            " 2 s."
+        ),
     ),
     click.option(
         "--web",
@@ -108,13 +154,24 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Serve the live page, /metrics and /healthz. Other than loopback addresses need a token.",
     ),
     click.option(
-        "--web-token", envvar="EDGESEG_WEB_TOKEN", metavar="TOKEN", help="What visitors must know (or EDGESEG_WEB_TOKEN)."
+        "--web-token",
+        envvar="EDGESEG_WEB_TOKEN",
+        metavar="TOKEN",
+        help="What visitors must know (or EDGESEG_WEB_TOKEN).",
     ),
     click.option(
-        "--opacity", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Share of the class colour in overlays."
+        "--opacity",
+        type=click.FloatRange(0, 1),
+        default=0.5,
+        show_default=True,
+        help="Share of the class colour in overlays.",
     ),
     click.option(
-        "--report", "report_path", type=click.Path(path_type=Path), metavar="FILE", help="Write the end report here as JSON."
+        "--report",
+        "report_path",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Write the end report here as JSON.",
     ),
     click.option(
         "--contact-sheet",

@@ -40,14 +40,20 @@ def summary(report: RunReport, sinks: Sequence[str]) -> list[RenderableType]:
         f" of {report.frames_expected}" if report.interrupted and report.frames_expected else ""
     )
     lines = [
-        f"{report.source}: {frames} of {width}x{height} in {render.duration(report.wall_s)}, {report.fps:.1f} fps",
+        (
+            f"{report.source}: {frames} of {width}x{height} in {render.duration(report.wall_s)},"
+            f" {report.fps:.1f} fps"
+        ),
         f"bottleneck: {report.bottleneck}",
     ]
     if report.governor:
         limit = f"{report.governor['limit_ms']:.4g} ms"
         time = {"deadline": "latency", "fps": "inference"}[report.governor["target"]]
         missed = render.percent(report.governor["over_limit"])
-        lines.append(f"{time} over {limit}: {missed} of the frames; {report.governor['switch_count']} switches of level")
+        lines.append(
+            f"{time} over {limit}: {missed} of the frames; {report.governor['switch_count']} switches of"
+            " level"
+        )
     if sinks:
         lines.append(f"written: {', '.join(sinks)}")
     stages: list[tuple[Any, ...]] = [
@@ -59,11 +65,17 @@ def summary(report: RunReport, sinks: Sequence[str]) -> list[RenderableType]:
         render.table(
             "Time per frame",
             ("stage", "mean ms", "p50 ms", "p90 ms", "p99 ms", "busy"),
-            [*stages, ("latency", *_figures(report.latency), ""), ("frame age", *_figures(report.frame_age), "")],
+            [
+                *stages,
+                ("latency", *_figures(report.latency), ""),
+                ("frame age", *_figures(report.frame_age), ""),
+            ],
         ),
         *_streams(report),
         *(_governed(report.governor) if report.governor else ()),
-        render.table("Classes", ("class", "share"), [(name, render.percent(share)) for name, share in classes if share]),
+        render.table(
+            "Classes", ("class", "share"), [(name, render.percent(share)) for name, share in classes if share]
+        ),
     ]
 
 
@@ -84,19 +96,36 @@ def _streams(report: RunReport) -> Sequence[RenderableType]:
             )
             for source in report.sources
         ]
-        columns = ("source", "ended as", "frames", "segmented", "dropped", "reconnects", "age p50 ms", "age p99 ms")
+        columns = (
+            "source",
+            "ended as",
+            "frames",
+            "segmented",
+            "dropped",
+            "reconnects",
+            "age p50 ms",
+            "age p99 ms",
+        )
         parts.append(render.table("Sources", columns, rows))
         parts.append("\n".join(f"{source['source']}: {source['policy']}" for source in report.sources))
     troubled = [sink for sink in report.sinks if sink["last_error"]]
     if troubled:
-        failed = [(sink["sink"], sink["state"].lower(), sink["written"], sink["missed"], sink["last_error"]) for sink in troubled]
-        parts.append(render.table("Sinks that failed", ("sink", "ended as", "written", "missed", "last error"), failed))
+        failed = [
+            (sink["sink"], sink["state"].lower(), sink["written"], sink["missed"], sink["last_error"])
+            for sink in troubled
+        ]
+        parts.append(
+            render.table("Sinks that failed", ("sink", "ended as", "written", "missed", "last error"), failed)
+        )
     return parts
 
 
 def _governed(governor: Mapping[str, Any]) -> Sequence[RenderableType]:
     """How the frames went over the levels, and the last switches."""
-    levels = [(level["level"], level["isr"], render.percent(level["share"]), *_figures(level)) for level in governor["levels"]]
+    levels = [
+        (level["level"], level["isr"], render.percent(level["share"]), *_figures(level))
+        for level in governor["levels"]
+    ]
     switches = [
         (
             render.duration(switch["at_s"]),
@@ -108,10 +137,16 @@ def _governed(governor: Mapping[str, Any]) -> Sequence[RenderableType]:
         )
         for switch in governor["switches"][-_SWITCHES_SHOWN:]
     ]
-    parts = [render.table("Levels", ("level", "isr", "frames", "mean ms", "p50 ms", "p90 ms", "p99 ms"), levels)]
+    parts = [
+        render.table("Levels", ("level", "isr", "frames", "mean ms", "p50 ms", "p90 ms", "p99 ms"), levels)
+    ]
     if switches:
         shown = f", the last {len(switches)}" if len(switches) < governor["switch_count"] else ""
-        parts.append(render.table(f"Switches{shown}", ("at", "frame", "levels", "reason", "p90 ms", "expected ms"), switches))
+        parts.append(
+            render.table(
+                f"Switches{shown}", ("at", "frame", "levels", "reason", "p90 ms", "expected ms"), switches
+            )
+        )
     return parts
 
 

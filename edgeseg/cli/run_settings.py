@@ -1,4 +1,6 @@
-"""The options of `edgeseg run` as the settings that a configuration file would hold, so that there is one way from there on."""
+"""The options of `edgeseg run` as the settings that a configuration file would hold, so that there is one way
+from there on.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
 
 _Named = TypeVar("_Named", "regions.Region", "regions.Threshold")
 
-BESIDE_A_FILE = frozenset({"config_path", "limit", "report_path", "sheet_path", "web_token", "log_json", "as_json"})
+BESIDE_A_FILE = frozenset(
+    {"config_path", "limit", "report_path", "sheet_path", "web_token", "log_json", "as_json"}
+)
 """Options that may stand beside --config; what runs is what the file says."""
 
 _TRANSPORT_SCHEMES = ("rtsp:", "rtsps:")
@@ -38,7 +42,9 @@ def read_settings(context: click.Context) -> config.Streams:
     if given["config_path"] is None:
         return _from_options(given)
     stated = [name for name in given if context.get_parameter_source(name) == ParameterSource.COMMANDLINE]
-    also = [param for param in context.command.params if param.name in stated and param.name not in BESIDE_A_FILE]
+    also = [
+        param for param in context.command.params if param.name in stated and param.name not in BESIDE_A_FILE
+    ]
     if also:
         names = ", ".join(param.opts[-1] if isinstance(param, click.Option) else "BUNDLE" for param in also)
         raise click.UsageError(f"--config says what runs; write {names} into {given['config_path']}")
@@ -109,18 +115,24 @@ def _with_options(uri: str, tcp: bool | None, timeout_s: float | None) -> str:
         f"transport={'tcp' if tcp else 'udp'}"
         if tcp is not None and scheme in _TRANSPORT_SCHEMES and "transport=" not in own
         else "",
-        f"timeout={timeout_s:g}" if timeout_s and scheme in _TIMEOUT_SCHEMES and "timeout=" not in own else "",
+        f"timeout={timeout_s:g}"
+        if timeout_s and scheme in _TIMEOUT_SCHEMES and "timeout=" not in own
+        else "",
     ]
-    return "&".join(part for part in (uri if own else f"{uri}#", *wanted) if part).replace("#&", "#").rstrip("#")
+    return (
+        "&".join(part for part in (uri if own else f"{uri}#", *wanted) if part).replace("#&", "#").rstrip("#")
+    )
 
 
 def _regions(
     region_texts: Sequence[str], threshold_texts: Sequence[str], sources: Sequence[str]
 ) -> dict[str, tuple[config.Region, ...]]:
-    """What is watched, by source. What is for one source takes the place of what is for all under the same name.
+    """What is watched, by source. What is for one source takes the place of what is for all under the same
+    name.
 
     Raises:
-        StreamError: a malformed region or threshold, two of one name, or one of a source or a region that is not there.
+        StreamError: a malformed region or threshold, two of one name, or one of a source or a region that is
+            not there.
     """
     from edgeseg.stream.watch.regions import THRESHOLD_HINT, parse_region, parse_threshold
 
@@ -131,7 +143,9 @@ def _regions(
         for one in group.values():
             if one.region not in named:
                 whose = f" of source {source}" if source else ""
-                raise StreamError(f"threshold {one.name}: there is no --region {one.region}{whose}", hint=THRESHOLD_HINT)
+                raise StreamError(
+                    f"threshold {one.name}: there is no --region {one.region}{whose}", hint=THRESHOLD_HINT
+                )
     found = {}
     for source in sources:
         wanted = {**thresholds.get("", {}), **thresholds.get(source, {})}.values()
@@ -166,11 +180,15 @@ def _by_source(
 def _region(area: regions.Region, thresholds: Sequence[regions.Threshold]) -> config.Region:
     from edgeseg.stream import config
 
-    return config.Region(name=area.name, polygon=area.corners, thresholds=tuple(_threshold(one) for one in thresholds))
+    return config.Region(
+        name=area.name, polygon=area.corners, thresholds=tuple(_threshold(one) for one in thresholds)
+    )
 
 
 def _threshold(one: regions.Threshold) -> config.Threshold:
     from edgeseg.stream import config
 
     side = {"above" if one.above else "below": one.raise_at}
-    return config.Threshold(name=one.name, classes=one.classes, others=one.others, clear=one.clear_at, for_s=one.for_s, **side)
+    return config.Threshold(
+        name=one.name, classes=one.classes, others=one.others, clear=one.clear_at, for_s=one.for_s, **side
+    )

@@ -23,10 +23,22 @@ _SHOWN = 25
 @click.command()
 @click.argument("recipe")
 @click.option(
-    "--data-root", type=click.Path(path_type=Path), required=True, help="Folder that the recipe's data paths start from."
+    "--data-root",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder that the recipe's data paths start from.",
 )
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Float weights; default best.safetensors of the run.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for the results; default sensitivity in the run.")
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="Float weights; default best.safetensors of the run.",
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for the results; default sensitivity in the run.",
+)
 @click.option(
     "--mode",
     default="quantize-one",
@@ -41,16 +53,38 @@ _SHOWN = 25
     type=click.Choice(["noise", "miou"]),
     help="What harm is: a share of the logit noise, which few images tell well, or mIoU.",
 )
-@click.option("--limit", default=16, show_default=True, type=click.IntRange(0), metavar="N", help="Validation images; 0: all.")
-@click.option("--budget", is_flag=True, help="Find the fewest layers to keep float within quant.max_miou_drop.")
 @click.option(
-    "--budget-limit", default=0, show_default=True, type=click.IntRange(0), metavar="N", help="Images that judge it; 0: all."
+    "--limit",
+    default=16,
+    show_default=True,
+    type=click.IntRange(0),
+    metavar="N",
+    help="Validation images; 0: all.",
+)
+@click.option(
+    "--budget", is_flag=True, help="Find the fewest layers to keep float within quant.max_miou_drop."
+)
+@click.option(
+    "--budget-limit",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    metavar="N",
+    help="Images that judge it; 0: all.",
 )
 @click.option("--runtime", help="Of the engines that --budget times; default: the recipe's first target.")
 @click.option("--threads", type=click.IntRange(1), help="Of these engines; default: all cores.")
-@click.option("--rounds", default=30, show_default=True, type=click.IntRange(0), help="Times each is timed; 0: build none.")
+@click.option(
+    "--rounds",
+    default=30,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Times each is timed; 0: build none.",
+)
 @click.option("--force", is_flag=True, help="Measure anew what was measured before.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable."
+)
 @render.json_option
 def sensitivity(
     recipe: str,
@@ -71,8 +105,9 @@ def sensitivity(
 ) -> None:
     """Measure what each layer of RECIPE's model costs in INT8, on validation images, after calibration alone.
 
-    RECIPE is a YAML file, a catalogue name, or a run folder of `edgeseg train`. A sweep that was stopped continues with the same
-    command. With --budget, the most harmful layers go back to float until mIoU holds, and engines tell what that costs in time.
+    RECIPE is a YAML file, a catalogue name, or a run folder of `edgeseg train`. A sweep that was stopped
+    continues with the same command. With --budget, the most harmful layers go back to float until mIoU holds,
+    and engines tell what that costs in time.
     """
     from edgeseg.int8_study.sensitivity_study import SensitivityOptions, run_sensitivity
 
@@ -89,8 +124,12 @@ def sensitivity(
         force=force,
     )
     with render.RichProgress() as progress:
-        found = run_sensitivity(loaded, weights, data_root, out or run_dir / "sensitivity", options, progress=progress)
-    render.result({"out": found.out, "measured_before": found.known, **found.table}, as_json, lambda: _shown(found))
+        found = run_sensitivity(
+            loaded, weights, data_root, out or run_dir / "sensitivity", options, progress=progress
+        )
+    render.result(
+        {"out": found.out, "measured_before": found.known, **found.table}, as_json, lambda: _shown(found)
+    )
 
 
 def points(fraction: float) -> str:
@@ -115,8 +154,11 @@ def _shown(found: SensitivityResult) -> list[RenderableType]:
     ]
     how = "one layer INT8, all others float" if table["mode"] == "quantize-one" else "all layers INT8 but one"
     lines: list[RenderableType] = [
-        f"{table['recipe']} at {width}x{height}: {how}; mIoU {render.percent(table['float_miou'], 2)} in float, "
-        f"{render.percent(table['int8_miou'], 2)} in INT8 ({table['method']}), torch, on {table['images']} images",
+        (
+            f"{table['recipe']} at {width}x{height}: {how}; mIoU {render.percent(table['float_miou'], 2)} in"
+            f" float, {render.percent(table['int8_miou'], 2)} in INT8 ({table['method']}), torch, on"
+            f" {table['images']} images"
+        ),
         render.table("", ("layer", "kind", "MACs", "noise", "mIoU lost", "SQNR dB", "agreement"), rows),
         "noise: share of the logit noise with every layer INT8; mIoU lost: points, on these images",
     ]
@@ -131,21 +173,35 @@ def _budget_shown(budget: dict[str, Any]) -> list[RenderableType]:
     drop, allowed = points(budget["drop"]), f"{100 * budget['allowed']:.2f}"
     if not budget["reverted"]:
         lines: list[RenderableType] = [
-            f"\nbudget of {allowed} points holds as it is: {drop} lost on {budget['images']} images, no layer goes back to float"
+            f"\nbudget of {allowed} points holds as it is: {drop} lost on {budget['images']} images, no layer"
+            " goes back to float"
         ]
     else:
         lines = [
-            f"\nbudget of {allowed} points: {len(budget['reverted'])} layers go back to float; {drop} lost on "
-            f"{budget['images']} images, {points(budget['drop_before'])} before",
-            f"coverage  {render.percent(budget['coverage_before'])} -> {render.percent(budget['coverage'])} of the multiply-adds",
+            (
+                f"\nbudget of {allowed} points: {len(budget['reverted'])} layers go back to float; {drop}"
+                f" lost on {budget['images']} images, {points(budget['drop_before'])} before"
+            ),
+            (
+                f"coverage  {render.percent(budget['coverage_before'])} ->"
+                f" {render.percent(budget['coverage'])} of the multiply-adds"
+            ),
         ]
     times = budget["times"]
     if times is not None:
         rows = [
-            (name, f"{one['median_ms']:.1f}", f"{one['p10_ms']:.1f}-{one['p90_ms']:.1f}", f"{one['speedup']:.2f}")
+            (
+                name,
+                f"{one['median_ms']:.1f}",
+                f"{one['p10_ms']:.1f}-{one['p90_ms']:.1f}",
+                f"{one['speedup']:.2f}",
+            )
             for name, one in times["engines"].items()
         ]
-        title = f"engines on {times['runtime']} {times['runtime_version']}, {times['threads']} threads, timed in turns"
+        title = (
+            f"engines on {times['runtime']} {times['runtime_version']}, {times['threads']} threads, timed in"
+            " turns"
+        )
         lines.append(render.table(title, ("engine", "ms", "10-90 %", "speed-up"), rows))
     if budget["reverted"]:
         quoted = ", ".join(f'"{name}"' for name in budget["keep_float"])

@@ -1,4 +1,6 @@
-"""stdin, stdout and stderr as the shell left them: closed, ASCII, read by nobody. None of it is worth a traceback."""
+"""stdin, stdout and stderr as the shell left them: closed, ASCII, read by nobody. None of it is worth a
+traceback.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,12 @@ READER_GONE = 141
 
 
 def settle() -> None:
-    """Make the standard streams usable for a command, whatever they are. For the entry point, before anything is printed.
+    """Make the standard streams usable for a command, whatever they are. For the entry point, before anything
+    is printed.
 
-    Streams that are closed (`2>&-`) lead to /dev/null, so that no file of ours is opened in their place and printed into. What
-    an encoding lacks is shown as an escape. Messages that nobody can read any more (a closed terminal, a pipe without a reader)
-    are dropped, and the work goes on: its result counts.
+    Streams that are closed (`2>&-`) lead to /dev/null, so that no file of ours is opened in their place and
+    printed into. What an encoding lacks is shown as an escape. Messages that nobody can read any more (a
+    closed terminal, a pipe without a reader) are dropped, and the work goes on: its result counts.
     """
     for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
         try:
@@ -35,7 +38,11 @@ def settle() -> None:
             sys.stdout.reconfigure(errors=ENCODING_ERRORS)
     if isinstance(sys.stderr, io.TextIOWrapper):
         sys.stderr = _Messages(
-            sys.stderr.detach(), encoding=sys.stderr.encoding, errors=ENCODING_ERRORS, line_buffering=True, write_through=True
+            sys.stderr.detach(),
+            encoding=sys.stderr.encoding,
+            errors=ENCODING_ERRORS,
+            line_buffering=True,
+            write_through=True,
         )
 
 

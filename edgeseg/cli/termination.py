@@ -1,5 +1,5 @@
-"""SIGTERM and SIGHUP, which service managers, schedulers and closing terminals send: obeyed as Ctrl-C is, with exit codes of
-their own."""
+"""SIGTERM and SIGHUP, which service managers, schedulers and closing terminals send: obeyed as Ctrl-C is,
+with exit codes of their own."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 
 class Termination:
-    """The first SIGTERM or SIGHUP inside the `with` block raises KeyboardInterrupt in the main thread; `asked` remembers it.
+    """The first SIGTERM or SIGHUP inside the `with` block raises KeyboardInterrupt in the main thread;
+    `asked` remembers it.
 
-    Another one, a second later or more, raises again: what is still being put in order is given up. A signal that is ignored, as
-    SIGHUP under nohup, stays so. A forked child ends at once, as it would without this. Off the main thread, where Python takes
-    no signals, it does nothing.
+    Another one, a second later or more, raises again: what is still being put in order is given up. A signal
+    that is ignored, as SIGHUP under nohup, stays so. A forked child ends at once, as it would without this.
+    Off the main thread, where Python takes no signals, it does nothing.
 
     Attributes:
         number: the signal that came; 0 for none.
@@ -44,7 +45,9 @@ class Termination:
                     self._before[number] = signal.signal(number, self._raise)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -58,10 +61,14 @@ class Termination:
 
 
 def interrupted(termination: Termination | None, cause: BaseException | None = None) -> int:
-    """Exit code of a command that was interrupted, 128 and the signal's number: by Ctrl-C 130, SIGTERM 143, SIGHUP 129.
+    """Exit code of a command that was interrupted, 128 and the signal's number: by Ctrl-C 130, SIGTERM 143,
+    SIGHUP 129.
 
     Args:
-        cause: the KeyboardInterrupt; one that stages raise after their own handling carries the signal's number as `signal`.
+        cause: the KeyboardInterrupt; one that stages raise after their own handling carries the signal's
+            number as `signal`.
     """
-    asked = getattr(cause, "signal", 0) or (termination.number if termination is not None else 0) or signal.SIGINT
+    asked = (
+        getattr(cause, "signal", 0) or (termination.number if termination is not None else 0) or signal.SIGINT
+    )
     return 128 + int(asked)

@@ -13,16 +13,23 @@ from edgeseg.text import quoted
 @click.command()
 @click.argument("recipe")
 @click.option(
-    "--data-root", type=click.Path(path_type=Path), required=True, help="Folder that the recipe's data paths start from."
+    "--data-root",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder that the recipe's data paths start from.",
 )
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Run folder; default runs/NAME.")
 @click.option(
-    "--init", type=click.Path(path_type=Path), help="Checkpoint to start from (train.init_skip names what not to load)."
+    "--init",
+    type=click.Path(path_type=Path),
+    help="Checkpoint to start from (train.init_skip names what not to load).",
 )
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(0), help="Loader processes.")
 @click.option("--fresh", is_flag=True, help="Set an earlier run in the folder aside and start anew.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable."
+)
 @render.json_option
 def train(
     recipe: str,
@@ -37,7 +44,8 @@ def train(
 ) -> None:
     """Train RECIPE, a YAML file or a catalogue name.
 
-    Run it again to continue where it stopped: Ctrl-C, a crash and a power cut keep all but the last few steps.
+    Run it again to continue where it stopped: Ctrl-C, a crash and a power cut keep all but the last few
+    steps.
     """
     from edgeseg.pipeline.recipes import load_recipe
     from edgeseg.train.float import train as run
@@ -45,7 +53,16 @@ def train(
     loaded = load_recipe(recipe, overrides)
     run_dir = out or Path("runs") / loaded.name
     with render.RichProgress() as progress:
-        result = run(loaded, data_root, run_dir, init=init, device=device, workers=workers, fresh=fresh, progress=progress)
+        result = run(
+            loaded,
+            data_root,
+            run_dir,
+            init=init,
+            device=device,
+            workers=workers,
+            fresh=fresh,
+            progress=progress,
+        )
     figures = {
         "checkpoint": str(result.best),
         "miou": result.miou,
@@ -58,7 +75,8 @@ def train(
         figures,
         as_json,
         lambda: (
-            f"best mIoU {result.miou:.4f} at step {result.best_step} of {result.step} ({result.seconds / 60:.0f} min)\n"
-            f"checkpoint  {result.best}\nnext        edgeseg export {quoted(run_dir)}"
+            f"best mIoU {result.miou:.4f} at step {result.best_step} of {result.step}"
+            f" ({result.seconds / 60:.0f} min)\ncheckpoint  {result.best}\nnext        edgeseg export"
+            f" {quoted(run_dir)}"
         ),
     )

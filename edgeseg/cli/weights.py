@@ -24,16 +24,31 @@ def weights() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--arch", required=True, help="Catalogue name, e.g. edaformer_t.")
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path), help="Where to write; default FILE with the suffix .edgeseg.safetensors."
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Where to write; default FILE with the suffix .edgeseg.safetensors.",
 )
-@click.option("--allow-missing", multiple=True, metavar="GLOB", help="Parameters of ours that the file may lack; repeatable.")
-@click.option("--entry", metavar="NAME", help="The model to take where FILE holds several; default: the averaged one that fits.")
+@click.option(
+    "--allow-missing",
+    multiple=True,
+    metavar="GLOB",
+    help="Parameters of ours that the file may lack; repeatable.",
+)
+@click.option(
+    "--entry",
+    metavar="NAME",
+    help="The model to take where FILE holds several; default: the averaged one that fits.",
+)
 @render.json_option
-def import_(file: Path, arch: str, out: Path | None, allow_missing: tuple[str, ...], entry: str | None, as_json: bool) -> None:
+def import_(
+    file: Path, arch: str, out: Path | None, allow_missing: tuple[str, ...], entry: str | None, as_json: bool
+) -> None:
     """Convert FILE, a published checkpoint, to an edgeseg checkpoint.
 
-    FILE is a torch file (.pth, .pt, .ckpt, .bin), .safetensors, .npz, or a folder of Hugging Face. Nothing in it is run: what is
-    not plain data is refused, with the line that converts it elsewhere. Its layout is recognised.
+    FILE is a torch file (.pth, .pt, .ckpt, .bin), .safetensors, .npz, or a folder of Hugging Face. Nothing in
+    it is run: what is not plain data is refused, with the line that converts it elsewhere. Its layout is
+    recognised.
 
     A file without a decoder, such as an ImageNet classifier, gives the encoder alone, to train from:
     edgeseg train RECIPE --init OUT, with train.init_skip: ["decoder.*"] in the recipe.
@@ -59,14 +74,17 @@ def import_(file: Path, arch: str, out: Path | None, allow_missing: tuple[str, .
     save_checkpoint(target, imported.tensors, {"kind": "weights", **meta, "imported_from": file.name})
 
     def human() -> str:
-        classes = "encoder alone, no classes" if imported.num_classes is None else f"{imported.num_classes} classes"
+        classes = (
+            "encoder alone, no classes" if imported.num_classes is None else f"{imported.num_classes} classes"
+        )
         options = ", ".join(f"{name}: {render.plain(value)}" for name, value in imported.options.items())
         lines = [f"{arch}, {classes}, {imported.parameters:,} parameters", f"looks like  {imported.layout}"]
         lines += _classes(imported) if imported.num_classes else []
         if imported.others:
             others = ", ".join(name or "the file itself" for name in imported.others)
             lines.append(
-                f"taken       {imported.entry or 'the file itself'}   (also there: {others}; --entry NAME takes another)"
+                f"taken       {imported.entry or 'the file itself'}   (also there: {others}; --entry NAME"
+                " takes another)"
             )
         if imported.aside:
             more = f" and {len(imported.aside) - 4} more" if len(imported.aside) > 4 else ""

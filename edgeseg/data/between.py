@@ -1,4 +1,6 @@
-"""What hurts between the training and the validation split: copies, frames of one clip, classes that only one of them has."""
+"""What hurts between the training and the validation split: copies, frames of one clip, classes that only one
+of them has.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,20 @@ def across(splits: Sequence[Looked]) -> tuple[list[Problem], list[Problem]]:
     digests: dict[bytes, tuple[SplitName, str]] = {}
     for looked in splits:
         for name, sample in samples_of(looked):
-            twin_split, twin = digests.setdefault(sample.digest, (looked.split, name)) if sample.digest else (looked.split, name)
+            twin_split, twin = (
+                digests.setdefault(sample.digest, (looked.split, name))
+                if sample.digest
+                else (looked.split, name)
+            )
             if twin_split != looked.split:
                 copies.append((looked, name, f"{name}: the same file as {twin} of the {twin_split} split"))
-    mends = {looked.split: exclude(looked, [name for other, name, _ in copies if other is looked]) for looked in splits}
-    errors = [Problem("duplicate", looked.split, name, told, mends[looked.split]) for looked, name, told in copies]
+    mends = {
+        looked.split: exclude(looked, [name for other, name, _ in copies if other is looked])
+        for looked in splits
+    }
+    errors = [
+        Problem("duplicate", looked.split, name, told, mends[looked.split]) for looked, name, told in copies
+    ]
     by_split = {looked.split: looked for looked in splits}
     if len(by_split) == 2:
         train, val = by_split["train"], by_split["val"]
@@ -42,18 +53,22 @@ def _only_in_one(train: Looked, val: Looked) -> Iterator[Problem]:
     unmeasured = [names[index] for index in np.flatnonzero(learned & ~measured)]
     if unlearned and learned.any():
         yield Problem(
-            "classes", "val", "", f"in validation alone, never in training: {first(unlearned)}; their IoU can only be 0",
+            "classes", "val", "",
+            f"in validation alone, never in training: {first(unlearned)}; their IoU can only be 0",
             "move some of their images to the training split",
         )  # fmt: skip
     if unmeasured and measured.any():
         yield Problem(
-            "classes", "val", "", f"in training alone, never in validation: {first(unmeasured)}; their IoU is not measured",
+            "classes", "val", "",
+            f"in training alone, never in validation: {first(unmeasured)}; their IoU is not measured",
             "move some of their images to the validation split",
         )  # fmt: skip
 
 
 def _alike(train: Looked, val: Looked, told: set[str]) -> Iterator[Problem]:
-    """Validation images that are neighbours, by number, of training images that look the same: frames of one clip."""
+    """Validation images that are neighbours, by number, of training images that look the same: frames of one
+    clip.
+    """
     numbered: dict[str, list[tuple[int, str, int]]] = {}
     for name, sample in samples_of(train):
         key = _numbered(name)
@@ -81,8 +96,8 @@ def _alike(train: Looked, val: Looked, told: set[str]) -> Iterator[Problem]:
             "duplicate",
             "val",
             "",
-            f"{len(close)} of {len(val.names)} images look like training images, as frames of one clip do, so the validation "
-            f"flatters: {first(pairs, 3)}",
+            f"{len(close)} of {len(val.names)} images look like training images, as frames of one clip do, so"
+            f" the validation flatters: {first(pairs, 3)}",
             f"keep sequences whole in one split: data.train.exclude: [{globs}]   in the recipe",
         )
 

@@ -1,7 +1,9 @@
-"""Calibration sets: which images, in which order, with their hashes, and how they were chosen. Never the images themselves.
+"""Calibration sets: which images, in which order, with their hashes, and how they were chosen. Never the
+images themselves.
 
-A set is a YAML file. Its paths are relative to the data root, so that it travels; its hashes say whether the images below some
-root are the ones that were meant. An image of the format `synthetic` has no file and no hash: it is made from its name alone.
+A set is a YAML file. Its paths are relative to the data root, so that it travels; its hashes say whether the
+images below some root are the ones that were meant. An image of the format `synthetic` has no file and no
+hash: it is made from its name alone.
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ _MAX_BYTES = 1 << 24
 class CalibImage(Section):
     """One image.
 
-    `path` is below the data root, with forward slashes; `sha256` is of the file's bytes, null for a generated image; `brightness`
-    is the mean luma (Rec. 601) of its pixels, 0..255.
+    `path` is below the data root, with forward slashes; `sha256` is of the file's bytes, null for a generated
+    image; `brightness` is the mean luma (Rec. 601) of its pixels, 0..255.
     """
 
     path: str = Field(min_length=1)
@@ -53,7 +55,9 @@ class CalibImage(Section):
 
 
 class ClassCount(Section):
-    """One class: how many images of the set show it, out of how many candidates did; its share of the set's labelled pixels."""
+    """One class: how many images of the set show it, out of how many candidates did; its share of the set's
+    labelled pixels.
+    """
 
     name: str
     images: int = Field(ge=0)
@@ -64,7 +68,8 @@ class ClassCount(Section):
 class Chosen(Section):
     """How the images were chosen; see `calib_choice`.
 
-    `candidates` images were looked at, of `split_images` in the split; `brightness` is the darkest and the brightest of them.
+    `candidates` images were looked at, of `split_images` in the split; `brightness` is the darkest and the
+    brightest of them.
     """
 
     by: Literal["greedy"]
@@ -75,7 +80,9 @@ class Chosen(Section):
 
 
 class CalibSet(Section):
-    """The whole file. `images` are in the order in which they were chosen: the first few are a good smaller set."""
+    """The whole file. `images` are in the order in which they were chosen: the first few are a good smaller
+    set.
+    """
 
     name: str = Field(min_length=1)
     format: DataFormat
@@ -90,9 +97,14 @@ class CalibSet(Section):
         twice = sorted({path for path in paths if paths.count(path) > 1})
         if twice:
             raise ValueError(f"named twice: {', '.join(twice[:NAMED_AT_MOST])}")
-        wrong = [image.path for image in self.images if (image.sha256 is None) != (self.format == "synthetic")]
+        wrong = [
+            image.path for image in self.images if (image.sha256 is None) != (self.format == "synthetic")
+        ]
         if wrong:
-            raise ValueError(f"images of files have a sha256, generated ones (format synthetic) null: {', '.join(wrong[:3])}")
+            raise ValueError(
+                "images of files have a sha256, generated ones (format synthetic) null:"
+                f" {', '.join(wrong[:3])}"
+            )
         return self
 
     @property
@@ -115,7 +127,9 @@ class CalibSet(Section):
                 "ranges that only these classes reach will be cut"
             )
         if len(self.images) < FEW_IMAGES:
-            told.append(f"calibration set {self.name}: only {len(self.images)} images; ranges may be too narrow")
+            told.append(
+                f"calibration set {self.name}: only {len(self.images)} images; ranges may be too narrow"
+            )
         return told
 
 
@@ -127,7 +141,9 @@ def calib_catalogue() -> dict[str, Path]:
 
 
 def find_calib(name_or_path: str | os.PathLike[str]) -> Path:
-    """The file of a set: the name of one that ships, else a path from the current folder. Raises DataError."""
+    """The file of a set: the name of one that ships, else a path from the current folder. Raises
+    DataError.
+    """
     known = calib_catalogue()
     text = os.fspath(name_or_path)
     if text in known:
@@ -138,7 +154,8 @@ def find_calib(name_or_path: str | os.PathLike[str]) -> Path:
     near = nearest(path.stem, known)
     make = "edgeseg calib make RECIPE --data-root DIR makes one"
     raise DataError(
-        f"there is no calibration set {text}: neither one that ships ({', '.join(known) or 'none'}) nor a file",
+        f"there is no calibration set {text}: neither one that ships ({', '.join(known) or 'none'}) nor a"
+        " file",
         hint=f"did you mean {near}? {make}" if near else make,
     )
 
@@ -156,7 +173,9 @@ def load_calib(name_or_path: str | os.PathLike[str]) -> CalibSet:
             raise DataError(f"{file} is larger than {_MAX_BYTES} bytes: no calibration set", hint=hint)
         text = file.read_text(encoding="utf-8")
     except OSError as error:
-        raise DataError(f"{file}: {error.strerror or error}", hint="check the path and its permissions") from error
+        raise DataError(
+            f"{file}: {error.strerror or error}", hint="check the path and its permissions"
+        ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 text", hint=hint) from error
     reading = read_yaml(text, str(file), by_section=False)
@@ -168,7 +187,9 @@ def load_calib(name_or_path: str | os.PathLike[str]) -> CalibSet:
         except ValidationError as error:
             for details in error.errors(include_url=False):
                 path = tuple(details["loc"])
-                line = next((reading.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in reading.lines), 1)
+                line = next(
+                    (reading.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in reading.lines), 1
+                )
                 message = details["msg"].removeprefix("Value error, ")
                 told.append(f"{file}:{line}: {f'{dotted(path)}: ' if path else ''}{message}")
     if told or found is None:
@@ -177,9 +198,14 @@ def load_calib(name_or_path: str | os.PathLike[str]) -> CalibSet:
 
 
 def write_calib(calib_set: CalibSet, place: Path | Target, comment: str) -> None:
-    """Write a set, one image a line; `comment` heads the file. Raises DataError where it cannot be written."""
+    """Write a set, one image a line; `comment` heads the file. Raises DataError where it cannot be
+    written.
+    """
     head = calib_set.model_dump(mode="json", exclude={"images", "classes"})
     lines = [*(f"# {line}".rstrip() for line in comment.splitlines()), dump_yaml(head).rstrip("\n")]
     for name, rows in (("classes", calib_set.classes), ("images", calib_set.images)):
-        lines += [f"{name}:", *(f"  - {dump_yaml(row.model_dump(mode='json'), one_line=True)}" for row in rows)]
+        lines += [
+            f"{name}:",
+            *(f"  - {dump_yaml(row.model_dump(mode='json'), one_line=True)}" for row in rows),
+        ]
     Target.of(place, DataError).write(("\n".join(lines) + "\n").encode())

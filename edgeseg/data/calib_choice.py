@@ -1,11 +1,14 @@
-"""Chooses the images of a calibration set: every class often, rare ones first, and the whole range of brightness.
+"""Chooses the images of a calibration set: every class often, rare ones first, and the whole range of
+brightness.
 
-Each image is a vector of features: for every class, how much of it the image shows, 1 being as much as the median image that
-shows the class at all; and for each of `BRIGHTNESS_BINS` equal parts of the candidates' range of brightness, whether the image
-lies in it. The value of a set is the sum over features of the square root of the sum over its images. It is monotone and
-submodular, so the greedy choice reaches at least 1 - 1/e of the best set's value.
+Each image is a vector of features: for every class, how much of it the image shows, 1 being as much as the
+median image that shows the class at all; and for each of `BRIGHTNESS_BINS` equal parts of the candidates'
+range of brightness, whether the image lies in it. The value of a set is the sum over features of the square
+root of the sum over its images. It is monotone and submodular, so the greedy choice reaches at least 1 - 1/e
+of the best set's value.
 
-Source: Nemhauser, Wolsey, Fisher, An analysis of approximations for maximizing submodular set functions (1978), for the bound;
+Source: Nemhauser, Wolsey, Fisher, An analysis of approximations for maximizing submodular set functions
+    (1978), for the bound;
 Wei, Iyer, Bilmes, Fast multi-stage submodular maximization (ICML 2014), for feature-based functions.
 """
 
@@ -73,9 +76,14 @@ def make_calib(
     """
     dataset = open_dataset(data, "train", root)
     if count < MIN_IMAGES:
-        raise DataError(f"a calibration set of {count} image(s)", hint=f"--n {MIN_IMAGES} or more; 64 is usual")
+        raise DataError(
+            f"a calibration set of {count} image(s)", hint=f"--n {MIN_IMAGES} or more; 64 is usual"
+        )
     if count > len(dataset):
-        raise DataError(f"{count} images wanted, the training split has {len(dataset)}", hint=f"--n {len(dataset)} or fewer")
+        raise DataError(
+            f"{count} images wanted, the training split has {len(dataset)}",
+            hint=f"--n {len(dataset)} or fewer",
+        )
     total = max(count, min(max_candidates, len(dataset)))
     candidates = [int(index) for index in np.linspace(0, len(dataset) - 1, total)]
     looks = look(dataset, candidates, progress or NoProgress(), threads)
@@ -115,7 +123,9 @@ def look(dataset: SegDataset, indices: Sequence[int], progress: Progress, thread
 
 
 def choose(looks: Looks, count: int, seed: int = 0) -> list[int]:
-    """Positions of `count` candidates, the most useful first; see the module. `count` is at most their number."""
+    """Positions of `count` candidates, the most useful first; see the module. `count` is at most their
+    number.
+    """
     features = features_of(looks)
     tied = np.random.default_rng(seed).permutation(len(features))
     features = features[tied]  # argmax takes the first of equals
@@ -153,7 +163,9 @@ def features_of(looks: Looks) -> npt.NDArray[np.float64]:
     return np.concatenate([classes, np.eye(BRIGHTNESS_BINS)[place]], axis=1)
 
 
-def _class_counts(names: Sequence[str], counts: npt.NDArray[np.int64], order: Sequence[int]) -> tuple[ClassCount, ...]:
+def _class_counts(
+    names: Sequence[str], counts: npt.NDArray[np.int64], order: Sequence[int]
+) -> tuple[ClassCount, ...]:
     own = counts[list(order)]
     total = max(1, int(own.sum()))
     return tuple(

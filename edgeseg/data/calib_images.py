@@ -1,4 +1,6 @@
-"""The images of a calibration set below a data root: checked to be the ones that were meant, then read one at a time."""
+"""The images of a calibration set below a data root: checked to be the ones that were meant, then read one at
+a time.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from edgeseg.synthetic.scene import LABELS
 
 
 class CalibImages:
-    """A set's images below a data root, every hash checked. Iterate it as often as you like; images are read one at a time.
+    """A set's images below a data root, every hash checked. Iterate it as often as you like; images are read
+    one at a time.
 
     Attributes:
         calib_set: what they are.
@@ -53,12 +56,16 @@ def open_calib(calib_set: CalibSet, data: Data, root: Path) -> CalibImages:
         data: the recipe's `data` section.
         root: data root; not looked at for `synthetic`.
     Raises:
-        DataError: too few images; a set of another data format or of other classes; an image that is missing or was changed.
+        DataError: too few images; a set of another data format or of other classes; an image that is missing
+            or was changed.
     """
     if calib_set.format != data.format:
         raise DataError(
-            f"the calibration set {calib_set.name} is of {calib_set.format} data, the recipe's are {data.format}",
-            hint="name a set of the recipe's data in quant.calibration.images, or make one: edgeseg calib make",
+            f"the calibration set {calib_set.name} is of {calib_set.format} data, the recipe's are"
+            f" {data.format}",
+            hint=(
+                "name a set of the recipe's data in quant.calibration.images, or make one: edgeseg calib make"
+            ),
         )
     verify(calib_set, root)
     names = LABELS.names if data.format == "synthetic" else format_of(data, root).labels.names
@@ -69,7 +76,9 @@ def open_calib(calib_set: CalibSet, data: Data, root: Path) -> CalibImages:
 
 
 def verify(calib_set: CalibSet, root: Path) -> None:
-    """Read every image's bytes below a data root and compare its hash. Raises DataError naming those that are not the same."""
+    """Read every image's bytes below a data root and compare its hash. Raises DataError naming those that are
+    not the same.
+    """
     total = len(calib_set.images)
     if total < MIN_IMAGES:
         count = "holds no images" if not total else "holds 1 image: its ranges would be that image's"
@@ -81,7 +90,9 @@ def verify(calib_set: CalibSet, root: Path) -> None:
         _verify_names(calib_set)
         return
     if not root.is_dir():
-        raise DataError(f"data root {root}: no such folder", hint=f"give the folder of the {calib_set.format} data")
+        raise DataError(
+            f"data root {root}: no such folder", hint=f"give the folder of the {calib_set.format} data"
+        )
     missing, changed = [], []
     for image in calib_set.images:
         digest = _file_digest(root / image.path)
@@ -93,14 +104,25 @@ def verify(calib_set: CalibSet, root: Path) -> None:
         return
     if len(missing) + len(changed) == total:
         raise DataError(
-            f"calibration set {calib_set.name}: none of its {total} images lies below {root} ({len(missing)} missing, "
-            f"{len(changed)} different; the first is {calib_set.images[0].path}): another data set, or another copy of it",
-            hint="correct --data-root, or make a set from these images: edgeseg calib make RECIPE --data-root DIR",
+            f"calibration set {calib_set.name}: none of its {total} images lies below {root} ({len(missing)}"
+            f" missing, {len(changed)} different; the first is {calib_set.images[0].path}): another data set,"
+            " or another copy of it",
+            hint=(
+                "correct --data-root, or make a set from these images: edgeseg calib make RECIPE"
+                " --data-root DIR"
+            ),
         )
-    told = [f"{len(paths)} {what}: {_first(paths)}" for paths, what in ((missing, "missing"), (changed, "changed")) if paths]
+    told = [
+        f"{len(paths)} {what}: {_first(paths)}"
+        for paths, what in ((missing, "missing"), (changed, "changed"))
+        if paths
+    ]
     raise DataError(
         f"calibration set {calib_set.name}, {total} images below {root}: {'; '.join(told)}",
-        hint="put the images back as they were, or make the set anew: edgeseg calib make RECIPE --data-root DIR",
+        hint=(
+            "put the images back as they were, or make the set anew: edgeseg calib make RECIPE"
+            " --data-root DIR"
+        ),
     )
 
 
@@ -126,20 +148,30 @@ def _verify_names(calib_set: CalibSet) -> None:
     if unknown:
         raise DataError(
             f"calibration set {calib_set.name}: no generated images have these names: {_first(unknown)}",
-            hint=f"the {calib_set.split} split has {dataset.name(0)} to {dataset.name(len(dataset) - 1)}; make the set anew",
+            hint=(
+                f"the {calib_set.split} split has {dataset.name(0)} to {dataset.name(len(dataset) - 1)}; make"
+                " the set anew"
+            ),
         )
 
 
 def _outside_training(calib_set: CalibSet, data: Data, root: Path) -> list[str]:
-    """A warning where images are not of the recipe's training split: what is measured on them later is flattered."""
+    """A warning where images are not of the recipe's training split: what is measured on them later is
+    flattered.
+    """
     if data.format == "synthetic":
         outside = [image.path for image in calib_set.images if calib_set.split != "train"]
     else:
-        train = {sample.image.relative_to(root).as_posix() for sample in find_samples(data, "train", root).samples}
+        train = {
+            sample.image.relative_to(root).as_posix() for sample in find_samples(data, "train", root).samples
+        }
         outside = [image.path for image in calib_set.images if image.path not in train]
     if not outside:
         return []
-    return [f"calibration set {calib_set.name}: {len(outside)} images are not of the recipe's training split: {_first(outside)}"]
+    return [
+        f"calibration set {calib_set.name}: {len(outside)} images are not of the recipe's training split:"
+        f" {_first(outside)}"
+    ]
 
 
 def _first(paths: Sequence[str]) -> str:

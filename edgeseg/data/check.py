@@ -1,4 +1,6 @@
-"""Look at a whole data set before hours of training do: every file is read, and every problem reported, not the first alone."""
+"""Look at a whole data set before hours of training do: every file is read, and every problem reported, not
+the first alone.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,22 @@ from edgeseg.data.label_values import counted, exclude_line
 from edgeseg.data.pairs import Found, find_samples
 from edgeseg.data.strangers import why_no_folder, why_unpaired
 from edgeseg.errors import DataError
-from edgeseg.images import contact_sheet, decode_image, jpeg_facts, opencv, read_image, resize_image, resize_mask
+from edgeseg.images import (
+    contact_sheet,
+    decode_image,
+    jpeg_facts,
+    opencv,
+    read_image,
+    resize_image,
+    resize_mask,
+)
 from edgeseg.recipe.schema import Data
 from edgeseg.specs import ImageU8, MaskU8
 
 _FLAT = 24
-"""Grey levels between the darkest and the brightest part of a picture, below which it looks like any other."""
+"""Grey levels between the darkest and the brightest part of a picture, below which it looks like any
+other.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +103,10 @@ def check_dataset(
         DataError: the data root is missing. All else that is wrong with the data is in the report.
     """
     if data.format != "synthetic" and not root.is_dir():
-        raise DataError(f"data root {root}: no such folder", hint=f"give the folder of the {data.format} data with --data-root")
+        raise DataError(
+            f"data root {root}: no such folder",
+            hint=f"give the folder of the {data.format} data with --data-root",
+        )
     progress = progress or NoProgress()
     problems: list[Problem] = []
     warnings: list[Problem] = []
@@ -111,12 +126,19 @@ def check_dataset(
         warnings += warnings_of(looked)
     errors, warned = across(every)
     return CheckReport(
-        data.format, str(root), tuple(_summary(looked) for looked in every), (*problems, *errors), (*warnings, *warned)
+        data.format,
+        str(root),
+        tuple(_summary(looked) for looked in every),
+        (*problems, *errors),
+        (*warnings, *warned),
     )
 
 
-def sample_sheet(data: Data, root: Path, splits: Sequence[SplitName], count: int = 12, tile_px: int = 320) -> ImageU8 | None:
-    """A contact sheet: pairs of an image with its name and its labels laid over it, evenly spread over the splits, and a legend.
+def sample_sheet(
+    data: Data, root: Path, splits: Sequence[SplitName], count: int = 12, tile_px: int = 320
+) -> ImageU8 | None:
+    """A contact sheet: pairs of an image with its name and its labels laid over it, evenly spread over the
+    splits, and a legend.
 
     Samples that cannot be read are passed over.
 
@@ -128,12 +150,16 @@ def sample_sheet(data: Data, root: Path, splits: Sequence[SplitName], count: int
     Raises:
         RecipeError: the section contradicts itself.
     """
-    opened = [dataset for split in splits if (dataset := _open(data, split, root)[0]) is not None and len(dataset)]
+    opened = [
+        dataset for split in splits if (dataset := _open(data, split, root)[0]) is not None and len(dataset)
+    ]
     pictures: list[ImageU8] = []
     masks: list[MaskU8] = []
     for dataset in opened:
         share = -(-count // len(opened))
-        for index in np.unique(np.linspace(0, len(dataset) - 1, min(share, len(dataset))).round().astype(int)).tolist():
+        for index in np.unique(
+            np.linspace(0, len(dataset) - 1, min(share, len(dataset))).round().astype(int)
+        ).tolist():
             try:
                 image, mask = dataset.load(index)
             except DataError:
@@ -153,11 +179,17 @@ def _open(data: Data, split: SplitName, root: Path) -> tuple[SegDataset | None, 
         found = find_samples(data, split, root)
     except DataError as error:
         told, mend = why_no_folder(data, split, root)
-        return None, None, [Problem("folder", split, "", f"{error}", f"{told}: {mend}" if told else error.hint)]
+        return (
+            None,
+            None,
+            [Problem("folder", split, "", f"{error}", f"{told}: {mend}" if told else error.hint)],
+        )
     where = {"image": root / found.folders.images, "label": root / found.folders.labels}
     told, mend = why_unpaired(found, split, root) if found.without_label or found.without_image else ("", "")
     lone = (*found.without_label, *found.without_image)
-    mend = f"{told}: {mend}" if told else f"complete the files, or leave them out: {exclude_line(split, lone)}"
+    mend = (
+        f"{told}: {mend}" if told else f"complete the files, or leave them out: {exclude_line(split, lone)}"
+    )
     problems = [
         *(Problem("pair", split, name, f"{name}: image without label file in {where['label']}", mend)
           for name in found.without_label),
@@ -169,7 +201,14 @@ def _open(data: Data, split: SplitName, root: Path) -> tuple[SegDataset | None, 
     if not found.samples:
         told, mend = ("", "") if problems else why_no_folder(data, split, root)
         mend = f"{told}: {mend}" if told else ""
-        return None, found, [*problems, Problem("empty", split, "", f"{where['image']}: no samples for the {split} split", mend)]
+        return (
+            None,
+            found,
+            [
+                *problems,
+                Problem("empty", split, "", f"{where['image']}: no samples for the {split} split", mend),
+            ],
+        )
     return FolderDataset(found.format, found.samples), found, problems
 
 
@@ -227,7 +266,9 @@ def _read_files(dataset: FolderDataset, index: int) -> Seen:
     return seen
 
 
-_OWN_LABEL = "name the folder of the label files in the recipe (labels, label_name under data.train and data.val)"
+_OWN_LABEL = (
+    "name the folder of the label files in the recipe (labels, label_name under data.train and data.val)"
+)
 
 
 def _look_at(path: Path, seen: Seen) -> ImageU8:
@@ -246,7 +287,11 @@ def _look_at(path: Path, seen: Seen) -> ImageU8:
 
 def _look_hash(grey: npt.NDArray[np.uint8]) -> int | None:
     """Which of 64 places are brighter than their right neighbours, as bits; None for a flat picture."""
-    small = opencv().resize(np.ascontiguousarray(grey), (9, 8), interpolation=opencv().INTER_AREA).astype(np.int16)
+    small = (
+        opencv()
+        .resize(np.ascontiguousarray(grey), (9, 8), interpolation=opencv().INTER_AREA)
+        .astype(np.int16)
+    )
     if int(small.max()) - int(small.min()) < _FLAT:
         return None
     return int.from_bytes(np.packbits(small[:, 1:] > small[:, :-1]).tobytes(), "big")

@@ -1,7 +1,7 @@
 """Data sets as they lie on disk: pairs of an image and a label file, decoded to RGB and class indices.
 
-A format (see `formats`) says where the two lie and what a label value means; everything else is the same for all of them
-and is here. Nothing is converted or cached.
+A format (see `formats`) says where the two lie and what a label value means; everything else is the same for
+all of them and is here. Nothing is converted or cached.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ class FolderDataset:
 
 
 class SyntheticDataset:
-    """Street scenes, one a sample, made when they are asked for. A SegDataset; train and val share no scene."""
+    """Street scenes, one a sample, made when they are asked for. A SegDataset; train and val share no
+    scene.
+    """
 
     def __init__(self, split: SplitName) -> None:
         self.labels = LABELS
@@ -86,8 +88,8 @@ class SyntheticDataset:
 
 
 def open_dataset(data: Data, split: SplitName, root: Path) -> SegDataset:
-    """Open one split of a data set. Files are found now and read by `load`; a few labels are looked at, so that labels from which
-    nothing can be learned are known before any work.
+    """Open one split of a data set. Files are found now and read by `load`; a few labels are looked at, so
+    that labels from which nothing can be learned are known before any work.
 
     Args:
         data: the recipe's `data` section.
@@ -95,8 +97,8 @@ def open_dataset(data: Data, split: SplitName, root: Path) -> SegDataset:
         root: data root, the folder that holds the data set's own folders; not looked at for `synthetic`.
     Raises:
         RecipeError: the section contradicts itself.
-        DataError: missing folders, images without label files or the reverse, no samples; label values without a class; labels
-            of one class alone.
+        DataError: missing folders, images without label files or the reverse, no samples; label values
+            without a class; labels of one class alone.
     """
     if data.format == "synthetic":
         return SyntheticDataset(split)
@@ -106,8 +108,14 @@ def open_dataset(data: Data, split: SplitName, root: Path) -> SegDataset:
         name, first, second = found.twins[0]
         raise DataError(f"{second}: sample {name} has a file already, {first}", hint="keep one of the two")
     why, mend = why_unpaired(found, split, root) if found.without_label or found.without_image else ("", "")
-    hint = f"{why}: {mend}" if why else "complete the files, or leave the samples out with `exclude` under data in the recipe"
-    _require_none(found.not_found, "listed sample(s) without image", root / (found.folders.list_file or ""), hint)
+    hint = (
+        f"{why}: {mend}"
+        if why
+        else "complete the files, or leave the samples out with `exclude` under data in the recipe"
+    )
+    _require_none(
+        found.not_found, "listed sample(s) without image", root / (found.folders.list_file or ""), hint
+    )
     _require_none(found.without_label, f"image(s) without label file in {labels}", images, hint)
     _require_none(found.without_image, f"label file(s) without image in {images}", labels, hint)
     if not found.samples:
@@ -119,10 +127,12 @@ def open_dataset(data: Data, split: SplitName, root: Path) -> SegDataset:
 
 
 def _look_at_labels(found: Found, split: SplitName, folder: Path) -> list[str]:
-    """Read a few labels, and more of them only while all show one class; returns what the user should be told.
+    """Read a few labels, and more of them only while all show one class; returns what the user should be
+    told.
 
     Raises:
-        DataError: a label cannot be read, or has values without a class; or no label of the split shows a second class.
+        DataError: a label cannot be read, or has values without a class; or no label of the split shows a
+            second class.
     """
     form, samples = found.format, found.samples
     spread = np.unique(np.linspace(0, len(samples) - 1, _LOOKED_AT).round().astype(int)).tolist()
@@ -131,7 +141,8 @@ def _look_at_labels(found: Found, split: SplitName, folder: Path) -> list[str]:
     for place, index in enumerate(order):
         shown = np.flatnonzero(pixels[: form.labels.num_classes])
         ignored = 1.0 - pixels[shown].sum() / max(1, pixels.sum())
-        # A validation split of one class is poor, but no sign of labels that are misread, unless much is ignored beside it.
+        # A validation split of one class is poor, but no sign of labels that are misread, unless much is
+        # ignored beside it.
         if place >= len(spread) and (len(shown) > 1 or (split == "val" and ignored < _LITTLE_IGNORED)):
             break
         raw = read_raw_label(samples[index].label, form)
@@ -160,8 +171,14 @@ def one_class(
     ignored = 1.0 - pixels[: labels.num_classes].sum() / max(1, pixels.sum())
     share = f"{100 * ignored:.2f} % of the pixels are ignored"
     if len(shown) < 2 <= labels.num_classes and (split == "train" or not shown or ignored >= _LITTLE_IGNORED):
-        told, hint = explain_values(raw_values, labels, known_values(form), folder) if raw_values else ("", "")
-        values = f"; their values are {first(sorted(raw_values))}{f' ({told})' if told else ''}" if raw_values else ""
+        told, hint = (
+            explain_values(raw_values, labels, known_values(form), folder) if raw_values else ("", "")
+        )
+        values = (
+            f"; their values are {first(sorted(raw_values))}{f' ({told})' if told else ''}"
+            if raw_values
+            else ""
+        )
         what = f"of one class alone, {shown[0]}" if shown else "of no class"
         raise DataError(
             f"{folder}: the labels of the {split} split are {what}, and {share}{values}",
@@ -171,17 +188,21 @@ def one_class(
 
 
 def read_mask(path: Path, form: Format) -> MaskU8:
-    """Read a label file as class indices, (H, W) uint8. Raises DataError as `read_raw_label` and `classes_of` do."""
+    """Read a label file as class indices, (H, W) uint8. Raises DataError as `read_raw_label` and `classes_of`
+    do.
+    """
     return classes_of(read_raw_label(path, form), form, path)
 
 
 def read_raw_label(path: Path, form: Format) -> npt.NDArray[Any]:
     """Pixels as stored: (H, W) integer values, or (H, W, 3) uint8 colours where the format goes by colour.
 
-    The value of an indexed PNG is its index, whatever colours its palette has; grey that is stored as RGB is its value.
+    The value of an indexed PNG is its index, whatever colours its palette has; grey that is stored as RGB is
+    its value.
 
     Raises:
-        DataError: missing, unreadable or truncated file; colours where values are expected; transparency in places.
+        DataError: missing, unreadable or truncated file; colours where values are expected; transparency in
+            places.
     """
     pillow = require("PIL.Image", extra="train", purpose="read label files")
     try:
@@ -193,7 +214,8 @@ def read_raw_label(path: Path, form: Format) -> npt.NDArray[Any]:
         reason = getattr(error, "strerror", None) or (f"it is {kind.name}" if kind else error)
         cure = kind.cure if kind else ""
         raise DataError(
-            f"{path}: not a readable label file ({reason})", hint=cure or "replace the file, or exclude the sample"
+            f"{path}: not a readable label file ({reason})",
+            hint=cure or "replace the file, or exclude the sample",
         ) from error
     if has_alpha and raw[..., -1].min() != raw[..., -1].max():
         raise DataError(
@@ -213,12 +235,16 @@ def read_raw_label(path: Path, form: Format) -> npt.NDArray[Any]:
 
 
 def _one_channel(raw: npt.NDArray[Any], path: Path, form: Format) -> npt.NDArray[Any]:
-    """The values of channels that are all the same. Raises DataError naming the colours where they are not."""
+    """The values of channels that are all the same. Raises DataError naming the colours where they are
+    not.
+    """
     values: npt.NDArray[Any] = raw[..., 0]
     if raw.shape[2] == 1 or ((values == raw[..., 1]).all() and (values == raw[..., 2]).all()):
         return np.ascontiguousarray(values)
     told, hint = explain_coloured(counted(pack(raw[..., :3])), form.labels)
-    raise DataError(f"{path}: the label file holds colours, where class indices are expected: {told}", hint=hint)
+    raise DataError(
+        f"{path}: the label file holds colours, where class indices are expected: {told}", hint=hint
+    )
 
 
 def classes_of(raw: npt.NDArray[Any], form: Format, path: Path) -> MaskU8:
@@ -232,7 +258,9 @@ def classes_of(raw: npt.NDArray[Any], form: Format, path: Path) -> MaskU8:
         raw, table = pack(raw), _colour_table(labels)
         known = np.array(list(table), np.int32)
         slot = np.minimum(np.searchsorted(known, raw), len(known) - 1)
-        mask = np.where(known[slot] == raw, np.array(list(table.values()), np.int16)[slot], np.int16(NO_MEANING))
+        mask = np.where(
+            known[slot] == raw, np.array(list(table.values()), np.int16)[slot], np.int16(NO_MEANING)
+        )
     elif raw.dtype == np.uint8:
         mask = form.table[raw]
     else:
@@ -264,15 +292,27 @@ def require_same_size(sample: Sample, image: ImageU8, mask: MaskU8) -> None:
         return
     turned = image.shape[1::-1] == mask.shape and jpeg_facts(_head(sample.image))[0] >= 5
     size = f"{image.shape[1]}x{image.shape[0]}"
-    resize = "import sys; from PIL import Image; p, w, h = sys.argv[1:]; Image.open(p).resize((int(w), int(h)), 0).save(p)"
-    command = f"python -c {shlex.quote(resize)} {shlex.quote(str(sample.label))} {image.shape[1]} {image.shape[0]}"
+    resize = (
+        "import sys; from PIL import Image; p, w, h = sys.argv[1:]; Image.open(p).resize((int(w), int(h)),"
+        " 0).save(p)"
+    )
+    command = (
+        f"python -c {shlex.quote(resize)} {shlex.quote(str(sample.label))} {image.shape[1]} {image.shape[0]}"
+    )
     raise DataError(
-        f"{sample.label}: the label is {mask.shape[1]}x{mask.shape[0]}, but its image {sample.image} is {size}"
+        f"{sample.label}: the label is {mask.shape[1]}x{mask.shape[0]}, but its image {sample.image} is"
+        f" {size}"
         + (", turned by its EXIF orientation: the label was drawn on the image as stored" if turned else "")
         + (": its sides are swapped" if not turned and image.shape[1::-1] == mask.shape else ""),
-        hint=f"show the image as stored: exiftool -overwrite_original -Orientation= {shlex.quote(str(sample.image))}"
-        if turned
-        else f"make the label anew at the image's size (nearest neighbour), or exclude the sample: {command}",
+        hint=(
+            "show the image as stored: exiftool -overwrite_original -Orientation="
+            f" {shlex.quote(str(sample.image))}"
+            if turned
+            else (
+                "make the label anew at the image's size (nearest neighbour), or exclude the sample:"
+                f" {command}"
+            )
+        ),
     )
 
 

@@ -1,4 +1,6 @@
-"""Accuracy of anything that segments, over any data set: torch model and compiled engine go through the same lines."""
+"""Accuracy of anything that segments, over any data set: torch model and compiled engine go through the same
+lines.
+"""
 
 from __future__ import annotations
 

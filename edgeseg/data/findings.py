@@ -1,4 +1,6 @@
-"""What hurts in a whole data set: rules over what was read of every sample, each with the line that mends it."""
+"""What hurts in a whole data set: rules over what was read of every sample, each with the line that mends
+it.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +47,10 @@ class Problem:
     """One thing to mend.
 
     Attributes:
-        kind: "folder" or list missing, "empty" split, "pair" incomplete, "image" or "label" unreadable or not what it should be,
-            label "values" without a class, "size" of image and label different, "duplicate" image, "classes" that are never seen
-            or alone, "ignored" pixels, a "name" that two files claim or spell differently, a "link" that leads back,
-            "orientation" that the camera noted.
+        kind: "folder" or list missing, "empty" split, "pair" incomplete, "image" or "label" unreadable or not
+            what it should be, label "values" without a class, "size" of image and label different,
+            "duplicate" image, "classes" that are never seen or alone, "ignored" pixels, a "name" that two
+            files claim or spell differently, a "link" that leads back, "orientation" that the camera noted.
         split: where.
         sample: its name; empty for a problem of the whole split.
         message: what happened, naming the file.
@@ -114,12 +116,16 @@ class Looked:
 
 
 def of_samples(looked: Looked) -> Iterator[Problem]:
-    """What is wrong with single files. What mends values is judged by all files: one alone may lack half of the classes."""
+    """What is wrong with single files. What mends values is judged by all files: one alone may lack half of
+    the classes.
+    """
     values = looked.values
     for name, sample in samples_of(looked):
         for kind, message, mend in sample.problems:
             if kind == "values" and values and looked.format is not None:
-                mend = explain_values(values, looked.labels, known_values(looked.format), looked.label_folder)[1]
+                mend = explain_values(
+                    values, looked.labels, known_values(looked.format), looked.label_folder
+                )[1]
             yield Problem(kind, looked.split, name, message, mend)
 
 
@@ -132,7 +138,11 @@ def errors_of(looked: Looked) -> Iterator[Problem]:
             "classes", looked.split, "", f"one class, {only}: every pixel is of it, whatever a model says",
             f"name the rest as a class too: data.classes.names: [background, {only}], and a colour for it",
         )  # fmt: skip
-    elif looked.format is not None and pixels.any() and 2 * sum(s.counts is not None for s in looked.seen) >= len(looked.seen):
+    elif (
+        looked.format is not None
+        and pixels.any()
+        and 2 * sum(s.counts is not None for s in looked.seen) >= len(looked.seen)
+    ):
         try:
             one_class(pixels, looked.values, looked.format, looked.split, looked.label_folder)
         except DataError as error:
@@ -140,8 +150,10 @@ def errors_of(looked: Looked) -> Iterator[Problem]:
     contrary = _contrary_palettes(looked)
     if contrary:
         yield Problem(
-            "values", looked.split, "", f"{contrary}: its values and its colours mean different classes of the recipe",
-            "where the colours are right: data.encoding: palette   in the recipe; else correct data.classes.palette_rgb",
+            "values", looked.split, "",
+            f"{contrary}: its values and its colours mean different classes of the recipe",
+            "where the colours are right: data.encoding: palette   in the recipe; "
+            "else correct data.classes.palette_rgb",
         )  # fmt: skip
     for name, kept, other in looked.found.twins if looked.found else ():
         yield Problem(
@@ -151,7 +163,9 @@ def errors_of(looked: Looked) -> Iterator[Problem]:
 
 
 def _contrary_palettes(looked: Looked) -> str:
-    """A label file whose palette has the recipe's colours in another order; empty where there is none among a few."""
+    """A label file whose palette has the recipe's colours in another order; empty where there is none among a
+    few.
+    """
     if looked.found is None or looked.format is None or looked.format.by_colour:
         return ""
     pillow = require("PIL.Image", extra="train", purpose="read label files")
@@ -210,14 +224,28 @@ def warnings_of(looked: Looked) -> Iterator[Problem]:
                 f"hardly seen: {first(tiny)} of the labelled pixels",
                 "give more images that show them, or weigh them: train.class_weights",
             )
-    empty = [name for name, s in samples_of(looked) if s.counts is not None and not s.counts[: labels.num_classes].any()]
+    empty = [
+        name
+        for name, s in samples_of(looked)
+        if s.counts is not None and not s.counts[: labels.num_classes].any()
+    ]
     if empty and labelled:
-        yield Problem("ignored", split, "", f"{len(empty)} labels are ignored as a whole: {first(empty)}", exclude(looked, empty))
+        yield Problem(
+            "ignored",
+            split,
+            "",
+            f"{len(empty)} labels are ignored as a whole: {first(empty)}",
+            exclude(looked, empty),
+        )
     yield from _of_images(looked)
     if looked.found is not None:
         for link in looked.found.loops:
             yield Problem(
-                "link", split, "", f"{link}: a link to a folder that it lies in; not followed", f"rm {shlex.quote(str(link))}"
+                "link",
+                split,
+                "",
+                f"{link}: a link to a folder that it lies in; not followed",
+                f"rm {shlex.quote(str(link))}",
             )
     yield from _spellings(looked)
 
@@ -229,14 +257,17 @@ def _spellings(looked: Looked) -> Iterator[Problem]:
     if found.respelled:
         yield Problem(
             "name", looked.split, "",
-            f"{len(found.respelled)} names are spelled in another Unicode form than their labels' (a Mac's NFD, others' NFC): "
+            f"{len(found.respelled)} names are spelled in another Unicode form than their labels' "
+            "(a Mac's NFD, others' NFC): "
             f"{first(found.respelled)}; paired all the same",
-            f"other tools will not pair them: convmv -f utf8 -t utf8 --nfc -r --notest {shlex.quote(str(folder.parent))}",
+            "other tools will not pair them: "
+            f"convmv -f utf8 -t utf8 --nfc -r --notest {shlex.quote(str(folder.parent))}",
         )  # fmt: skip
     if found.recased:
         yield Problem(
             "name", looked.split, "",
-            f"{len(found.recased)} names differ from their labels' in upper and lower case: {first(found.recased)}; paired all "
+            f"{len(found.recased)} names differ from their labels' in upper and lower case: "
+            f"{first(found.recased)}; paired all "
             "the same",
             "other tools will not pair them: name both alike",
         )  # fmt: skip
@@ -251,13 +282,14 @@ def _of_images(looked: Looked) -> Iterator[Problem]:
             split,
             "",
             f"{len(turned)} images carry an EXIF orientation and are turned upright: {first(turned)}",
-            "look whether their labels are turned too (--sheet sheet.png); where they are not, take the tag away: "
-            "exiftool -overwrite_original -Orientation= FILES",
+            "look whether their labels are turned too (--sheet sheet.png); where they are not, take the tag"
+            " away: exiftool -overwrite_original -Orientation= FILES",
         )
     huge = [name for name, s in samples_of(looked) if s.size_hw and s.size_hw[0] * s.size_hw[1] > HUGE_PIXELS]
     if huge:
         yield Problem(
-            "size", split, "", f"{len(huge)} images have more than {HUGE_PIXELS // 10**6} megapixels: {first(huge)}",
+            "size", split, "",
+            f"{len(huge)} images have more than {HUGE_PIXELS // 10**6} megapixels: {first(huge)}",
             "cut them into tiles: each is read whole for every crop",
         )  # fmt: skip
     read = [(name, sample.channels) for name, sample in samples_of(looked) if sample.size_hw]
@@ -265,7 +297,9 @@ def _of_images(looked: Looked) -> Iterator[Problem]:
         some = [name for name, kind in read if kind == channels]
         if some and (channels == "CMYK" or len(some) < len(read)):
             mend = "convert them: mogrify -colorspace sRGB FILES" if channels == "CMYK" else ""
-            yield Problem("image", split, "", f"{len(some)} images are {channels}, {means}: {first(some)}", mend)
+            yield Problem(
+                "image", split, "", f"{len(some)} images are {channels}, {means}: {first(some)}", mend
+            )
     same: dict[bytes, list[str]] = {}
     for name, sample in samples_of(looked):
         if sample.digest:

@@ -1,7 +1,7 @@
 """The formats: for each public data set its folders, file names and label encoding, as its archive unpacks.
 
-A format is plain data. `format_of` turns a recipe's `data` section into one; finding and reading files is the business of
-`datasets`.
+A format is plain data. `format_of` turns a recipe's `data` section into one; finding and reading files is the
+business of `datasets`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ ANY_LABEL = r"(.+)\.(?:png|bmp|tiff?)"
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """Where one split lies: folders below the data root, and a file that lists its samples (None: all files belong)."""
+    """Where one split lies: folders below the data root, and a file that lists its samples (None: all files
+    belong).
+    """
 
     images: str
     labels: str
@@ -45,11 +47,15 @@ class Format:
 
     Attributes:
         labels: names and colours of the values that decoded masks hold.
-        table: (n,) int16, raw label value -> class index, ignore index or NO_MEANING. Values from n up have no meaning.
+        table: (n,) int16, raw label value -> class index, ignore index or NO_MEANING. Values from n up have
+            no meaning.
         train, val: where the splits may lie; the first that exists is meant.
-        image_files, label_files: regular expressions, upper and lower case alike, for the whole path of a file below its
-            folder; group 1 is the sample's name, by which image and label pair up. Other files are not looked at.
-        by_colour: label pixels are the colours of `labels`, not values; black means ignored unless a class is black.
+        image_files, label_files: regular expressions, upper and lower case alike, for the whole path of a
+        file below its
+            folder; group 1 is the sample's name, by which image and label pair up. Other files are not looked
+            at.
+        by_colour: label pixels are the colours of `labels`, not values; black means ignored unless a class is
+            black.
     """
 
     labels: LabelSpace
@@ -83,8 +89,12 @@ def format_of(data: Data, root: Path) -> Format:
     return found if data.classes is None else replace(found, labels=_renamed(found.labels, data))
 
 
-def _table(labels: LabelSpace, classes: Mapping[int, int], ignored: range = range(0)) -> npt.NDArray[np.int16]:
-    """Raw values in `ignored`, and ignore_index itself, are ignored; those in `classes` are classes; others mean nothing."""
+def _table(
+    labels: LabelSpace, classes: Mapping[int, int], ignored: range = range(0)
+) -> npt.NDArray[np.int16]:
+    """Raw values in `ignored`, and ignore_index itself, are ignored; those in `classes` are classes; others
+    mean nothing.
+    """
     table = np.full(max(256, *classes) + 1, NO_MEANING, np.int16)
     table[[*ignored, labels.ignore_index]] = labels.ignore_index
     for raw, index in classes.items():
@@ -98,10 +108,14 @@ def _identity(labels: LabelSpace) -> dict[int, int]:
 
 def _folders(data: Data) -> Format:
     if data.classes is None:
-        raise RecipeError("data.classes: format folders needs them", hint="name the classes and their colours in the recipe")
+        raise RecipeError(
+            "data.classes: format folders needs them", hint="name the classes and their colours in the recipe"
+        )
     labels = data.classes.label_space()
     allowed = {*range(labels.num_classes), labels.ignore_index}
-    wrong = {raw: index for raw, index in data.index_map.items() if index not in allowed or not 0 <= raw <= 65535}
+    wrong = {
+        raw: index for raw, index in data.index_map.items() if index not in allowed or not 0 <= raw <= 65535
+    }
     if wrong:
         raise RecipeError(
             f"data.index_map: {wrong}: label values are 0..65535, classes 0..{labels.num_classes - 1}, "
@@ -111,11 +125,13 @@ def _folders(data: Data) -> Format:
     by_colour = data.encoding == "palette"
     if by_colour and data.index_map:
         raise RecipeError(
-            "data.index_map: coloured label files have no values to map", hint="drop index_map, or use encoding: index"
+            "data.index_map: coloured label files have no values to map",
+            hint="drop index_map, or use encoding: index",
         )
     if by_colour and len(set(labels.palette_rgb)) < labels.num_classes:
         raise RecipeError(
-            "data.classes.palette_rgb: two classes share a colour, so coloured label files would be ambiguous",
+            "data.classes.palette_rgb: two classes share a colour, so coloured label files would be"
+            " ambiguous",
             hint="give every class its own colour, or use encoding: index",
         )
     return Format(labels, _table(labels, {**_identity(labels), **data.index_map}), by_colour=by_colour)
@@ -127,15 +143,17 @@ def _renamed(own: LabelSpace, data: Data) -> LabelSpace:
     given = data.classes.label_space()
     if (given.num_classes, given.ignore_index) != (own.num_classes, own.ignore_index):
         raise RecipeError(
-            f"data.classes: {given.num_classes} classes and ignore_index {given.ignore_index}, but format {data.format} has "
-            f"{own.num_classes} and {own.ignore_index}",
+            f"data.classes: {given.num_classes} classes and ignore_index {given.ignore_index}, but format"
+            f" {data.format} has {own.num_classes} and {own.ignore_index}",
             hint="write classes: null to take the format's own, or use format: folders",
         )
     return given
 
 
 def _camvid() -> Format:
-    """11 classes of the SegNet split, raw 11 is void; in its folders (train, trainannot) or as images/ and labels/."""
+    """11 classes of the SegNet split, raw 11 is void; in its folders (train, trainannot) or as images/ and
+    labels/.
+    """
     labels = label_space("camvid")
     return Format(
         labels,
@@ -146,11 +164,16 @@ def _camvid() -> Format:
 
 
 def _idd_lite() -> Format:
-    """7 classes; as images/ and labels/, or in the archive's leftImg8bit and gtFine (instance maps lie beside the labels)."""
+    """7 classes; as images/ and labels/, or in the archive's leftImg8bit and gtFine (instance maps lie beside
+    the labels).
+    """
     labels = label_space("idd_lite")
 
     def folders(split: str) -> tuple[Folders, ...]:
-        return (Folders(f"images/{split}", f"labels/{split}"), Folders(f"leftImg8bit/{split}", f"gtFine/{split}"))
+        return (
+            Folders(f"images/{split}", f"labels/{split}"),
+            Folders(f"leftImg8bit/{split}", f"gtFine/{split}"),
+        )
 
     return Format(
         labels,
@@ -170,7 +193,10 @@ def _cityscapes(root: Path) -> Format:
     if has_train_ids:
         table, kind = _table(labels, _identity(labels)), "labelTrainIds"
     else:
-        table, kind = _table(labels, {raw: index for index, raw in enumerate(ids)}, ignored=range(34)), "labelIds"
+        table, kind = (
+            _table(labels, {raw: index for index, raw in enumerate(ids)}, ignored=range(34)),
+            "labelIds",
+        )
     return Format(
         labels,
         table,
@@ -193,14 +219,18 @@ def _ade20k() -> Format:
 
 
 def _coco_stuff() -> Format:
-    """171 classes of the 164k release: 80 things, 91 stuff. Raw ids are COCO's minus 1; 11 of them were never used."""
+    """171 classes of the 164k release: 80 things, 91 stuff. Raw ids are COCO's minus 1; 11 of them were never
+    used.
+    """
     labels = label_space("coco_stuff")
     never_used = {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}
     used = [raw for raw in range(182) if raw not in never_used]
 
     def folders(split: str) -> tuple[Folders, ...]:
         maps = ("stuffthingmaps", "annotations", "stuffthingmaps_trainval2017")
-        return tuple(Folders(f"{images}{split}", f"{labels}/{split}") for images in ("images/", "") for labels in maps)
+        return tuple(
+            Folders(f"{images}{split}", f"{labels}/{split}") for images in ("images/", "") for labels in maps
+        )
 
     return Format(
         labels,
@@ -212,7 +242,9 @@ def _coco_stuff() -> Format:
 
 
 def _pascal_context() -> Format:
-    """59 classes; raw 0 (background) is ignored. All images lie in one folder, so lists say which belong to a split."""
+    """59 classes; raw 0 (background) is ignored. All images lie in one folder, so lists say which belong to a
+    split.
+    """
     labels = label_space("pascal_context")
 
     def folders(split: str) -> tuple[Folders, ...]:
@@ -234,11 +266,18 @@ def _pascal_context() -> Format:
 
 
 def _mapillary(data: Data, root: Path) -> Format:
-    """Mapillary Vistas. Its classes are those that the config.json in the data root marks for evaluation; others are ignored.
+    """Mapillary Vistas. Its classes are those that the config.json in the data root marks for evaluation;
+    others are ignored.
 
     Of a root with both label versions v1.2 is meant, unless the recipe's folders name v2.0.
     """
-    named = {version for split in (data.train, data.val) if split for version in ("v1.2", "v2.0") if version in split.labels}
+    named = {
+        version
+        for split in (data.train, data.val)
+        if split
+        for version in ("v1.2", "v2.0")
+        if version in split.labels
+    }
     versions = ("v2.0", "v1.2") if named == {"v2.0"} else ("v1.2", "v2.0")
     candidates = [root / f"config_{version}.json" for version in versions] + [root / "config.json"]
     config = next((path for path in candidates if path.is_file()), None)
@@ -263,11 +302,15 @@ def _mapillary_classes(config: Path) -> tuple[LabelSpace, npt.NDArray[np.int16]]
         rows: list[dict[str, Any]] = json.loads(config.read_text(encoding="utf-8"))["labels"]
         evaluated = [raw for raw, row in enumerate(rows) if row.get("evaluate", True)]
         readable = [str(rows[raw]["readable"]) for raw in evaluated]
-        names = readable if len(set(readable)) == len(readable) else [str(rows[raw]["name"]) for raw in evaluated]
+        names = (
+            readable if len(set(readable)) == len(readable) else [str(rows[raw]["name"]) for raw in evaluated]
+        )
         colours = [tuple(int(value) for value in rows[raw]["color"]) for raw in evaluated]
         labels = LabelSpace(tuple(names), tuple((r, g, b) for r, g, b in colours))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{config}: not a Vistas class list ({error})", hint="copy the file again from the archive") from error
+        raise DataError(
+            f"{config}: not a Vistas class list ({error})", hint="copy the file again from the archive"
+        ) from error
     table = _table(labels, {raw: index for index, raw in enumerate(evaluated)}, ignored=range(len(rows)))
     return labels, table
 

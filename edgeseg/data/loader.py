@@ -1,8 +1,9 @@
 """Batches for training: an endless stream of samples whose order depends on the seed alone.
 
-Position p of the stream is sample `permutation(seed, epoch)[p % n]` of epoch `p // n`; optimiser step s takes the global batch
-[s B, (s + 1) B), process r of W takes slice r of each of its micro-batches. So a run continues exactly where it stopped, with
-any number of workers, and W processes see together what one process would see.
+Position p of the stream is sample `permutation(seed, epoch)[p % n]` of epoch `p // n`; optimiser step s takes
+the global batch [s B, (s + 1) B), process r of W takes slice r of each of its micro-batches. So a run
+continues exactly where it stopped, with any number of workers, and W processes see together what one process
+would see.
 """
 
 from __future__ import annotations
@@ -68,7 +69,15 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
     """
 
     def __init__(
-        self, count: int, batch_size: int, accumulate: int, steps: int, first_step: int, seed: int, rank: int, world_size: int
+        self,
+        count: int,
+        batch_size: int,
+        accumulate: int,
+        steps: int,
+        first_step: int,
+        seed: int,
+        rank: int,
+        world_size: int,
     ) -> None:
         self.count = count
         self.batch_size = batch_size
@@ -123,7 +132,8 @@ def train_batches(
     """
     batches = _batches(dataset, transform, sampler, workers)
     alive = weakref.ref(batches)
-    # At the end of a program multiprocessing asks workers by SIGTERM, which they do not hear, and would wait for ever.
+    # At the end of a program multiprocessing asks workers by SIGTERM, which they do not hear, and would wait
+    # for ever.
     atexit.register(_close, alive)
     return batches
 
@@ -144,7 +154,8 @@ def _batches(
         prefetch_factor=4 if workers else None,
         collate_fn=_collate,
         worker_init_fn=_start_worker,
-        generator=torch.Generator(),  # the loader draws worker seeds; not from the generator that dropout draws from
+        # the loader draws worker seeds; not from the generator that dropout draws from
+        generator=torch.Generator(),
         pin_memory=torch.cuda.is_available(),
     )
     with _single_threaded_opencv(), children_spared():

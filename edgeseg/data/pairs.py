@@ -42,7 +42,8 @@ class Found:
         twins: a name, the file that has it, and another one that claims it.
         loops: links to a folder that they lie in; they are not followed.
         respelled: samples whose two files spell one name in different Unicode forms; they pair up.
-        recased: samples whose two files' names differ in upper and lower case alone; they pair up where that is clear.
+        recased: samples whose two files' names differ in upper and lower case alone; they pair up where that
+            is clear.
     """
 
     format: Format
@@ -69,14 +70,18 @@ class _Files:
 def find_samples(data: Data, split: SplitName, root: Path) -> Found:
     """Pair up the files of one split; what does not pair up is reported in the result.
 
-    Names are compared in Unicode's composed form (NFC): a Mac writes them decomposed, and both mean the same file.
+    Names are compared in Unicode's composed form (NFC): a Mac writes them decomposed, and both mean the same
+    file.
 
     Raises:
         RecipeError: the section contradicts itself.
         DataError: a folder or list is missing.
     """
     if not root.is_dir():
-        raise DataError(f"data root {root}: no such folder", hint=f"give the folder of the {data.format} data with --data-root")
+        raise DataError(
+            f"data root {root}: no such folder",
+            hint=f"give the folder of the {data.format} data with --data-root",
+        )
     form = format_of(data, root)
     chosen = data.train if split == "train" else data.val
     if chosen is None:
@@ -110,7 +115,9 @@ def find_samples(data: Data, split: SplitName, root: Path) -> Found:
         twins=tuple(twin for twin in (*images.twins, *labels.twins) if twin[0] in kept),
         loops=tuple(dict.fromkeys((*images.loops, *labels.loops))),
         respelled=tuple(
-            name for name, (image, label) in zip(both, paired, strict=True) if _is_composed(image) != _is_composed(label)
+            name
+            for name, (image, label) in zip(both, paired, strict=True)
+            if _is_composed(image) != _is_composed(label)
         ),
         recased=tuple(name for name in both if name in recased),
     )
@@ -119,13 +126,18 @@ def find_samples(data: Data, split: SplitName, root: Path) -> Found:
 def _same_but_for_case(images: _Files, labels: _Files) -> set[str]:
     """Give labels the names of images that differ in case alone, one to one; the names."""
     lone_images, lone_labels = (
-        [name for name in one.by_name if name not in other.by_name] for one, other in ((images, labels), (labels, images))
+        [name for name in one.by_name if name not in other.by_name]
+        for one, other in ((images, labels), (labels, images))
     )
     folded: dict[str, list[str]] = {}
     for name in lone_labels:
         folded.setdefault(name.casefold(), []).append(name)
     claims = Counter(name.casefold() for name in lone_images)
-    same = {name: folded[key][0] for name in lone_images if claims[key := name.casefold()] == len(folded.get(key, ())) == 1}
+    same = {
+        name: folded[key][0]
+        for name in lone_images
+        if claims[key := name.casefold()] == len(folded.get(key, ())) == 1
+    }
     for name, label in same.items():
         labels.by_name[name] = labels.by_name.pop(label)
     return set(same)
@@ -148,7 +160,10 @@ def _existing(candidates: Sequence[Folders], root: Path, data: Data, split: str)
     places = " or ".join(dict.fromkeys(folders.images for folders in candidates))
     raise DataError(
         f"data root {root}: no folder {places} (format {data.format}, {split} split)",
-        hint=f"give the folder that holds it with --data-root, or name the folders in the recipe under data.{split}",
+        hint=(
+            "give the folder that holds it with --data-root, or name the folders in the recipe under"
+            f" data.{split}"
+        ),
     )
 
 
@@ -160,7 +175,9 @@ def _named_files(folder: Path, pattern: str, template: str, other: set[Path] | N
         other: files that have another role already, although they match.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder", hint="check --data-root, and the folders under data in the recipe")
+        raise DataError(
+            f"{folder}: no such folder", hint="check --data-root, and the folders under data in the recipe"
+        )
     matcher = re.compile(pattern, re.IGNORECASE | re.DOTALL)  # names may hold line breaks
     before, _, after = template.partition("{}")
     found = _Files()
@@ -169,7 +186,11 @@ def _named_files(folder: Path, pattern: str, template: str, other: set[Path] | N
         if match is None or (other and template == "{}" and path in other):
             continue
         parent, slash, called = composed(match[1]).rpartition("/")
-        if not (called.startswith(before) and called.endswith(after) and len(called) > len(before) + len(after) - 1):
+        if not (
+            called.startswith(before)
+            and called.endswith(after)
+            and len(called) > len(before) + len(after) - 1
+        ):
             continue
         name = parent + slash + called[len(before) : len(called) - len(after)]
         if name in found.by_name:
@@ -204,9 +225,13 @@ def walk(folder: Path, loops: list[Path] | None = None) -> Iterator[Path]:
     def enter(place: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
         try:
             with os.scandir(place) as entries:
-                found = sorted((entry for entry in entries if not is_clutter(entry.name)), key=lambda entry: entry.name)
+                found = sorted(
+                    (entry for entry in entries if not is_clutter(entry.name)), key=lambda entry: entry.name
+                )
         except OSError as error:
-            raise DataError(f"{place}: {error.strerror}", hint="make the folder readable, or move it away") from error
+            raise DataError(
+                f"{place}: {error.strerror}", hint="make the folder readable, or move it away"
+            ) from error
         for entry in found:
             path = Path(entry.path)
             here = _folder_identity(path) if _may_be_folder(entry) else None

@@ -16,8 +16,8 @@ _KEPT_BYTES = 1 << 30
 class Subset:
     """Samples of a data set, evenly spread over it. A SegDataset.
 
-    All are read at the start: a damaged file shows before hours of work, and `sha256` covers names, images and labels. What fits
-    into `kept_bytes` stays in memory; the rest is read again when it is asked for.
+    All are read at the start: a damaged file shows before hours of work, and `sha256` covers names, images
+    and labels. What fits into `kept_bytes` stays in memory; the rest is read again when it is asked for.
 
     Args:
         limit: at most so many samples; None: all.
@@ -27,7 +27,10 @@ class Subset:
 
     def __init__(self, dataset: SegDataset, limit: int | None = None, kept_bytes: int = _KEPT_BYTES) -> None:
         if not len(dataset):
-            raise DataError("the validation set is empty", hint="edgeseg data check RECIPE --data-root DIR; correct data.val")
+            raise DataError(
+                "the validation set is empty",
+                hint="edgeseg data check RECIPE --data-root DIR; correct data.val",
+            )
         count = len(dataset) if limit is None else min(limit, len(dataset))
         self.labels = dataset.labels
         self.indices = [int(index) for index in np.linspace(0, len(dataset) - 1, count)]

@@ -1,7 +1,8 @@
-"""Joint augmentation of image and label. Every draw comes from (seed, epoch, index), so neither the number of workers nor
-processes, nor a resume in the middle of an epoch, changes a sample.
+"""Joint augmentation of image and label. Every draw comes from (seed, epoch, index), so neither the number of
+workers nor processes, nor a resume in the middle of an epoch, changes a sample.
 
-Order and defaults: EDAFormer's training pipeline (mmseg 0.13): rescale, crop with class balance, flip, photometric, pad.
+Order and defaults: EDAFormer's training pipeline (mmseg 0.13): rescale, crop with class balance, flip,
+photometric, pad.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ _CROP_TRIES = 10
 
 
 def fit_scale(size_hw: tuple[int, int], base_hw: tuple[int, int] | None) -> float:
-    """Factor that brings an image into `base_hw`, aspect kept and orientation free; 1.0 where there is no base."""
+    """Factor that brings an image into `base_hw`, aspect kept and orientation free; 1.0 where there is no
+    base.
+    """
     if base_hw is None:
         return 1.0
     return min(max(base_hw) / max(size_hw), min(base_hw) / min(size_hw))
@@ -56,7 +59,9 @@ class TrainTransform:
         return resize_image(image_rgb, size_hw), resize_mask(mask, size_hw)
 
     def _crop(self, image_rgb: ImageU8, mask: MaskU8, rng: np.random.Generator) -> tuple[ImageU8, MaskU8]:
-        """A window in which no class owns more than `max_class_share` of the labelled pixels, if ten tries find one."""
+        """A window in which no class owns more than `max_class_share` of the labelled pixels, if ten tries
+        find one.
+        """
         height, width = mask.shape
         crop_h, crop_w = self.augment.crop_hw
         window = (slice(0), slice(0))
@@ -71,7 +76,9 @@ class TrainTransform:
         return image_rgb[window], mask[window]
 
     def _photometric(self, image_rgb: ImageU8, rng: np.random.Generator) -> ImageU8:
-        """Brightness, contrast, saturation and hue, each with probability one half; contrast before or after colour."""
+        """Brightness, contrast, saturation and hue, each with probability one half; contrast before or after
+        colour.
+        """
         a = self.augment
         brightness, contrast_draw, saturation_draw, hue_draw, contrast_first = rng.random(5) < 0.5
         shift = rng.uniform(-a.brightness, a.brightness) if brightness else 0.0

@@ -54,16 +54,15 @@ class Device(_Strict):
 
     Attributes:
         name: short name, unique.
-        soc, parts: of a Jetson: name in the device tree ("tegra234"), part numbers of the module ("p3767-0003").
-        gpu_names: of a card: what its driver calls it.
-        requires: of a class of processors: the flags of `instructions.ISA_FLAGS` that it needs.
-        memory_gb, bandwidth_gb_s: size and peak bandwidth of the memory that the GPU works in.
-        int8_tops, fp16_tflops: peak of the GPU, dense; a multiply-add is two operations. FP16 with FP32 accumulation.
-        dla, dla_int8_tops: number of deep-learning accelerators, and peak of all of them together, dense.
-        encoder: it has a video encoder; without one the processor encodes.
-        super_mode: what differs where the device tree's names end in "-super".
-        int8_macs, fp16_macs, bf16_macs: multiply-adds of one instruction.
-        unsupported: why edgeseg builds no engine for it.
+        soc, parts: of a Jetson: name in the device tree ("tegra234"), part numbers of the module
+        ("p3767-0003"). gpu_names: of a card: what its driver calls it. requires: of a class of processors:
+        the flags of `instructions.ISA_FLAGS` that it needs. memory_gb, bandwidth_gb_s: size and peak
+        bandwidth of the memory that the GPU works in. int8_tops, fp16_tflops: peak of the GPU, dense; a
+        multiply-add is two operations. FP16 with FP32 accumulation. dla, dla_int8_tops: number of
+        deep-learning accelerators, and peak of all of them together, dense. encoder: it has a video encoder;
+        without one the processor encodes. super_mode: what differs where the device tree's names end in
+        "-super". int8_macs, fp16_macs, bf16_macs: multiply-adds of one instruction. unsupported: why edgeseg
+        builds no engine for it.
     """
 
     name: Name
@@ -111,10 +110,9 @@ class Stack(_Strict):
         socs, l4t: of JetPack: chips that it runs on; Jetson Linux release -> JetPack release.
         gpu: of a PC: it has an NVIDIA GPU.
         python: versions of Python that the packages are built for.
-        cuda, tensorrt, torch_tensorrt: versions; those of JetPack lie in the system. None: there is none that fits.
-        driver_min, compute_capability_min: oldest driver (major version) and GPU for these versions.
-        wheels: package index of what PyPI does not hold.
-        install: runtime -> what to type for it.
+        cuda, tensorrt, torch_tensorrt: versions; those of JetPack lie in the system. None: there is none that
+        fits. driver_min, compute_capability_min: oldest driver (major version) and GPU for these versions.
+        wheels: package index of what PyPI does not hold. install: runtime -> what to type for it.
         unsupported: why edgeseg builds no engine there.
     """
 
@@ -167,9 +165,13 @@ class Catalog(_Strict):
     def _refers_to_itself(self) -> Catalog:
         """Sources exist and are used, versions are in the table, names are given once."""
         cited = {key for table in self.versions.values() for key in table.values()}
-        cited |= {key for stack in self.stacks for key in stack.source} | set(_cited((*self.devices, *self.stacks)))
+        cited |= {key for stack in self.stacks for key in stack.source} | set(
+            _cited((*self.devices, *self.stacks))
+        )
         if cited != set(self.sources):
-            raise ValueError(f"sources cited and not listed, or listed and not cited: {sorted(cited ^ set(self.sources))}")
+            raise ValueError(
+                f"sources cited and not listed, or listed and not cited: {sorted(cited ^ set(self.sources))}"
+            )
         for stack in self.stacks:
             for component, table in self.versions.items():
                 version = getattr(stack, component)
@@ -199,7 +201,11 @@ class Catalog(_Strict):
 
     def compute_capability(self, gpu: Gpu) -> str | None:
         """Of a card: what its driver says, else what the catalogue knows of its name."""
-        known = (d.compute_capability.value for d in self.devices if d.compute_capability and gpu.name in d.gpu_names)
+        known = (
+            d.compute_capability.value
+            for d in self.devices
+            if d.compute_capability and gpu.name in d.gpu_names
+        )
         return gpu.compute_capability or next(known, None)
 
     def stack(self, machine: Machine) -> Stack | None:
@@ -207,12 +213,19 @@ class Catalog(_Strict):
         if not machine.jetson:
             return next(stack for stack in self.stacks if stack.gpu == bool(machine.gpus))
         lines = [stack for stack in self.stacks if machine.jetson.soc in stack.socs]
-        older = [(release, line) for line in lines for release in line.l4t if _same_line(release, machine.jetson.l4t)]
+        older = [
+            (release, line)
+            for line in lines
+            for release in line.l4t
+            if _same_line(release, machine.jetson.l4t)
+        ]
         return max(older, key=lambda pair: _ordered(pair[0]))[1] if older else None
 
     def jetpack(self, machine: Machine) -> str | None:
         """JetPack's release by the Jetson Linux release; None where the catalogue names none for it."""
-        releases = (stack.l4t.get(machine.jetson.l4t or "") for stack in self.stacks) if machine.jetson else iter(())
+        releases = (
+            (stack.l4t.get(machine.jetson.l4t or "") for stack in self.stacks) if machine.jetson else iter(())
+        )
         return next((release for release in releases if release), None)
 
 
@@ -229,7 +242,9 @@ def _cited(value: object) -> Iterator[str]:
 
 
 def _same_line(release: str, l4t: str | None) -> bool:
-    """A Jetson Linux release belongs to the newest listed one of its major version that is no newer than itself."""
+    """A Jetson Linux release belongs to the newest listed one of its major version that is no newer than
+    itself.
+    """
     return l4t is not None and _ordered(release)[0] == _ordered(l4t)[0] and _ordered(release) <= _ordered(l4t)
 
 

@@ -1,10 +1,14 @@
-"""How fast this machine is set to run: power mode, limits of the clocks, and who moves them. A time means little without them.
+"""How fast this machine is set to run: power mode, limits of the clocks, and who moves them. A time means
+little without them.
 
-None of it is in an engine's key: an engine stays right at every clock. It is written down when an engine is timed, and compared
-before one is used. Only settings are read, never the clock of the moment, which moves by itself.
+None of it is in an engine's key: an engine stays right at every clock. It is written down when an engine is
+timed, and compared before one is used. Only settings are read, never the clock of the moment, which moves by
+itself.
 
-Sources: Linux, Documentation/admin-guide/pm/cpufreq.rst, intel_pstate.rst, and ABI/testing/sysfs-class-devfreq; NVIDIA, Jetson
-Linux Developer Guide, "Platform Power and Performance": jetson_clocks holds every clock at the top of the power mode.
+Sources: Linux, Documentation/admin-guide/pm/cpufreq.rst, intel_pstate.rst, and
+    ABI/testing/sysfs-class-devfreq; NVIDIA, Jetson
+Linux Developer Guide, "Platform Power and Performance": jetson_clocks holds every clock at the top of the
+power mode.
 """
 
 from __future__ import annotations
@@ -35,7 +39,8 @@ WORDS = {
 
 
 def clocks(root: Path, gpus: Sequence[Gpu] = (), *, jetson: bool = False) -> dict[str, str]:
-    """The settings of the machine whose files lie below `root`; what no file says is left out. Raises nothing.
+    """The settings of the machine whose files lie below `root`; what no file says is left out. Raises
+    nothing.
 
     Args:
         gpus: its graphics cards.
@@ -43,7 +48,11 @@ def clocks(root: Path, gpus: Sequence[Gpu] = (), *, jetson: bool = False) -> dic
     found: dict[str, str | None] = {}
     if jetson:
         mode, _ = power_modes(root)
-        found |= {"power_mode": str(mode) if mode else None, "jetson_clocks": _held(root), **_jetson_gpu(root)}
+        found |= {
+            "power_mode": str(mode) if mode else None,
+            "jetson_clocks": _held(root),
+            **_jetson_gpu(root),
+        }
     found |= _processor(root)
     for index, gpu in enumerate(gpus):
         found |= {
@@ -55,8 +64,14 @@ def clocks(root: Path, gpus: Sequence[Gpu] = (), *, jetson: bool = False) -> dic
 
 
 def differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """What was set otherwise, for people: "power mode is 15W (0), was 25W (1)". What one side does not know does not count."""
-    return [f"{told(name)} is {now[name]}, was {then[name]}" for name in then if name in now and now[name] != then[name]]
+    """What was set otherwise, for people: "power mode is 15W (0), was 25W (1)". What one side does not know
+    does not count.
+    """
+    return [
+        f"{told(name)} is {now[name]}, was {then[name]}"
+        for name in then
+        if name in now and now[name] != then[name]
+    ]
 
 
 def told(name: str) -> str:
@@ -72,7 +87,9 @@ def _processor(root: Path) -> dict[str, str | None]:
     if no_turbo == "1" and not _has_turbo(root):
         no_turbo = ""
     return {
-        "cpu_mhz": _each(_range(_mhz(p / "scaling_min_freq", 1e3), _mhz(p / "scaling_max_freq", 1e3)) for p in policies),
+        "cpu_mhz": _each(
+            _range(_mhz(p / "scaling_min_freq", 1e3), _mhz(p / "scaling_max_freq", 1e3)) for p in policies
+        ),
         "cpu_governor": _each(_text(policy / "scaling_governor") for policy in policies),
         "cpu_driver": _each(_text(policy / "scaling_driver") for policy in policies),
         "cpu_preference": _each(_text(policy / "energy_performance_preference") for policy in policies),
@@ -83,15 +100,19 @@ def _processor(root: Path) -> dict[str, str | None]:
 
 
 def _has_turbo(root: Path) -> bool:
-    """Whether an Intel processor has turbo that its firmware allows: without, no_turbo is 1 too, and cannot be changed.
+    """Whether an Intel processor has turbo that its firmware allows: without, no_turbo is 1 too, and cannot
+    be changed.
 
-    Source: Intel SDM, volume 3, "Opportunistic Processor Operation": CPUID leaf 6, which Linux lists as "ida".
+    Source: Intel SDM, volume 3, "Opportunistic Processor Operation": CPUID leaf 6, which Linux lists as
+        "ida".
     """
     return re.search(r"^flags\s*:.*\bida\b", read(root / "proc/cpuinfo"), re.MULTILINE) is not None
 
 
 def _jetson_gpu(root: Path) -> dict[str, str | None]:
-    """Limits of the GPU's clock. It is "17000000.gpu" on Orin, ".ga10b" and ".gv11b" on older systems, "gpu-gpc-0" on Thor."""
+    """Limits of the GPU's clock. It is "17000000.gpu" on Orin, ".ga10b" and ".gv11b" on older systems,
+    "gpu-gpc-0" on Thor.
+    """
     device = _gpu_device(root)
     if device is None:
         return {}
@@ -101,15 +122,23 @@ def _jetson_gpu(root: Path) -> dict[str, str | None]:
 
 def _gpu_device(root: Path) -> Path | None:
     devices = sorted((root / "sys/class/devfreq").glob("*"))
-    named = (d for ending in ("gpu", "ga10b", "gv11b", "gp10b") for d in devices if d.name.endswith(f".{ending}"))
-    return next(named, None) or next((device for device in devices if device.name.startswith("gpu-gpc")), None)
+    named = (
+        d for ending in ("gpu", "ga10b", "gv11b", "gp10b") for d in devices if d.name.endswith(f".{ending}")
+    )
+    return next(named, None) or next(
+        (device for device in devices if device.name.startswith("gpu-gpc")), None
+    )
 
 
 def _held(root: Path) -> str | None:
-    """Whether jetson_clocks holds the clocks: the lowest that each may have is then the highest. None where no file says."""
+    """Whether jetson_clocks holds the clocks: the lowest that each may have is then the highest. None where
+    no file says.
+    """
     device = _gpu_device(root)
     pairs = [(device / "min_freq", device / "max_freq")] if device else []
-    pairs += [(p / "scaling_min_freq", p / "scaling_max_freq") for p in (root / CPU / "cpufreq").glob("policy*")]
+    pairs += [
+        (p / "scaling_min_freq", p / "scaling_max_freq") for p in (root / CPU / "cpufreq").glob("policy*")
+    ]
     limits = [(_text(low), _text(high)) for low, high in pairs]
     if not limits or any(not low or not high for low, high in limits):
         return None

@@ -1,9 +1,10 @@
 """What the control groups of this process grant it: a share of the processors' time, and memory.
 
-A container, a unit of systemd and a job of a cluster are control groups. A process is in one of each hierarchy, by a path that
-/proc/self/cgroup tells; /proc/self/mountinfo tells where the hierarchies lie, and how much of each is mounted. A limit may stand
-at any level, and holds for all below it, so the tightest on the way up counts. Version 1 has a hierarchy for each controller,
-version 2 one for all of them, and both may be there at once.
+A container, a unit of systemd and a job of a cluster are control groups. A process is in one of each
+hierarchy, by a path that /proc/self/cgroup tells; /proc/self/mountinfo tells where the hierarchies lie, and
+how much of each is mounted. A limit may stand at any level, and holds for all below it, so the tightest on
+the way up counts. Version 1 has a hierarchy for each controller, version 2 one for all of them, and both may
+be there at once.
 """
 
 from __future__ import annotations
@@ -29,9 +30,13 @@ def cpu_quota(root: Path = ROOT) -> float | None:
     quotas = []
     for version, folder in _groups("cpu", root):
         if version == 2:
-            quota, _, period = read(folder / "cpu.max").strip().partition(" ")  # "150000 100000", "max 100000"
+            quota, _, period = (
+                read(folder / "cpu.max").strip().partition(" ")
+            )  # "150000 100000", "max 100000"
         else:
-            quota, period = (read(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))  # -1: none
+            quota, period = (
+                read(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")
+            )  # -1: none
         if quota.isdecimal() and period.isdecimal() and int(period):
             quotas.append(int(quota) / int(period))
     return min(quotas, default=None)
@@ -45,7 +50,9 @@ def memory_limit(root: Path = ROOT) -> int | None:
 
 
 def _groups(controller: str, root: Path) -> Iterator[tuple[int, Path]]:
-    """Folders of the groups that this process is in, each from its own up to the uppermost that can be seen, with the version."""
+    """Folders of the groups that this process is in, each from its own up to the uppermost that can be seen,
+    with the version.
+    """
     own = _own_paths(read(root / "proc/self/cgroup"))
     for version, top, mounted in _mounts(read(root / "proc/self/mountinfo"), controller):
         path = own.get(controller if version == 1 else "", "/")
@@ -56,7 +63,9 @@ def _groups(controller: str, root: Path) -> Iterator[tuple[int, Path]]:
 
 
 def _own_paths(cgroup: str) -> dict[str, str]:
-    """Controller -> path of this process's group; "" for version 2. Lines are like "4:cpu,cpuacct:/a/b" and "0::/a/b"."""
+    """Controller -> path of this process's group; "" for version 2. Lines are like "4:cpu,cpuacct:/a/b" and
+    "0::/a/b".
+    """
     rows = [line.split(":", 2) for line in cgroup.splitlines() if line.count(":") >= 2]
     return {controller: path for _, controllers, path in rows for controller in controllers.split(",")}
 
@@ -75,7 +84,9 @@ def _mounts(mountinfo: str, controller: str) -> list[tuple[int, str, str]]:
 
 
 def _below(path: str, top: str) -> tuple[str, ...]:
-    """A group's path below the mounted one. A path outside it, of which a namespace or a bind mount shows nothing, is its top."""
+    """A group's path below the mounted one. A path outside it, of which a namespace or a bind mount shows
+    nothing, is its top.
+    """
     own, above = PurePosixPath(path).parts, PurePosixPath(top).parts
     return own[len(above) :] if own[: len(above)] == above and ".." not in own else ()
 

@@ -1,6 +1,8 @@
-"""What the CUDA driver's library says of its GPUs, through ctypes: every machine that computes on one has it, a Jetson too.
+"""What the CUDA driver's library says of its GPUs, through ctypes: every machine that computes on one has it,
+a Jetson too.
 
-Source: NVIDIA, CUDA Driver API, "Initialization" and "Device Management". No context is made, and no memory is taken.
+Source: NVIDIA, CUDA Driver API, "Initialization" and "Device Management". No context is made, and no memory
+    is taken.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ _NAME_BYTES = 128
 
 @dataclass(frozen=True, slots=True)
 class CudaDevice:
-    """One GPU. What the driver does not answer is None, and so is `memory_bytes` of a GPU that shares the system's."""
+    """One GPU. What the driver does not answer is None, and so is `memory_bytes` of a GPU that shares the
+    system's.
+    """
 
     name: str
     compute_capability: str | None
@@ -27,7 +31,9 @@ class CudaDevice:
 
 @cache
 def devices() -> tuple[CudaDevice, ...]:
-    """The GPUs that this process may use, () without a driver. It is asked once: no GPU comes or goes while a process runs."""
+    """The GPUs that this process may use, () without a driver. It is asked once: no GPU comes or goes while a
+    process runs.
+    """
     try:
         library = ctypes.CDLL(_LIBRARY)
     except OSError:

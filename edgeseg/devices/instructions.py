@@ -1,10 +1,12 @@
-"""Which processor this is, and what it computes: by /proc/cpuinfo where that describes it, and by the processor's own word.
+"""Which processor this is, and what it computes: by /proc/cpuinfo where that describes it, and by the
+processor's own word.
 
-/proc/cpuinfo is not there on Windows and macOS, sandboxes hide it, and an emulator in user mode, or a container that another
-machine's file is bound into, shows another processor's. So the processor is asked as well, without a child process and without
-code of its own that this package would have to run: numpy asks it when it is imported (CPUID and what the system keeps for a
-thread on x86, the kernel's HWCAP on ARM), and archspec reads the bits of CPUID that numpy does not name, among them AVX-VNNI.
-A file that claims what the processor denies describes another one. What nobody tells is unknown, which is neither yes nor no.
+/proc/cpuinfo is not there on Windows and macOS, sandboxes hide it, and an emulator in user mode, or a
+container that another machine's file is bound into, shows another processor's. So the processor is asked as
+well, without a child process and without code of its own that this package would have to run: numpy asks it
+when it is imported (CPUID and what the system keeps for a thread on x86, the kernel's HWCAP on ARM), and
+archspec reads the bits of CPUID that numpy does not name, among them AVX-VNNI. A file that claims what the
+processor denies describes another one. What nobody tells is unknown, which is neither yes nor no.
 """
 
 from __future__ import annotations
@@ -23,7 +25,19 @@ PROC_CPUINFO = Path("/proc/cpuinfo")
 SYSCTL = ["/usr/sbin/sysctl", "machdep.cpu.brand_string", "hw.optional"]
 
 X86_FLAGS = (
-    *("sse4_1", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16"),
+    *(
+        "sse4_1",
+        "avx",
+        "f16c",
+        "fma",
+        "avx2",
+        "avx_vnni",
+        "avx512f",
+        "avx512bw",
+        "avx512vl",
+        "avx512_vnni",
+        "avx512_bf16",
+    ),
     *("avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
 )
 _ARM_FLAGS = ("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme")
@@ -78,7 +92,9 @@ _ARM_CORES = {
     ("0x4e", "0x003"): "Denver 2",
     ("0x4e", "0x004"): "Carmel",
 }
-"""(implementer, part) -> name; ARM kernels tell numbers only. Source: Arm's MIDR_EL1 tables, as in util-linux lscpu-arm.c."""
+"""(implementer, part) -> name; ARM kernels tell numbers only. Source: Arm's MIDR_EL1 tables, as in util-linux
+lscpu-arm.c.
+"""
 
 
 class Processor(NamedTuple):
@@ -86,7 +102,8 @@ class Processor(NamedTuple):
 
     Attributes:
         model: "" where nothing tells.
-        isa: those of `ISA_FLAGS` that every core has: boards may mix cores, and code must run on each of them.
+        isa: those of `ISA_FLAGS` that every core has: boards may mix cores, and code must run on each of
+            them.
         isa_unknown: those that may be there: nothing here tells.
         remark: where two sources differ, which, and what was made of it; or why one failed.
     """
@@ -113,7 +130,9 @@ class Asked:
 
 
 def processor(cpuinfo: Path | None = None) -> Processor:
-    """This machine's processor, or the one that a file describes. Raises nothing: what nobody tells is unknown."""
+    """This machine's processor, or the one that a file describes. Raises nothing: what nobody tells is
+    unknown.
+    """
     if cpuinfo is None:
         return here()
     blocks = processors(cpuinfo)
@@ -140,7 +159,9 @@ def judge(cpuinfo: Path, machine: str, ask: Callable[[bool], Asked]) -> Processo
     if not vocabulary or (any(ours in block for block in blocks) and not denied):
         hidden = [flag for flag in vocabulary if flag not in told and asked.flags.get(flag)]
         remark = f"{cpuinfo} leaves out {' '.join(hidden)}, which the processor says it has" if hidden else ""
-        return Processor(_models(blocks) or ask(True).model or platform.processor(), _in_order(told), (), remark)
+        return Processor(
+            _models(blocks) or ask(True).model or platform.processor(), _in_order(told), (), remark
+        )
     asked, why = ask(True), ""
     if denied:
         why = f"the processor has no {' '.join(denied)}"
@@ -159,7 +180,8 @@ def ask(thoroughly: bool) -> Asked:
     """Ask the processor that this process runs on.
 
     Args:
-        thoroughly: also for what numpy does not know, which takes some milliseconds, and on macOS a child process.
+        thoroughly: also for what numpy does not know, which takes some milliseconds, and on macOS a child
+            process.
     """
     system, machine = platform.system(), platform.machine()
     vocabulary = _FLAGS.get(machine, ())
@@ -185,18 +207,27 @@ def _numpy(vocabulary: tuple[str, ...], system: str) -> dict[str, bool]:
     Off Linux, numpy for ARM says no to what it was not compiled for: there, only its yes is one.
     """
     names = {key: name for key, name in _NUMPY_NAMES.items() if name in vocabulary}
-    sure = (vocabulary is X86_FLAGS or system == "Linux") and not any(name in os.environ for name in _NUMPY_SETTINGS)
-    for module in ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath"):  # of numpy 2, and of numpy 1
+    sure = (vocabulary is X86_FLAGS or system == "Linux") and not any(
+        name in os.environ for name in _NUMPY_SETTINGS
+    )
+    for module in (
+        "numpy._core._multiarray_umath",
+        "numpy.core._multiarray_umath",
+    ):  # of numpy 2, and of numpy 1
         try:
             found: Mapping[str, bool] = importlib.import_module(module).__cpu_features__
         except (ImportError, AttributeError):
             continue
-        return {name: bool(found[key]) for key, name in names.items() if key in found and (found[key] or sure)}
+        return {
+            name: bool(found[key]) for key, name in names.items() if key in found and (found[key] or sure)
+        }
     return {}
 
 
 def _cpuid() -> tuple[str, dict[str, bool], str]:
-    """The model and all of x86's flags by CPUID, and why where it cannot be read: in some sandboxes no memory may hold code."""
+    """The model and all of x86's flags by CPUID, and why where it cannot be read: in some sandboxes no memory
+    may hold code.
+    """
     try:
         collector = importlib.import_module("archspec.cpu.detect").CpuidInfoCollector()
         model = " ".join((collector.brand_string() or "").split())
@@ -207,7 +238,9 @@ def _cpuid() -> tuple[str, dict[str, bool], str]:
 
 
 def _asked_of_macos(by_numpy: Mapping[str, bool], vocabulary: tuple[str, ...]) -> Asked:
-    """macOS lists all that an Apple processor has; of Intel's, no Mac has what numpy does not name, and neither has Rosetta."""
+    """macOS lists all that an Apple processor has; of Intel's, no Mac has what numpy does not name, and
+    neither has Rosetta.
+    """
     try:
         done = subprocess.run(SYSCTL, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError) as error:
@@ -216,10 +249,16 @@ def _asked_of_macos(by_numpy: Mapping[str, bool], vocabulary: tuple[str, ...]) -
     model = values.get("machdep.cpu.brand_string", "").strip()
     if vocabulary is X86_FLAGS:
         return Asked(model, {**dict.fromkeys(vocabulary, False), **by_numpy})
-    features = {name.rpartition(".")[2]: value for name, value in values.items() if name.startswith("hw.optional.arm.")}
+    features = {
+        name.rpartition(".")[2]: value
+        for name, value in values.items()
+        if name.startswith("hw.optional.arm.")
+    }
     if "FEAT_DotProd" not in features:  # before macOS 12
         return Asked(model, by_numpy)
-    return Asked(model, {**{flag: features.get(_SYSCTL_NAMES.get(flag, "")) == "1" for flag in vocabulary}, **by_numpy})
+    return Asked(
+        model, {**{flag: features.get(_SYSCTL_NAMES.get(flag, "")) == "1" for flag in vocabulary}, **by_numpy}
+    )
 
 
 def processors(cpuinfo: Path) -> list[dict[str, str]]:

@@ -1,14 +1,17 @@
-"""How a processor multiplies bytes: which form of an INT8 program ONNX Runtime computes exactly and fast on it, what computes
-wrongly there, and whether INT8 can be faster than float at all. The only place that decides so.
+"""How a processor multiplies bytes: which form of an INT8 program ONNX Runtime computes exactly and fast on
+it, what computes wrongly there, and whether INT8 can be faster than float at all. The only place that decides
+so.
 
-An INT8 product is a sum of products of bytes. VNNI on x86, and the dot products of ARM, add them up in 32 bits. Without VNNI, x86
-has one instruction for them: VPMADDUBSW multiplies unsigned bytes by signed ones and adds each pair of products in 16 bits, which
-saturate: twice 255 * 127 is 64770, and comes out as 32767. ONNX Runtime takes it for unsigned activations with signed weights.
-Where both are unsigned it widens them first, which is exact, and about as fast as float. Where both are signed it has no kernel
-of its own on x86: exact, and slow.
+An INT8 product is a sum of products of bytes. VNNI on x86, and the dot products of ARM, add them up in 32
+bits. Without VNNI, x86 has one instruction for them: VPMADDUBSW multiplies unsigned bytes by signed ones and
+adds each pair of products in 16 bits, which saturate: twice 255 * 127 is 64770, and comes out as 32767. ONNX
+Runtime takes it for unsigned activations with signed weights. Where both are unsigned it widens them first,
+which is exact, and about as fast as float. Where both are signed it has no kernel of its own on x86: exact,
+and slow.
 
-Measured with EDAFormer-T at 512x384 on two cores of an EPYC 9005 that hid its AVX-512 and VNNI from the runtime: agreement with
-the quantized model on the worst golden frame 0.983 in the form `x86`, 0.995 in `x86_u8u8`.
+Measured with EDAFormer-T at 512x384 on two cores of an EPYC 9005 that hid its AVX-512 and VNNI from the
+runtime: agreement with the quantized model on the worst golden frame 0.983 in the form `x86`, 0.995 in
+`x86_u8u8`.
 """
 
 from __future__ import annotations
@@ -22,7 +25,9 @@ from edgeseg.errors import Unsupported
 _X86 = ("x86_64", "amd64", "i686", "i386")
 _VNNI = ("avx512_vnni", "avx_vnni")
 _DOT_PRODUCTS = ("asimddp", "i8mm")
-_FASTER_ON = "x86 with VNNI (Intel from Ice Lake on, AMD from Zen 4), ARM with dot products, NVIDIA GPUs with TensorRT"
+_FASTER_ON = (
+    "x86 with VNNI (Intel from Ice Lake on, AMD from Zen 4), ARM with dot products, NVIDIA GPUs with TensorRT"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,9 @@ class Integers:
             return ""
         instructions = "VNNI" if self.form != "arm" else "dot products of bytes"
         return (
-            f"this processor has no {instructions}" if self.known else f"whether this processor has {instructions} is not known"
+            f"this processor has no {instructions}"
+            if self.known
+            else f"whether this processor has {instructions} is not known"
         )
 
     @property
@@ -61,12 +68,20 @@ class Integers:
         """One line for people: whether INT8 can be faster than float on this processor."""
         if self.adds_by:
             return f"INT8 can be faster than float on this processor, by {self.adds_by}"
-        pace = "may take as long as float here" if not self.known or self.form == "arm" else "takes about as long as float here"
-        return f"{self.lacks}: INT8 {pace}; it is smaller, exact in the form {self.form}, and faster on {_FASTER_ON}"
+        pace = (
+            "may take as long as float here"
+            if not self.known or self.form == "arm"
+            else "takes about as long as float here"
+        )
+        return (
+            f"{self.lacks}: INT8 {pace}; it is smaller, exact in the form {self.form}, and faster on"
+            f" {_FASTER_ON}"
+        )
 
 
 def integers(found: Processor, arch: str) -> Integers:
-    """What a processor makes of INT8. What is unknown counts as not there: what is chosen then is exact on every one of its kind.
+    """What a processor makes of INT8. What is unknown counts as not there: what is chosen then is exact on
+    every one of its kind.
 
     Args:
         arch: of this interpreter, as `platform.machine` names it; it decides where no flag does.
@@ -85,11 +100,16 @@ def integers_here() -> Integers:
 
 
 def check_exact(runtime: str) -> None:
-    """Raise Unsupported where a runtime whose kernels multiply unsigned by signed bytes would compute INT8 wrongly."""
+    """Raise Unsupported where a runtime whose kernels multiply unsigned by signed bytes would compute INT8
+    wrongly.
+    """
     here = integers_here()
     if here.saturates:
         raise Unsupported(
-            f"{runtime} computes no INT8 here: {here.lacks}, and without it {runtime} adds products of bytes in 16 bits, which "
-            "saturate",
-            hint=f"onnxruntime does, best in the form {here.form}: edgeseg build BUNDLE --runtime onnxruntime --force",
+            f"{runtime} computes no INT8 here: {here.lacks}, and without it {runtime} adds products of bytes"
+            " in 16 bits, which saturate",
+            hint=(
+                f"onnxruntime does, best in the form {here.form}: edgeseg build BUNDLE --runtime onnxruntime"
+                " --force"
+            ),
         )

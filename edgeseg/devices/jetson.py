@@ -36,7 +36,8 @@ def jetson(root: Path, l4t_package: str | None = None) -> Jetson | None:
     """The Jetson whose files lie below `root`; None where it is none.
 
     Args:
-        l4t_package: version of the package nvidia-l4t-core, for systems (containers) without /etc/nv_tegra_release.
+        l4t_package: version of the package nvidia-l4t-core, for systems (containers) without
+            /etc/nv_tegra_release.
     """
     compatible = device_tree(root, "compatible")
     soc = next((match[1] for entry in reversed(compatible) if (match := _SOC.fullmatch(entry))), None)
@@ -54,11 +55,15 @@ def jetson(root: Path, l4t_package: str | None = None) -> Jetson | None:
 
 
 def parse_release(text: str) -> str | None:
-    """Release that an nv_tegra_release file names: "# R36 (release), REVISION: 4.3, ..." -> "36.4.3"; None if it names none."""
+    """Release that an nv_tegra_release file names: "# R36 (release), REVISION: 4.3, ..." -> "36.4.3"; None if
+    it names none.
+    """
     match = _RELEASE.search(text)
     return f"{match[1]}.{match[2]}" if match else None
 
 
 def device_tree(root: Path, name: str) -> list[str]:
-    """The strings of a property at the root of the device tree, which end with NUL each; [] where there is none."""
+    """The strings of a property at the root of the device tree, which end with NUL each; [] where there is
+    none.
+    """
     return [entry for entry in read(root / "proc/device-tree" / name).split("\0") if entry]

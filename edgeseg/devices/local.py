@@ -1,4 +1,6 @@
-"""Whether this machine is the one that is meant, and is set as it was: what is measured here holds here only, and so."""
+"""Whether this machine is the one that is meant, and is set as it was: what is measured here holds here only,
+and so.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def check_here(name: str, machine: Machine | None = None) -> None:
     catalog = load_catalog()
     meant = catalog.find(name)
     if not meant:
-        raise Unsupported(f"the catalogue has no device {name!r}", hint="edgeseg devices lists them; auto is this machine")
+        raise Unsupported(
+            f"the catalogue has no device {name!r}", hint="edgeseg devices lists them; auto is this machine"
+        )
     here = catalog.recognise(machine or look())
     if not {device.name for device in meant} & {device.name for device in here}:
         found = " + ".join(device.title for device in here) or "not in the catalogue"
@@ -34,7 +38,8 @@ def check_here(name: str, machine: Machine | None = None) -> None:
 
 
 def timed_otherwise(clocks: Mapping[str, str], machine: Machine | None = None) -> str:
-    """What is set otherwise now than when an engine was timed, as a clause; "" where nothing is, or nothing is known.
+    """What is set otherwise now than when an engine was timed, as a clause; "" where nothing is, or nothing
+    is known.
 
     Args:
         clocks: of the engine; see `clocks.clocks`.

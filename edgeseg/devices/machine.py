@@ -1,4 +1,6 @@
-"""What this machine is, beyond its processor: system, GPUs, Jetson module, and the versions of what lies outside Python."""
+"""What this machine is, beyond its processor: system, GPUs, Jetson module, and the versions of what lies
+outside Python.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from edgeseg.devices.system_file import read
 
 ROOT = Path("/")
 _PACKAGE = re.compile(
-    r"^Package: (nvidia-jetpack|nvidia-l4t-core|python3-libnvinfer|libnvinfer\d+|libcudnn\d+(?:-cuda-\d+)?|libcusparselt\d+"
+    r"^Package:"
+    r" (nvidia-jetpack|nvidia-l4t-core|python3-libnvinfer|libnvinfer\d+"
+    r"|libcudnn\d+(?:-cuda-\d+)?|libcusparselt\d+"
     r"|libopencv-python|python3-opencv)$",
     re.MULTILINE | re.ASCII,
 )
@@ -46,14 +50,14 @@ class Machine:
         driver: version of NVIDIA's kernel driver.
         cuda: version of the CUDA toolkit in /usr/local/cuda.
         jetson: which Jetson it is.
-        packages: versions of the system's packages and libraries; "libnvinfer" is TensorRT, "libcudnn" is cuDNN, "opencv" the one
-            for the system's Python.
+        packages: versions of the system's packages and libraries; "libnvinfer" is TensorRT, "libcudnn" is
+            cuDNN, "opencv" the one for the system's Python.
         memory_gb: of the system, in 1e9 bytes; None where nothing says.
         memory_limit_gb: how much of it this process's control groups grant; None where there is no limit.
-        swap_gb, disk_swap_gb: swap space, and how much of it lies on a disk rather than, compressed, in memory.
-        clocks: how fast it is set to run; see `clocks.clocks`.
-        power_modes: of a Jetson, those that it has.
-        gpu_hidden: it is a container, and has no device file of a GPU; what the kernel tells of GPUs it sees all the same.
+        swap_gb, disk_swap_gb: swap space, and how much of it lies on a disk rather than, compressed, in
+        memory. clocks: how fast it is set to run; see `clocks.clocks`. power_modes: of a Jetson, those that
+        it has. gpu_hidden: it is a container, and has no device file of a GPU; what the kernel tells of GPUs
+        it sees all the same.
     """
 
     arch: str
@@ -78,7 +82,9 @@ class Machine:
 
     @property
     def accelerator(self) -> str:
-        """What an engine for the GPU is bound to: "NVIDIA GeForce RTX 4090 (8.9)", "p3767-0005 tegra234"; "" without one."""
+        """What an engine for the GPU is bound to: "NVIDIA GeForce RTX 4090 (8.9)", "p3767-0005 tegra234"; ""
+        without one.
+        """
         if self.jetson:  # the module, on whatever carrier board
             return " ".join((*self.jetson.parts[-1:], self.jetson.soc))
         # What a card is, not how it is set: limits of power and clocks do not tell two cards apart.
@@ -88,14 +94,18 @@ class Machine:
 def look(root: Path = ROOT, arch: str | None = None) -> Machine:
     """Look at the machine whose files lie below `root`. What a file does not say is empty; nothing is raised.
 
-    This machine's GPUs, and what NVML says of their limits, are asked for once a process; files are read each time.
+    This machine's GPUs, and what NVML says of their limits, are asked for once a process; files are read each
+    time.
 
     Args:
         arch: architecture; None: of this interpreter.
     """
     cpu, isa, isa_unknown, isa_remark = processor(None if root == ROOT else root / "proc/cpuinfo")
     packages = _copied_libraries(root) | _system_packages(root / "var/lib/dpkg/status")
-    cards, board = _gpus_here() if root == ROOT else tuple(gpus(root)), jetson(root, packages.get("nvidia-l4t-core"))
+    cards, board = (
+        _gpus_here() if root == ROOT else tuple(gpus(root)),
+        jetson(root, packages.get("nvidia-l4t-core")),
+    )
     swap_gb, disk_swap_gb = _swap_gb(root / "proc/swaps")
     return Machine(
         arch=arch or platform.machine(),
@@ -125,14 +135,18 @@ def told_memory(machine: Machine) -> str:
     if machine.memory_gb is None:
         return ""
     limit = machine.memory_limit_gb
-    ours = "" if limit is None or limit >= machine.memory_gb else f", {limit:g} GB of it for this control group"
+    ours = (
+        "" if limit is None or limit >= machine.memory_gb else f", {limit:g} GB of it for this control group"
+    )
     swap = "" if machine.swap_gb is None else f", {machine.swap_gb:g} GB of swap"
     return f"{machine.memory_gb:g} GB{ours}{swap}"
 
 
 @cache
 def _gpus_here() -> tuple[Gpu, ...]:
-    """Asked once: a build looks at the machine dozens of times, and nvidia-smi may load the driver each time."""
+    """Asked once: a build looks at the machine dozens of times, and nvidia-smi may load the driver each
+    time.
+    """
     return tuple(gpus(ROOT))
 
 
@@ -156,11 +170,17 @@ def _cuda(version_json: Path) -> str | None:
 
 
 def _system_packages(dpkg_status: Path) -> dict[str, str]:
-    """Installed packages of interest, as dpkg lists them: name -> version; "libnvinfer10" as "libnvinfer", others likewise."""
+    """Installed packages of interest, as dpkg lists them: name -> version; "libnvinfer10" as "libnvinfer",
+    others likewise.
+    """
     found, text = {}, read(dpkg_status)
-    for match in _PACKAGE.finditer(text):  # the file is a megabyte, and a few of its thousands of stanzas matter
+    for match in _PACKAGE.finditer(
+        text
+    ):  # the file is a megabyte, and a few of its thousands of stanzas matter
         stanza, name = text[match.end() :].partition("\n\n")[0], match[1]
-        fields = dict(line.split(": ", 1) for line in stanza.splitlines() if line.startswith(("Status: ", "Version: ")))
+        fields = dict(
+            line.split(": ", 1) for line in stanza.splitlines() if line.startswith(("Status: ", "Version: "))
+        )
         if fields.get("Status", "").endswith(" installed"):
             family = _FAMILY.search(name) if name != "python3-libnvinfer" else None
             found[family[0] if family else name] = fields.get("Version", "")

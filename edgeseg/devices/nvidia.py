@@ -1,4 +1,5 @@
-"""NVIDIA GPUs and their driver: by NVML where its Python package is, else nvidia-smi, the CUDA driver, or the kernel's list.
+"""NVIDIA GPUs and their driver: by NVML where its Python package is, else nvidia-smi, the CUDA driver, or the
+kernel's list.
 
 Sources: NVIDIA, NVML API Reference ("Device Queries"); nvidia-smi --help-query-gpu.
 """
@@ -53,12 +54,18 @@ class Gpu:
 
 
 def gpus(root: Path) -> list[Gpu]:
-    """The GPUs of the machine whose files lie below `root`. Libraries and programs are asked for `/` alone."""
+    """The GPUs of the machine whose files lie below `root`. Libraries and programs are asked for `/`
+    alone.
+    """
     if root != Path("/"):
         return _by_kernel(root)
     driver: Sequence[cuda_driver.CudaDevice] = within(PATIENCE_S, cuda_driver.devices, ())
     told: list[Gpu] = within(PATIENCE_S, _by_nvml, []) or _by_smi()
-    told = told or [Gpu(one.name, one.compute_capability, _gb(one.memory_bytes)) for one in driver] or _by_kernel(root)
+    told = (
+        told
+        or [Gpu(one.name, one.compute_capability, _gb(one.memory_bytes)) for one in driver]
+        or _by_kernel(root)
+    )
     if len(told) == len(driver) == 1:  # NVML calls an Orin's GPU "Orin (nvgpu)", CUDA calls it "Orin"
         return [replace(told[0], multiprocessors=driver[0].multiprocessors)]
     counts = {device.name: device.multiprocessors for device in driver}
@@ -66,7 +73,8 @@ def gpus(root: Path) -> list[Gpu]:
 
 
 def within(limit_s: float, ask: Callable[[], Answer], otherwise: Answer) -> Answer:
-    """What `ask` answers, or `otherwise` where it takes longer: the library of a driver in trouble may never come back.
+    """What `ask` answers, or `otherwise` where it takes longer: the library of a driver in trouble may never
+    come back.
 
     The thread that waits for it cannot be ended, only left behind; it keeps no process from ending.
     """
@@ -84,7 +92,9 @@ def driver_version(root: Path) -> str | None:
 
 
 def parse_smi(text: str) -> list[Gpu]:
-    """GPUs of nvidia-smi's answer: one a line, the fields of the query; what it does not know stands in brackets."""
+    """GPUs of nvidia-smi's answer: one a line, the fields of the query; what it does not know stands in
+    brackets.
+    """
     found = []
     for line in text.splitlines():
         name, *rest = (field.strip() for field in line.split(","))
@@ -115,7 +125,10 @@ def _by_nvml() -> list[Gpu]:
     except nvml.NVMLError:  # no driver
         return []
     try:
-        return [_nvml_gpu(nvml, nvml.nvmlDeviceGetHandleByIndex(index)) for index in range(nvml.nvmlDeviceGetCount())]
+        return [
+            _nvml_gpu(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
+            for index in range(nvml.nvmlDeviceGetCount())
+        ]
     except nvml.NVMLError:
         return []
     finally:
@@ -125,7 +138,9 @@ def _by_nvml() -> list[Gpu]:
 
 def _nvml_gpu(nvml: Any, handle: object) -> Gpu:
     def asked(question: Callable[[], Answer]) -> Answer | None:
-        """None where this GPU does not answer: one without memory of its own, a laptop's without a power limit, a Jetson's."""
+        """None where this GPU does not answer: one without memory of its own, a laptop's without a power
+        limit, a Jetson's.
+        """
         try:
             return question()
         except (nvml.NVMLError, AttributeError):  # the latter: an NVML older than the question
@@ -149,8 +164,13 @@ def _by_smi() -> list[Gpu]:
     if program is None:
         return []
     try:
-        done = subprocess.run([program, *_QUERY], capture_output=True, text=True, timeout=PATIENCE_S, check=True)
-    except (OSError, subprocess.SubprocessError):  # no driver, or one too old for the query: the kernel's list remains
+        done = subprocess.run(
+            [program, *_QUERY], capture_output=True, text=True, timeout=PATIENCE_S, check=True
+        )
+    except (
+        OSError,
+        subprocess.SubprocessError,
+    ):  # no driver, or one too old for the query: the kernel's list remains
         return []
     return parse_smi(done.stdout)
 

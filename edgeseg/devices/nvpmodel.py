@@ -1,9 +1,12 @@
-"""The power modes of a Jetson, from the two files that NVIDIA's nvpmodel keeps: the one in force, and all that there are.
+"""The power modes of a Jetson, from the two files that NVIDIA's nvpmodel keeps: the one in force, and all
+that there are.
 
-`/var/lib/nvpmodel/status` holds "pmode:0002", written whenever the mode changes; `/etc/nvpmodel.conf` defines the modes. Neither
-needs root, nor the program. Numbers say nothing of speed: an Orin Nano Super has 15W (0), 25W (1), MAXN_SUPER (2) and 7W (3).
+`/var/lib/nvpmodel/status` holds "pmode:0002", written whenever the mode changes; `/etc/nvpmodel.conf` defines
+the modes. Neither needs root, nor the program. Numbers say nothing of speed: an Orin Nano Super has 15W (0),
+25W (1), MAXN_SUPER (2) and 7W (3).
 
-Source: NVIDIA, Jetson Linux Developer Guide, "Platform Power and Performance", and the head of nvpmodel.conf itself.
+Source: NVIDIA, Jetson Linux Developer Guide, "Platform Power and Performance", and the head of nvpmodel.conf
+    itself.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ class PowerMode:
     Attributes:
         number: what `nvpmodel -m` takes.
         name: "15W", "MAXN_SUPER".
-        gpu_max_hz: limit of the GPU's clock; infinite where the mode sets none, None where it says nothing of it.
+        gpu_max_hz: limit of the GPU's clock; infinite where the mode sets none, None where it says nothing of
+            it.
     """
 
     number: int
@@ -42,8 +46,13 @@ class PowerMode:
 
 
 def power_modes(root: Path) -> tuple[PowerMode | None, list[PowerMode]]:
-    """The mode in force, and all modes, of the Jetson whose files lie below `root`; None and [] where the files do not say."""
-    modes, number = parse_modes(read(root / "etc/nvpmodel.conf")), parse_status(read(root / "var/lib/nvpmodel/status"))
+    """The mode in force, and all modes, of the Jetson whose files lie below `root`; None and [] where the
+    files do not say.
+    """
+    modes, number = (
+        parse_modes(read(root / "etc/nvpmodel.conf")),
+        parse_status(read(root / "var/lib/nvpmodel/status")),
+    )
     known = next((mode for mode in modes if mode.number == number), None)
     return known or (None if number is None else PowerMode(number, "mode")), modes
 
@@ -55,7 +64,9 @@ def parse_status(text: str) -> int | None:
 
 
 def parse_modes(text: str) -> list[PowerMode]:
-    """The modes that an nvpmodel.conf defines, in its order; of two with one number the first. What makes no sense is no mode."""
+    """The modes that an nvpmodel.conf defines, in its order; of two with one number the first. What makes no
+    sense is no mode.
+    """
     modes: dict[int, PowerMode] = {}
     current: tuple[int, str] | None = None
     limits: list[float] = []
@@ -83,7 +94,9 @@ def parse_modes(text: str) -> list[PowerMode]:
 
 
 def fastest(modes: Sequence[PowerMode]) -> PowerMode | None:
-    """The mode that holds the GPU back least: by the limit of its clock, then by name (MAXN has no cap), then by watts."""
+    """The mode that holds the GPU back least: by the limit of its clock, then by name (MAXN has no cap), then
+    by watts.
+    """
 
     def speed(mode: PowerMode) -> tuple[float, bool, int]:
         watts = _WATTS.search(mode.name)

@@ -1,7 +1,8 @@
-"""What this machine draws, in watts by rail: the INA3221 monitors of Jetson boards, RAPL of x86 processors, NVIDIA GPUs by NVML.
+"""What this machine draws, in watts by rail: the INA3221 monitors of Jetson boards, RAPL of x86 processors,
+NVIDIA GPUs by NVML.
 
-The kernel's files are read below a root, so that recorded trees can be read too. Where there is no meter, or it may not be read
-(RAPL is root's on most systems), nothing is told: a figure is never made up.
+The kernel's files are read below a root, so that recorded trees can be read too. Where there is no meter, or
+it may not be read (RAPL is root's on most systems), nothing is told: a figure is never made up.
 """
 
 from __future__ import annotations
@@ -36,14 +37,17 @@ class PowerMeter:
         self._read_s = float("-inf")
 
     def read(self) -> dict[str, float]:
-        """Watts by rail, the whole board's first where it is known; empty where nothing can be read. Never raises OSError.
+        """Watts by rail, the whole board's first where it is known; empty where nothing can be read. Never
+        raises OSError.
 
         What was read less than a quarter of a second ago is told again.
         """
         with self._lock:
             if self._clock() - self._read_s >= _LEAST_INTERVAL_S:
                 found = {rail: watts for read in self._readers for rail, watts in read().items()}
-                self._last = dict(sorted(found.items(), key=lambda item: not item[0].startswith(("VDD_IN", "VIN"))))
+                self._last = dict(
+                    sorted(found.items(), key=lambda item: not item[0].startswith(("VDD_IN", "VIN")))
+                )
                 self._read_s = self._clock()
             return dict(self._last)
 
@@ -59,7 +63,10 @@ def ina3221_w(root: Path) -> dict[str, float]:
             continue
         for label in sorted(chip.glob("in*_label")):
             channel, rail = label.name.removeprefix("in").removesuffix("_label"), _text(label) or ""
-            millivolts, milliamps = _integer(chip / f"in{channel}_input"), _integer(chip / f"curr{channel}_input")
+            millivolts, milliamps = (
+                _integer(chip / f"in{channel}_input"),
+                _integer(chip / f"curr{channel}_input"),
+            )
             if rail not in _UNUSED_RAILS and millivolts is not None and milliamps is not None:
                 watts[rail] = millivolts * milliamps / 1e6
     return watts
@@ -68,7 +75,8 @@ def ina3221_w(root: Path) -> dict[str, float]:
 class Rapl:
     """Mean power of each processor package since the last reading, from its energy counter.
 
-    Source: Linux, Documentation/power/powercap/powercap.rst (energy_uj counts up to max_energy_range_uj, then from 0 again).
+    Source: Linux, Documentation/power/powercap/powercap.rst (energy_uj counts up to max_energy_range_uj, then
+        from 0 again).
     """
 
     def __init__(self, root: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -110,7 +118,9 @@ class _Nvml:
             if self._handles is None:
                 self._handles = []
                 nvml.nvmlInit()
-                self._handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+                self._handles = [
+                    nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())
+                ]
             for index, handle in enumerate(self._handles):
                 watts[f"GPU {index}"] = nvml.nvmlDeviceGetPowerUsage(handle) / 1e3
         except nvml.NVMLError:

@@ -1,7 +1,8 @@
 """What machine this is: the fingerprint that ties an engine to a device, and the number of cores worth using.
 
-An engine may hold code and data layouts for one instruction set, and its measured latency holds for one processor. So both
-are in the fingerprint, with the operating system and the runtime's version; memory size, core count and host name are not.
+An engine may hold code and data layouts for one instruction set, and its measured latency holds for one
+processor. So both are in the fingerprint, with the operating system and the runtime's version; memory size,
+core count and host name are not.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ class Fingerprint:
         cpu: processor model.
         isa: those of `instructions.ISA_FLAGS` that every core has.
         os: e.g. "Linux".
-        accelerator: of an engine that runs on one: `machine.Machine.accelerator`; "" for the processor. Alone, where engines
-            run in every machine that has it.
-        isa_unknown: those of which nothing told whether they are there. Where all is told, such an engine is another machine's.
+        accelerator: of an engine that runs on one: `machine.Machine.accelerator`; "" for the processor.
+            Alone, where engines run in every machine that has it.
+        isa_unknown: those of which nothing told whether they are there. Where all is told, such an engine is
+            another machine's.
     """
 
     runtime: str
@@ -47,7 +49,9 @@ class Fingerprint:
 
     @property
     def key(self) -> str:
-        """sha256 over everything above, hex. What came later does not count where it is empty: engines keep their keys."""
+        """sha256 over everything above, hex. What came later does not count where it is empty: engines keep
+        their keys.
+        """
         later = ("accelerator", "isa_unknown")
         values = {name: value for name, value in asdict(self).items() if name not in later or value}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
@@ -70,7 +74,9 @@ class Fingerprint:
         return f"{self.place} with {self.runtime} {self.runtime_version}"
 
 
-def fingerprint(runtime: str, runtime_version: str, cpuinfo: Path | None = None, *, accelerator: str = "") -> Fingerprint:
+def fingerprint(
+    runtime: str, runtime_version: str, cpuinfo: Path | None = None, *, accelerator: str = ""
+) -> Fingerprint:
     """Fingerprint of this device for a runtime.
 
     Args:
@@ -82,10 +88,13 @@ def fingerprint(runtime: str, runtime_version: str, cpuinfo: Path | None = None,
     cpu, isa, unknown, remark = processor(cpuinfo)
     if not cpu:
         raise Unsupported(
-            "the processor of this machine cannot be told, and engines are bound to one" + (f"; {remark}" if remark else ""),
+            "the processor of this machine cannot be told, and engines are bound to one"
+            + (f"; {remark}" if remark else ""),
             hint=f"edgeseg doctor; on Linux, {cpuinfo or PROC_CPUINFO} must be readable",
         )
-    return Fingerprint(runtime, runtime_version, platform.machine(), cpu, isa, platform.system(), accelerator, unknown)
+    return Fingerprint(
+        runtime, runtime_version, platform.machine(), cpu, isa, platform.system(), accelerator, unknown
+    )
 
 
 def told_isa(isa: tuple[str, ...], unknown: tuple[str, ...]) -> str:
@@ -97,10 +106,12 @@ def told_isa(isa: tuple[str, ...], unknown: tuple[str, ...]) -> str:
 
 
 def usable_cores(cpuinfo: Path | None = None, root: Path = ROOT) -> int:
-    """Physical cores that this process may use: by its affinity mask and by the quotas of its control groups, at least 1.
+    """Physical cores that this process may use: by its affinity mask and by the quotas of its control groups,
+    at least 1.
 
-    Hardware threads of one core count once: a second one adds next to nothing to dense arithmetic. Of a fraction of a core
-    nothing is used: a thread too many waits for the next period of the quota with all the others, in the middle of a frame.
+    Hardware threads of one core count once: a second one adds next to nothing to dense arithmetic. Of a
+    fraction of a core nothing is used: a thread too many waits for the next period of the quota with all the
+    others, in the middle of a frame.
 
     Args:
         cpuinfo, root: files of another machine, for tests.

@@ -6,7 +6,9 @@ from pathlib import Path
 
 
 def read(path: Path) -> str:
-    """What a file says; "" where it cannot be read. Unbuffered: a server tells of its clocks in a thousand small files."""
+    """What a file says; "" where it cannot be read. Unbuffered: a server tells of its clocks in a thousand
+    small files.
+    """
     try:
         with path.open("rb", buffering=0) as file:
             return file.readall().decode("utf-8", errors="replace")

@@ -1,10 +1,12 @@
 """The few functions of NVIDIA's CUDA runtime library that a session needs, through ctypes.
 
-JetPack ships the library and no Python package for it, and torch stays off the device. The functions are those of CUDA 11.4 to
-13, with unchanged signatures.
+JetPack ships the library and no Python package for it, and torch stays off the device. The functions are
+those of CUDA 11.4 to 13, with unchanged signatures.
 
-Source: docs.nvidia.com/cuda/cuda-runtime-api, modules "Error Handling", "Memory Management", "Stream Management" and "Graph
-Management"; cuda_runtime_api.h of CUDA 11.8, 12.9 and 13.5. On memory of integrated GPUs: cudaMemGetInfo there, "CUDA for Tegra".
+Source: docs.nvidia.com/cuda/cuda-runtime-api, modules "Error Handling", "Memory Management", "Stream
+    Management" and "Graph
+Management"; cuda_runtime_api.h of CUDA 11.8, 12.9 and 13.5. On memory of integrated GPUs: cudaMemGetInfo
+there, "CUDA for Tegra".
 """
 
 from __future__ import annotations
@@ -68,11 +70,12 @@ Handle = int
 class Cuda:
     """The CUDA runtime on the current device.
 
-    Its methods raise BundleError with what CUDA says, and Unsupported where the driver does not fit or there is no GPU.
+    Its methods raise BundleError with what CUDA says, and Unsupported where the driver does not fit or there
+    is no GPU.
 
     Args:
-        library: the loaded library; default: of those that the system finds, or that lie in NVIDIA's Python packages, the first
-            that the driver is new enough for.
+        library: the loaded library; default: of those that the system finds, or that lie in NVIDIA's Python
+            packages, the first that the driver is new enough for.
     Raises:
         Unsupported: there is none.
     """
@@ -85,7 +88,10 @@ class Cuda:
         """Compute capability of each GPU that this process may use, in CUDA's order: ["8.9", "8.6"]."""
         count = ctypes.c_int()
         self._call("cudaGetDeviceCount", ctypes.byref(count))
-        return [".".join(str(self._attribute(which, index)) for which in _CAPABILITY) for index in range(count.value)]
+        return [
+            ".".join(str(self._attribute(which, index)) for which in _CAPABILITY)
+            for index in range(count.value)
+        ]
 
     def use(self, device: int) -> None:
         """Let this thread's further calls go to a GPU, by CUDA's number."""
@@ -99,7 +105,9 @@ class Cuda:
         self._call("cudaFree", buffer)
 
     def pinned(self, size: int) -> npt.NDArray[np.uint8]:
-        """`size` bytes of page-locked host memory, which the device copies without a stop-over; `free_pinned` them."""
+        """`size` bytes of page-locked host memory, which the device copies without a stop-over; `free_pinned`
+        them.
+        """
         address = self._made("cudaMallocHost", size)
         array: npt.NDArray[np.uint8] = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
         return array
@@ -108,12 +116,14 @@ class Cuda:
         self._call("cudaFreeHost", array.ctypes.data)
 
     def free_bytes(self) -> int:
-        """Device memory that nobody uses. A GPU that shares the system's may also have what holds copies of files, which CUDA
-        does not count as free and the system gives back at once."""
+        """Device memory that nobody uses. A GPU that shares the system's may also have what holds copies of
+        files, which CUDA does not count as free and the system gives back at once."""
         free, total, device = ctypes.c_size_t(), ctypes.c_size_t(), ctypes.c_int()
         self._call("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
         self._call("cudaGetDevice", ctypes.byref(device))
-        return max(free.value, _available_bytes()) if self._attribute(_INTEGRATED, device.value) else free.value
+        return (
+            max(free.value, _available_bytes()) if self._attribute(_INTEGRATED, device.value) else free.value
+        )
 
     def stream(self) -> Handle:
         """A queue of its own; `destroy_stream` it."""
@@ -135,7 +145,9 @@ class Cuda:
         self._call("cudaMemcpyAsync", to.ctypes.data, buffer, to.nbytes, _TO_HOST, stream)
 
     def record(self, work: Callable[[], None], stream: Handle) -> Handle:
-        """What `work` puts into the queue, as a graph that is launched in one call; nothing of it runs now."""
+        """What `work` puts into the queue, as a graph that is launched in one call; nothing of it runs
+        now.
+        """
         with self._capture(stream) as recorded:
             work()
         graph = recorded[0]
@@ -152,8 +164,8 @@ class Cuda:
 
     @contextmanager
     def _capture(self, stream: Handle) -> Iterator[list[Handle]]:
-        """Collects what is queued; the graph is in the list at the end. A capture that an error breaks is ended, too, and what
-        it had collected is let go."""
+        """Collects what is queued; the graph is in the list at the end. A capture that an error breaks is
+        ended, too, and what it had collected is let go."""
         self._call("cudaStreamBeginCapture", stream, _THREAD_LOCAL)
         recorded: list[Handle] = []
         graph = ctypes.c_void_p()
@@ -182,7 +194,8 @@ class Cuda:
     def _call(self, name: str, *arguments: Any) -> None:
         status = getattr(self._library, name)(*arguments)
         if status:
-            self._library.cudaGetLastError()  # forgets it: whoever asks next, TensorRT for one, would take it for its own
+            # forgets it: whoever asks next, TensorRT for one, would take it for its own
+            self._library.cudaGetLastError()
         if status in _NO_GPU:
             raise Unsupported(
                 f"CUDA cannot be used here: {_NO_GPU[status]}",
@@ -204,7 +217,9 @@ def _declare(library: Any) -> None:
 
 
 def _load() -> Any:
-    """The first library that the driver serves; where it serves none, the first there is: its own calls tell why."""
+    """The first library that the driver serves; where it serves none, the first there is: its own calls tell
+    why.
+    """
     found = None
     for name in _candidates():
         try:
@@ -237,7 +252,9 @@ def _served(library: Any) -> bool:
     for part in ("Driver", "Runtime"):
         version = ctypes.c_int()
         getattr(library, f"cuda{part}GetVersion")(ctypes.byref(version))
-        major[part] = version.value // 1000  # of 12040, which is CUDA 12.4; CUDA 11 tells neither without a driver
+        major[part] = (
+            version.value // 1000
+        )  # of 12040, which is CUDA 12.4; CUDA 11 tells neither without a driver
     return 0 < major["Runtime"] <= major["Driver"]
 
 
@@ -252,8 +269,8 @@ def _in_packages() -> Iterator[Path]:
 
 
 def _available_bytes() -> int:
-    """The system's memory that can be had without swapping, as Linux estimates it, and no more than is granted; 0 where nothing
-    tells."""
+    """The system's memory that can be had without swapping, as Linux estimates it, and no more than is
+    granted; 0 where nothing tells."""
     try:
         lines = MEMINFO.read_text().splitlines()
     except OSError:

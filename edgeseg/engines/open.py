@@ -1,4 +1,6 @@
-"""Bundle -> sessions: which of its engines this device uses, and how it is opened. A bundle itself knows no runtime."""
+"""Bundle -> sessions: which of its engines this device uses, and how it is opened. A bundle itself knows no
+runtime.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,11 @@ from edgeseg.specs import Precision
 from edgeseg.text import quoted
 
 
-def find_engine(bundle: Bundle, level: int = 0, runtime: str | None = None, precision: Precision | None = None) -> EngineEntry:
-    """The engine for this device: the one that a build on this machine chose, else the fastest of those measured here.
+def find_engine(
+    bundle: Bundle, level: int = 0, runtime: str | None = None, precision: Precision | None = None
+) -> EngineEntry:
+    """The engine for this device: the one that a build on this machine chose, else the fastest of those
+    measured here.
 
     One that was compiled on another machine and never checked is not it: `edgeseg build` checks it.
 
@@ -22,14 +27,16 @@ def find_engine(bundle: Bundle, level: int = 0, runtime: str | None = None, prec
         precision: only engines of programs of this precision; None: of any.
     Raises:
         EngineMismatch: there are engines, and none is for this device.
-        BundleError: there is no engine at all for this level (and runtime, and precision), or none that was checked.
+        BundleError: there is no engine at all for this level (and runtime, and precision), or none that was
+            checked.
         Unsupported: the runtime of one that is for this device is not installed (any more).
     """
     programs = bundle.level(level).programs
     build = f"edgeseg build {quoted(bundle.path)}"
     if precision is not None and precision not in programs:
         raise BundleError(
-            f"{bundle.path} has no {precision} program at level {level}", hint=f"edgeseg bundle show {quoted(bundle.path)}"
+            f"{bundle.path} has no {precision} program at level {level}",
+            hint=f"edgeseg bundle show {quoted(bundle.path)}",
         )
     wanted = [e for e in bundle.manifest.engines if e.level == level and precision in (None, e.precision)]
     engines = [e for e in wanted if runtime in (None, e.runtime)]
@@ -47,7 +54,11 @@ def find_engine(bundle: Bundle, level: int = 0, runtime: str | None = None, prec
 
     def rank(engine: EngineEntry) -> tuple[bool, bool, float]:
         timed_here = engine.measured_on in ("", here)
-        return engine.key not in chosen, not timed_here, float(engine.measurements.get("median_ms", float("inf")))
+        return (
+            engine.key not in chosen,
+            not timed_here,
+            float(engine.measurements.get("median_ms", float("inf"))),
+        )
 
     return min(fitting, key=rank)
 
@@ -67,7 +78,8 @@ def open_session(
         threads: overrides the number that the engine was measured with.
         precision: of the program; None: of any.
     Raises:
-        EngineMismatch: built for another device or runtime version; raised before any byte is handed to a runtime.
+        EngineMismatch: built for another device or runtime version; raised before any byte is handed to a
+            runtime.
         IntegrityError: a file of the engine or its program is not what was packed.
         BundleError: no such level or engine, or the runtime refuses it.
     """
@@ -75,7 +87,9 @@ def open_session(
 
 
 def open_engine(bundle: Bundle, engine: EngineEntry, threads: int | None = None) -> Session:
-    """Open one of this device's engines, as `find_engine` gives it. The caller closes it. Raises as `open_session`."""
+    """Open one of this device's engines, as `find_engine` gives it. The caller closes it. Raises as
+    `open_session`.
+    """
     program = bundle.program(engine.level, engine.precision)
     files = [bundle.file(path) for path in engine.files]
     options = {**engine.options, **({} if threads is None else {"threads": threads})}
@@ -99,5 +113,7 @@ def verify_engines(bundle: Bundle, threads: int | None = None) -> dict[str, dict
         agreement[f"level {level}, {entry.runtime} {entry.kind}"] = shares
     minimum = bundle.recipe().gate.min_mask_agreement
     for engine, frames in agreement.items():
-        check_gate(f"{bundle.path}: {engine}", frames, minimum, hint=f"edgeseg build {quoted(bundle.path)} --force")
+        check_gate(
+            f"{bundle.path}: {engine}", frames, minimum, hint=f"edgeseg build {quoted(bundle.path)} --force"
+        )
     return agreement

@@ -1,4 +1,6 @@
-"""What runtimes can be told: the options that their rows declare, and what a user asks for, held against them."""
+"""What runtimes can be told: the options that their rows declare, and what a user asks for, held against
+them.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,16 @@ LIST = "edgeseg build --options"
 """The command that lists what there is."""
 
 CUDA_GRAPH = Option(bool, "launch all work at once, recorded as a CUDA graph; by default true")
-OPTIMIZATION_LEVEL = Option(int, "how long the builder looks for fast kernels; by default its own level", most=5)
-WORKSPACE_BYTES = Option(int, "memory that kernels may work in; by default half of what is free", least=64 << 20)
+OPTIMIZATION_LEVEL = Option(
+    int, "how long the builder looks for fast kernels; by default its own level", most=5
+)
+WORKSPACE_BYTES = Option(
+    int, "memory that kernels may work in; by default half of what is free", least=64 << 20
+)
 
-THREADS = Option(int, "of the processor; --threads says it for all runtimes; by default one for each core", least=1)
+THREADS = Option(
+    int, "of the processor; --threads says it for all runtimes; by default one for each core", least=1
+)
 
 _TRUTH = {"true": True, "false": False}
 _NUMBER = re.compile(r"-?[0-9]{1,18}")
@@ -28,7 +36,9 @@ Wanted = Mapping[str, Mapping[str, Any]]
 
 
 def declared() -> dict[str, Mapping[str, Option]]:
-    """Runtime -> name -> option, for every row of the engine table, whether or not its package is installed."""
+    """Runtime -> name -> option, for every row of the engine table, whether or not its package is
+    installed.
+    """
     return {name: table.backend(name).options for name in table.engines()}
 
 
@@ -46,11 +56,15 @@ def read(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
         runtime, _, name = key.partition(".")
         if not (runtime and name and value):
             raise OptionError(
-                f"{text!r} is no option of a runtime", hint=f"RUNTIME.NAME=VALUE, such as tensorrt.optimization_level=5; {LIST}"
+                f"{text!r} is no option of a runtime",
+                hint=f"RUNTIME.NAME=VALUE, such as tensorrt.optimization_level=5; {LIST}",
             )
         option = _find(known, runtime, name)
         if name in wanted.setdefault(runtime, {}):
-            raise OptionError(f"{runtime}.{name} is given twice", hint="a runtime is built with one value of an option at a time")
+            raise OptionError(
+                f"{runtime}.{name} is given twice",
+                hint="a runtime is built with one value of an option at a time",
+            )
         wanted[runtime][name] = _value(runtime, name, option, _parsed(option, value), value)
     return wanted
 
@@ -67,7 +81,8 @@ def check(wanted: Wanted, runtimes: Sequence[str] = ()) -> None:
             _value(runtime, name, _find(known, runtime, name), value, value)
         if options and runtimes and runtime not in runtimes:
             raise OptionError(
-                f"{', '.join(f'{runtime}.{name}' for name in options)} would do nothing: considered are {', '.join(runtimes)}",
+                f"{', '.join(f'{runtime}.{name}' for name in options)} would do nothing: considered are"
+                f" {', '.join(runtimes)}",
                 hint=f"--runtime {runtime} considers it too; or leave its options out",
             )
 
@@ -75,13 +90,16 @@ def check(wanted: Wanted, runtimes: Sequence[str] = ()) -> None:
 def _find(known: Mapping[str, Mapping[str, Option]], runtime: str, name: str) -> Option:
     if runtime not in known:
         raise OptionError(
-            f"there is no runtime named {runtime!r}", hint=f"{_near(runtime, known)}known: {', '.join(known)}; {LIST}"
+            f"there is no runtime named {runtime!r}",
+            hint=f"{_near(runtime, known)}known: {', '.join(known)}; {LIST}",
         )
     if name not in known[runtime]:
         others = [other for other, options in known.items() if name in options]
         elsewhere = f"; {name} is an option of {', '.join(others)}" if others else ""
         takes = f"{runtime} takes {', '.join(known[runtime]) or 'no options'}"
-        raise OptionError(f"{runtime} has no option {name!r}", hint=f"{_near(name, known[runtime])}{takes}{elsewhere}")
+        raise OptionError(
+            f"{runtime} has no option {name!r}", hint=f"{_near(name, known[runtime])}{takes}{elsewhere}"
+        )
     return known[runtime][name]
 
 

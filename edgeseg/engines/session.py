@@ -41,7 +41,9 @@ class ProgramSession(ABC):
     def infer(self, image_rgb: ImageU8) -> MaskU8:
         wanted = (*self.program.image.size_hw, 3)
         if image_rgb.shape != wanted or image_rgb.dtype != np.uint8:
-            raise ValueError(f"the image is {image_rgb.dtype} {image_rgb.shape}, the program takes uint8 {wanted}")
+            raise ValueError(
+                f"the image is {image_rgb.dtype} {image_rgb.shape}, the program takes uint8 {wanted}"
+            )
         if self._closed:
             raise ValueError("the session is closed")
         pixels = image_rgb if self.program.image.layout == "HWC" else image_rgb.transpose(2, 0, 1)
@@ -61,12 +63,16 @@ class ProgramSession(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
 def misfit(inputs: Sequence[Port], outputs: Sequence[Port], program: Program) -> str | None:
-    """How a graph's inputs and outputs differ from what the program says, as a clause; None where they fit."""
+    """How a graph's inputs and outputs differ from what the program says, as a clause; None where they
+    fit.
+    """
     wanted = [("uint8", program.image.input_shape)]
     if list(inputs) != wanted:
         return f"it takes {list(inputs)}, not {wanted}"

@@ -34,13 +34,15 @@ def backend(name: str, progress: Progress | None = None) -> EngineBackend:
     """The runtime of that name; whether its package is installed shows when it is used. Raises Unsupported.
 
     Args:
-        progress: what a runtime that knows the phases of its work tells them; its class takes a parameter `progress`.
+        progress: what a runtime that knows the phases of its work tells them; its class takes a parameter
+            `progress`.
     """
     known = ENGINES if name in ENGINES else engines()  # which takes milliseconds, and this is called often
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         raise Unsupported(
-            f"there is no runtime named {name!r}", hint=f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            f"there is no runtime named {name!r}",
+            hint=f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}",
         )
     module, _, attribute = known[name].partition(":")
     kind = getattr(importlib.import_module(module), attribute)
@@ -49,14 +51,18 @@ def backend(name: str, progress: Progress | None = None) -> EngineBackend:
     return made
 
 
-def fingerprint(name: str, version: str | None = None, options: Mapping[str, Any] = NO_OPTIONS) -> probe.Fingerprint:
-    """What an engine of a runtime is bound to: this device, or, where engines move, the accelerator that it is for.
+def fingerprint(
+    name: str, version: str | None = None, options: Mapping[str, Any] = NO_OPTIONS
+) -> probe.Fingerprint:
+    """What an engine of a runtime is bound to: this device, or, where engines move, the accelerator that it
+    is for.
 
     Args:
         version: of the runtime; default: the installed one.
         options: of the engine.
     Raises:
-        Unsupported: there is no such runtime; MissingDependency: it is not installed, and no version is given.
+        Unsupported: there is no such runtime; MissingDependency: it is not installed, and no version is
+            given.
     """
     runtime = backend(name)
     version = runtime.version() if version is None else version
@@ -66,7 +72,9 @@ def fingerprint(name: str, version: str | None = None, options: Mapping[str, Any
 
 
 def this_machine() -> str:
-    """This machine as a whole, which measured times belong to; one line. Raises Unsupported where nothing tells its processor."""
+    """This machine as a whole, which measured times belong to; one line. Raises Unsupported where nothing
+    tells its processor.
+    """
     return probe.fingerprint("", "", accelerator=look().accelerator).place
 
 
@@ -77,8 +85,10 @@ def for_this_device(engines: Sequence[EngineEntry], *, rebuild: str) -> list[Eng
         engines: at least one.
         rebuild: the command that builds them for this device.
     Raises:
-        EngineMismatch: all were built for other devices or versions, whether or not their runtimes are installed here.
-        Unsupported: one is for this device, of a runtime that is not installed (any more); or no such runtime is known.
+        EngineMismatch: all were built for other devices or versions, whether or not their runtimes are
+            installed here.
+        Unsupported: one is for this device, of a runtime that is not installed (any more); or no such runtime
+            is known.
     """
     here: dict[str, list[probe.Fingerprint]] = {}
     missing: dict[str, Unsupported] = {}
@@ -114,11 +124,15 @@ def _keys(fingerprints: Iterable[probe.Fingerprint]) -> set[str]:
 
 
 def _fingerprints(name: str, version: str | None = None) -> list[probe.Fingerprint]:
-    """All that engines of a runtime may be bound to and still run here; at least one. Raises as `fingerprint`."""
+    """All that engines of a runtime may be bound to and still run here; at least one. Raises as
+    `fingerprint`.
+    """
     runtime = backend(name)
     accelerators = runtime.accelerators() if isinstance(runtime, PortableBackend) else ()
     version = runtime.version() if version is None else version
-    return [_alone(name, version, accelerator) for accelerator in accelerators] or [fingerprint(name, version)]
+    return [_alone(name, version, accelerator) for accelerator in accelerators] or [
+        fingerprint(name, version)
+    ]
 
 
 def _alone(name: str, version: str, accelerator: str) -> probe.Fingerprint:

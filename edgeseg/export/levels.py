@@ -1,4 +1,6 @@
-"""The programs of a bundle: every level in every precision and form, on weights that are stored once, each held to its model."""
+"""The programs of a bundle: every level in every precision and form, on weights that are stored once, each
+held to its model.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +23,23 @@ from edgeseg.export.program import Weights, export_program
 from edgeseg.models.reference import TorchReference
 from edgeseg.recipe.schema import Export
 from edgeseg.rewrite.form import Form
-from edgeseg.specs import CANONICAL_FORM, DEFAULT_FORM, DIALECTS, HALF_FORM, ImageU8, IsrPlan, Precision, Program
+from edgeseg.specs import (
+    CANONICAL_FORM,
+    DEFAULT_FORM,
+    DIALECTS,
+    HALF_FORM,
+    ImageU8,
+    IsrPlan,
+    Precision,
+    Program,
+)
 
 
 @dataclass(frozen=True)
 class FloatLevel:
-    """A float program to be: the model at its ISR plan, the forms that runtimes want, how weights are stored."""
+    """A float program to be: the model at its ISR plan, the forms that runtimes want, how weights are
+    stored.
+    """
 
     source: Trained
     forms: Sequence[Form]
@@ -55,7 +68,9 @@ class FloatLevel:
             for form in self.forms
         ]
 
-    def hold(self, reference: TorchReference, programs: Sequence[Program], images: Sequence[ImageU8]) -> dict[str, Any]:
+    def hold(
+        self, reference: TorchReference, programs: Sequence[Program], images: Sequence[ImageU8]
+    ) -> dict[str, Any]:
         """How closely every form agrees with the model. Raises ParityError."""
         reports = {program.form: compare(reference, program, images) for program in programs}
         default = reports.pop(DEFAULT_FORM)
@@ -79,14 +94,18 @@ class HalfLevel:
         (plain,) = FloatLevel(self.source, ["tensorrt"], "fp32").export(export, folder)
         return [write_half(plain, folder / "half.onnx")]
 
-    def hold(self, reference: TorchReference, programs: Sequence[Program], images: Sequence[ImageU8]) -> dict[str, Any]:
+    def hold(
+        self, reference: TorchReference, programs: Sequence[Program], images: Sequence[ImageU8]
+    ) -> dict[str, Any]:
         """How closely it agrees with the model. Raises ParityError."""
         return compare(reference, programs[0], images)
 
 
 @dataclass(frozen=True)
 class Int8Level:
-    """An INT8 program to be; `half`: also in the form that computes in half precision between its integers."""
+    """An INT8 program to be; `half`: also in the form that computes in half precision between its
+    integers.
+    """
 
     source: Quantized
     half: bool = False
@@ -104,8 +123,12 @@ class Int8Level:
         others = (*DIALECTS, HALF_FORM) if self.half else DIALECTS
         return [canonical, *(write_form(canonical, form, folder) for form in others)]
 
-    def hold(self, reference: TorchReference, programs: Sequence[Program], images: Sequence[ImageU8]) -> dict[str, Any]:
-        """How closely the canonical program agrees with the model, and every other form with it. Raises ParityError."""
+    def hold(
+        self, reference: TorchReference, programs: Sequence[Program], images: Sequence[ImageU8]
+    ) -> dict[str, Any]:
+        """How closely the canonical program agrees with the model, and every other form with it. Raises
+        ParityError.
+        """
         canonical = programs[0]
         rungs = [graph_rung(reference, canonical, images)]
         check(f"INT8 program at ISR {self.plan}", rungs)
@@ -148,7 +171,10 @@ def export_levels(
         ParityError: a program does not compute what its model does.
         BuildError: a model cannot be exported, or the folder cannot be written.
     """
-    jobs: list[tuple[int, Level]] = [*enumerate(floats), *(job for levels in others for job in enumerate(levels))]
+    jobs: list[tuple[int, Level]] = [
+        *enumerate(floats),
+        *(job for levels in others for job in enumerate(levels)),
+    ]
     made: list[list[Program]] = []
     for number, job in jobs:
         height, width = export.size_hw

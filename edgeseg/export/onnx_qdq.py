@@ -1,8 +1,9 @@
-"""The canonical INT8 program: explicit QuantizeLinear and DequantizeLinear, as TensorRT and every ONNX runtime read them.
+"""The canonical INT8 program: explicit QuantizeLinear and DequantizeLinear, as TensorRT and every ONNX
+runtime read them.
 
-Weights are stored as int8 and dequantized per output channel (axis 0); activations are quantized per tensor with zero point 0;
-biases stay float32, as TensorRT takes no integer ones. Every quantizer of the torch model is one pair of nodes, under its path in
-the model, in the order in which the model calls them.
+Weights are stored as int8 and dequantized per output channel (axis 0); activations are quantized per tensor
+with zero point 0; biases stay float32, as TensorRT takes no integer ones. Every quantizer of the torch model
+is one pair of nodes, under its path in the model, in the order in which the model calls them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ LOWEST = -127
 
 
 class QuantizedModel(Protocol):
-    """What is exported: `edgeseg.checkpoints.models.Quantized` is one. The model's quantizers have their ranges."""
+    """What is exported: `edgeseg.checkpoints.models.Quantized` is one. The model's quantizers have their
+    ranges.
+    """
 
     @property
     def model(self) -> nn.Module: ...
@@ -55,7 +58,14 @@ def export_qdq(quantized: QuantizedModel, *, mask_stride: int, out: Path, opset:
     onnx.checker.check_model(model, full_check=True)
     write_model(model, out)
     return Program(
-        out, quantized.image, quantized.labels, mask_stride, quantized.plan, "int8", quantized.arch, form=CANONICAL_FORM
+        out,
+        quantized.image,
+        quantized.labels,
+        mask_stride,
+        quantized.plan,
+        "int8",
+        quantized.arch,
+        form=CANONICAL_FORM,
     )
 
 
@@ -72,12 +82,16 @@ def with_integer_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in quantizers:
         weight, scale = graph.constant(node.input[0]), graph.constant(node.input[1])
         if weight is not None and scale is not None:
-            graph.replace(node.output[0], graph.add_constant(integers(weight, scale), f"{node.input[0]}.int8"))
+            graph.replace(
+                node.output[0], graph.add_constant(integers(weight, scale), f"{node.input[0]}.int8")
+            )
     return graph.finish()
 
 
 def integers(weight: Array, scale: Array) -> Array:
-    """The codes of a weight, int8, one scale for all or one per slice of axis 0; ties go to even, as QuantizeLinear's do."""
+    """The codes of a weight, int8, one scale for all or one per slice of axis 0; ties go to even, as
+    QuantizeLinear's do.
+    """
     steps = scale.reshape(scale.shape + (1,) * (weight.ndim - 1)) if scale.ndim else scale
     codes: Array = np.clip(np.round(weight / steps), LOWEST, 127).astype(np.int8)
     return codes

@@ -1,8 +1,9 @@
 """A torch model as one static ONNX graph: uint8 image in, uint8 class map out.
 
-Everything that a deployment could get wrong lies inside: colour order, normalisation, the resize of the logits, argmax. The
-graph holds standard operators only, fixed shapes and no control flow, and LayerNorm as one operator. It is written by
-torch's TorchScript exporter, the one that also exports quantizers on a machine without a GPU.
+Everything that a deployment could get wrong lies inside: colour order, normalisation, the resize of the
+logits, argmax. The graph holds standard operators only, fixed shapes and no control flow, and LayerNorm as
+one operator. It is written by torch's TorchScript exporter, the one that also exports quantizers on a machine
+without a GPU.
 """
 
 from __future__ import annotations
@@ -69,15 +70,16 @@ def export_program(
 
     Args:
         model: (1, 3, H, W) float32, normalised -> logits (1, K, h, w); K is the number of labels.
-        mask_stride: logits are resized (bilinear, pixel centres aligned) to 1 / mask_stride of `image.size_hw` before argmax;
-            the logits' own stride costs nothing, 1 gives a mask of full size.
+        mask_stride: logits are resized (bilinear, pixel centres aligned) to 1 / mask_stride of
+            `image.size_hw` before argmax; the logits' own stride costs nothing, 1 gives a mask of full size.
         arch: catalogue name, for the record.
         out: the file; it appears whole or not at all.
-        weights: "fp16" stores large weights in half the bytes; the graph casts them to float32, which runtimes do once, at load.
+        weights: "fp16" stores large weights in half the bytes; the graph casts them to float32, which
+            runtimes do once, at load.
         form: the runtime that the graph is laid out for; it runs, with the same answer, in every other too.
     Raises:
-        BuildError: the model cannot run at this size and plan, its classes are not the labels, it cannot be exported, or
-            the file cannot be written.
+        BuildError: the model cannot run at this size and plan, its classes are not the labels, it cannot be
+            exported, or the file cannot be written.
     """
     check_export(deploy(model, image, "plain").model, image, labels, mask_stride, opset)
     plan = getattr(model, "isr_plan", IsrPlan((), ()))
@@ -97,7 +99,9 @@ def _in_pieces(graph: onnx.ModelProto) -> onnx.ModelProto:
     return editor.finish() if attention_in_pieces(editor) else graph
 
 
-def check_export(model: nn.Module, image: ImageSpec, labels: LabelSpace, mask_stride: int, opset: int) -> None:
+def check_export(
+    model: nn.Module, image: ImageSpec, labels: LabelSpace, mask_stride: int, opset: int
+) -> None:
     """Raise BuildError where a model cannot be exported like this; see `export_program`."""
     if not OPSETS[0] <= opset <= OPSETS[1]:
         raise BuildError(f"opset {opset} is not supported", hint=f"export.opset: {OPSETS[0]} to {OPSETS[1]}")
@@ -118,7 +122,10 @@ def _check_fit(model: nn.Module, image: ImageSpec, labels: LabelSpace) -> None:
     except ValueError as error:
         raise BuildError(
             f"the model cannot run at {height}x{width} px: {error}",
-            hint=f"export.size_hw: multiples of {getattr(model, 'size_multiple_px', image.multiple_px)}, or a smaller isr plan",
+            hint=(
+                f"export.size_hw: multiples of {getattr(model, 'size_multiple_px', image.multiple_px)}, or a"
+                " smaller isr plan"
+            ),
         ) from error
     if logits.shape[1] != labels.num_classes:
         raise BuildError(
@@ -132,11 +139,15 @@ def trace_program(deployed: Deployed, mask_stride: int, opset: int) -> onnx.Mode
     module, image = _ProgramModule(deployed, mask_stride), deployed.image
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # The exporter announces its age, and that shapes read in Python are frozen: fixed shapes are what we want.
+        # The exporter announces its age, and that shapes read in Python are frozen: fixed shapes are what we
+        # want.
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.")
-        warnings.filterwarnings("ignore", "You are using the legacy TorchScript-based ONNX export", DeprecationWarning)
+        warnings.filterwarnings(
+            "ignore", "You are using the legacy TorchScript-based ONNX export", DeprecationWarning
+        )
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
-        # It writes the sizes of a padding as constant arithmetic, which every runtime folds when it loads the file.
+        # It writes the sizes of a padding as constant arithmetic, which every runtime folds when it loads the
+        # file.
         warnings.filterwarnings("ignore", "Constant folding - Only steps=1", UserWarning)
         try:
             torch.onnx.export(
@@ -149,7 +160,9 @@ def trace_program(deployed: Deployed, mask_stride: int, opset: int) -> onnx.Mode
                 output_names=["mask"],
             )
         except torch.onnx.errors.OnnxExporterError as error:
-            raise BuildError(f"the model cannot be exported: {error}", hint="report it with the architecture's name") from error
+            raise BuildError(
+                f"the model cannot be exported: {error}", hint="report it with the architecture's name"
+            ) from error
     return onnx.load_model_from_string(buffer.getvalue())
 
 
@@ -159,4 +172,6 @@ def write_model(graph: onnx.ModelProto, out: Path) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         replace_file(out, graph.SerializeToString(deterministic=True))
     except OSError as error:
-        raise BuildError(f"{out} cannot be written: {error.strerror}", hint="choose another folder, or free space") from error
+        raise BuildError(
+            f"{out} cannot be written: {error.strerror}", hint="choose another folder, or free space"
+        ) from error

@@ -1,1 +1,3 @@
-"""INT8: what is quantized and why not, calibration, coverage, sensitivity. On nvidia-modelopt; knows no model of ours."""
+"""INT8: what is quantized and why not, calibration, coverage, sensitivity. On nvidia-modelopt; knows no model
+of ours.
+"""

@@ -23,7 +23,9 @@ FEW = 8
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """One activation: the range it got, the largest absolute value seen, and the share of values beyond the range."""
+    """One activation: the range it got, the largest absolute value seen, and the share of values beyond the
+    range.
+    """
 
     amax: float
     largest: float
@@ -105,16 +107,22 @@ def observe(
             except _NotFinite as error:
                 raise DataError(
                     f"{error} at calibration image {count}",
-                    hint="the float model itself computes it, see edgeseg eval; or the image is broken: edgeseg calib check",
+                    hint=(
+                        "the float model itself computes it, see edgeseg eval; or the image is broken:"
+                        " edgeseg calib check"
+                    ),
                 ) from error
             progress(count)
     if count == 0:
-        raise DataError("calibration got no images", hint="edgeseg calib make RECIPE --data-root DIR --n 64 writes a set")
+        raise DataError(
+            "calibration got no images", hint="edgeseg calib make RECIPE --data-root DIR --n 64 writes a set"
+        )
     return Seen(count, histograms)
 
 
 def set_ranges(model: nn.Module, seen: Seen, settings: Quant) -> CalibrationReport:
-    """Give every quantizer its range, in place, by the method that `settings` name; as often as you like, for each method.
+    """Give every quantizer its range, in place, by the method that `settings` name; as often as you like, for
+    each method.
 
     Raises:
         DataError: as `calibrate_weights`.
@@ -132,7 +140,8 @@ def _activations(model: nn.Module) -> dict[str, Any]:
 
 
 def calibrate_weights(model: nn.Module) -> None:
-    """Give every weight quantizer the largest absolute value of each output channel, so that no weight is clipped.
+    """Give every weight quantizer the largest absolute value of each output channel, so that no weight is
+    clipped.
 
     A channel of zeros gets the range of the layer's largest channel, as any positive scale holds it exactly.
 
@@ -146,7 +155,10 @@ def calibrate_weights(model: nn.Module) -> None:
             assert isinstance(weight, Tensor)
             amax = weight.detach().abs().amax(tuple(range(1, weight.ndim)), keepdim=True)
             if not torch.isfinite(amax).all():
-                raise DataError(f"the weights of {layer} are not finite", hint="train again, or take an earlier checkpoint")
+                raise DataError(
+                    f"the weights of {layer} are not finite",
+                    hint="train again, or take an earlier checkpoint",
+                )
             fallback = float(amax.max()) or 1.0
             quantizer.amax = torch.where(amax > 0, amax, fallback)
 
@@ -157,10 +169,15 @@ def _is_ours(quantizer: Any) -> bool:
 
 
 @contextmanager
-def _looking(model: nn.Module, activations: dict[str, Any], histograms: dict[str, Histogram]) -> Iterator[None]:
+def _looking(
+    model: nn.Module, activations: dict[str, Any], histograms: dict[str, Histogram]
+) -> Iterator[None]:
     """In this context the model computes in float, and each quantizer's input is counted."""
     everyone = [quantizer for _, _, quantizer in quantizers(model)]
-    hooks = [quantizer.register_forward_pre_hook(_Look(name, histograms[name]).hook) for name, quantizer in activations.items()]
+    hooks = [
+        quantizer.register_forward_pre_hook(_Look(name, histograms[name]).hook)
+        for name, quantizer in activations.items()
+    ]
     training = model.training
     model.eval()
     for quantizer in everyone:

@@ -32,12 +32,13 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Every layer that holds weights, every product of activations, and one row for multiply-adds outside of both.
+    """Every layer that holds weights, every product of activations, and one row for multiply-adds outside of
+    both.
 
     Attributes:
         share: of all multiply-adds, those in INT8; 0..1.
-        depthwise_share: of all multiply-adds, those in INT8 in depthwise convolutions, whose weights the form for TensorRT keeps
-            in half precision; 0..1.
+        depthwise_share: of all multiply-adds, those in INT8 in depthwise convolutions, whose weights the form
+            for TensorRT keeps in half precision; 0..1.
     """
 
     share: float
@@ -48,7 +49,11 @@ class Coverage:
     @property
     def floats(self) -> tuple[Layer, ...]:
         """What stays float, the costliest first."""
-        return tuple(sorted((layer for layer in self.layers if layer.precision == "float"), key=lambda layer: -layer.macs))
+        return tuple(
+            sorted(
+                (layer for layer in self.layers if layer.precision == "float"), key=lambda layer: -layer.macs
+            )
+        )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -57,21 +62,27 @@ class Coverage:
         """Raises GateFailed, with this as its report, where the share is below `quant.min_coverage`."""
         if self.share >= settings.min_coverage:
             return
-        told = [f"{layer.name} ({layer.macs / self.macs:.1%}: {layer.reason})" for layer in self.floats[:_SHOWN]]
+        told = [
+            f"{layer.name} ({layer.macs / self.macs:.1%}: {layer.reason})" for layer in self.floats[:_SHOWN]
+        ]
         raise GateFailed(
-            f"{self.share:.1%} of the multiply-adds are in INT8, quant.min_coverage asks for {settings.min_coverage:.1%}; float: "
-            + "; ".join(told),
-            hint="take layers out of quant.keep_float, set quant.attention: int8, or lower quant.min_coverage",
+            f"{self.share:.1%} of the multiply-adds are in INT8, quant.min_coverage asks for"
+            f" {settings.min_coverage:.1%}; float: " + "; ".join(told),
+            hint=(
+                "take layers out of quant.keep_float, set quant.attention: int8, or lower quant.min_coverage"
+            ),
             report=self.to_json(),
         )
 
 
 def coverage(model: nn.Module, hints: QuantHints, settings: Quant, size_hw: tuple[int, int]) -> Coverage:
-    """Count the multiply-adds of a model in its deployed form for one image of `size_hw`, at the ISR plan in force.
+    """Count the multiply-adds of a model in its deployed form for one image of `size_hw`, at the ISR plan in
+    force.
 
     With quantizers in place, what they do is what counts; without, what the rules would make of it.
 
-    Convolutions, linear layers and products of matrices count. Norms, activations, pooling, resizing and sampling do not.
+    Convolutions, linear layers and products of matrices count. Norms, activations, pooling, resizing and
+    sampling do not.
 
     Raises:
         BuildError, RecipeError: as `rules.decide`.
@@ -90,7 +101,9 @@ def coverage(model: nn.Module, hints: QuantHints, settings: Quant, size_hw: tupl
     total = macs[""]
     other = total - sum(layer.macs for layer in layers)
     if other:
-        layers.append(Layer(OTHER, "matmul", other, "float", "no layers of the model, so that no quantizer finds them"))
+        layers.append(
+            Layer(OTHER, "matmul", other, "float", "no layers of the model, so that no quantizer finds them")
+        )
     covered = {layer.name: layer.macs for layer in layers if layer.precision == "int8"}
     depthwise = sum(covered.get(name, 0) for name, module in model.named_modules() if _is_depthwise(module))
     return Coverage(sum(covered.values()) / (total or 1), total, tuple(layers), depthwise / (total or 1))
@@ -109,4 +122,7 @@ def _macs(model: nn.Module, size_hw: tuple[int, int]) -> dict[str, int]:
         model(torch.empty(1, 3, *size_hw, device="meta"))
     root = type(model).__name__
     counts = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
-    return {"": counts.get("Global", 0), **{name.removeprefix(f"{root}."): macs for name, macs in counts.items() if name != root}}
+    return {
+        "": counts.get("Global", 0),
+        **{name.removeprefix(f"{root}."): macs for name, macs in counts.items() if name != root},
+    }

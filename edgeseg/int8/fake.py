@@ -1,7 +1,9 @@
-"""Rounding to INT8 and back, in exactly the arithmetic of ONNX's QuantizeLinear and DequantizeLinear, with gradients.
+"""Rounding to INT8 and back, in exactly the arithmetic of ONNX's QuantizeLinear and DequantizeLinear, with
+gradients.
 
-x becomes scale * clip(round(x / scale), low, 127): division, not multiplication with a reciprocal, and ties to even, so that an
-engine that computes the same float32 x computes the same integer. modelopt's own kernels multiply, and differ at ties.
+x becomes scale * clip(round(x / scale), low, 127): division, not multiplication with a reciprocal, and ties
+to even, so that an engine that computes the same float32 x computes the same integer. modelopt's own kernels
+multiply, and differ at ties.
 """
 
 from __future__ import annotations
@@ -19,11 +21,14 @@ BACKEND = "edgeseg_int8"
 
 
 class FakeInt8(torch.autograd.Function):
-    """`apply(x, amax, low)`: x rounded to multiples of amax / 127 and clipped; amax is one value, or one per output channel.
+    """`apply(x, amax, low)`: x rounded to multiples of amax / 127 and clipped; amax is one value, or one per
+    output channel.
 
-    Gradients: of x, passed straight through inside the range and none outside; of amax, as LSQ says (arXiv 1902.08153, eq. 3),
+    Gradients: of x, passed straight through inside the range and none outside; of amax, as LSQ says (arXiv
+        1902.08153, eq. 3),
     with its gradient scale 1 / sqrt(N 127), N the number of values that share a scale.
-    In an ONNX graph: QuantizeLinear and DequantizeLinear, int8, zero point 0, axis 0 where there are several scales.
+    In an ONNX graph: QuantizeLinear and DequantizeLinear, int8, zero point 0, axis 0 where there are several
+    scales.
     """
 
     @staticmethod
@@ -48,7 +53,8 @@ class FakeInt8(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: Any, x: Any, amax: Any, low: int) -> Any:
-        # Weights may come as -128 here, where training moved one out of its range: whoever stores them as integers clips them.
+        # Weights may come as -128 here, where training moved one out of its range: whoever stores them as
+        # integers clips them.
         scales = scale_of(amax.node().t("value"))
         axis = {"axis_i": 0} if scales.ndim else {}
         scales = scales.reshape(-1) if axis else scales
@@ -64,7 +70,9 @@ def scale_of(amax: Tensor) -> Tensor:
 
 
 def amax_of(scale: Tensor) -> Tensor:
-    """The range whose scale is `scale`, to the bit where there is one: every scale that `scale_of` gave has one."""
+    """The range whose scale is `scale`, to the bit where there is one: every scale that `scale_of` gave has
+    one.
+    """
     amax = scale * HIGH
     for near in (torch.nextafter(amax, amax + 1), torch.nextafter(amax, amax - 1)):
         amax = torch.where((scale_of(amax) != scale) & (scale_of(near) == scale), near, amax)
@@ -79,7 +87,9 @@ def fake_quantize(x: Tensor, quantizer: Any) -> Tensor:
     """
     amax = quantizer.amax
     if amax is None:
-        raise RuntimeError("a quantizer without a range: calibrate the model, or load scales into it, before it runs")
+        raise RuntimeError(
+            "a quantizer without a range: calibrate the model, or load scales into it, before it runs"
+        )
     low = -HIGH if quantizer.narrow_range else -HIGH - 1
     learned = isinstance(amax, torch.nn.Parameter) and amax.requires_grad
     out: Tensor = FakeInt8.apply(x, amax if learned else amax.data, low)  # type: ignore[no-untyped-call]

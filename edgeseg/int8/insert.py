@@ -18,10 +18,11 @@ from edgeseg.specs import QuantHints
 
 
 def insert_quantizers(model: nn.Module, hints: QuantHints, settings: Quant) -> None:
-    """Put quantizers into a model, in place, as the recipe and the model's hints say. They have no ranges yet.
+    """Put quantizers into a model, in place, as the recipe and the model's hints say. They have no ranges
+    yet.
 
-    Every layer that could be quantized gets them, also those that stay float, whose quantizers are off: `enable()` and
-    `disable()` of a quantizer is all that a sensitivity sweep needs.
+    Every layer that could be quantized gets them, also those that stay float, whose quantizers are off:
+    `enable()` and `disable()` of a quantizer is all that a sensitivity sweep needs.
 
     Args:
         model: in its deployed form, without quantizers.
@@ -35,7 +36,9 @@ def insert_quantizers(model: nn.Module, hints: QuantHints, settings: Quant) -> N
     if any(True for _ in quantizers(model)):
         raise ValueError("the model has quantizers already")
     if norms := [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]:
-        raise ValueError(f"BatchNorm is folded before quantizers go in: {norms[0]} is left, deploy the model first")
+        raise ValueError(
+            f"BatchNorm is folded before quantizers go in: {norms[0]} is left, deploy the model first"
+        )
     with modelopt() as mtq:
         modules = dict(model.named_modules())
         for name in decisions:
@@ -48,10 +51,14 @@ def insert_quantizers(model: nn.Module, hints: QuantHints, settings: Quant) -> N
 
 
 def _check(model: nn.Module, expected: set[tuple[str, str]]) -> None:
-    """Whether quantizers are on where they should be, and nowhere else. Raises RuntimeError: modelopt did something else."""
+    """Whether quantizers are on where they should be, and nowhere else. Raises RuntimeError: modelopt did
+    something else.
+    """
     on = {(layer, role) for layer, role, quantizer in quantizers(model) if quantizer.is_enabled}
     if on != expected:
-        raise RuntimeError(f"modelopt left {sorted(expected - on)} float, and quantized {sorted(on - expected)}")
+        raise RuntimeError(
+            f"modelopt left {sorted(expected - on)} float, and quantized {sorted(on - expected)}"
+        )
 
 
 @contextlib.contextmanager
@@ -79,7 +86,9 @@ def _register_product(mtq: Any, kind: type[nn.Module]) -> None:
     class QuantProduct(QuantModule):  # type: ignore[misc]  # modelopt has no types
         def _setup(self) -> None:
             for name in ("a_quantizer", "b_quantizer"):
-                self._register_temp_attribute(name, TensorQuantizer(mtq.QuantizerAttributeConfig(**ACTIVATION)))
+                self._register_temp_attribute(
+                    name, TensorQuantizer(mtq.QuantizerAttributeConfig(**ACTIVATION))
+                )
 
         def forward(self, a: Tensor, b: Tensor) -> Tensor:
             out: Tensor = super().forward(self.a_quantizer(a), self.b_quantizer(b))

@@ -1,7 +1,8 @@
-"""From what was seen of a tensor to the range that INT8 covers: histograms of absolute values, and four ways to read them.
+"""From what was seen of a tensor to the range that INT8 covers: histograms of absolute values, and four ways
+to read them.
 
-Own and not modelopt's: its mse takes the number of bits for a bias (0.47), its entropy takes seconds a tensor. Besides, this
-histogram keeps its resolution when a later image reaches further, and counts exactly.
+Own and not modelopt's: its mse takes the number of bits for a bias (0.47), its entropy takes seconds a
+tensor. Besides, this histogram keeps its resolution when a later image reaches further, and counts exactly.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ _FIRST_BIN, _STRIDE = LEVELS, 8
 
 
 class Histogram:
-    """Counts of |x| in `BINS` equal bins from 0 to `top`. Where a value lies beyond, `top` doubles and bins merge in pairs.
+    """Counts of |x| in `BINS` equal bins from 0 to `top`.
+
+    Where a value lies beyond, `top` doubles and bins merge in pairs.
 
     So at least half of the bins lie inside of the largest value seen, whatever the order of the images.
     """
@@ -58,12 +61,14 @@ class Histogram:
 
 
 def range_of(histogram: Histogram, method: Method, percentile: float = 99.99) -> float:
-    """The largest absolute value that INT8 shall hold; values beyond are clipped to it. 0 where nothing but zeros was seen.
+    """The largest absolute value that INT8 shall hold; values beyond are clipped to it. 0 where nothing but
+    zeros was seen.
 
     Args:
-        method: "max": all that was seen. "percentile": that share, in percent, of all values. "mse": the least mean squared
-            error of rounding and clipping. "entropy": the least Kullback-Leibler divergence of the rounded distribution from the
-            seen one (Migacz, 8-bit Inference with TensorRT, 2017).
+        method: "max": all that was seen. "percentile": that share, in percent, of all values. "mse": the
+            least mean squared error of rounding and clipping. "entropy": the least Kullback-Leibler
+            divergence of the rounded distribution from the seen one (Migacz, 8-bit Inference with TensorRT,
+            2017).
     """
     if histogram.largest == 0.0:
         return 0.0
@@ -103,7 +108,8 @@ def _squared_error(histogram: Histogram, end: int) -> float:
 
 
 def _divergence(histogram: Histogram, end: int) -> float:
-    """Kullback-Leibler divergence: the first `end` bins, with all that lies beyond in the last of them, against their groups.
+    """Kullback-Leibler divergence: the first `end` bins, with all that lies beyond in the last of them,
+    against their groups.
 
     The first bin holds the zeros, which any range keeps exactly; it counts as much as its neighbour.
     """

@@ -1,4 +1,6 @@
-"""Runs a model again on the same input with one layer changed, from that layer on: what comes before gives what it gave."""
+"""Runs a model again on the same input with one layer changed, from that layer on: what comes before gives
+what it gave.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,10 @@ class _Call:
 class Replay:
     """One input's pass through a model, kept block by block.
 
-    Exact: a replay computes bit for bit what a whole pass would. A block that finished before the changed layer began returns a
-    copy of what it returned; everything else runs. Kept are the outputs of modules that hold further modules and run once.
+    Exact: a replay computes bit for bit what a whole pass would. A block that finished before the changed
+        layer began returns a
+    copy of what it returned; everything else runs. Kept are the outputs of modules that hold further modules
+    and run once.
 
     Args:
         model: in evaluation mode; the state that `replay` is to be compared with is in force.

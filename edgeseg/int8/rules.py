@@ -1,8 +1,9 @@
-"""Which layers compute in INT8, and why the others do not: one decision a layer, and modelopt's configuration made from them.
+"""Which layers compute in INT8, and why the others do not: one decision a layer, and modelopt's configuration
+made from them.
 
-INT8 is: weights symmetric, one scale per output channel, -127..127; activations symmetric, one scale per tensor, -128..127.
-BatchNorm is folded before. Inputs of LayerNorm, softmax, logits, residual additions and biases stay float: they have no
-quantizers at all.
+INT8 is: weights symmetric, one scale per output channel, -127..127; activations symmetric, one scale per
+tensor, -128..127. BatchNorm is folded before. Inputs of LayerNorm, softmax, logits, residual additions and
+biases stay float: they have no quantizers at all.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from edgeseg.recipe.schema import Quant
 from edgeseg.specs import Precision, QuantHints
 
 QUANTIZABLE = (nn.Conv2d, nn.Linear)
-"""Kinds of layers that have integer kernels in every runtime. ONNX Runtime has none for transposed convolutions."""
+"""Kinds of layers that have integer kernels in every runtime. ONNX Runtime has none for transposed
+convolutions.
+"""
 
 WEIGHT: dict[str, Any] = {"num_bits": 8, "axis": 0, "narrow_range": True, "backend": BACKEND}
 ACTIVATION: dict[str, Any] = {"num_bits": 8, "axis": None, "narrow_range": False, "backend": BACKEND}
@@ -56,20 +59,30 @@ def decide(model: nn.Module, hints: QuantHints, settings: Quant) -> dict[str, De
     decisions = {name: _decide(name, kind, hints, settings) for name, kind in kinds.items()}
     stuck = [decision for decision in decisions.values() if decision.reason == _UNQUANTIZABLE]
     if stuck:
-        told, names = (", ".join(form.format(d.name, d.kind) for d in stuck) for form in ("{0} ({1})", '"{0}"'))
-        raise BuildError(f"there is no integer form of {told}", hint=f"keep it float: quant.keep_float: [{names}]")
+        told, names = (
+            ", ".join(form.format(d.name, d.kind) for d in stuck) for form in ("{0} ({1})", '"{0}"')
+        )
+        raise BuildError(
+            f"there is no integer form of {told}", hint=f"keep it float: quant.keep_float: [{names}]"
+        )
     return decisions
 
 
 def candidates(model: nn.Module, hints: QuantHints) -> dict[str, str]:
     """Name and kind of every layer that holds weights and of every product that the hints name."""
-    return {name: _kind(module) for name, module in model.named_modules() if _holds_weights(module) or name in hints.products}
+    return {
+        name: _kind(module)
+        for name, module in model.named_modules()
+        if _holds_weights(module) or name in hints.products
+    }
 
 
 def configuration(decisions: dict[str, Decision], hints: QuantHints) -> list[dict[str, Any]]:
-    """modelopt's ordered list, later entries win: all off, then layers and products on, then what stays float off again.
+    """modelopt's ordered list, later entries win: all off, then layers and products on, then what stays float
+    off again.
 
-    No pattern of modelopt's own is in it: its lists leave layers float by parts of their names, without a word.
+    No pattern of modelopt's own is in it: its lists leave layers float by parts of their names, without a
+    word.
     """
     entries: list[dict[str, Any]] = [{"quantizer_name": "*", "enable": False}]
     roles = {"weight": WEIGHT, "input": ACTIVATION, "a": ACTIVATION, "b": ACTIVATION}
@@ -120,7 +133,9 @@ def _kind(module: nn.Module) -> str:
 
 
 def _holds_weights(module: nn.Module) -> bool:
-    """Whether the module itself holds a matrix or a kernel; a gain or a bias alone multiplies nothing that counts."""
+    """Whether the module itself holds a matrix or a kernel; a gain or a bias alone multiplies nothing that
+    counts.
+    """
     return any(parameter.ndim >= 2 for parameter in module.parameters(recurse=False))
 
 
@@ -135,7 +150,9 @@ def _check_globs(globs: tuple[str, ...], names: dict[str, str]) -> None:
 
 
 def quantizers(model: nn.Module) -> Iterator[tuple[str, str, Any]]:
-    """(name of the layer, which: "input", "weight", "output", "a" or "b"; the quantizer) of all that are there, on or off."""
+    """(name of the layer, which: "input", "weight", "output", "a" or "b"; the quantizer) of all that are
+    there, on or off.
+    """
     for name, module in model.named_modules():
         layer, _, last = name.rpartition(".")
         if last.endswith("_quantizer"):

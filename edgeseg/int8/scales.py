@@ -16,7 +16,9 @@ _SHOWN = 5
 
 
 def scales(model: nn.Module) -> dict[str, Tensor]:
-    """The scale of every quantizer that is on, x ~ scale * int8, by "<layer>.<input|weight|output|a|b>_scale".
+    """The scale of every quantizer that is on, x ~ scale * int8.
+
+    The names are "<layer>.<input|weight|output|a|b>_scale".
 
     Shapes: () for activations, (C_out,) for weights. float32, positive, on the CPU.
 
@@ -27,7 +29,9 @@ def scales(model: nn.Module) -> dict[str, Tensor]:
     for layer, role, quantizer in quantizers(model):
         if quantizer.is_enabled:
             if quantizer.amax is None:
-                raise ValueError(f"{layer}: its {role} quantizer has no range: calibrate the model, or load scales into it")
+                raise ValueError(
+                    f"{layer}: its {role} quantizer has no range: calibrate the model, or load scales into it"
+                )
             scale = scale_of(quantizer.amax.detach().float().cpu())
             found[f"{layer}.{role}_scale"] = scale.reshape(-1) if role == "weight" else scale.reshape(())
     return found
@@ -37,9 +41,12 @@ def load_scales(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     """Give a model's quantizers their scales, in place: all of those that are on, and no other.
 
     Raises:
-        DataError: a scale is missing, too many, of another shape, not positive or not finite; the model is as before.
+        DataError: a scale is missing, too many, of another shape, not positive or not finite; the model is as
+            before.
     """
-    wanted = {f"{layer}.{role}_scale": (layer, role, q) for layer, role, q in quantizers(model) if q.is_enabled}
+    wanted = {
+        f"{layer}.{role}_scale": (layer, role, q) for layer, role, q in quantizers(model) if q.is_enabled
+    }
     modules = dict(model.named_modules())
     shapes = {name: _shape(modules[layer], role) for name, (layer, role, _) in wanted.items()}
     wrong = [f"missing: {name}" for name in wanted if name not in values]
@@ -49,7 +56,11 @@ def load_scales(model: nn.Module, values: Mapping[str, Tensor]) -> None:
         for name, shape in shapes.items()
         if name in values and tuple(values[name].shape) != shape
     ]
-    wrong += [f"not positive: {name}" for name, value in values.items() if not ((value > 0) & torch.isfinite(value)).all()]
+    wrong += [
+        f"not positive: {name}"
+        for name, value in values.items()
+        if not ((value > 0) & torch.isfinite(value)).all()
+    ]
     if wrong:
         more = f", and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         raise DataError(

@@ -1,4 +1,5 @@
-"""Which layers INT8 hurts most: switching quantizers layer by layer, and reverting layers until a budget holds.
+"""Which layers INT8 hurts most: switching quantizers layer by layer, and reverting layers until a budget
+holds.
 
 What is measured is the caller's: this file switches, orders and chooses.
 """
@@ -21,7 +22,8 @@ class LayerSwitch:
     """The INT8 layers of a model with quantizers, each of which can be made float and INT8 again.
 
     Attributes:
-        names: layers whose quantizers are on, in the model's order. Those that the rules keep float are not among them.
+        names: layers whose quantizers are on, in the model's order. Those that the rules keep float are not
+            among them.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -68,8 +70,9 @@ class LayerSwitch:
 def fewest(ranked: Sequence[str], holds: Callable[[Sequence[str]], bool]) -> Sequence[str] | None:
     """The shortest beginning of `ranked` for which `holds` is true; None where it is not even true of all.
 
-    Lengths 0, 1, 2, 4, ... are tried until one holds, then the gap before it is halved: about 2 log2(n) trials. Where `holds` is
-    not monotone (accuracy is nearly so), the beginning that is returned holds, but a shorter one might.
+    Lengths 0, 1, 2, 4, ... are tried until one holds, then the gap before it is halved: about 2 log2(n)
+    trials. Where `holds` is not monotone (accuracy is nearly so), the beginning that is returned holds, but a
+    shorter one might.
     """
     low, high = -1, 0
     while not holds(ranked[:high]):

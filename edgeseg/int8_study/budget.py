@@ -1,4 +1,6 @@
-"""The accuracy budget: the fewest layers back to float that keep the loss within what the recipe allows, and what that costs."""
+"""The accuracy budget: the fewest layers back to float that keep the loss within what the recipe allows, and
+what that costs.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +32,10 @@ class Budget:
     Attributes:
         allowed: mIoU that may be lost, `quant.max_miou_drop`.
         reverted: layers that must stay float, the most harmful first; none where the budget holds as it is.
-        float_miou, int8_miou, miou: of the float model, with every layer INT8, with `reverted` float; torch, on `images` images.
-        coverage_before, coverage_after: of multiply-adds in INT8.
-        trials: how many layers were float, and the mIoU then, of every trial.
-        keep_float: what the recipe must say: what it says already, and `reverted`.
+        float_miou, int8_miou, miou: of the float model, with every layer INT8, with `reverted` float; torch,
+        on `images` images. coverage_before, coverage_after: of multiply-adds in INT8. trials: how many layers
+        were float, and the mIoU then, of every trial. keep_float: what the recipe must say: what it says
+        already, and `reverted`.
     """
 
     allowed: float
@@ -64,7 +66,9 @@ class Budget:
         }
 
 
-def hold_budget(setting: Setting, ranked: Sequence[str], judge: Subset, out: Path, progress: Progress) -> Budget:
+def hold_budget(
+    setting: Setting, ranked: Sequence[str], judge: Subset, out: Path, progress: Progress
+) -> Budget:
     """Revert the most harmful layers of a calibrated setting until the loss is within `quant.max_miou_drop`.
 
     Args:
@@ -72,7 +76,8 @@ def hold_budget(setting: Setting, ranked: Sequence[str], judge: Subset, out: Pat
         judge: the images on which the loss is measured; other than those that gave the ranking, or more.
         out: folder of the journal: trials of an earlier call are not repeated.
     Raises:
-        GateFailed: coverage would fall below `quant.min_coverage`; the report says what holding the budget would take.
+        GateFailed: coverage would fall below `quant.min_coverage`; the report says what holding the budget
+            would take.
         DataError, BuildError: the journal holds something else, or cannot be written.
     """
     trials = _Trials(setting, judge, Journal(out / JOURNAL), progress)
@@ -96,14 +101,24 @@ def hold_budget(setting: Setting, ranked: Sequence[str], judge: Subset, out: Pat
         images=len(judge),
         coverage_before=before,
         coverage_after=after,
-        trials=tuple(sorted((len(layers), miou) for layers, miou in trials.known.items() if len(layers) < len(switch.names))),
+        trials=tuple(
+            sorted(
+                (len(layers), miou)
+                for layers, miou in trials.known.items()
+                if len(layers) < len(switch.names)
+            )
+        ),
         keep_float=(*quant.keep_float, *found),
     )
     if found and after.share < quant.min_coverage:
         raise GateFailed(
-            f"to lose no more than {quant.max_miou_drop} mIoU, {len(found)} layers would stay float; {after.share:.1%} of the "
-            f"multiply-adds would be in INT8, quant.min_coverage asks for {quant.min_coverage:.1%}",
-            hint="train with the quantizers in force (quant.qat), try edgeseg calib sweep, or lower quant.min_coverage",
+            f"to lose no more than {quant.max_miou_drop} mIoU, {len(found)} layers would stay float;"
+            f" {after.share:.1%} of the multiply-adds would be in INT8, quant.min_coverage asks for"
+            f" {quant.min_coverage:.1%}",
+            hint=(
+                "train with the quantizers in force (quant.qat), try edgeseg calib sweep, or lower"
+                " quant.min_coverage"
+            ),
             report=budget.to_json(),
         )
     return budget
@@ -130,7 +145,9 @@ class _Trials:
         chosen = frozenset(floats)
         if chosen not in self.known:
             with self.switch.only(name for name in self.switch.names if name not in chosen):
-                confusion = evaluate(self._reference.segment, self._judge, progress=_Steps(self._progress, len(chosen)))
+                confusion = evaluate(
+                    self._reference.segment, self._judge, progress=_Steps(self._progress, len(chosen))
+                )
             row = {"key": self._key, "float_layers": sorted(chosen), "miou": confusion.miou()}
             self._journal.append(row)
             self._take(row)

@@ -1,4 +1,6 @@
-"""What every sweep starts from: a model in its deployed form, with quantizers, and images to calibrate on and to judge by."""
+"""What every sweep starts from: a model in its deployed form, with quantizers, and images to calibrate on and
+to judge by.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ class Setting:
 
     Attributes:
         trained: the checkpoint.
-        model: its deployed form, with quantizers where the recipe puts them; they have ranges after `calibrate`.
+        model: its deployed form, with quantizers where the recipe puts them; they have ranges after
+            `calibrate`.
         hints: of the deployed form.
         image: what the deployed form takes.
         mask_stride: of the masks that are judged.
@@ -73,12 +76,16 @@ class Setting:
         return normalise(torch.from_numpy(resize_image(image, self.image.size_hw))[None], self.image), mask
 
     def at_mask(self, logits: Tensor) -> Tensor:
-        """Logits of the model's own size as a program compares them: (1, K, h / mask_stride, w / mask_stride)."""
+        """Logits of the model's own size as a program compares them: (1, K, h / mask_stride, w /
+        mask_stride).
+        """
         return TorchReference.at_stride(logits, self.image.size_hw, self.mask_stride)
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """All that a figure depends on, as JSON values; of a calibrated setting. Scales tell placement and ranges alike."""
+        """All that a figure depends on, as JSON values; of a calibrated setting. Scales tell placement and
+        ranges alike.
+        """
         digest = hashlib.sha256()
         for name, scale in sorted(scales(self.model).items()):
             digest.update(name.encode() + scale.numpy().tobytes())
@@ -102,7 +109,11 @@ class Setting:
             "size_hw": list(self.image.size_hw),
             "mask_stride": self.mask_stride,
             "isr": str(self.recipe.isr.plan()),
-            "calibration": {"set": self.calib.calib_set.name, "sha256": self.calib.calib_set.sha256, "images": len(self.calib)},
+            "calibration": {
+                "set": self.calib.calib_set.name,
+                "sha256": self.calib.calib_set.sha256,
+                "images": len(self.calib),
+            },
             "method": self.quant.calibration.method,
             "attention": self.quant.attention,
             "images": len(self.subset),
@@ -111,7 +122,9 @@ class Setting:
         }
 
 
-def set_up(recipe: Recipe, checkpoint: Path, data_root: Path, limit: int | None, progress: Progress) -> Setting:
+def set_up(
+    recipe: Recipe, checkpoint: Path, data_root: Path, limit: int | None, progress: Progress
+) -> Setting:
     """Load, deploy, put quantizers in, check the calibration images, read the validation images.
 
     Args:

@@ -72,7 +72,8 @@ def sweep_methods(
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> MethodSweep:
-    """Calibrate by each method and measure mIoU, logit SQNR and mask agreement of the fake-quantized torch model.
+    """Calibrate by each method and measure mIoU, logit SQNR and mask agreement of the fake-quantized torch
+    model.
 
     The calibration images are looked at once, as ranges by every method follow from the same counts.
 
@@ -92,7 +93,10 @@ def sweep_methods(
     scores = _judge(setting, ranges, progress)
     rows = [
         MethodRow(
-            method, setting.quant.calibration.percentile if method == "percentile" else None, scores[method], clipped[method]
+            method,
+            setting.quant.calibration.percentile if method == "percentile" else None,
+            scores[method],
+            clipped[method],
         )
         for method in ranges
     ]
@@ -106,7 +110,10 @@ def parse_methods(text: str | None) -> tuple[Method, ...]:
     names = [name.strip() for name in text.split(",")]
     unknown = [name for name in names if name not in METHODS]
     if unknown:
-        raise RecipeError(f"no calibration method is named {', '.join(map(repr, unknown))}", hint=f"known: {', '.join(METHODS)}")
+        raise RecipeError(
+            f"no calibration method is named {', '.join(map(repr, unknown))}",
+            hint=f"known: {', '.join(METHODS)}",
+        )
     return tuple(method for method in METHODS if method in names)
 
 
@@ -122,8 +129,12 @@ class _Ranges:
 
 
 @torch.no_grad()
-def _judge(setting: Setting, ranges: Mapping[Method, _Ranges], progress: Progress) -> dict[Method | None, Score]:
-    """Scores by method; of the float model under None. Images are the outer loop, so that each is read and run in float once."""
+def _judge(
+    setting: Setting, ranges: Mapping[Method, _Ranges], progress: Progress
+) -> dict[Method | None, Score]:
+    """Scores by method; of the float model under None. Images are the outer loop, so that each is read and
+    run in float once.
+    """
     switch = LayerSwitch(setting.model)
     totals: dict[Method | None, Score] = {}
     progress.start(_TASK, len(setting.subset) * (1 + len(ranges)))

@@ -1,4 +1,6 @@
-"""What a quantized variant is worth on images: mIoU, and how far its logits and masks are from the float model's."""
+"""What a quantized variant is worth on images: mIoU, and how far its logits and masks are from the float
+model's.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,8 @@ class Score:
     """Sums over images; scores add up.
 
     Attributes:
-        hits, predicted, true: (K,) int64, pixels with a label: of a class and found, predicted as it, labelled as it.
-        signal, noise: squares of the float model's logits, and of the differences to them.
+        hits, predicted, true: (K,) int64, pixels with a label: of a class and found, predicted as it,
+        labelled as it. signal, noise: squares of the float model's logits, and of the differences to them.
         equal, pixels: mask pixels that agree with the float model's, and all.
     """
 
@@ -54,7 +56,10 @@ class Score:
     def iou(self) -> list[float | None]:
         """By class; None for a class neither seen nor predicted."""
         union = self.true + self.predicted - self.hits
-        return [float(hit / both) if both else None for hit, both in zip(self.hits.tolist(), union.tolist(), strict=True)]
+        return [
+            float(hit / both) if both else None
+            for hit, both in zip(self.hits.tolist(), union.tolist(), strict=True)
+        ]
 
     @property
     def sqnr_db(self) -> float:
@@ -85,7 +90,11 @@ class Score:
     def figures(self) -> dict[str, float | None]:
         """For tables: mIoU, SQNR (null where there is no noise) and agreement."""
         sqnr = self.sqnr_db
-        return {"miou": self.miou, "sqnr_db": sqnr if np.isfinite(sqnr) else None, "agreement": self.agreement}
+        return {
+            "miou": self.miou,
+            "sqnr_db": sqnr if np.isfinite(sqnr) else None,
+            "agreement": self.agreement,
+        }
 
 
 def score(logits: Tensor, float_logits: Tensor, mask: MaskU8, labels: LabelSpace) -> Score:

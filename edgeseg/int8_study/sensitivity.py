@@ -1,7 +1,7 @@
 """What each layer costs in INT8: mIoU, logit noise and mask agreement, one layer changed at a time.
 
-Images are the outer loop: a layer's variant then needs only what comes after the layer to run again (see quant.replay), and a
-sweep that was stopped continues after the last whole image.
+Images are the outer loop: a layer's variant then needs only what comes after the layer to run again (see
+quant.replay), and a sweep that was stopped continues after the last whole image.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ class LayerRow:
 
     Attributes:
         macs: of one image; `share` of the whole model's.
-        miou, sqnr_db, agreement: of the variant; SQNR and agreement against the float model, SQNR null where nothing differs.
-        harm: mIoU that the layer costs in INT8, a fraction: lost where it alone is INT8, or won where it alone is float.
-        noise: its share of the logit noise that the model has when every layer is INT8. Shares need not add up to 1.
+        miou, sqnr_db, agreement: of the variant; SQNR and agreement against the float model, SQNR null where
+        nothing differs. harm: mIoU that the layer costs in INT8, a fraction: lost where it alone is INT8, or
+        won where it alone is float. noise: its share of the logit noise that the model has when every layer
+        is INT8. Shares need not add up to 1.
     """
 
     layer: str
@@ -87,21 +88,32 @@ def measure_layers(setting: Setting, mode: Mode, rank: Rank, out: Path, progress
     try:
         for index in range(len(setting.subset)):
             if index not in done:
-                done[index] = {"key": key, "image": index, **_one_image(setting, switch, mode, index, progress)}
+                done[index] = {
+                    "key": key,
+                    "image": index,
+                    **_one_image(setting, switch, mode, index, progress),
+                }
                 journal.append(done[index])
     except KeyboardInterrupt:
-        progress.message(f"{len(done)} of {len(setting.subset)} images are kept in {journal.path}; the same command continues")
+        progress.message(
+            f"{len(done)} of {len(setting.subset)} images are kept in {journal.path}; the same command"
+            " continues"
+        )
         raise
     progress.finish(_TASK)
     scores: dict[str, Score] = {}
     for row in done.values():
         for name, values in row["scores"].items():
-            scores[name] = scores[name] + Score.from_json(values) if name in scores else Score.from_json(values)
+            scores[name] = (
+                scores[name] + Score.from_json(values) if name in scores else Score.from_json(values)
+            )
     return Sensitivity(mode, rank, scores[""], scores["*"], tuple(_rows(setting, mode, rank, scores)), known)
 
 
 @torch.no_grad()
-def _one_image(setting: Setting, switch: LayerSwitch, mode: Mode, index: int, progress: Progress) -> Mapping[str, Any]:
+def _one_image(
+    setting: Setting, switch: LayerSwitch, mode: Mode, index: int, progress: Progress
+) -> Mapping[str, Any]:
     """Scores by variant: "" is the float model, "*" all INT8, others the layer that is alone."""
     x, mask = setting.sample(index)
     logits = {}
@@ -119,7 +131,11 @@ def _one_image(setting: Setting, switch: LayerSwitch, mode: Mode, index: int, pr
             progress.advance(_TASK)
     at_mask = {name: setting.at_mask(values) for name, values in logits.items()}
     labels = setting.trained.labels
-    return {"scores": {name: score(values, at_mask[""], mask, labels).to_json() for name, values in at_mask.items()}}
+    return {
+        "scores": {
+            name: score(values, at_mask[""], mask, labels).to_json() for name, values in at_mask.items()
+        }
+    }
 
 
 def _rows(setting: Setting, mode: Mode, rank: Rank, scores: Mapping[str, Score]) -> list[LayerRow]:

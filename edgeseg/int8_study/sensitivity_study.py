@@ -1,4 +1,6 @@
-"""The whole of `edgeseg sensitivity`: sweep, budget, and what is left behind: sensitivity.json, sensitivity.png, report.html."""
+"""The whole of `edgeseg sensitivity`: sweep, budget, and what is left behind: sensitivity.json,
+sensitivity.png, report.html.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,8 @@ def run_sensitivity(
         out: folder for the results. What was measured there for the same setting is not measured again.
     Raises:
         RecipeError, DataError, BuildError, MissingDependency: see `set_up`, and calibration.
-        GateFailed: the budget would take more layers than `quant.min_coverage` allows; sensitivity.json is written.
+        GateFailed: the budget would take more layers than `quant.min_coverage` allows; sensitivity.json is
+            written.
         KeyboardInterrupt: what was measured is kept.
     """
     require("matplotlib.figure", extra="report", purpose="draw the layers that INT8 hurts most")
@@ -95,7 +98,11 @@ def run_sensitivity(
     swept = layers.measure_layers(setting, options.mode, options.rank, out, progress)
     table = table_of(setting, swept)
     if options.budget:
-        judge = setting.subset if options.budget_limit == options.limit else _judge(setting, data_root, options.budget_limit)
+        judge = (
+            setting.subset
+            if options.budget_limit == options.limit
+            else _judge(setting, data_root, options.budget_limit)
+        )
         try:
             held = budgets.hold_budget(setting, swept.ranked, judge, out, progress)
         except GateFailed as failure:
@@ -125,7 +132,9 @@ def _judge(setting: Setting, data_root: Path, limit: int | None) -> Subset:
     return Subset(open_dataset(setting.recipe.data, "val", data_root), limit)
 
 
-def _times(setting: Setting, held: budgets.Budget, options: SensitivityOptions, progress: Progress) -> Mapping[str, Any]:
+def _times(
+    setting: Setting, held: budgets.Budget, options: SensitivityOptions, progress: Progress
+) -> Mapping[str, Any]:
     variants: dict[str, tuple[str, ...] | None] = {"float": None, "int8": ()}
     if held.reverted:
         variants["budget"] = held.reverted

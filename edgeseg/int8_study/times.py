@@ -1,4 +1,6 @@
-"""What reverting layers costs in time: engines of the float model, of INT8, and of INT8 with layers reverted, timed in turns."""
+"""What reverting layers costs in time: engines of the float model, of INT8, and of INT8 with layers reverted,
+timed in turns.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ def engine_times(
     """Build an engine of each variant in a temporary folder, and time them in turns on one image.
 
     Args:
-        variants: name -> the layers that are float in it, all others INT8; None: the float program. Speed-ups refer to the first.
+        variants: name -> the layers that are float in it, all others INT8; None: the float program. Speed-ups
+            refer to the first.
         runtime: a row of the engine table.
         threads: default: the physical cores that this process may use.
         rounds: times that each engine is timed.
@@ -51,11 +54,15 @@ def engine_times(
             progress.message(f"building the engine of {name}")
             place = Path(folder) / name
             place.mkdir()
-            program = _program(setting, floats, backend.form_for("float" if floats is None else "int8") or "", place)
+            program = _program(
+                setting, floats, backend.form_for("float" if floats is None else "int8") or "", place
+            )
             files = backend.compile(program, place, options)
             sessions[name] = stack.enter_context(backend.load(program, files, options))
         progress.message(f"timing {len(sessions)} engines, {rounds} rounds")
-        latencies = measure_together({name: _call(session, image) for name, session in sessions.items()}, rounds)
+        latencies = measure_together(
+            {name: _call(session, image) for name, session in sessions.items()}, rounds
+        )
     return {
         "runtime": device.runtime,
         "runtime_version": device.runtime_version,
@@ -101,6 +108,9 @@ def _program(setting: Setting, floats: tuple[str, ...] | None, form: str, folder
     )
     with switch.only(name for name in switch.names if name not in floats):
         canonical = export_qdq(
-            quantized, mask_stride=export.mask_stride, opset=export.opset, out=folder / f"{CANONICAL_FORM}.onnx"
+            quantized,
+            mask_stride=export.mask_stride,
+            opset=export.opset,
+            out=folder / f"{CANONICAL_FORM}.onnx",
         )
     return write_form(canonical, form, folder)

@@ -1,1 +1,3 @@
-"""Choosing how far attention is thinned (inference spatial reduction) by measured accuracy and measured time."""
+"""Choosing how far attention is thinned (inference spatial reduction) by measured accuracy and measured
+time.
+"""

@@ -37,12 +37,19 @@ class PlanEngines:
     """
 
     def __init__(
-        self, trained: Trained, export: Export, runtime: str, threads: int | None = None, programs: Programs | None = None
+        self,
+        trained: Trained,
+        export: Export,
+        runtime: str,
+        threads: int | None = None,
+        programs: Programs | None = None,
     ) -> None:
         self._model, self._size_hw = trained.model, export.size_hw
         self._programs = programs or FloatPrograms(trained, export)
         self._backend = table.backend(runtime)
-        self._form = self._backend.form_for(self._programs.precision) or canonical_form(self._programs.precision)
+        self._form = self._backend.form_for(self._programs.precision) or canonical_form(
+            self._programs.precision
+        )
         self.device = table.fingerprint(runtime)
         self.space = plan_space(trained.model, export.size_hw)
         self.options: Mapping[str, Any] = {"threads": threads or usable_cores()}
@@ -66,7 +73,9 @@ class PlanEngines:
         return self._backend.load(built.program, built.files, self.options)
 
     def macs(self, plan: IsrPlan) -> int:
-        """Multiply-adds for one image: convolutions, linear layers and both products of attention, nothing else."""
+        """Multiply-adds for one image: convolutions, linear layers and both products of attention, nothing
+        else.
+        """
         model = copy.deepcopy(self._model).to("meta")
         model.set_isr(plan)
         with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -1,7 +1,9 @@
-"""From measured candidates to deployed levels: the front, the recipe's rule, a spread of levels. Pure functions.
+"""From measured candidates to deployed levels: the front, the recipe's rule, a spread of levels. Pure
+functions.
 
-A search's `noise_ms` is the difference of time that its measurement cannot tell from none (see measure.Meter). Times closer
-than that count as equal, and of plans that are equally fast only the most exact is kept.
+A search's `noise_ms` is the difference of time that its measurement cannot tell from none (see
+measure.Meter). Times closer than that count as equal, and of plans that are equally fast only the most exact
+is kept.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ class Candidate:
         origin: what proposed it: base, recipe, given, preset, walk, refine or grid.
         macs: multiply-adds.
         miou: through the engine on the validation subset, a fraction.
-        ratio, ratio_p10, ratio_p90: time over the base plan's time in the same round: median and quantiles over rounds.
-        ms: `ratio` times the base plan's median over the whole search: what all plans' times are compared by, since rounds of
+        ratio, ratio_p10, ratio_p90: time over the base plan's time in the same round: median and quantiles
+        over rounds. ms: `ratio` times the base plan's median over the whole search: what all plans' times are
+        compared by, since rounds of
             different minutes may have met a machine of different speed.
         median_ms, p10_ms, p90_ms: the times themselves.
     """
@@ -48,8 +51,9 @@ class Candidate:
 def pareto_front(candidates: Iterable[Candidate], noise_ms: float) -> list[Candidate]:
     """The candidates worth having, from the most exact to the fastest.
 
-    Each is faster by more than `noise_ms` than every one before it, and less exact. Each that is left out has one on the front
-    that is at least as exact and slower by no more than the noise, so that nothing on the front is dominated.
+    Each is faster by more than `noise_ms` than every one before it, and less exact. Each that is left out has
+    one on the front that is at least as exact and slower by no more than the noise, so that nothing on the
+    front is dominated.
     """
     front: list[Candidate] = []
     for candidate in sorted(candidates, key=lambda c: (-c.miou, c.ms, str(c.plan))):
@@ -61,26 +65,31 @@ def pareto_front(candidates: Iterable[Candidate], noise_ms: float) -> list[Candi
 def choose(front: Sequence[Candidate], base_miou: float, rule: Choose) -> Candidate:
     """The candidate of the front that becomes level 0.
 
-    `max_miou_drop`: the fastest that loses no more against the base plan. `latency_ms`: the most exact that is as fast. `knee`:
-    the one farthest from the straight line between the ends of the front, both axes scaled to it; the most exact where the
-    front has no more than two.
+    `max_miou_drop`: the fastest that loses no more against the base plan. `latency_ms`: the most exact that
+    is as fast. `knee`: the one farthest from the straight line between the ends of the front, both axes
+    scaled to it; the most exact where the front has no more than two.
 
     Source (knee): Satopaa et al., Finding a "Kneedle" in a haystack, ICDCSW 2011, section III.
     Raises:
         GateFailed: none is as fast as `latency_ms`; the report holds the front.
     """
     if rule.max_miou_drop is not None:
-        # Never empty: the front begins with the most exact candidate of all, and the base plan is one of them.
+        # Never empty: the front begins with the most exact candidate of all, and the base plan is one of
+        # them.
         return [c for c in front if base_miou - c.miou <= rule.max_miou_drop][-1]
     first, last = front[0], front[-1]
     if rule.latency_ms is None:
         return max(
-            front, key=lambda c: (first.ms - c.ms) * (first.miou - last.miou) - (first.miou - c.miou) * (first.ms - last.ms)
+            front,
+            key=lambda c: (
+                (first.ms - c.ms) * (first.miou - last.miou) - (first.miou - c.miou) * (first.ms - last.ms)
+            ),
         )
     fit = [c for c in front if c.ms <= rule.latency_ms]
     if not fit:
         raise GateFailed(
-            f"no plan satisfies isr.choose.latency_ms {rule.latency_ms:g}: the fastest, {last.plan}, takes {last.ms:.1f} ms",
+            f"no plan satisfies isr.choose.latency_ms {rule.latency_ms:g}: the fastest, {last.plan}, takes"
+            f" {last.ms:.1f} ms",
             hint="raise isr.choose.latency_ms, search further with --max-plans, or give more --threads",
             report={"front": [{"plan": str(c.plan), "miou": c.miou, "ms": round(c.ms, 3)} for c in front]},
         )
@@ -88,7 +97,8 @@ def choose(front: Sequence[Candidate], base_miou: float, rule: Choose) -> Candid
 
 
 def pick_levels(front: Sequence[Candidate], first: Candidate, count: int) -> list[Candidate]:
-    """At most `count` candidates of the front: `first`, the fastest, and between them those nearest to an even spread in time.
+    """At most `count` candidates of the front: `first`, the fastest, and between them those nearest to an
+    even spread in time.
 
     Fewer where the front has fewer from `first` on.
     """
@@ -108,7 +118,8 @@ def pick_levels(front: Sequence[Candidate], first: Candidate, count: int) -> lis
 
 
 def best_step(here: Candidate, steps: Iterable[Candidate], noise_ms: float) -> Candidate | None:
-    """The step of a greedy walk: least mIoU lost per millisecond saved; what loses nothing comes first, by time saved.
+    """The step of a greedy walk: least mIoU lost per millisecond saved; what loses nothing comes first, by
+    time saved.
 
     None where no step saves more than the noise.
     """

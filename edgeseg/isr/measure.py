@@ -2,11 +2,13 @@
 
 Accuracy: mIoU of the engine on a fixed subset, a plan at a time. It does not vary; it is measured once.
 
-Time: plans are timed in sittings of a few. A sitting opens their engines, and the base plan's engine twice; in every round each
-of them segments the same image once, in an order drawn anew. A plan's figure is its time over the base plan's in the same round,
-so that a busy or hot machine slows both alike. The base plan's second engine, its twin, tells what the method cannot: its ratio
-is 1 but for noise. `Meter.noise` is how far from 1 the 95 % interval of the twin's median reaches, the median over sittings.
-Times that were taken in another power mode, or at other limits of the clocks, are taken anew.
+Time: plans are timed in sittings of a few. A sitting opens their engines, and the base plan's engine twice;
+    in every round each
+of them segments the same image once, in an order drawn anew. A plan's figure is its time over the base plan's
+in the same round, so that a busy or hot machine slows both alike. The base plan's second engine, its twin,
+tells what the method cannot: its ratio is 1 but for noise. `Meter.noise` is how far from 1 the 95 % interval
+of the twin's median reaches, the median over sittings. Times that were taken in another power mode, or at
+other limits of the clocks, are taken anew.
 """
 
 from __future__ import annotations
@@ -79,7 +81,9 @@ class Engines(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Times of one plan over all rounds, milliseconds, and their ratios to the base plan's in the same round."""
+    """Times of one plan over all rounds, milliseconds, and their ratios to the base plan's in the same
+    round.
+    """
 
     ms: tuple[float, float, float]
     ratio: tuple[float, float, float]
@@ -87,11 +91,13 @@ class Timing:
 
 
 class Meter:
-    """Measures plans, and remembers: what the journal holds for this setting is not measured again. A context manager.
+    """Measures plans, and remembers: what the journal holds for this setting is not measured again. A context
+    manager.
 
     Args:
         rounds: rounds of a sitting.
-        tick: called with the ticks of work that was done, or found in the journal; a plan has `ticks` of them.
+        tick: called with the ticks of work that was done, or found in the journal; a plan has `ticks` of
+            them.
         clock: seconds; monotonic.
     """
 
@@ -111,7 +117,9 @@ class Meter:
         accuracy = {**engines.identity, "subset": subset.sha256}
         self._keys = {
             "miou": _digest(accuracy),
-            "times_ms": _digest({**accuracy, **engines.options, "clocks": clocks_here(), "rounds": rounds, "warmup": WARMUP}),
+            "times_ms": _digest(
+                {**accuracy, **engines.options, "clocks": clocks_here(), "rounds": rounds, "warmup": WARMUP}
+            ),
         }
         self._mious: dict[IsrPlan, float] = {}
         self._sittings: list[dict[str, list[float]]] = []
@@ -165,7 +173,9 @@ class Meter:
         base = str(self._engines.space.base)
         reach = []
         for sitting in self._sittings:
-            low, high = median_interval([twin / own for twin, own in zip(sitting[_TWIN], sitting[base], strict=True)])
+            low, high = median_interval(
+                [twin / own for twin, own in zip(sitting[_TWIN], sitting[base], strict=True)]
+            )
             reach.append(max(abs(low - 1), abs(high - 1)))
         return float(np.median(reach))
 
@@ -209,7 +219,9 @@ class Meter:
             sessions: dict[str, Session] = {}
             for name, plan in timed.items():
                 with _failing(plan):
-                    sessions[name] = stack.enter_context(self._engines.open(base_built if plan == base else built[plan]))
+                    sessions[name] = stack.enter_context(
+                        self._engines.open(base_built if plan == base else built[plan])
+                    )
             image = resize_image(self._subset.load(0)[0], base_built.program.image.size_hw)
             times_ms: dict[str, list[float]] = {name: [] for name in timed}
             for number in range(-WARMUP, self._rounds):
@@ -260,13 +272,18 @@ def _digest(values: Mapping[str, Any]) -> str:
 
 @contextmanager
 def _failing(plan: IsrPlan) -> Iterator[None]:
-    """A device that vanishes shows as whatever its runtime raises; runtimes raise these where they do not wrap them."""
+    """A device that vanishes shows as whatever its runtime raises; runtimes raise these where they do not
+    wrap them.
+    """
     try:
         yield
     except (RuntimeError, OSError) as error:
         raise BuildError(
             f"the engine of plan {plan} failed: {error}",
-            hint="see whether the device is still there (edgeseg doctor); the same command continues where this stopped",
+            hint=(
+                "see whether the device is still there (edgeseg doctor); the same command continues where"
+                " this stopped"
+            ),
         ) from error
 
 

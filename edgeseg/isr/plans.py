@@ -1,6 +1,8 @@
-"""Plans: which there are for a model at one image size, which have names, and the file of chosen levels. No torch here.
+"""Plans: which there are for a model at one image size, which have names, and the file of chosen levels. No
+torch here.
 
-A multiplier is legal where its pooling window divides the map. Anything else is refused: pooling never drops rows.
+A multiplier is legal where its pooling window divides the map. Anything else is refused: pooling never drops
+rows.
 """
 
 from __future__ import annotations
@@ -68,7 +70,9 @@ class PlanSpace:
         return isinstance(plan, IsrPlan) and self._misfit(plan) is None
 
     def check(self, plan: IsrPlan) -> IsrPlan:
-        """The plan, if it is legal. Raises RecipeError saying which stage refuses it, and what that stage takes."""
+        """The plan, if it is legal. Raises RecipeError saying which stage refuses it, and what that stage
+        takes.
+        """
         if (problem := self._misfit(plan)) is not None:
             height, width = self.size_hw
             raise RecipeError(
@@ -78,8 +82,13 @@ class PlanSpace:
         return plan
 
     def presets(self) -> list[IsrPlan]:
-        """The paper's plans that are legal here, the base left out; of a part without ISR nothing is taken."""
-        cut = [IsrPlan(plan.encoder if self.encoder else (), plan.decoder if self.decoder else ()) for plan in PAPER_PLANS]
+        """The paper's plans that are legal here, the base left out; of a part without ISR nothing is
+        taken.
+        """
+        cut = [
+            IsrPlan(plan.encoder if self.encoder else (), plan.decoder if self.decoder else ())
+            for plan in PAPER_PLANS
+        ]
         return [plan for plan in dict.fromkeys(cut) if plan in self and not plan.is_base]
 
     def lighter(self, plan: IsrPlan) -> list[IsrPlan]:
@@ -104,7 +113,10 @@ class PlanSpace:
         return IsrPlan(multipliers[:stages], multipliers[stages:])
 
     def _misfit(self, plan: IsrPlan) -> str | None:
-        for name, multipliers, choices in (("encoder", plan.encoder, self.encoder), ("decoder", plan.decoder, self.decoder)):
+        for name, multipliers, choices in (
+            ("encoder", plan.encoder, self.encoder),
+            ("decoder", plan.decoder, self.decoder),
+        ):
             if len(multipliers) != len(choices):
                 return f"it has {len(multipliers)} {name} multipliers, the model {len(choices)}"
             for stage, (multiplier, legal) in enumerate(zip(multipliers, choices, strict=True), start=1):
@@ -120,7 +132,10 @@ def parse_plan(text: str) -> IsrPlan:
     except ValueError as error:
         raise RecipeError(
             f"{text!r} is no ISR plan: {error}",
-            hint="encoder-decoder multipliers, fine to coarse, e.g. 2,2,1,1-2,2,2; 2,2,1,1 where only the encoder has ISR",
+            hint=(
+                "encoder-decoder multipliers, fine to coarse, e.g. 2,2,1,1-2,2,2; 2,2,1,1 where only the"
+                " encoder has ISR"
+            ),
         ) from error
 
 
@@ -142,14 +157,23 @@ class Level:
     precision: Precision = "float"
 
     def to_json(self) -> dict[str, Any]:
-        return {"plan": str(self.plan), "miou": self.miou, "ms": self.ms, "macs": self.macs, "precision": self.precision}
+        return {
+            "plan": str(self.plan),
+            "miou": self.miou,
+            "ms": self.ms,
+            "macs": self.macs,
+            "precision": self.precision,
+        }
 
 
-def load_levels(path: Path, *, checkpoint_sha256: str | None = None, size_hw: tuple[int, int] | None = None) -> list[Level]:
+def load_levels(
+    path: Path, *, checkpoint_sha256: str | None = None, size_hw: tuple[int, int] | None = None
+) -> list[Level]:
     """Read the plan.json of a search: its levels, level 0 first, each lighter than the one before.
 
     Args:
-        checkpoint_sha256, size_hw: where given, the file must have been measured with this checkpoint, at this size.
+        checkpoint_sha256, size_hw: where given, the file must have been measured with this checkpoint, at
+        this size.
     Raises:
         DataError: no such file, not one of a search, or measured with something else.
     """
@@ -157,11 +181,16 @@ def load_levels(path: Path, *, checkpoint_sha256: str | None = None, size_hw: tu
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         levels = [_level(row) for row in data["levels"]]
-        measured_with, measured_at = str(data["checkpoint_sha256"]), tuple(int(side) for side in data["size_hw"])
+        measured_with, measured_at = (
+            str(data["checkpoint_sha256"]),
+            tuple(int(side) for side in data["size_hw"]),
+        )
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}", hint=hint) from error
     except (ValueError, KeyError, TypeError) as error:  # JSON that does not parse is a ValueError
-        raise DataError(f"{path} is not the plan.json of a search: {type(error).__name__}: {error}", hint=hint) from error
+        raise DataError(
+            f"{path} is not the plan.json of a search: {type(error).__name__}: {error}", hint=hint
+        ) from error
     if not levels:
         raise DataError(f"{path} holds no levels", hint=hint)
     if checkpoint_sha256 is not None and measured_with != checkpoint_sha256:
@@ -171,7 +200,8 @@ def load_levels(path: Path, *, checkpoint_sha256: str | None = None, size_hw: tu
         )
     if size_hw is not None and measured_at != size_hw:
         raise DataError(
-            f"{path} was measured at {'x'.join(map(str, measured_at))} px, export.size_hw is {size_hw[0]}x{size_hw[1]}",
+            f"{path} was measured at {'x'.join(map(str, measured_at))} px, export.size_hw is"
+            f" {size_hw[0]}x{size_hw[1]}",
             hint="search again at this size: edgeseg isr RUN --data-root DIR",
         )
     return levels

@@ -1,4 +1,6 @@
-"""The program of one model at any plan: from its float weights, or from a quantized checkpoint with one set of scales for all."""
+"""The program of one model at any plan: from its float weights, or from a quantized checkpoint with one set
+of scales for all.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,10 @@ class Int8Programs:
         if at_home.facts["float_sha256"] != trained.sha256:
             raise DataError(
                 f"{quantized} was quantized from another checkpoint than {trained.sha256[:12]}",
-                hint=f"edgeseg quantize {quoted(recipe.name)}, or give with --checkpoint the float weights that it was made from",
+                hint=(
+                    f"edgeseg quantize {quoted(recipe.name)}, or give with --checkpoint the float weights"
+                    " that it was made from"
+                ),
             )
         self._recipe, self._path, self._float_sha256 = recipe, quantized, trained.sha256
         self.home, self.sha256 = at_home.plan, at_home.sha256

@@ -27,10 +27,11 @@ def leave(
 
     Args:
         candidates: all that were measured, the base plan among them.
-        setting: what table.json says of the measurement; `precision`, `checkpoint_sha256` and `size_hw` go into plan.json
-            too.
+        setting: what table.json says of the measurement; `precision`, `checkpoint_sha256` and `size_hw` go
+            into plan.json too.
     Raises:
-        GateFailed: no plan satisfies the rule; table and plot are written, a plan.json of an earlier search is removed.
+        GateFailed: no plan satisfies the rule; table and plot are written, a plan.json of an earlier search
+            is removed.
         BuildError: the folder cannot be written.
     """
     base = next(c for c in candidates if c.plan.is_base)
@@ -64,8 +65,12 @@ def _write(table: Mapping[str, Any], levels: Sequence[Candidate], out: Path) -> 
             (out / "plan.json").unlink(missing_ok=True)
 
 
-def table_rows(candidates: Iterable[Candidate], front: Sequence[Candidate], levels: Sequence[Candidate]) -> list[dict[str, Any]]:
-    """JSON rows of table.json, the most exact first: every figure of each candidate, mIoU lost, its place on the front."""
+def table_rows(
+    candidates: Iterable[Candidate], front: Sequence[Candidate], levels: Sequence[Candidate]
+) -> list[dict[str, Any]]:
+    """JSON rows of table.json, the most exact first: every figure of each candidate, mIoU lost, its place on
+    the front.
+    """
     found = sorted(candidates, key=lambda c: (-c.miou, c.ms, str(c.plan)))
     base_miou = next(c.miou for c in found if c.plan.is_base)
     on_front = {c.plan for c in front}

@@ -1,11 +1,14 @@
 """The search: which plans to measure, in which order, and what is left behind.
 
     presets   the paper's plans, and those that the recipe and the caller name
-    greedy    these; then a walk from the training ratios that takes, step by step, the raise of one multiplier that loses least
-              mIoU per millisecond saved; then the neighbours of the front, until it holds or the budget is spent
+    greedy    these; then a walk from the training ratios that takes, step by step, the raise of one
+    multiplier that loses least
+              mIoU per millisecond saved; then the neighbours of the front, until it holds or the budget is
+              spent
     grid      every legal plan
 
-Left behind: search.jsonl (all measurements), table.json, pareto.png, report.html, and plan.json with the chosen levels.
+Left behind: search.jsonl (all measurements), table.json, pareto.png, report.html, and plan.json with the
+chosen levels.
 """
 
 from __future__ import annotations
@@ -95,16 +98,18 @@ def search(
 ) -> SearchResult:
     """Measure candidates for a trained model on this device, and choose by the recipe's `isr.choose`.
 
-    In INT8, one set of scales serves every plan, accuracy lost is against the INT8 base plan, and the float base plan's accuracy
-    is told beside it.
+    In INT8, one set of scales serves every plan, accuracy lost is against the INT8 base plan, and the float
+    base plan's accuracy is told beside it.
 
     Args:
         checkpoint: float weights; of INT8 engines, those that were quantized.
-        out: folder for the results; what an earlier search of the same setting measured there is not measured again.
+        out: folder for the results; what an earlier search of the same setting measured there is not measured
+            again.
     Raises:
         DataError: checkpoint or data do not fit the recipe, or the validation set is empty.
         Unsupported: the model has no ISR, or there is no such runtime.
-        RecipeError: a plan that is not legal, a grid or a list of plans beyond `max_plans`, an unknown strategy.
+        RecipeError: a plan that is not legal, a grid or a list of plans beyond `max_plans`, an unknown
+            strategy.
         BuildError: an engine failed; what was measured is kept.
         GateFailed: no plan satisfies the rule; the table is written, plan.json is not.
         MissingDependency: matplotlib is not installed, or modelopt where the search is in INT8.
@@ -129,9 +134,15 @@ def search(
         "precision": "float",
     }
     if programs:
-        facts |= {"precision": "int8", "quantized_sha256": programs.sha256, "calibrated_at": str(programs.home)}
+        facts |= {
+            "precision": "int8",
+            "quantized_sha256": programs.sha256,
+            "calibrated_at": str(programs.home),
+        }
     rule, progress = recipe.isr.choose, progress or NoProgress()
-    return search_plans(engines, subset, seeds, rule, out, options, facts, progress, float_engines=float_engines)
+    return search_plans(
+        engines, subset, seeds, rule, out, options, facts, progress, float_engines=float_engines
+    )
 
 
 def search_plans(
@@ -170,7 +181,9 @@ def search_plans(
                 float_base = {"float_base_miou": float_meter.measure_miou(float_engines.space.base)}
             walk.run(seeds, options.strategy)
         except (KeyboardInterrupt, EdgesegError):
-            progress.message(f"what was measured is kept in {journal_path}; the same command continues from there")
+            progress.message(
+                f"what was measured is kept in {journal_path}; the same command continues from there"
+            )
             raise
         progress.finish(_TASK)
         setting = {
@@ -201,7 +214,9 @@ def seeds_of(space: PlanSpace, recipe_plan: IsrPlan, options: SearchOptions) -> 
             hint="edgeseg models lists the models that have it",
         )
     if options.strategy not in get_args(Strategy):
-        raise RecipeError(f"there is no search named {options.strategy!r}", hint=f"known: {', '.join(get_args(Strategy))}")
+        raise RecipeError(
+            f"there is no search named {options.strategy!r}", hint=f"known: {', '.join(get_args(Strategy))}"
+        )
     given = [(space.check(plan), "given") for plan in options.plans]
     if options.strategy == "grid" and len(space) > options.max_plans:
         raise RecipeError(
@@ -216,7 +231,8 @@ def seeds_of(space: PlanSpace, recipe_plan: IsrPlan, options: SearchOptions) -> 
         origins.setdefault(plan, origin)
     if len(origins) > options.max_plans:
         raise RecipeError(
-            f"{len(origins)} plans are named, the paper's among them, more than --max-plans {options.max_plans}",
+            f"{len(origins)} plans are named, the paper's among them, more than --max-plans"
+            f" {options.max_plans}",
             hint=f"--max-plans {len(origins)} or more",
         )
     return list(origins.items())
@@ -254,7 +270,9 @@ class _Search:
 
     def visit(self, plans: Seeds) -> None:
         """Measure plans that are new, as far as the budget goes."""
-        new = [(plan, origin) for plan, origin in plans if plan not in self.found][: self.max_plans - len(self.found)]
+        new = [(plan, origin) for plan, origin in plans if plan not in self.found][
+            : self.max_plans - len(self.found)
+        ]
         if not new:
             return
         self.known += self.meter.measure([plan for plan, _ in new])
@@ -272,7 +290,11 @@ class _Search:
         while here is not None and len(self.found) < WALK_SHARE * self.max_plans:
             steps = self.engines.space.lighter(here.plan)
             self.visit([(plan, "walk") for plan in steps])
-            here = best_step(self.found[here.plan], [self.found[plan] for plan in steps if plan in self.found], self.noise_ms)
+            here = best_step(
+                self.found[here.plan],
+                [self.found[plan] for plan in steps if plan in self.found],
+                self.noise_ms,
+            )
 
     def refine(self) -> None:
         while len(self.found) < self.max_plans:

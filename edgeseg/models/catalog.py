@@ -1,4 +1,6 @@
-"""The models that a recipe can name, built: rows of an encoder and a decoder (`recipe.architectures.CATALOGUE`)."""
+"""The models that a recipe can name, built: rows of an encoder and a decoder
+(`recipe.architectures.CATALOGUE`).
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,15 @@ def build_model(name: str, num_classes: int, **options: Any) -> Segmentor:
         num_classes: classes of the logits.
         options: the entry's own options, see `model_options`.
     Raises:
-        RecipeError: unknown name (the nearest is offered), or options that the model does not have or take; all are told.
+        RecipeError: unknown name (the nearest is offered), or options that the model does not have or take;
+            all are told.
     """
     entry = _entry(name)
     if problems := list(entry.problems(options)):
         told = "; ".join(f"option {option}: {problem}" for option, problem in problems)
-        raise RecipeError(f"model {name!r}: {told}", hint="change model.options; edgeseg recipe schema has every option")
+        raise RecipeError(
+            f"model {name!r}: {told}", hint="change model.options; edgeseg recipe schema has every option"
+        )
     encoder_options, decoder_options = (
         {option: value for option, value in options.items() if option in part.options}
         for part in (architectures.ENCODERS[entry.encoder], architectures.DECODERS[entry.decoder])
@@ -40,7 +45,9 @@ def build_model(name: str, num_classes: int, **options: Any) -> Segmentor:
 
 
 def model_options(name: str) -> dict[str, int | float | bool | str]:
-    """The options that `build_model` takes for an entry, with their defaults. Raises RecipeError for an unknown name."""
+    """The options that `build_model` takes for an entry, with their defaults. Raises RecipeError for an
+    unknown name.
+    """
     return {option: facts.default for option, facts in _entry(name).options.items()}
 
 

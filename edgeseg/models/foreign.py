@@ -1,7 +1,9 @@
-"""Reading weight files that came from elsewhere, whatever they are called, without running anything that they hold.
+"""Reading weight files that came from elsewhere, whatever they are called, without running anything that they
+hold.
 
-torch files go through torch's restricted unpickler, with inert stand-ins for the data classes that trainings leave beside their
-weights (`standins`); any other global is refused, and named with the line that converts the file where it is trusted.
+torch files go through torch's restricted unpickler, with inert stand-ins for the data classes that trainings
+leave beside their weights (`standins`); any other global is refused, and named with the line that converts
+the file where it is trusted.
 """
 
 from __future__ import annotations
@@ -32,14 +34,12 @@ _SHOWN = 10
 _DEPTH = 5
 _LIST = 16
 """Members of a list that are looked at."""
-_ENTRIES = (
-    *("state_dict_ema", "model_ema", "ema", "ema_model", "model_ema_state_dict", "params_ema", "averaged_model"),
-    *("state_dict", "ema_state_dict", "model_state_dict", "model", "module", "net", "network", "generator", "netG"),
-    *("teacher", "student", "weights", "params"),
-)
-"""Entries that hold the weights, best first: averaged weights are what their authors evaluate. mmengine swaps the two before it
-saves: its `state_dict` is the average, its `ema_state_dict` the raw weights."""
-_COUNTERS = ("n_averaged", "steps", "epoch", "iter", "iteration", "global_step", "best_fitness", "updates", "decay")
+_AVERAGED = "state_dict_ema model_ema ema ema_model model_ema_state_dict params_ema averaged_model"
+_RAW = "state_dict ema_state_dict model_state_dict model module net network generator netG"
+_ENTRIES = (*_AVERAGED.split(), *_RAW.split(), "teacher", "student", "weights", "params")
+"""Entries that hold the weights, best first: averaged weights are what their authors evaluate. mmengine swaps
+the two before it saves: its `state_dict` is the average, its `ema_state_dict` the raw weights."""
+_COUNTERS = "n_averaged steps epoch iter iteration global_step best_fitness updates decay".split()
 """What trainings and averaging keep beside the weights."""
 _NO_WEIGHTS = re.compile(
     r"optim|sched|scaler|rng|random|callback|loops|hparams|hyper_param|message_hub|^(meta|args|cfg|config|amp|grad\w*)$|discrim",
@@ -47,10 +47,29 @@ _NO_WEIGHTS = re.compile(
 )
 
 _UNREADABLE = (
-    *(pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, OSError, EOFError, MemoryError, OverflowError),
-    *(RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError, ArithmeticError, struct.error),
+    *(
+        pickle.UnpicklingError,
+        SafetensorError,
+        zipfile.BadZipFile,
+        OSError,
+        EOFError,
+        MemoryError,
+        OverflowError,
+    ),
+    *(
+        RuntimeError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        AssertionError,
+        ArithmeticError,
+        struct.error,
+    ),
 )
-"""What the readers raise; the second line is what torch's unpickler lets through on bytes that are no checkpoint."""
+"""What the readers raise; the second line is what torch's unpickler lets through on bytes that are no
+checkpoint.
+"""
 
 _OTHER_FRAMEWORKS = {
     ".onnx": "an ONNX model",
@@ -83,7 +102,8 @@ class Foreign:
 
     Attributes:
         entries: every group of tensors that may be a model, the likeliest first; at least one.
-        facts: what lies beside the tensors at the file's top: `meta` of mmcv and mmengine, `epoch` and the like, as plain values.
+        facts: what lies beside the tensors at the file's top: `meta` of mmcv and mmengine, `epoch` and the
+            like, as plain values.
     """
 
     entries: tuple[Entry, ...]
@@ -96,13 +116,14 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def read_foreign(path: Path) -> Foreign:
-    """Read a checkpoint that came from elsewhere: a torch file, safetensors, .npz, or a folder of Hugging Face.
+    """Read a checkpoint that came from elsewhere: a torch file, safetensors, .npz, or a folder of Hugging
+    Face.
 
     Its content decides what it is, not its name. Pickled code is refused by the reader and never run.
 
     Raises:
-        DataError: missing, truncated or unreadable, another kind of file, one of ours, or one that holds a global that is not
-            known to be data.
+        DataError: missing, truncated or unreadable, another kind of file, one of ours, or one that holds a
+            global that is not known to be data.
     """
     if path.is_dir():
         return _sorted_entries(path, _read_folder(path))
@@ -116,14 +137,20 @@ def read_foreign(path: Path) -> Foreign:
         raise
     except _UNREADABLE as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        cut = re.search(r"unexpected E(OF|nd)|incomplete|not fully covered|corrupt|ran out of input", reason, re.IGNORECASE)
+        cut = re.search(
+            r"unexpected E(OF|nd)|incomplete|not fully covered|corrupt|ran out of input",
+            reason,
+            re.IGNORECASE,
+        )
         again = "copy or download the file again: it is damaged or cut short"
         hint = again if cut or path.suffix == ".safetensors" else plain_hint(path)
         raise DataError(f"{path}: not a checkpoint of plain tensors: {reason}", hint=hint) from error
 
 
 def is_foreign(path: Path) -> bool:
-    """Whether a file is a checkpoint that `read_foreign` is for, by its first bytes, and not one of ours or no checkpoint."""
+    """Whether a file is a checkpoint that `read_foreign` is for, by its first bytes, and not one of ours or
+    no checkpoint.
+    """
     try:
         with open(path, "rb") as file:
             head = file.read(HEAD_BYTES)
@@ -177,7 +204,8 @@ def _read_zip(path: Path) -> Any:
     if "data.pkl" in last:
         if "constants.pkl" in last:
             raise DataError(
-                f"{path}: a TorchScript archive: it holds a program beside its weights, and is not opened here",
+                f"{path}: a TorchScript archive: it holds a program beside its weights, and is not opened"
+                " here",
                 hint=convert_script_hint(path),
             )
         return _read_torch(path)
@@ -186,7 +214,10 @@ def _read_zip(path: Path) -> Any:
             return {name: torch.from_numpy(np.array(arrays[name])) for name in arrays.files}
     inside = ", ".join(names[:3])
     if "model.weights.h5" in last:
-        raise DataError(f"{path}: a Keras model, not a checkpoint of torch", hint="take the torch file that it was made from")
+        raise DataError(
+            f"{path}: a Keras model, not a checkpoint of torch",
+            hint="take the torch file that it was made from",
+        )
     raise DataError(
         f"{path}: a zip archive with {len(names)} files ({inside}), not a checkpoint",
         hint=f"unpack it, and give the file in it: unzip {shlex.quote(str(path))}",
@@ -194,10 +225,14 @@ def _read_zip(path: Path) -> Any:
 
 
 def _read_torch(path: Path) -> Any:
-    """Load with stand-ins for what is known to be data. Raises DataError naming what is refused, and what torch raises."""
+    """Load with stand-ins for what is known to be data. Raises DataError naming what is refused, and what
+    torch raises.
+    """
     inert: dict[str, Any] = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in ALWAYS}
     try:
-        with open(path, "rb") as file:  # by its name torch would take a .safetensors file for what it is called
+        with open(
+            path, "rb"
+        ) as file:  # by its name torch would take a .safetensors file for what it is called
             named = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     except _UNREADABLE:
         named = []  # of the old formats they are found one by one
@@ -207,8 +242,12 @@ def _read_torch(path: Path) -> Any:
             raise refusal(path, refused)
         inert |= {name: stand_in(name) for name in named if name not in inert}
         try:
-            with warnings.catch_warnings(), torch.serialization.safe_globals([(kind, name) for name, kind in inert.items()]):
-                # Of other pickle protocols it reads what it knows, and fails at the rest; of old storages it only complains.
+            with (
+                warnings.catch_warnings(),
+                torch.serialization.safe_globals([(kind, name) for name, kind in inert.items()]),
+            ):
+                # Of other pickle protocols it reads what it knows, and fails at the rest; of old storages it
+                # only complains.
                 warnings.simplefilter("ignore", UserWarning)
                 with open(path, "rb") as file:
                     return torch.load(file, map_location="cpu", weights_only=True)
@@ -225,7 +264,9 @@ def _read_torch(path: Path) -> Any:
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     with safe_open(path, framework="pt") as file:
         if "edgeseg" in (file.metadata() or {}):
-            raise DataError(f"{path}: is a checkpoint of edgeseg", hint="use it as it is: --checkpoint or --init takes it")
+            raise DataError(
+                f"{path}: is a checkpoint of edgeseg", hint="use it as it is: --checkpoint or --init takes it"
+            )
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
 
 
@@ -234,14 +275,18 @@ def _read_folder(folder: Path) -> dict[str, Any]:
     if (folder / ".metadata").is_file() or any(folder.glob("*.distcp")):
         raise DataError(
             f"{folder}: a distributed checkpoint (FSDP), in pieces",
-            hint="join it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch "
-            f"{shlex.quote(str(folder))} {shlex.quote(str(folder.with_suffix('.pth')))}",
+            hint=(
+                "join it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch "
+                f"{shlex.quote(str(folder))} {shlex.quote(str(folder.with_suffix('.pth')))}"
+            ),
         )
     if (folder / "data.pkl").is_file() or any(folder.glob("*/data.pkl")):
         raise DataError(
             f"{folder}: a torch checkpoint that was unpacked, as some browsers do",
-            hint=f"pack it again: cd {shlex.quote(str(folder.parent))} && zip -0 -r "
-            f"{shlex.quote(folder.name + '.pth')} {shlex.quote(folder.name)}",
+            hint=(
+                f"pack it again: cd {shlex.quote(str(folder.parent))} && zip -0 -r "
+                f"{shlex.quote(folder.name + '.pth')} {shlex.quote(folder.name)}"
+            ),
         )
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
@@ -252,16 +297,22 @@ def _read_folder(folder: Path) -> dict[str, Any]:
                 parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
                 return _joined(folder, [folder / Path(str(part)).name for part in parts])
             except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-                raise DataError(f"{index}: not a list of shards: {error}", hint="download the folder again") from error
+                raise DataError(
+                    f"{index}: not a list of shards: {error}", hint="download the folder again"
+                ) from error
     held = ", ".join(sorted(path.name for path in folder.iterdir())[:_SHOWN]) or "nothing"
-    raise DataError(f"{folder}: a folder that holds no checkpoint, but {held}", hint="give the checkpoint file itself")
+    raise DataError(
+        f"{folder}: a folder that holds no checkpoint, but {held}", hint="give the checkpoint file itself"
+    )
 
 
 def _joined(folder: Path, parts: list[Path]) -> dict[str, Any]:
     tensors: dict[str, Any] = {}
     for part in parts:
         if not part.is_file():
-            raise DataError(f"{part}: missing; {folder} is in {len(parts)} parts", hint="download the folder again, whole")
+            raise DataError(
+                f"{part}: missing; {folder} is in {len(parts)} parts", hint="download the folder again, whole"
+            )
         tensors |= read_foreign(part).entries[0].tensors
     return tensors
 
@@ -270,7 +321,11 @@ def _sorted_entries(path: Path, loaded: Any) -> Foreign:
     """Raises DataError where there are no tensors at all."""
     found = list(_groups(loaded, (), set()))
     if not found:
-        held = f"{', '.join(list(map(str, loaded))[:_SHOWN])}" if isinstance(loaded, Mapping) else type(loaded).__name__
+        held = (
+            f"{', '.join(list(map(str, loaded))[:_SHOWN])}"
+            if isinstance(loaded, Mapping)
+            else type(loaded).__name__
+        )
         raise DataError(
             f"{path}: holds no tensors, but {held or 'nothing'}",
             hint="re-save it as plain tensors: torch.save(model.state_dict(), FILE), or as safetensors",
@@ -282,12 +337,22 @@ def _sorted_entries(path: Path, loaded: Any) -> Foreign:
         unknown = not where or len(_ENTRIES) in named
         return unknown, bool(where) and unknown, named, -sum(tensor.numel() for tensor in tensors.values())
 
-    facts = {str(k): v for k, v in loaded.items() if not isinstance(v, Tensor)} if isinstance(loaded, Mapping) else {}
-    return Foreign(tuple(Entry(".".join(where), tensors) for where, tensors in sorted(found, key=rank)), facts)
+    facts = (
+        {str(k): v for k, v in loaded.items() if not isinstance(v, Tensor)}
+        if isinstance(loaded, Mapping)
+        else {}
+    )
+    return Foreign(
+        tuple(Entry(".".join(where), tensors) for where, tensors in sorted(found, key=rank)), facts
+    )
 
 
-def _groups(value: Any, where: tuple[str, ...], seen: set[int]) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
-    """Every dictionary that holds tensors, and the path to it; parts of one model that were saved apart also together."""
+def _groups(
+    value: Any, where: tuple[str, ...], seen: set[int]
+) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
+    """Every dictionary that holds tensors, and the path to it; parts of one model that were saved apart also
+    together.
+    """
     if isinstance(value, list | tuple):
         value = {str(number): item for number, item in enumerate(value[:_LIST])}
     if not isinstance(value, dict) or len(where) > _DEPTH or id(value) in seen:
@@ -304,7 +369,10 @@ def _groups(value: Any, where: tuple[str, ...], seen: set[int]) -> Iterator[tupl
         if isinstance(key, str) and not _NO_WEIGHTS.search(key)
     ]
     parts = {
-        key: group for key, groups in inner for place, group in groups if key not in _ENTRIES and place == (*where, key) and group
+        key: group
+        for key, groups in inner
+        for place, group in groups
+        if key not in _ENTRIES and place == (*where, key) and group
     }
     if not tensors and len(parts) > 1 and not any(key.isdecimal() for key in parts):
         tensors = {f"{key}.{name}": tensor for key, group in parts.items() for name, tensor in group.items()}

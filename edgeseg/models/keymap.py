@@ -50,7 +50,8 @@ class KeyMap:
 def by_rules(*rules: tuple[str, str]) -> Callable[[str], str | None]:
     """A renaming from (pattern, template) pairs, applied in order, each to what the ones before made.
 
-    `<n>` in a result is n - 1. An empty result drops the tensor. A key that gets no name of ours keeps its own.
+    `<n>` in a result is n - 1. An empty result drops the tensor. A key that gets no name of ours keeps its
+    own.
     """
     compiled = [(re.compile(pattern), template) for pattern, template in rules]
 

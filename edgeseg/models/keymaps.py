@@ -1,7 +1,7 @@
 """Names of published checkpoints for our parameters, one map for each layout of an encoder or a decoder.
 
-A published file holds an encoder, a decoder or both. Keys that a map does not know keep their name, so that strict loading can
-report them.
+A published file holds an encoder, a decoder or both. Keys that a map does not know keep their name, so that
+strict loading can report them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from edgeseg.models.mobilenet import InvertedResidualEncoder
 from edgeseg.models.segformer import SegformerDecoder
 from edgeseg.models.vwformer import VwDecoder
 
-# Encoders of the PVT family. Rules name their stages embed, block.N and norm; `_stages` then counts these as our stages do.
+# Encoders of the PVT family. Rules name their stages embed, block.N and norm; `_stages` then counts these as
+# our stages do.
 
 _FFN = ((r"\.mlp\.dwconv\.dwconv\.", ".ffn.dwconv."), (r"\.mlp\.", ".ffn."))
 _PVT = (
@@ -83,7 +84,9 @@ def _stages(state: State) -> State:
     def numbered(key: str) -> str:
         key = re.sub(r"^(encoder\.stages\.\d)\.embed\.", r"\1.0.", key)
         key = block.sub(lambda match: f"encoder.stages.{match[1]}.{int(match[2]) + 1}.", key)
-        return re.sub(r"^(encoder\.stages\.(\d))\.norm\.", lambda match: f"{match[1]}.{depths[int(match[2])] + 1}.", key)
+        return re.sub(
+            r"^(encoder\.stages\.(\d))\.norm\.", lambda match: f"{match[1]}.{depths[int(match[2])] + 1}.", key
+        )
 
     return {numbered(key): value for key, value in state.items()}
 
@@ -172,7 +175,9 @@ _VWFORMER = (
 def _branch_linears(state: State) -> State:
     """The projections come as Linears and are 1x1 convolutions here."""
     projection = re.compile(r"decoder\.(branches\.\d\.conv|aggregate\.branches\.\d|refine\.low)\.weight")
-    return {k: v[:, :, None, None] if projection.fullmatch(k) and v.ndim == 2 else v for k, v in state.items()}
+    return {
+        k: v[:, :, None, None] if projection.fullmatch(k) and v.ndim == 2 else v for k, v in state.items()
+    }
 
 
 def _segformer_options(state: State) -> dict[str, Any]:
@@ -187,7 +192,9 @@ def _vwformer_options(state: State) -> dict[str, Any]:
 
 
 def _fuse_deepest_first(state: State) -> State:
-    """mmsegmentation concatenates the finest map first; here, as in the original code, the deepest is first."""
+    """mmsegmentation concatenates the finest map first; here, as in the original code, the deepest is
+    first.
+    """
     fuse = state.get("decoder.fuse.weight")
     if fuse is None or fuse.ndim != 4 or fuse.shape[1] % 4:
         return state
@@ -196,12 +203,18 @@ def _fuse_deepest_first(state: State) -> State:
 
 # Encoders of inverted residuals.
 
-_EFFICIENTNET_CONVS = {"_expand_conv": "expand.conv", "_depthwise_conv": "depthwise.conv", "_project_conv": "project.conv"}
+_EFFICIENTNET_CONVS = {
+    "_expand_conv": "expand.conv",
+    "_depthwise_conv": "depthwise.conv",
+    "_project_conv": "project.conv",
+}
 _EFFICIENTNET_NORMS = {"_bn0": "expand.norm", "_bn1": "depthwise.norm", "_bn2": "project.norm"}
 
 
 def efficientnet_lite_key(key: str) -> str | None:
-    """ImageNet classifiers of `efficientnet-lite-pytorch` 0.1.0; the classifier and its wide convolution are dropped."""
+    """ImageNet classifiers of `efficientnet-lite-pytorch` 0.1.0; the classifier and its wide convolution are
+    dropped.
+    """
     part, _, rest = key.partition(".")
     if part in ("_conv_head", "_bn1", "_fc"):
         return None
@@ -214,7 +227,9 @@ def efficientnet_lite_key(key: str) -> str | None:
 
 
 def mobilenet_v2_key(key: str) -> str | None:
-    """ImageNet classifiers of torchvision's mobilenet_v2; the classifier and its wide convolution are dropped."""
+    """ImageNet classifiers of torchvision's mobilenet_v2; the classifier and its wide convolution are
+    dropped.
+    """
     if re.match(r"classifier\.|features\.18\.", key):
         return None
     layers = ("conv", "norm")
@@ -233,11 +248,40 @@ def mobilenet_v2_key(key: str) -> str | None:
 
 
 ENCODERS = (
-    KeyMap("MiT", "NVlabs", Mit, r"(backbone\.)?block1\.0\.attn\.kv\.", by_rules(*_PVT, *_REDUCTION), _stages),
-    KeyMap("MiT", "mmsegmentation", Mit, r"(backbone\.)?layers\.0\.1\.0\.attn\.attn\.", by_rules(*_MIT_MMSEG), _mit_mmseg),
-    KeyMap("MiT", "Hugging Face", Mit, r"(segformer\.)?(encoder|stages\.\d)\.patch_embeddings\.", by_rules(*_MIT_HF), _mit_hf),
-    KeyMap("EFT", "hyunwoo137/EDAFormer", Eft, r"(backbone\.)?block1\.0\.attn\.sr\.", by_rules(*_PVT, *_EFA), _stages),
-    KeyMap("EfficientNet-Lite", "efficientnet-lite-pytorch", InvertedResidualEncoder, r"_blocks\.0\.", efficientnet_lite_key),
+    KeyMap(
+        "MiT", "NVlabs", Mit, r"(backbone\.)?block1\.0\.attn\.kv\.", by_rules(*_PVT, *_REDUCTION), _stages
+    ),
+    KeyMap(
+        "MiT",
+        "mmsegmentation",
+        Mit,
+        r"(backbone\.)?layers\.0\.1\.0\.attn\.attn\.",
+        by_rules(*_MIT_MMSEG),
+        _mit_mmseg,
+    ),
+    KeyMap(
+        "MiT",
+        "Hugging Face",
+        Mit,
+        r"(segformer\.)?(encoder|stages\.\d)\.patch_embeddings\.",
+        by_rules(*_MIT_HF),
+        _mit_hf,
+    ),
+    KeyMap(
+        "EFT",
+        "hyunwoo137/EDAFormer",
+        Eft,
+        r"(backbone\.)?block1\.0\.attn\.sr\.",
+        by_rules(*_PVT, *_EFA),
+        _stages,
+    ),
+    KeyMap(
+        "EfficientNet-Lite",
+        "efficientnet-lite-pytorch",
+        InvertedResidualEncoder,
+        r"_blocks\.0\.",
+        efficientnet_lite_key,
+    ),
     KeyMap("MobileNetV2", "torchvision", InvertedResidualEncoder, r"features\.1\.conv\.", mobilenet_v2_key),
 )
 """In the order in which they are tried."""
@@ -296,7 +340,8 @@ _LDA_AQU = {
 
 
 def lda_aqu_state(state: State) -> State:
-    """The tensors of one `LdaAqu` from those of an LDA_AQU of duzw9311/LDA-AQU, as its prefix in a detector is cut off.
+    """The tensors of one `LdaAqu` from those of an LDA_AQU of duzw9311/LDA-AQU, as its prefix in a detector
+    is cut off.
 
     There, position vectors are (1, heads, 1, neighbours, d), and a neighbour's shifts come as y, x.
     """

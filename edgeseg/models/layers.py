@@ -1,7 +1,7 @@
 """Parts that several models share. Maps run channels-last, (B, H, W, C), from end to end.
 
-In that layout LayerNorm, Linear and attention need no transpose, and a depthwise convolution sees the same memory as a
-channels-last NCHW view, so switching between "tokens" and "map" is a reshape that moves no data.
+In that layout LayerNorm, Linear and attention need no transpose, and a depthwise convolution sees the same
+memory as a channels-last NCHW view, so switching between "tokens" and "map" is a reshape that moves no data.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def is_distributed() -> bool:
 
 
 class Product(nn.Module):
-    """Matrix product of two activations, (..., n, d) and (..., d, m) -> (..., n, m): a module, so that a quantizer finds it."""
+    """Matrix product of two activations, (..., n, d) and (..., d, m) -> (..., n, m): a module, so that a
+    quantizer finds it.
+    """
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return a @ b
@@ -53,7 +55,8 @@ class Product(nn.Module):
 class DropPath(nn.Module):
     """Stochastic depth: in training, drop a whole residual branch per sample with probability `rate`.
 
-    Source: Huang et al., Deep Networks with Stochastic Depth (2016), with the kept branches scaled by 1 / (1 - rate).
+    Source: Huang et al., Deep Networks with Stochastic Depth (2016), with the kept branches scaled by 1 / (1
+        - rate).
     """
 
     def __init__(self, rate: float) -> None:
@@ -76,8 +79,9 @@ class DropPath(nn.Module):
 class BatchNorm2d(nn.BatchNorm2d):
     """BatchNorm whose training statistics cover the batches of all processes, on any device.
 
-    torch's SyncBatchNorm runs on accelerators only; this one reduces through autograd-aware collectives, so that two CPU
-    processes train exactly as one process with their joint batch. Outside of distributed training it is nn.BatchNorm2d.
+    torch's SyncBatchNorm runs on accelerators only; this one reduces through autograd-aware collectives, so
+    that two CPU processes train exactly as one process with their joint batch. Outside of distributed
+    training it is nn.BatchNorm2d.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -86,7 +90,13 @@ class BatchNorm2d(nn.BatchNorm2d):
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
         values = x.float()
-        sums = torch.cat([values.sum((0, 2, 3)), values.square().sum((0, 2, 3)), values.new_tensor([x.numel() / x.shape[1]])])
+        sums = torch.cat(
+            [
+                values.sum((0, 2, 3)),
+                values.square().sum((0, 2, 3)),
+                values.new_tensor([x.numel() / x.shape[1]]),
+            ]
+        )
         sums = dist_fn.all_reduce(sums)  # type: ignore[no-untyped-call]
         count = sums[-1]
         mean, mean_square = sums[:-1].div(count).chunk(2)
@@ -101,11 +111,15 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 class PatchEmbed(nn.Module):
-    """Strided convolution, then LayerNorm: (B, H, W, C_in) -> (B, ceil(H / stride), ceil(W / stride), C_out)."""
+    """Strided convolution, then LayerNorm: (B, H, W, C_in) -> (B, ceil(H / stride), ceil(W / stride),
+    C_out).
+    """
 
     round_outputs: ClassVar = ("conv",)
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, eps: float = 1e-5) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int, eps: float = 1e-5
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2)
         self.norm = nn.LayerNorm(out_channels, eps=eps)

@@ -1,10 +1,13 @@
 """MiT, SegFormer's encoder: four stages of efficient self-attention blocks, strides 4, 8, 16 and 32.
 
-Notable: keys and values are reduced by a strided convolution, a depthwise convolution inside the FFN stands in for positional
+Notable: keys and values are reduced by a strided convolution, a depthwise convolution inside the FFN stands
+    in for positional
 encoding, patches overlap.
 
-Source: SegFormer (NeurIPS 2021, arXiv 2105.15203), section 3.1 and table 6; the epsilons follow the official code,
-NVlabs/SegFormer @ 073b02d. The ports of mmsegmentation (1e-6 throughout) and Hugging Face (1e-5 throughout) differ there alone.
+Source: SegFormer (NeurIPS 2021, arXiv 2105.15203), section 3.1 and table 6; the epsilons follow the official
+    code,
+NVlabs/SegFormer @ 073b02d. The ports of mmsegmentation (1e-6 throughout) and Hugging Face (1e-5 throughout)
+differ there alone.
 """
 
 from __future__ import annotations
@@ -30,21 +33,25 @@ _SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = { 
 
 
 class EfficientAttention(nn.Module):
-    """Multi-head attention of every position to a spatially reduced copy of the map: (B, H, W, C) -> the same.
+    """Multi-head attention of every position to a spatially reduced copy of the map: (B, H, W, C) -> the
+    same.
 
     Args:
-        channels, heads: width and its split; head i owns channels [i * d, (i + 1) * d) with d = channels / heads.
-        ratio: kernel and stride of the convolution that reduces keys and values; 1 has neither convolution nor norm.
+        channels, heads: width and its split; head i owns channels [i * d, (i + 1) * d) with d = channels /
+        heads. ratio: kernel and stride of the convolution that reduces keys and values; 1 has neither
+        convolution nor norm.
 
     Attributes:
-        multiplier: ISR's factor on `ratio`: keys and values are averaged over `multiplier` x `multiplier` reduced positions.
-            The tokens that both are linear in are what is pooled, so that this averages keys and values themselves, as it
-            does in embedding-free attention. No weight depends on it.
+        multiplier: ISR's factor on `ratio`: keys and values are averaged over `multiplier` x `multiplier`
+            reduced positions. The tokens that both are linear in are what is pooled, so that this averages
+            keys and values themselves, as it does in embedding-free attention. No weight depends on it.
 
     Raises (forward):
-        ValueError: the map's sides are not multiples of ratio * multiplier. Reduction never drops rows silently.
+        ValueError: the map's sides are not multiples of ratio * multiplier. Reduction never drops rows
+            silently.
 
-    Source: SegFormer eq. 1 and 2; ISR on MiT: EDAFormer (arXiv 2407.17261), table 7, which leaves the place of pooling open.
+    Source: SegFormer eq. 1 and 2; ISR on MiT: EDAFormer (arXiv 2407.17261), table 7, which leaves the place
+        of pooling open.
     """
 
     def __init__(self, channels: int, heads: int, ratio: int) -> None:
@@ -61,7 +68,9 @@ class EfficientAttention(nn.Module):
         self.scores, self.weighted = Product(), Product()
 
     def tokens(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, m, C), m = H W / (ratio * multiplier)^2: what keys and values are projected from."""
+        """(B, H, W, C) -> (B, m, C), m = H W / (ratio * multiplier)^2: what keys and values are projected
+        from.
+        """
         window = self.ratio * self.multiplier
         if x.shape[1] % window or x.shape[2] % window:
             raise ValueError(f"a {x.shape[1]}x{x.shape[2]} map cannot be reduced by {window}: not a multiple")
@@ -76,7 +85,8 @@ class EfficientAttention(nn.Module):
         q = self.q(x).reshape(split).transpose(1, 2)  # (B, heads, n, d)
         k, v = self.kv(self.tokens(x)).split(self.q.out_features, dim=-1)
         k, v = (t.reshape(split).transpose(1, 2) for t in (k, v))  # (B, heads, m, d)
-        # Few keys: plain products train faster than the fused kernel, and scaling m keys is cheaper than n queries.
+        # Few keys: plain products train faster than the fused kernel, and scaling m keys is cheaper than n
+        # queries.
         scores = self.scores(q, (k * self.scale).transpose(-2, -1))  # (B, heads, n, m)
         out = self.weighted(scores.softmax(-1), v)
         return self.proj(out.transpose(1, 2).reshape(x.shape))
@@ -99,7 +109,8 @@ class MitBlock(nn.Module):
 
 
 class Mit(Encoder):
-    """The encoder: image (B, 3, H, W), normalised, H and W multiples of 32 -> four maps (B, C_i, H / s_i, W / s_i).
+    """The encoder: image (B, 3, H, W), normalised, H and W multiples of 32 -> four maps (B, C_i, H / s_i, W /
+    s_i).
 
     Args:
         channels: width of each stage.
@@ -131,7 +142,10 @@ class Mit(Encoder):
         self.apply(init_weights)
 
     def attention(self) -> list[list[ReducedAttention]]:
-        return [[module for module in stage.modules() if isinstance(module, EfficientAttention)] for stage in self.stages]
+        return [
+            [module for module in stage.modules() if isinstance(module, EfficientAttention)]
+            for stage in self.stages
+        ]
 
     def forward(self, image: Tensor) -> list[Tensor]:
         x = to_nhwc(image)
@@ -143,7 +157,8 @@ class Mit(Encoder):
 
 
 def mit(size: str, drop_path: float = 0.1) -> Mit:
-    """MiT by its published name, "b0" to "b5"; "nano" has the smallest widths that keep every part, for tests.
+    """MiT by its published name, "b0" to "b5"; "nano" has the smallest widths that keep every part, for
+    tests.
 
     Raises:
         ValueError: unknown size.

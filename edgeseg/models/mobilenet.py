@@ -1,9 +1,11 @@
 """Encoders of inverted residuals: MobileNetV2 here, EfficientNet-Lite as other sizes of the same network.
 
-An inverted residual widens the map with a 1x1 convolution, filters each channel by itself, and narrows it again, without an
-activation at the narrow end. Every convolution has a BatchNorm and no bias; the activation is ReLU6, which quantizes well.
+An inverted residual widens the map with a 1x1 convolution, filters each channel by itself, and narrows it
+again, without an activation at the narrow end. Every convolution has a BatchNorm and no bias; the activation
+is ReLU6, which quantizes well.
 
-Source: MobileNetV2 (arXiv 1801.04381), table 2; BatchNorm as in torchvision's mobilenet_v2, whose ImageNet weights fit.
+Source: MobileNetV2 (arXiv 1801.04381), table 2; BatchNorm as in torchvision's mobilenet_v2, whose ImageNet
+    weights fit.
 """
 
 from __future__ import annotations
@@ -33,8 +35,9 @@ class Flavour(NamedTuple):
 
     Attributes:
         eps, momentum: of BatchNorm; `momentum` is the share of the new batch, as in torch.
-        tf_padding: pad as TensorFlow's "same" does: at stride 2 (and even sides) one pixel less above and left than below and
-            right. Weights that were trained with one padding lose accuracy with the other.
+        tf_padding: pad as TensorFlow's "same" does: at stride 2 (and even sides) one pixel less above and
+            left than below and right. Weights that were trained with one padding lose accuracy with the
+            other.
     """
 
     eps: float
@@ -47,15 +50,31 @@ TENSORFLOW = Flavour(eps=1e-3, momentum=0.01, tf_padding=True)
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, BatchNorm, optional ReLU6: (B, C_in, H, W) -> (B, C_out, H / stride, W / stride)."""
+    """Convolution without bias, BatchNorm, optional ReLU6: (B, C_in, H, W) -> (B, C_out, H / stride, W /
+    stride).
+    """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, stride: int, groups: int, flavour: Flavour, *, act: bool
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int,
+        groups: int,
+        flavour: Flavour,
+        *,
+        act: bool,
     ) -> None:
         super().__init__()
         self.ragged = flavour.tf_padding and stride == 2
         self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel, stride, 0 if self.ragged else kernel // 2, groups=groups, bias=False
+            in_channels,
+            out_channels,
+            kernel,
+            stride,
+            0 if self.ragged else kernel // 2,
+            groups=groups,
+            bias=False,
         )
         self.norm = BatchNorm2d(out_channels, eps=flavour.eps, momentum=flavour.momentum)
         self.act = nn.ReLU6() if act else nn.Identity()
@@ -68,12 +87,20 @@ class ConvNorm(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Widen, filter each channel, narrow; added to its input where the shapes agree. (B, C_in, H, W) -> (B, C, H / s, W / s)."""
+    """Widen, filter each channel, narrow; added to its input where the shapes agree. (B, C_in, H, W) -> (B,
+    C, H / s, W / s).
+    """
 
-    def __init__(self, in_channels: int, group: Group, stride: int, drop_path: float, flavour: Flavour) -> None:
+    def __init__(
+        self, in_channels: int, group: Group, stride: int, drop_path: float, flavour: Flavour
+    ) -> None:
         super().__init__()
         hidden = in_channels * group.expansion
-        self.expand = ConvNorm(in_channels, hidden, 1, 1, 1, flavour, act=True) if group.expansion > 1 else nn.Identity()
+        self.expand = (
+            ConvNorm(in_channels, hidden, 1, 1, 1, flavour, act=True)
+            if group.expansion > 1
+            else nn.Identity()
+        )
         self.depthwise = ConvNorm(hidden, hidden, group.kernel, stride, hidden, flavour, act=True)
         self.project = ConvNorm(hidden, group.channels, 1, 1, 1, flavour, act=False)
         self.residual = stride == 1 and in_channels == group.channels
@@ -85,9 +112,11 @@ class InvertedResidual(nn.Module):
 
 
 class InvertedResidualEncoder(Encoder):
-    """Stem and inverted residuals: image (B, 3, H, W), normalised, H and W multiples of 32 -> four maps, strides 4 to 32.
+    """Stem and inverted residuals: image (B, 3, H, W), normalised, H and W multiples of 32 -> four maps,
+    strides 4 to 32.
 
-    A map is taken before each halving, after all blocks of its stride; the classifier's wide last convolution is left out.
+    A map is taken before each halving, after all blocks of its stride; the classifier's wide last convolution
+    is left out.
 
     Args:
         stem_channels: width of the first convolution, 3x3, stride 2.
@@ -117,7 +146,9 @@ class InvertedResidualEncoder(Encoder):
             stride *= group.stride
             for repeat in range(group.repeats):
                 rate = drop_path * len(blocks) / total
-                blocks.append(InvertedResidual(width, group, group.stride if repeat == 0 else 1, rate, flavour))
+                blocks.append(
+                    InvertedResidual(width, group, group.stride if repeat == 0 else 1, rate, flavour)
+                )
                 width = group.channels
             last[stride] = (len(blocks) - 1, width)
         self.blocks = nn.ModuleList(blocks)

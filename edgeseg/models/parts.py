@@ -1,8 +1,8 @@
 """Encoders and decoders by name, in two tables of plain builder functions. A catalogue row is one of each.
 
-Parameters of a builder whose defaults are plain values (int, float, bool, str) are the options that a recipe may set; they are
-explained where the builder's class is. `_nano` parts have the smallest widths that keep every operation of their family; they
-are for tests.
+Parameters of a builder whose defaults are plain values (int, float, bool, str) are the options that a recipe
+may set; they are explained where the builder's class is. `_nano` parts have the smallest widths that keep
+every operation of their family; they are for tests.
 """
 
 from __future__ import annotations
@@ -27,8 +27,16 @@ DecoderBuilder = Callable[..., Decoder]
 
 
 def _mobile_nano(drop_path: float = 0.0) -> Encoder:
-    groups = (Group(3, 1, 1, 8, 1), Group(3, 2, 2, 8, 2), Group(5, 2, 2, 16, 1), Group(3, 2, 2, 24, 1), Group(5, 2, 2, 32, 1))
-    return InvertedResidualEncoder(8, groups, TENSORFLOW, drop_path, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
+    groups = (
+        Group(3, 1, 1, 8, 1),
+        Group(3, 2, 2, 8, 2),
+        Group(5, 2, 2, 16, 1),
+        Group(3, 2, 2, 24, 1),
+        Group(5, 2, 2, 32, 1),
+    )
+    return InvertedResidualEncoder(
+        8, groups, TENSORFLOW, drop_path, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
+    )
 
 
 def _edaformer(head_dim: int, ffn_ratio: float, fuse_channels: int) -> DecoderBuilder:
@@ -39,7 +47,9 @@ def _edaformer(head_dim: int, ffn_ratio: float, fuse_channels: int) -> DecoderBu
         dropout: float = 0.1,
         upsample: str = "bilinear",
     ) -> Decoder:
-        return EdaDecoder(channels, head_dim, ffn_ratio, fuse_channels, num_classes, decoder_drop_path, dropout, upsample)
+        return EdaDecoder(
+            channels, head_dim, ffn_ratio, fuse_channels, num_classes, decoder_drop_path, dropout, upsample
+        )
 
     return build
 

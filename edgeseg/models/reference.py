@@ -44,7 +44,9 @@ class TorchReference:
 
     @staticmethod
     def at_stride(logits: Tensor, size_hw: tuple[int, int], mask_stride: int) -> Tensor:
-        """A model's logits at the resolution of a program's mask: (B, K, H / mask_stride, W / mask_stride)."""
+        """A model's logits at the resolution of a program's mask: (B, K, H / mask_stride, W /
+        mask_stride).
+        """
         height, width = (side // mask_stride for side in size_hw)
         return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
 

@@ -1,4 +1,6 @@
-"""What is said of weight files that are not opened, and the lines to paste that make plain tensors of them elsewhere."""
+"""What is said of weight files that are not opened, and the lines to paste that make plain tensors of them
+elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +18,19 @@ LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 
 _SHOWN = 10
 _CONVERT = (
-    "import sys, torch; f = lambda v: f(v.state_dict()) if isinstance(v, torch.nn.Module) else {k: f(x) for k, x in v.items()} "
-    "if isinstance(v, dict) else v if isinstance(v, torch.Tensor) else None; "
-    'torch.save(f(torch.load(sys.argv[1], map_location="cpu", weights_only=False)), sys.argv[2])'
+    "import sys, torch; f = lambda v: f(v.state_dict()) if isinstance(v, torch.nn.Module) else {k: f(x) for"
+    " k, x in v.items()} if isinstance(v, dict) else v if isinstance(v, torch.Tensor) else None;"
+    ' torch.save(f(torch.load(sys.argv[1], map_location="cpu", weights_only=False)), sys.argv[2])'
 )
 _CONVERT_PICKLE = (
     "import sys, pickle, torch; f = lambda v: {k: f(x) for k, x in v.items()} if isinstance(v, dict) else "
     'torch.as_tensor(v) if hasattr(v, "__array__") else None; '
     'torch.save(f(pickle.load(open(sys.argv[1], "rb"))), sys.argv[2])'
 )
-_CONVERT_SCRIPT = 'import sys, torch; torch.save(dict(torch.jit.load(sys.argv[1], map_location="cpu").state_dict()), sys.argv[2])'
+_CONVERT_SCRIPT = (
+    'import sys, torch; torch.save(dict(torch.jit.load(sys.argv[1], map_location="cpu").state_dict()),'
+    " sys.argv[2])"
+)
 _HARMFUL = re.compile(
     r"(os|posix|nt|sys|subprocess|commands|shutil|socket|pty|ctypes|importlib|imp|runpy|code|webbrowser|asyncio|requests|urllib\w*"
     r"|torch\.hub|torch\.utils\.cpp_extension|pip)(\.|$)|(builtins|__builtin__)\.(eval|exec|compile|open|__import__|execfile|apply)$"
@@ -39,13 +44,18 @@ def import_command(path: Path, arch: str) -> str:
 
 
 def convert_command(path: Path, script: str = _CONVERT) -> str:
-    """A line to paste where a file is trusted: it writes the file's tensors alone beside it, and runs what the file holds."""
+    """A line to paste where a file is trusted: it writes the file's tensors alone beside it, and runs what
+    the file holds.
+    """
     plain = path.with_name(f"{path.stem}.plain.pth")
     return f"python -c {shlex.quote(script)} {quoted(path)} {quoted(plain)}"
 
 
 def plain_hint(path: Path) -> str:
-    return f"re-save it as plain tensors; where you trust the file, and its classes can be imported:\n  {convert_command(path)}"
+    return (
+        "re-save it as plain tensors; where you trust the file, and its classes can be imported:\n "
+        f" {convert_command(path)}"
+    )
 
 
 def convert_script_hint(path: Path) -> str:
@@ -57,7 +67,8 @@ def refusal(path: Path, names: list[str]) -> DataError:
     harmful = sorted(name for name in names if _HARMFUL.match(name))
     if harmful:
         return DataError(
-            f"{path}: not a checkpoint of plain tensors: it asks for {_first(harmful)}, which runs commands; nothing was run",
+            f"{path}: not a checkpoint of plain tensors: it asks for {_first(harmful)}, which runs commands;"
+            " nothing was run",
             hint="do not open it anywhere; take the weights from their authors anew, as .safetensors",
         )
     every = {*names, *_globals_of_old(path)}
@@ -65,7 +76,10 @@ def refusal(path: Path, names: list[str]) -> DataError:
     if any(name.startswith("torch.nn.modules.") for name in every):
         what = f"not a checkpoint of plain tensors, but a whole pickled model ({_first(own)}), which is code"
     else:
-        what = f"not a checkpoint of plain tensors: it names {_first(own)}, and a file that names code can run it"
+        what = (
+            f"not a checkpoint of plain tensors: it names {_first(own)}, and a file that names code can"
+            " run it"
+        )
     return DataError(f"{path}: {what}; nothing of it was run", hint=plain_hint(path))
 
 
@@ -94,7 +108,11 @@ def _globals_of_old(path: Path) -> set[str]:
                 return found
             file.seek(0)
             for _ in range(4):  # the magic number, the protocol, the system, and then the object
-                found |= {str(value).replace(" ", ".") for code, value, _ in pickletools.genops(file) if code.name == "GLOBAL"}
+                found |= {
+                    str(value).replace(" ", ".")
+                    for code, value, _ in pickletools.genops(file)
+                    if code.name == "GLOBAL"
+                }
     except (ValueError, OSError, EOFError, pickle.UnpicklingError, UnicodeDecodeError):
         pass
     return found

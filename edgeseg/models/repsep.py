@@ -1,16 +1,20 @@
-"""Representation separation: a decoder that works against the over-smoothness of transformer features, in three optional parts.
+"""Representation separation: a decoder that works against the over-smoothness of transformer features, in
+three optional parts.
 
-RSSeg (arXiv 2212.13764) names the parts. Only its abstract was available to us, and there is no official code. From the abstract:
+RSSeg (arXiv 2212.13764) names the parts. Only its abstract was available to us, and there is no official
+code. From the abstract:
 
-- a decoupled two-pathway network, whose second pathway enhances the discrepancy of local patches and passes it down, as a
-  complement to the transformer's global representation (`LocalPath`);
-- a spatially adaptive separation module, for more separate deep representations (`SpatiallyAdaptiveSeparation`);
+- a decoupled two-pathway network, whose second pathway enhances the discrepancy of local patches and passes
+  it down, as a complement to the transformer's global representation (`LocalPath`);
+- a spatially adaptive separation module, for more separate deep representations
+  (`SpatiallyAdaptiveSeparation`);
 - discriminative cross-attention, whose auxiliary supervisions make region representations more discriminative
   (`DiscriminativeCrossAttention`, with the training-only `region_losses.RegionLosses`).
 
-Every equation, width, kernel, weight and initial value here is this project's definition, not the paper's, and the paper's
-figures say nothing about it. The last two parts map (B, C, H, W) to the same and can stand in any decoder; there is no wrapper
-that puts them into one from outside, because a decoder does not show its deep map.
+Every equation, width, kernel, weight and initial value here is this project's definition, not the paper's,
+and the paper's figures say nothing about it. The last two parts map (B, C, H, W) to the same and can stand in
+any decoder; there is no wrapper that puts them into one from outside, because a decoder does not show its
+deep map.
 """
 
 from __future__ import annotations
@@ -31,7 +35,10 @@ _NORM_EPS = 1e-6
 
 def _conv_norm(in_channels: int, out_channels: int, kernel: int = 1) -> nn.Sequential:
     """Convolution without bias, then BatchNorm: (B, C_in, H, W) -> (B, C_out, H, W)."""
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False), BatchNorm2d(out_channels))
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False),
+        BatchNorm2d(out_channels),
+    )
 
 
 def local_mean(x: Tensor, window: int) -> Tensor:
@@ -42,7 +49,8 @@ def local_mean(x: Tensor, window: int) -> Tensor:
 def similar_mean(x: Tensor, window: int, temperature: float) -> Tensor:
     """Mean over a `window` x `window` neighbourhood, weighted by softmax(cosine to the centre / temperature).
 
-    Beyond the border the nearest position repeats. Written as shifted slices, so that the graph gathers nothing by index.
+    Beyond the border the nearest position repeats. Written as shifted slices, so that the graph gathers
+    nothing by index.
     """
     height, width, reach = int(x.shape[2]), int(x.shape[3]), window // 2
     unit = x * torch.rsqrt(x.square().sum(1, keepdim=True) + _NORM_EPS)
@@ -57,19 +65,24 @@ def similar_mean(x: Tensor, window: int, temperature: float) -> Tensor:
 
 
 def _repeat_border(x: Tensor, reach: int, dim: int) -> Tensor:
-    """`x` with its first and last slice along `dim` repeated `reach` times: replicate padding that exports as one Concat."""
+    """`x` with its first and last slice along `dim` repeated `reach` times: replicate padding that exports as
+    one Concat.
+    """
     first, last = x.narrow(dim, 0, 1), x.narrow(dim, int(x.shape[dim]) - 1, 1)
     return torch.cat([*[first] * reach, x, *[last] * reach], dim=dim)
 
 
 class LocalPath(nn.Module):
-    """Second pathway: the map of stride 4, what differs from its surroundings enhanced: (B, C_in, H, W) -> (B, C, H, W).
+    """Second pathway: the map of stride 4, what differs from its surroundings enhanced: (B, C_in, H, W) ->
+    (B, C, H, W).
 
-    x is a 1x1 convolution and two residual 3x3 ones; the result is x + beta (x - mean of 7x7), beta learned by channel, 1 at the
-    start. It reads the encoder's first stage only and nothing flows back into it, so it stays decoupled from the global path.
+    x is a 1x1 convolution and two residual 3x3 ones; the result is x + beta (x - mean of 7x7), beta learned
+    by channel, 1 at the start. It reads the encoder's first stage only and nothing flows back into it, so it
+    stays decoupled from the global path.
 
     Args:
-        light: depthwise 3x3 and 1x1 convolutions instead of full 3x3 ones: at width 64, a seventh of the multiply-adds.
+        light: depthwise 3x3 and 1x1 convolutions instead of full 3x3 ones: at width 64, a seventh of the
+            multiply-adds.
     """
 
     def __init__(self, in_channels: int, channels: int, *, light: bool, window: int = 7) -> None:
@@ -92,14 +105,17 @@ class LocalPath(nn.Module):
 
 
 class SpatiallyAdaptiveSeparation(nn.Module):
-    """Move every position away from the mean of its surroundings, as far as the net asks for there: (B, C, H, W) -> the same.
+    """Move every position away from the mean of its surroundings, as far as the net asks for there: (B, C, H,
+    W) -> the same.
 
-    G' = G + gamma (G - mu), so that the deviation from mu grows by 1 + gamma; gamma (one value a position, 0 .. 2) is the scaled
-    sigmoid of a 1x1 convolution of G and, where there is one, of the local path's map. Constant maps do not change.
+    G' = G + gamma (G - mu), so that the deviation from mu grows by 1 + gamma; gamma (one value a position, 0
+    .. 2) is the scaled sigmoid of a 1x1 convolution of G and, where there is one, of the local path's map.
+    Constant maps do not change.
 
     Args:
         guide_channels: width of the second input; 0 for none.
-        kind: mu is the "uniform" mean of 5x5 positions, or the mean of 3x3 weighted by similarity ("attention").
+        kind: mu is the "uniform" mean of 5x5 positions, or the mean of 3x3 weighted by similarity
+            ("attention").
     """
 
     max_strength = 2.0
@@ -118,21 +134,25 @@ class SpatiallyAdaptiveSeparation(nn.Module):
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         mean = local_mean(x, 5) if self.kind == "uniform" else similar_mean(x, 3, self.temperature)
-        strength = self.max_strength * self.gate(x if guide is None else torch.cat([x, guide], dim=1)).sigmoid()
+        strength = (
+            self.max_strength * self.gate(x if guide is None else torch.cat([x, guide], dim=1)).sigmoid()
+        )
         return x + strength * (x - mean)
 
 
 class DiscriminativeCrossAttention(nn.Module):
-    """One learned query a class gathers a region's representation, and the regions are handed back to their pixels.
+    """One learned query a class gathers a region's representation, and the regions are handed back to their
+    pixels.
 
     With queries T (K, C), pixels X (C, N) and projections Wq, Wk, Wv, Wo:
         scores M = (T Wq) (Wk X) / sqrt(C), a mask of each class (K, N);
         regions R = softmax over N of M, times (Wv X)^T (K, C);
         output X + Wo R^T softmax over K of M (C, N).
-    Keys, values and output are linear and rows of a softmax sum to one, so the projections move to the K queries and regions:
-    the same answer for 3 K C N multiply-adds instead of 3 (K + C) C N.
+    Keys, values and output are linear and rows of a softmax sum to one, so the projections move to the K
+    queries and regions: the same answer for 3 K C N multiply-adds instead of 3 (K + C) C N.
 
-    Returns (forward): refined map (B, C, H, W), scores (B, K, H, W), regions (B, K, C). `RegionLosses` supervises the last two.
+    Returns (forward): refined map (B, C, H, W), scores (B, K, H, W), regions (B, K, C). `RegionLosses`
+        supervises the last two.
     """
 
     def __init__(self, channels: int, num_classes: int) -> None:
@@ -155,15 +175,21 @@ class DiscriminativeCrossAttention(nn.Module):
         gathered = pixels @ scores.softmax(2).transpose(1, 2)  # (B, C, K)
         regions = self.value(gathered.transpose(1, 2))  # (B, K, C)
         refined = self.out(regions).transpose(1, 2) @ scores.softmax(1)  # (B, C, N)
-        return x + refined.reshape(batch, channels, height, width), scores.reshape(batch, -1, height, width), regions
+        return (
+            x + refined.reshape(batch, channels, height, width),
+            scores.reshape(batch, -1, height, width),
+            regions,
+        )
 
 
 class RepSepDecoder(Decoder):
-    """Maps of strides 4 to 32 -> logits at stride 4. Without its three parts it is a plain fusion of the deep maps.
+    """Maps of strides 4 to 32 -> logits at stride 4. Without its three parts it is a plain fusion of the deep
+    maps.
 
-    The deep maps meet at stride 8: each through a 1x1 convolution with BatchNorm at its own size, resized (bilinear), summed,
-    ReLU. There the map is separated (`sasm`) and refined by class regions (`dca`). At stride 4 it is joined with the local path
-    in the same way. Convolving before resizing gives what convolving their concatenation would, for a fraction of the cost.
+    The deep maps meet at stride 8: each through a 1x1 convolution with BatchNorm at its own size, resized
+    (bilinear), summed, ReLU. There the map is separated (`sasm`) and refined by class regions (`dca`). At
+    stride 4 it is joined with the local path in the same way. Convolving before resizing gives what
+    convolving their concatenation would, for a fraction of the cost.
 
     Args:
         channels: widths of the encoder's four maps, strides 4, 8, 16 and 32.
@@ -199,17 +225,24 @@ class RepSepDecoder(Decoder):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        for name, kind, kinds in (("local_path", local_path, ("light", "full")), ("sasm", sasm, ("uniform", "attention"))):
+        for name, kind, kinds in (
+            ("local_path", local_path, ("light", "full")),
+            ("sasm", sasm, ("uniform", "attention")),
+        ):
             if kind not in ("none", *kinds):
                 raise ValueError(f"{name} is {kind!r}; it can be none, {' or '.join(kinds)}")
         self.num_classes = num_classes
         has_local = local_path != "none"
-        self.local_path = LocalPath(channels[0], local_width, light=local_path == "light") if has_local else None
+        self.local_path = (
+            LocalPath(channels[0], local_width, light=local_path == "light") if has_local else None
+        )
         self.deep = nn.ModuleList(_conv_norm(c, width) for c in channels[1:])
         guide_channels = local_width if has_local else 0
         self.sasm = SpatiallyAdaptiveSeparation(width, guide_channels, sasm) if sasm != "none" else None
         self.dca = DiscriminativeCrossAttention(width, num_classes) if dca else None
-        self.region_losses = RegionLosses(width, num_classes, mask_weight, region_weight, separation_weight) if dca else None
+        self.region_losses = (
+            RegionLosses(width, num_classes, mask_weight, region_weight, separation_weight) if dca else None
+        )
         self.fuse_deep = _conv_norm(width, width)
         self.fuse_local = _conv_norm(local_width, width) if has_local else None
         self.dropout = nn.Dropout2d(dropout)
@@ -223,7 +256,9 @@ class RepSepDecoder(Decoder):
             x = self.dca(x)[0]
         return self._classified(local, x)
 
-    def forward_train(self, feats: Sequence[Tensor], mask: Tensor, ignore_index: int) -> tuple[Tensor, Losses]:
+    def forward_train(
+        self, feats: Sequence[Tensor], mask: Tensor, ignore_index: int
+    ) -> tuple[Tensor, Losses]:
         local, x = self._separated(feats)
         losses: Losses = {}
         if self.dca is not None and self.region_losses is not None:

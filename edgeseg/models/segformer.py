@@ -1,6 +1,8 @@
-"""SegFormer's decoder: every map to one width, resized to the finest, fused per pixel. No attention, no spatial filter.
+"""SegFormer's decoder: every map to one width, resized to the finest, fused per pixel. No attention, no
+spatial filter.
 
-Source: SegFormer (NeurIPS 2021, arXiv 2105.15203), section 3.2, eq. 4; order of the fused channels, norm and activation follow
+Source: SegFormer (NeurIPS 2021, arXiv 2105.15203), section 3.2, eq. 4; order of the fused channels, norm and
+    activation follow
 the official code, NVlabs/SegFormer @ 073b02d.
 """
 
@@ -18,7 +20,9 @@ from edgeseg.models.upsample import make_upsample
 
 
 class Projection(nn.Module):
-    """1x1 convolution; with `norm`, which takes its bias' place, BatchNorm and ReLU: (B, C_in, H, W) -> (B, C_out, H, W)."""
+    """1x1 convolution; with `norm`, which takes its bias' place, BatchNorm and ReLU: (B, C_in, H, W) -> (B,
+    C_out, H, W).
+    """
 
     def __init__(self, in_channels: int, out_channels: int, *, norm: bool) -> None:
         super().__init__()
@@ -39,7 +43,8 @@ class SegformerDecoder(Decoder):
         width: of the projected maps and of the fused one; 256 with MiT-B0 and -B1, 768 from -B2 on.
         dropout: share of fused channels dropped before the classifier.
         upsample: how maps grow to stride 4, a kind of `make_upsample`; "bilinear" is the published decoder.
-        branch_norm: BatchNorm and ReLU after each projection, which then has no bias: mmsegmentation's variant.
+        branch_norm: BatchNorm and ReLU after each projection, which then has no bias: mmsegmentation's
+            variant.
 
     Returns (forward): logits (B, num_classes, H / 4, W / 4).
     """
@@ -66,10 +71,15 @@ class SegformerDecoder(Decoder):
         self.branches.apply(init_weights)
         init_weights(self.fuse)
         init_weights(self.classifier)
-        nn.init.normal_(self.classifier.weight, std=0.01)  # mmsegmentation's; that of other convolutions saturates the softmax
+        nn.init.normal_(
+            self.classifier.weight, std=0.01
+        )  # mmsegmentation's; that of other convolutions saturates the softmax
 
     def forward(self, feats: Sequence[Tensor]) -> Tensor:
-        maps = [upsample(branch(feat)) for upsample, branch, feat in zip(self.upsample, self.branches, feats, strict=True)]
+        maps = [
+            upsample(branch(feat))
+            for upsample, branch, feat in zip(self.upsample, self.branches, feats, strict=True)
+        ]
         # Deepest first: the order of the fuse convolution's input channels in published checkpoints.
         x = F.relu(self.fuse_norm(self.fuse(torch.cat(maps[::-1], dim=1))))
         return self.classifier(self.dropout(x))

@@ -1,6 +1,7 @@
 """What every model is: an encoder, a decoder, and what both must say of themselves.
 
-A new encoder or decoder is one class with the attributes below and one row in `parts.py`; nothing else changes.
+A new encoder or decoder is one class with the attributes below and one row in `parts.py`; nothing else
+changes.
 """
 
 from __future__ import annotations
@@ -22,14 +23,18 @@ IMAGENET_STD_RGB: RGB = (58.395, 57.12, 57.375)
 
 
 class ReducedAttention(Protocol):
-    """An attention whose keys and values are pooled by `ratio`, as trained, times `multiplier`, as ISR chooses."""
+    """An attention whose keys and values are pooled by `ratio`, as trained, times `multiplier`, as ISR
+    chooses.
+    """
 
     ratio: int
     multiplier: int
 
 
 class Part(nn.Module):
-    """What encoders and decoders share. ISR reaches `attention`, by stage; a part without ISR leaves it empty."""
+    """What encoders and decoders share. ISR reaches `attention`, by stage; a part without ISR leaves it
+    empty.
+    """
 
     attention_strides: tuple[int, ...] = ()
     """Stride of the maps that each stage of `attention` works on, fine to coarse."""
@@ -44,7 +49,8 @@ class Encoder(Part):
 
     Attributes:
         channels, strides: of the maps.
-        mean_rgb, std_rgb: normalisation that the weights expect, on the 0..255 scale; it travels with the encoder into
+        mean_rgb, std_rgb: normalisation that the weights expect, on the 0..255 scale; it travels with the
+        encoder into
             training, evaluation and export.
     """
 
@@ -60,11 +66,14 @@ class Decoder(Part):
     num_classes: int
     output_stride: int
 
-    def forward_train(self, feats: Sequence[Tensor], mask: Tensor, ignore_index: int) -> tuple[Tensor, Losses]:
-        """Logits, and the losses that this decoder adds to the pixel cross-entropy in training; most add none.
+    def forward_train(
+        self, feats: Sequence[Tensor], mask: Tensor, ignore_index: int
+    ) -> tuple[Tensor, Losses]:
+        """Logits, and the losses that this decoder adds to the pixel cross-entropy in training; most add
+        none.
 
-        Each loss is weighted, and a mean over the images of the batch in which every image counts the same. Their mean over
-        micro-batches and processes of one size is then the loss of the joint batch.
+        Each loss is weighted, and a mean over the images of the batch in which every image counts the same.
+        Their mean over micro-batches and processes of one size is then the loss of the joint batch.
 
         Args:
             mask: (B, H, W) class indices, or `ignore_index`.
@@ -73,13 +82,16 @@ class Decoder(Part):
 
 
 class Segmentor(nn.Module):
-    """Encoder and decoder. `forward`: image (B, 3, H, W), normalised -> logits (B, K, H / stride, W / stride).
+    """Encoder and decoder. `forward`: image (B, 3, H, W), normalised -> logits (B, K, H / stride, W /
+    stride).
 
-    In training, `forward(image, mask)` gives (logits, auxiliary losses by name), see `Decoder.forward_train`. They come out of
-    `forward` because that is all that DistributedDataParallel sees of a model. In evaluation a mask changes nothing.
+    In training, `forward(image, mask)` gives (logits, auxiliary losses by name), see `Decoder.forward_train`.
+    They come out of `forward` because that is all that DistributedDataParallel sees of a model. In evaluation
+    a mask changes nothing.
 
-    H and W must be multiples of `size_multiple_px`: that of the deepest map at the base plan, more under ISR. Anything else is a
-    ValueError, in training as in export; a deployed program has one fixed size, and frames are resized to it.
+    H and W must be multiples of `size_multiple_px`: that of the deepest map at the base plan, more under ISR.
+    Anything else is a ValueError, in training as in export; a deployed program has one fixed size, and frames
+    are resized to it.
     """
 
     def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
@@ -87,7 +99,9 @@ class Segmentor(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
 
-    def forward(self, image: Tensor, mask: Tensor | None = None, ignore_index: int = 255) -> Tensor | tuple[Tensor, Losses]:
+    def forward(
+        self, image: Tensor, mask: Tensor | None = None, ignore_index: int = 255
+    ) -> Tensor | tuple[Tensor, Losses]:
         self.check_size((int(image.shape[2]), int(image.shape[3])))
         feats = self.encoder(image)
         if self.training and mask is not None:
@@ -104,7 +118,9 @@ class Segmentor(nn.Module):
         return self.decoder.output_stride
 
     def image_spec(self, size_hw: tuple[int, int], layout: Layout = "HWC") -> ImageSpec:
-        """The image that this model takes, at the plan in force. Raises ValueError for a size that it does not take."""
+        """The image that this model takes, at the plan in force. Raises ValueError for a size that it does
+        not take.
+        """
         self.check_size(size_hw)
         return ImageSpec(size_hw, self.encoder.mean_rgb, self.encoder.std_rgb, layout, self.size_multiple_px)
 
@@ -113,16 +129,23 @@ class Segmentor(nn.Module):
         multiple = self.size_multiple_px
         height, width = size_hw
         if height <= 0 or width <= 0 or height % multiple or width % multiple:
-            raise ValueError(f"{height}x{width} px is not a multiple of {multiple} px on both sides, at the ISR plan in force")
+            raise ValueError(
+                f"{height}x{width} px is not a multiple of {multiple} px on both sides, at the ISR plan in"
+                " force"
+            )
 
     def quant_hints(self) -> QuantHints:
         """What must be known to quantize this model, in the form that it has now.
 
-        Any module inside may say `keep_float`, a mapping from the names of its layers to the reason that they stay float, and
-        `round_outputs`, the names of its layers whose output is rounded as well.
+        Any module inside may say `keep_float`, a mapping from the names of its layers to the reason that they
+        stay float, and `round_outputs`, the names of its layers whose output is rounded as well.
         """
         modules = dict(self.named_modules())
-        firsts = [name for name, layer in modules.items() if isinstance(layer, nn.Conv2d) and _sees_image(name, layer)]
+        firsts = [
+            name
+            for name, layer in modules.items()
+            if isinstance(layer, nn.Conv2d) and _sees_image(name, layer)
+        ]
         return QuantHints(
             products=tuple(name for name, module in modules.items() if isinstance(module, Product)),
             keep_float=tuple(
@@ -131,7 +154,9 @@ class Segmentor(nn.Module):
                 for layer, reason in getattr(module, "keep_float", {}).items()
             ),
             outputs=tuple(
-                f"{name}.{layer}" for name, module in modules.items() for layer in getattr(module, "round_outputs", ())
+                f"{name}.{layer}"
+                for name, module in modules.items()
+                for layer in getattr(module, "round_outputs", ())
             ),
             first=firsts[0] if len(firsts) == 1 else None,
             classifier="decoder.classifier" if "decoder.classifier" in modules else None,
@@ -150,17 +175,26 @@ class Segmentor(nn.Module):
     @property
     def isr_plan(self) -> IsrPlan:
         """The plan in force; a part without ISR has no multipliers."""
-        return IsrPlan(*(tuple(stage[0].multiplier for stage in part.attention()) for part in (self.encoder, self.decoder)))
+        return IsrPlan(
+            *(
+                tuple(stage[0].multiplier for stage in part.attention())
+                for part in (self.encoder, self.decoder)
+            )
+        )
 
     def set_isr(self, plan: IsrPlan) -> None:
-        """Put a plan in force. No weight changes. Raises ValueError where the plan has another number of stages."""
+        """Put a plan in force. No weight changes. Raises ValueError where the plan has another number of
+        stages.
+        """
         parts = (
             (self.encoder.attention(), plan.encoder, "encoder"),
             (self.decoder.attention(), plan.decoder, "decoder"),
         )
         for stages, multipliers, name in parts:  # before anything changes
             if len(stages) != len(multipliers):
-                raise ValueError(f"the plan {plan} has {len(multipliers)} {name} multipliers; this model has {len(stages)}")
+                raise ValueError(
+                    f"the plan {plan} has {len(multipliers)} {name} multipliers; this model has {len(stages)}"
+                )
         for stages, multipliers, _ in parts:
             for stage, multiplier in zip(stages, multipliers, strict=True):
                 for attention in stage:

@@ -1,5 +1,6 @@
-"""Stand-ins for the foreign classes that a training leaves beside its weights, so that torch's restricted unpickler gets past
-them. Nothing foreign is imported or called: a stand-in takes whatever it is given, and does nothing.
+"""Stand-ins for the foreign classes that a training leaves beside its weights, so that torch's restricted
+unpickler gets past them. Nothing foreign is imported or called: a stand-in takes whatever it is given, and
+does nothing.
 
 What is not listed here is refused, and named.
 """
@@ -92,21 +93,71 @@ _FAMILIES: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (NumpyType, ("numpy.dtype",)),
     (NumpyArray, ("numpy.ndarray",)),
     (_new_array, ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")),
-    (_nothing, ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.random.*", "builtins.getattr")),
+    (
+        _nothing,
+        (
+            "numpy.core.multiarray.scalar",
+            "numpy._core.multiarray.scalar",
+            "numpy.random.*",
+            "builtins.getattr",
+        ),
+    ),
     (_nothing, ("copyreg._reconstructor", "functools.partial")),
-    (Mapping, ("collections.defaultdict", "easydict.EasyDict", "yacs.config.CfgNode", "addict.*", "munch.*", "box.*")),
+    (
+        Mapping,
+        (
+            "collections.defaultdict",
+            "easydict.EasyDict",
+            "yacs.config.CfgNode",
+            "addict.*",
+            "munch.*",
+            "box.*",
+        ),
+    ),
     (Mapping, ("*.ConfigDict", "*.AttributeDict", "*.AttrDict", "*.AttrDefault")),
-    (Record, ("argparse.Namespace", "types.SimpleNamespace", "pathlib.*", "datetime.*", "decimal.Decimal", "uuid.UUID")),
+    (
+        Record,
+        (
+            "argparse.Namespace",
+            "types.SimpleNamespace",
+            "pathlib.*",
+            "datetime.*",
+            "decimal.Decimal",
+            "uuid.UUID",
+        ),
+    ),
     (Listing, ("collections.deque",)),
     (Record, ("fractions.Fraction", "enum.*", "typing.*", "numpy.*")),
-    (Record, tuple(f"builtins.{name}" for name in ("int", "float", "str", "bool", "list", "tuple", "dict", "object", "slice"))),
+    (
+        Record,
+        tuple(
+            f"builtins.{name}"
+            for name in ("int", "float", "str", "bool", "list", "tuple", "dict", "object", "slice")
+        ),
+    ),
     (Record, ("omegaconf.*", "hydra.*", "yacs.*", "mmengine.*", "mmcv.*", "fvcore.*", "timm.utils.*")),
-    (Record, ("lightning.*", "pytorch_lightning.*", "lightning_fabric.*", "torchmetrics.*", "torch.torch_version.*")),
+    (
+        Record,
+        (
+            "lightning.*",
+            "pytorch_lightning.*",
+            "lightning_fabric.*",
+            "torchmetrics.*",
+            "torch.torch_version.*",
+        ),
+    ),
     (Record, ("torch.optim.lr_scheduler.*",)),
 )
-"""What stands in for which names; the first that matches. Only data: whatever a name here did elsewhere, here it does nothing."""
+"""What stands in for which names; the first that matches. Only data: whatever a name here did elsewhere, here
+it does nothing.
+"""
 
 
 def stand_in(name: str) -> Callable[..., Any] | None:
-    """What stands in for a global of a pickle, such as argparse.Namespace; None where it has to be refused."""
-    return next((inert for inert, patterns in _FAMILIES if any(fnmatchcase(name, pattern) for pattern in patterns)), None)
+    """What stands in for a global of a pickle, such as argparse.Namespace; None where it has to be
+    refused.
+    """
+    return next(
+        (inert for inert, patterns in _FAMILIES if any(fnmatchcase(name, pattern) for pattern in patterns)),
+        None,
+    )

@@ -13,12 +13,14 @@ def make_upsample(kind: str, channels: int, scale: int) -> nn.Module:
     """(B, C, h, w) -> (B, C, scale h, scale w); scale 1 is the identity.
 
     Args:
-        kind: "bilinear", pixel centres aligned, one resize for any scale; or "lda_aqu", learned, in steps of two as its authors
-            use it, each with parameters of its own.
+        kind: "bilinear", pixel centres aligned, one resize for any scale; or "lda_aqu", learned, in steps of
+            two as its authors use it, each with parameters of its own.
     Raises:
-        ValueError: unknown kind, `channels` that LDA-AQU does not take, or a scale that is no power of two for it.
+        ValueError: unknown kind, `channels` that LDA-AQU does not take, or a scale that is no power of two
+            for it.
 
-    Learned upsampling initialises itself: a decoder that gives weights to all its parts makes its upsampling afterwards.
+    Learned upsampling initialises itself: a decoder that gives weights to all its parts makes its upsampling
+    afterwards.
     """
     if kind not in KINDS:
         raise ValueError(f"upsample is {kind!r}; it can be {' or '.join(KINDS)}")

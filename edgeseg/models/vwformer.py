@@ -1,9 +1,11 @@
 """VWFormer's decoder: multi-scale context by varying window attention (VWA), at the cost of local windows.
 
-A query attends to a context window that is larger than its own window by 2, 4 or 8, packed into as many tokens as the query
-window has. The packing happens before the windows are cut (densely overlapping patch embedding, DOPE), on the whole map.
+A query attends to a context window that is larger than its own window by 2, 4 or 8, packed into as many
+tokens as the query window has. The packing happens before the windows are cut (densely overlapping patch
+embedding, DOPE), on the whole map.
 
-Source: VWFormer (ICLR 2024, arXiv 2404.16573); what the paper leaves open follows the official code, yan-hao-tian/VW @ 9bc1891,
+Source: VWFormer (ICLR 2024, arXiv 2404.16573); what the paper leaves open follows the official code,
+    yan-hao-tian/VW @ 9bc1891,
 VWHead in vw_head.py.
 """
 
@@ -23,7 +25,8 @@ from edgeseg.models.windows import context_windows, merge_windows, query_windows
 
 
 class NormedConv(nn.Module):
-    """Convolution without bias, padded so that the size stays, BatchNorm, optional ReLU: (B, C_in, H, W) -> (B, C_out, H, W).
+    """Convolution without bias, padded so that the size stays, BatchNorm, optional ReLU: (B, C_in, H, W) ->
+    (B, C_out, H, W).
 
     An even kernel reaches one pixel further right and down than left and up.
     """
@@ -43,18 +46,19 @@ class VaryingWindowAttention(nn.Module):
     """Attention of every query window to its context window: (B, C, H, W) -> the same.
 
     Args:
-        channels, heads: width and its split; head i owns channels [i * d, (i + 1) * d) with d = channels / heads.
-        ratio: side of the context window over the query window's; its square divides `channels`.
+        channels, heads: width and its split; head i owns channels [i * d, (i + 1) * d) with d = channels /
+        heads. ratio: side of the context window over the query window's; its square divides `channels`.
         shortcut: add the input to the output.
 
     Attributes:
-        embed: DOPE, ratio x ratio at stride 1, to channels / ratio^2: what a cell of ratio x ratio pixels concatenates to
-            `channels` again.
+        embed: DOPE, ratio x ratio at stride 1, to channels / ratio^2: what a cell of ratio x ratio pixels
+            concatenates to `channels` again.
 
-    A side is cut into `windows.window_count` windows, 8 where that divides it, and its context windows reach over the border as
-    `windows.copy_shift_pad` says; every size is taken.
+    A side is cut into `windows.window_count` windows, 8 where that divides it, and its context windows reach
+    over the border as `windows.copy_shift_pad` says; every size is taken.
 
-    Source: VWFormer (VWA, DOPE, copy-shift padding); projections and norm are those of the official code (non-local
+    Source: VWFormer (VWA, DOPE, copy-shift padding); projections and norm are those of the official code
+        (non-local
     block, embedded Gaussian).
     """
 
@@ -72,9 +76,16 @@ class VaryingWindowAttention(nn.Module):
         grid = (window_count(height), window_count(width))
         context = context_windows(to_nhwc(self.embed(x)), grid, self.ratio)  # (B, windows, tokens, C)
         q = query_windows(to_nhwc(self.query(x)), grid)
-        q, k, v = (split_heads(t, self.heads) for t in (q, _pointwise(self.key, context), _pointwise(self.value, context)))
+        q, k, v = (
+            split_heads(t, self.heads)
+            for t in (q, _pointwise(self.key, context), _pointwise(self.value, context))
+        )
         scores = self.scores(q, (k * self.scale).transpose(-2, -1))  # (B, windows, heads, tokens, tokens)
-        out = self.weighted(scores.softmax(-1), v).transpose(2, 3).reshape(batch, grid[0] * grid[1], -1, channels)
+        out = (
+            self.weighted(scores.softmax(-1), v)
+            .transpose(2, 3)
+            .reshape(batch, grid[0] * grid[1], -1, channels)
+        )
         y = self.proj(to_nchw(merge_windows(out, grid, (height, width))))
         return x + y if self.shortcut else y
 
@@ -94,7 +105,8 @@ class ImagePool(nn.Module):
     """One vector for the whole image, at every pixel: (B, C, H, W) -> the same.
 
     Raises (forward):
-        RecipeError: training with a joint batch of one image, of which BatchNorm would leave nothing but its bias.
+        RecipeError: training with a joint batch of one image, of which BatchNorm would leave nothing but its
+            bias.
     """
 
     def __init__(self, channels: int) -> None:
@@ -104,8 +116,11 @@ class ImagePool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training and x.shape[0] == 1 and not is_distributed():
             raise RecipeError(
-                "this decoder normalises one pooled vector an image over the batch, which cannot be trained with one image",
-                hint="train.batch_size: at least 2 times train.accumulate, or a decoder without image pooling",
+                "this decoder normalises one pooled vector an image over the batch, which cannot be trained"
+                " with one image",
+                hint=(
+                    "train.batch_size: at least 2 times train.accumulate, or a decoder without image pooling"
+                ),
             )
         return self.conv(F.adaptive_avg_pool2d(x, 1)).expand(-1, -1, int(x.shape[2]), int(x.shape[3]))
 
@@ -131,20 +146,28 @@ class Aggregation(nn.Module):
 class MultiScale(nn.Module):
     """Pixel, image and varying windows, side by side, fused: (B, C, H, W) -> the same."""
 
-    def __init__(self, channels: int, heads: int, ratios: Sequence[int], shortcut: bool, image_pool: bool) -> None:
+    def __init__(
+        self, channels: int, heads: int, ratios: Sequence[int], shortcut: bool, image_pool: bool
+    ) -> None:
         super().__init__()
         self.pixel = NormedConv(channels, channels)
         self.pool = ImagePool(channels) if image_pool else None
-        self.windows = nn.ModuleList(VaryingWindowAttention(channels, heads, ratio, shortcut) for ratio in ratios)
+        self.windows = nn.ModuleList(
+            VaryingWindowAttention(channels, heads, ratio, shortcut) for ratio in ratios
+        )
         self.fuse = NormedConv((1 + image_pool + len(ratios)) * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = [] if self.pool is None else [self.pool(x)]
-        return self.fuse(torch.cat([self.pixel(x), *pooled, *(attention(x) for attention in self.windows)], dim=1))
+        return self.fuse(
+            torch.cat([self.pixel(x), *pooled, *(attention(x) for attention in self.windows)], dim=1)
+        )
 
 
 class Refinement(nn.Module):
-    """Low-level enhancement: (B, width, H, W) and the finest map (B, C_0, 2 H, 2 W) -> (B, width, 2 H, 2 W)."""
+    """Low-level enhancement: (B, width, H, W) and the finest map (B, C_0, 2 H, 2 W) -> (B, width, 2 H, 2
+    W).
+    """
 
     def __init__(self, channels: int, low_width: int, width: int, upsample: str) -> None:
         super().__init__()
@@ -171,7 +194,8 @@ class VwDecoder(Decoder):
         dropout: share of the channels dropped before the classifier.
         upsample: how maps grow, a kind of `make_upsample`; "bilinear" is the published decoder.
 
-    The defaults are the official code's five branches. The paper's light form has four: no `image_pool`, and a `low_width` of 32.
+    The defaults are the official code's five branches. The paper's light form has four: no `image_pool`, and
+    a `low_width` of 32.
 
     Returns (forward): logits (B, num_classes, H / 4, W / 4).
     Raises (forward):
@@ -195,7 +219,10 @@ class VwDecoder(Decoder):
     ) -> None:
         super().__init__()
         if any(width % ratio**2 for ratio in ratios) or width % heads:
-            raise ValueError(f"width {width} does not divide into {heads} heads and by the squares of the ratios {tuple(ratios)}")
+            raise ValueError(
+                f"width {width} does not divide into {heads} heads and by the squares of the ratios"
+                f" {tuple(ratios)}"
+            )
         self.num_classes, self.upsample_kind = num_classes, upsample
         self.aggregate = Aggregation(channels[1:], width, upsample)
         self.mix = MultiScale(width, heads, ratios, shortcut, image_pool)
@@ -205,9 +232,11 @@ class VwDecoder(Decoder):
         self._init()
 
     def _init(self) -> None:
-        """Queries and classifier: normal, std 0.01. The attentions' last norm: 0, so that they begin as the identity.
+        """Queries and classifier: normal, std 0.01. The attentions' last norm: 0, so that they begin as the
+        identity.
 
-        Other normed convolutions, keys and values as `init_weights`; plain projections as torch does. Source: the official code.
+        Other normed convolutions, keys and values as `init_weights`; plain projections as torch does. Source:
+        the official code.
         """
         for module in self.modules():
             if isinstance(module, NormedConv):

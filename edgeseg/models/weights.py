@@ -21,19 +21,34 @@ from edgeseg.models.keymaps import DECODERS, ENCODERS
 from edgeseg.recipe.labels import Held
 
 _SHOWN = 10
-_PREFIXES = ("model_ema", "ema_model", "ema", "teacher", "model", "module", "net", "network", "generator", "student")
+_PREFIXES = (
+    "model_ema",
+    "ema_model",
+    "ema",
+    "teacher",
+    "model",
+    "module",
+    "net",
+    "network",
+    "generator",
+    "student",
+)
 """Names that a model has within what was saved, best first, where one file holds several."""
 _ASIDE = re.compile(
     r"(^|\.)(criterion|criteria|loss|losses|loss_\w+|\w+_loss|aux|aux_\w+|auxiliary\w*|data_preprocessor|metrics?|\w+_metrics?"
     r"|(train|val|valid|test)_(iou|miou|acc|dice|f1)\w*|pixel_(mean|std)|class_weights?|confmat)(\.|$)"
 )
-"""Names of what trainings keep beside a model: losses with their weights, heads for training alone, metrics, normalisation."""
+"""Names of what trainings keep beside a model: losses with their weights, heads for training alone, metrics,
+normalisation.
+"""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The layouts of a published file's parts; None for a part that it does not hold, or that is not known."""
+    """The layouts of a published file's parts; None for a part that it does not hold, or that is not
+    known.
+    """
 
     encoder: KeyMap | None
     decoder: KeyMap | None
@@ -74,7 +89,8 @@ class Imported:
 
 
 def to_our_keys(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Layout]:
-    """Our names and shapes for a published state dict, and the layout it was in. Unknown keys keep their name.
+    """Our names and shapes for a published state dict, and the layout it was in. Unknown keys keep their
+    name.
 
     Raises:
         DataError: two tensors get one name.
@@ -94,10 +110,12 @@ def to_our_keys(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Layout]
 def _models_of(state: Mapping[str, Tensor]) -> list[Entry]:
     """The models in one state dict, each without the names of what held it, the likeliest first.
 
-    A model's place is where an encoder is recognised: `net.` where the keys are `net.backbone.block1...`. Tensors outside of it
-    stay with it under their own names, so that strict loading reports them.
+    A model's place is where an encoder is recognised: `net.` where the keys are `net.backbone.block1...`.
+    Tensors outside of it stay with it under their own names, so that strict loading reports them.
     """
-    ours = _unique((re.sub(r"^((module|model|_orig_mod)\.)+", "", key), value) for key, value in state.items())
+    ours = _unique(
+        (re.sub(r"^((module|model|_orig_mod)\.)+", "", key), value) for key, value in state.items()
+    )
     roots = sorted({root for key in ours if (root := _root(key, ENCODERS)) is not None}, key=_root_rank)
     heads = {root for key in ours if (root := _root(key, DECODERS)) is not None}
     models = []
@@ -134,7 +152,9 @@ def _root_rank(root: str) -> tuple[int, int, str]:
 
 
 def _unwrapped(key: str) -> str:
-    """Without the names of wrappers that stand amid it: torch.compile's, DistributedDataParallel's, FSDP's."""
+    """Without the names of wrappers that stand amid it: torch.compile's, DistributedDataParallel's,
+    FSDP's.
+    """
     return re.sub(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|module)\.", r"\1", key)
 
 
@@ -142,7 +162,9 @@ def _unique(pairs: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for key, value in pairs:
         if key in state:
-            raise DataError(f"two tensors of the file are {key}", hint="save one model's state dict, without its copies")
+            raise DataError(
+                f"two tensors of the file are {key}", hint="save one model's state dict, without its copies"
+            )
         state[key] = value
     return state
 
@@ -159,7 +181,9 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], allow_missing: Se
     missing = [k for k in own if k not in state and not any(fnmatchcase(k, p) for p in allow_missing)]
     unexpected = [k for k in state if k not in own]
     misshaped = [
-        f"{k} {tuple(state[k].shape)}, model {tuple(own[k].shape)}" for k in own if k in state and state[k].shape != own[k].shape
+        f"{k} {tuple(state[k].shape)}, model {tuple(own[k].shape)}"
+        for k in own
+        if k in state and state[k].shape != own[k].shape
     ]
     problems = []
     for title, keys in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped)):
@@ -174,12 +198,18 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], allow_missing: Se
     model.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
 
 
-def load_upstream(model: nn.Module, state_dict: Mapping[str, Tensor], allow_missing: Sequence[str] = ()) -> None:
-    """Load a published checkpoint's state dict into our model. Raises DataError naming the keys that do not fit."""
+def load_upstream(
+    model: nn.Module, state_dict: Mapping[str, Tensor], allow_missing: Sequence[str] = ()
+) -> None:
+    """Load a published checkpoint's state dict into our model. Raises DataError naming the keys that do not
+    fit.
+    """
     load_strict(model, to_our_keys(state_dict)[0], allow_missing)
 
 
-def import_upstream(path: Path, arch: str, allow_missing: Sequence[str] = (), entry: str | None = None) -> Imported:
+def import_upstream(
+    path: Path, arch: str, allow_missing: Sequence[str] = (), entry: str | None = None
+) -> Imported:
     """Read a published checkpoint for a catalogue model; its classes are counted in the file.
 
     Of several models in the file the likeliest that fits is taken: averaged weights before raw ones.
@@ -189,7 +219,8 @@ def import_upstream(path: Path, arch: str, allow_missing: Sequence[str] = (), en
         entry: name of the model to take, as `Imported.entry` and `others` name them.
     Raises:
         RecipeError: unknown architecture.
-        DataError: the file's layout is not known, or is another architecture's, or its tensors do not fit; no such entry.
+        DataError: the file's layout is not known, or is another architecture's, or its tensors do not fit; no
+            such entry.
     """
     with torch.device("meta"):
         build_model(arch, 1)
@@ -212,7 +243,11 @@ def import_upstream(path: Path, arch: str, allow_missing: Sequence[str] = (), en
             first = first or error
             continue
         others = tuple(other.name for other in found if other.name != model.name and _holds_a_model(other))
-        classes = label_space_of(file.facts, path, imported.num_classes) if imported.num_classes else imported.classes
+        classes = (
+            label_space_of(file.facts, path, imported.num_classes)
+            if imported.num_classes
+            else imported.classes
+        )
         return replace(imported, entry=model.name, others=others, classes=classes)
     assert first is not None  # a file has at least one entry
     raise first
@@ -232,7 +267,9 @@ def _fitted(path: Path, arch: str, model: Entry, allow_missing: Sequence[str]) -
     if layout.encoder is None:
         known = dict.fromkeys(f"{keymap.model} ({keymap.layout})" for keymap in (*ENCODERS, *DECODERS))
         keys = ", ".join(list(state)[:_SHOWN])
-        raise DataError(f"{path}: its layout is not known; its keys start with {keys}", hint=f"known: {', '.join(known)}")
+        raise DataError(
+            f"{path}: its layout is not known; its keys start with {keys}", hint=f"known: {', '.join(known)}"
+        )
     classifier = state.get("decoder.classifier.weight")
     if layout.decoder is not None and classifier is None:
         raise DataError(f"{path}: {layout} without a classifier", hint="take a file that was saved with it")
@@ -250,7 +287,9 @@ def _fitted(path: Path, arch: str, model: Entry, allow_missing: Sequence[str]) -
     try:
         load_strict(built, state, lacking)
     except DataError as error:
-        raise DataError(f"{path}, {layout}, is not {arch}: {error}", hint=_fitting(state, num_classes, found)) from error
+        raise DataError(
+            f"{path}, {layout}, is not {arch}: {error}", hint=_fitting(state, num_classes, found)
+        ) from error
     prefix = "" if layout.decoder else "encoder."
     return Imported(
         {name: value for name, value in built.state_dict().items() if name.startswith(prefix)},
@@ -269,7 +308,8 @@ def _require_floats(path: Path, state: Mapping[str, Tensor]) -> None:
     if whole:
         kinds = ", ".join(dict.fromkeys(str(weights[name].dtype).removeprefix("torch.") for name in whole))
         raise DataError(
-            f"{path}: {len(whole)} of {len(weights)} tensors are {kinds}, such as {whole[0]}: quantized, not to train from",
+            f"{path}: {len(whole)} of {len(weights)} tensors are {kinds}, such as {whole[0]}: quantized, not"
+            " to train from",
             hint="take the float checkpoint that it was made from; `edgeseg quantize` makes INT8 of that",
         )
     broken = [name for name, value in weights.items() if not bool(torch.isfinite(value).all())]
@@ -291,11 +331,17 @@ def _fitting(state: Mapping[str, Tensor], num_classes: int | None, options: Mapp
     for name in CATALOGUE:
         with torch.device("meta"):
             try:
-                model = build_model(name, num_classes or 1, **{k: v for k, v in options.items() if k in model_options(name)})
+                model = build_model(
+                    name, num_classes or 1, **{k: v for k, v in options.items() if k in model_options(name)}
+                )
             except RecipeError:  # its options cannot be these
                 model = build_model(name, num_classes or 1)
         whole = model if num_classes else nn.ModuleDict({"encoder": model.encoder})
-        own = {key: value.shape for key, value in whole.state_dict().items() if not key.endswith("num_batches_tracked")}
+        own = {
+            key: value.shape
+            for key, value in whole.state_dict().items()
+            if not key.endswith("num_batches_tracked")
+        }
         same = sum(shapes.get(key) == shape for key, shape in own.items())
         theirs = sum(not key.endswith("num_batches_tracked") for key in shapes)
         shared[name] = same / max(len(own), theirs, 1)
@@ -304,6 +350,11 @@ def _fitting(state: Mapping[str, Tensor], num_classes: int | None, options: Mapp
         return f"--arch {' or '.join(fitting)} takes this file"
     nearest = max(shared, key=lambda name: shared[name])
     near = (
-        f"the nearest is --arch {nearest}, with {100 * shared[nearest]:.0f} % of the tensors alike; " if shared[nearest] else ""
+        f"the nearest is --arch {nearest}, with {100 * shared[nearest]:.0f} % of the tensors alike; "
+        if shared[nearest]
+        else ""
     )
-    return f"no model here takes this file whole; {near}--allow-missing GLOB lets parameters of ours keep fresh values"
+    return (
+        f"no model here takes this file whole; {near}--allow-missing GLOB lets parameters of ours keep fresh"
+        " values"
+    )

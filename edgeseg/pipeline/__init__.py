@@ -1,1 +1,3 @@
-"""The stages as plain functions. Each leaves its result whole or not at all; only those that need torch open its rooms."""
+"""The stages as plain functions. Each leaves its result whole or not at all; only those that need torch open
+its rooms.
+"""

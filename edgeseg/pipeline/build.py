@@ -29,7 +29,8 @@ def build_bundle(
 
     Args:
         options: of runtimes, by name: {"tensorrt": {"dla_core": 0}}.
-        data_root: measure every engine's mIoU on the recipe's validation split, and hold it to the gate for its precision.
+        data_root: measure every engine's mIoU on the recipe's validation split, and hold it to the gate for
+            its precision.
         limit: of that split, use this many images, evenly spread.
         memory: also measure every engine's peak memory.
     Raises:

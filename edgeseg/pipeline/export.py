@@ -49,19 +49,23 @@ def export_bundle(
 ) -> tuple[Bundle, bool]:
     """Turn a checkpoint into a bundle: programs for each level, golden frames, and how closely both agree.
 
-    The recipe alone decides what is in the bundle, on whatever machine it is made. A float program comes in the default form, and
-    in that of every runtime that the recipe's targets name; an INT8 program in the canonical form and in those for x86 and ARM
-    processors. Forms of one precision are one function, laid out as its reader likes it. Where a target computes in the types
-    that its program names, as TensorRT does, there is also a program in half precision, and an INT8 form with half precision
-    between the integers. All programs read the same weights as far as they are equal.
+    The recipe alone decides what is in the bundle, on whatever machine it is made. A float program comes in
+    the default form, and in that of every runtime that the recipe's targets name; an INT8 program in the
+    canonical form and in those for x86 and ARM processors. Forms of one precision are one function, laid out
+    as its reader likes it. Where a target computes in the types that its program names, as TensorRT does,
+    there is also a program in half precision, and an INT8 form with half precision between the integers. All
+    programs read the same weights as far as they are equal.
 
     Args:
         out: the bundle's folder.
-        quantized: the quantized checkpoint, where the recipe has a `quant` section; or several, of different ISR plans. A level
-            takes the last one that was calibrated at its plan, else the first one's weights and scales.
-        levels: ISR plans, from most exact to fastest, one level each, or the plan.json of a search, which is packed as the report
-            `isr`; none: one level at the recipe's plan. What weights levels share, which is nearly all, is stored once.
-        data_root: golden frames are taken from the validation split below it; without it, from generated street scenes.
+        quantized: the quantized checkpoint, where the recipe has a `quant` section; or several, of different
+            ISR plans. A level takes the last one that was calibrated at its plan, else the first one's
+            weights and scales.
+        levels: ISR plans, from most exact to fastest, one level each, or the plan.json of a search, which is
+            packed as the report `isr`; none: one level at the recipe's plan. What weights levels share, which
+            is nearly all, is stored once.
+        data_root: golden frames are taken from the validation split below it; without it, from generated
+            street scenes.
         weights: of float programs: "fp32", or "fp16" for half the file: stored as fp16 and widened at load.
         half: write programs in half precision whatever the targets name.
         reports: further JSON documents to pack.
@@ -71,8 +75,10 @@ def export_bundle(
     Raises:
         ParityError: a program does not compute what the model does; an earlier bundle is untouched.
         Unsupported: a target of the recipe is no runtime.
-        DataError: the recipe quantizes and there is no quantized checkpoint, or it was made from another float checkpoint.
-        RecipeError: the image size does not fit a level's plan, a plan is named twice, or the recipe does not quantize.
+        DataError: the recipe quantizes and there is no quantized checkpoint, or it was made from another
+            float checkpoint.
+        RecipeError: the image size does not fit a level's plan, a plan is named twice, or the recipe does not
+            quantize.
     """
     from edgeseg.export.golden import golden_images
     from edgeseg.export.levels import FloatLevel, HalfLevel, Int8Level, export_levels
@@ -108,15 +114,28 @@ def export_bundle(
     data = recipe.data if data_root else _GENERATED
     liked = [forms.get("float", DEFAULT_FORM) for forms in wanted]
     forms: list[Form] = list(dict.fromkeys((DEFAULT_FORM, *liked)))  # type: ignore[arg-type]
-    images = golden_images(open_dataset(data, "val", data_root or Path()), GOLDEN_FRAMES, trained.image.size_hw)
+    images = golden_images(
+        open_dataset(data, "val", data_root or Path()), GOLDEN_FRAMES, trained.image.size_hw
+    )
     others = [HalfLevel(one) for one in floats] if half else [], [Int8Level(one, half) for one in int8]
     with TemporaryDirectory(prefix="edgeseg-export-") as folder:
         made = export_levels(
-            [FloatLevel(one, forms, weights) for one in floats], others, recipe.export, images, Path(folder), progress
+            [FloatLevel(one, forms, weights) for one in floats],
+            others,
+            recipe.export,
+            images,
+            Path(folder),
+            progress,
         )
-        documents: dict[str, Mapping[str, Any]] = {"export": inputs, "parity": {"levels": made.parity}, **reports}
+        documents: dict[str, Mapping[str, Any]] = {
+            "export": inputs,
+            "parity": {"levels": made.parity},
+            **reports,
+        }
         text = dump_recipe(recipe)
-        bundle = create_bundle(out, recipe_text=text, programs=made.programs, golden=made.golden, reports=documents)
+        bundle = create_bundle(
+            out, recipe_text=text, programs=made.programs, golden=made.golden, reports=documents
+        )
     return bundle, True
 
 
@@ -135,8 +154,12 @@ def level_plans(levels: Path | Sequence[IsrPlan], recipe: Recipe, trained: Train
     return plans
 
 
-def quantized_levels(recipe: Recipe, trained: Trained, files: Sequence[Path], plans: Sequence[IsrPlan]) -> list[Quantized]:
-    """The quantized model of each level; empty where the recipe does not quantize. Raises as `export_bundle`."""
+def quantized_levels(
+    recipe: Recipe, trained: Trained, files: Sequence[Path], plans: Sequence[IsrPlan]
+) -> list[Quantized]:
+    """The quantized model of each level; empty where the recipe does not quantize. Raises as
+    `export_bundle`.
+    """
     if recipe.quant is None:
         if files:
             raise RecipeError(
@@ -154,14 +177,19 @@ def quantized_levels(recipe: Recipe, trained: Trained, files: Sequence[Path], pl
         if one.facts["float_sha256"] != trained.sha256:
             raise DataError(
                 f"{file} was quantized from another checkpoint than the one for its float twin",
-                hint=f"edgeseg quantize {quoted(recipe.name)}, or give the float checkpoint that it was made from",
+                hint=(
+                    f"edgeseg quantize {quoted(recipe.name)}, or give the float checkpoint that it was made"
+                    " from"
+                ),
             )
     by_plan = {one.plan: one for one in at_home}
     return [by_plan.get(plan) or load_quantized(recipe, files[0], plan) for plan in plans]
 
 
 def _libraries() -> dict[str, str]:
-    """Versions of what writes programs, as far as it is installed: ONNX Runtime may be there under another name."""
+    """Versions of what writes programs, as far as it is installed: ONNX Runtime may be there under another
+    name.
+    """
     found = {}
     for name in ("torch", "onnx", "onnxruntime", "nvidia-modelopt", "numpy"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -170,12 +198,19 @@ def _libraries() -> dict[str, str]:
 
 
 def _facts(one: Quantized) -> dict[str, Any]:
-    """What a bundle says of a level's quantization: what the checkpoint says of itself, and the coverage at the level's plan."""
+    """What a bundle says of a level's quantization: what the checkpoint says of itself, and the coverage at
+    the level's plan.
+    """
     from edgeseg.int8.coverage import coverage
 
     found = coverage(one.model, one.hints, one.settings, one.image.size_hw)
     home = IsrPlan(*(tuple(one.facts["isr"][part]) for part in ("encoder", "decoder")))
-    told = {"isr": str(one.plan), "calibrated_at": str(home), "sha256": one.sha256, "coverage": found.to_json()}
+    told = {
+        "isr": str(one.plan),
+        "calibrated_at": str(home),
+        "sha256": one.sha256,
+        "coverage": found.to_json(),
+    }
     return {**one.facts, **told}
 
 

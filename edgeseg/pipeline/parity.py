@@ -62,7 +62,8 @@ def climb(
     precision: Precision | None = None,
     progress: Progress | None = None,
 ) -> list[Ladder]:
-    """Climb the ladder of every program on the bundle's golden frames. What breaks is told in its rung; `check` raises it.
+    """Climb the ladder of every program on the bundle's golden frames. What breaks is told in its rung;
+    `check` raises it.
 
     Args:
         level, precision: these programs only.
@@ -97,7 +98,9 @@ def check(bundle: Bundle, ladders: Sequence[Ladder]) -> None:
 class _Climber:
     """Climbs one program."""
 
-    def __init__(self, bundle: Bundle, inputs: Inputs, level: int, precision: Precision, progress: Progress) -> None:
+    def __init__(
+        self, bundle: Bundle, inputs: Inputs, level: int, precision: Precision, progress: Progress
+    ) -> None:
         self._bundle, self._inputs, self._level, self._precision = bundle, inputs, level, precision
         self._recipe: Recipe = bundle.recipe()
         self._program = bundle.program(level, precision)
@@ -112,7 +115,9 @@ class _Climber:
         reference = self._reference()
         option = "--quantized" if self._precision == "int8" else "--checkpoint"
         if isinstance(reference, str):
-            yield ladder.Rung("P0", f"{self._precision} torch module against golden frames", skipped=reference)
+            yield ladder.Rung(
+                "P0", f"{self._precision} torch module against golden frames", skipped=reference
+            )
             yield ladder.Rung("P1", "torch model against ONNX Runtime unoptimised", skipped=f"no {option}")
         else:
             yield ladder.golden_rung(reference, self._frames, self._precision)
@@ -165,5 +170,9 @@ class _Climber:
             progress=self._progress,
         )
         assert found.torch is not None and found.drop is not None  # a checkpoint was given
-        details = {"images": found.images, "engine_miou": found.engine.miou(), "torch_miou": found.torch.miou()}
+        details = {
+            "images": found.images,
+            "engine_miou": found.engine.miou(),
+            "torch_miou": found.torch.miou(),
+        }
         return accuracy_rung(found.drop, gate, allowed, details)

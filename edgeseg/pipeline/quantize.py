@@ -1,4 +1,6 @@
-"""One float checkpoint -> an INT8 program whose accuracy is known per class, its coverage per layer, its speed against float."""
+"""One float checkpoint -> an INT8 program whose accuracy is known per class, its coverage per layer, its
+speed against float.
+"""
 
 from __future__ import annotations
 
@@ -63,19 +65,22 @@ def quantize_run(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Quantization:
-    """Calibrate, train with the quantizers in force, export, build engines, and measure what INT8 costs and saves.
+    """Calibrate, train with the quantizers in force, export, build engines, and measure what INT8 costs and
+    saves.
 
-    A stage whose inputs are unchanged is skipped, a training that was stopped continues. `run_dir` gets quantized.safetensors,
-    the bundle NAME.edgeseg, and quant/ with what every stage made, quant.json and quant.png. Checkpoint and bundle appear when
-    the gate is passed; earlier ones are untouched until then, and the figures of what was refused are in quant/refused.json.
+    A stage whose inputs are unchanged is skipped, a training that was stopped continues. `run_dir` gets
+    quantized.safetensors, the bundle NAME.edgeseg, and quant/ with what every stage made, quant.json and
+    quant.png. Checkpoint and bundle appear when the gate is passed; earlier ones are untouched until then,
+    and the figures of what was refused are in quant/refused.json.
 
-    With several ISR levels, calibration sees the images at every level's plan, and training is at that of level 0. Levels share
-    one set of scales where each of them passes the gate with it; one that does not gets activation scales of its own, in
-    quantized-PLAN.safetensors.
+    With several ISR levels, calibration sees the images at every level's plan, and training is at that of
+    level 0. Levels share one set of scales where each of them passes the gate with it; one that does not gets
+    activation scales of its own, in quantized-PLAN.safetensors.
 
     Args:
         checkpoint: of the float model.
-        levels: ISR plans, from most exact to fastest, or the plan.json of a search; none: one level at the recipe's plan.
+        levels: ISR plans, from most exact to fastest, or the plan.json of a search; none: one level at the
+            recipe's plan.
         ptq_only: calibration only, whatever `quant.qat` says.
         fresh: repeat every stage; an earlier training is kept aside.
         device, workers: of the training.
@@ -83,8 +88,8 @@ def quantize_run(
     Raises:
         RecipeError: the recipe has no quant section, or it does not fit the model.
         DataError: checkpoint, calibration set, or data are not what they should be.
-        GateFailed: coverage below `quant.min_coverage`, or INT8 lost more than `quant.max_miou_drop` at some level; the report
-            holds all.
+        GateFailed: coverage below `quant.min_coverage`, or INT8 lost more than `quant.max_miou_drop` at some
+            level; the report holds all.
         ParityError: a program does not compute what its model does.
         Unsupported: several processes; MissingDependency: modelopt or matplotlib is not installed.
         KeyboardInterrupt: Ctrl-C; the training's state is kept.
@@ -93,7 +98,10 @@ def quantize_run(
     if recipe.quant is None:
         raise RecipeError(
             f"{recipe.name} has quant: null",
-            hint="write its quant section (edgeseg recipe schema describes it), or take another recipe: edgeseg recipe list",
+            hint=(
+                "write its quant section (edgeseg recipe schema describes it), or take another recipe:"
+                " edgeseg recipe list"
+            ),
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise Unsupported("quantization runs in one process", hint="start edgeseg quantize without torchrun")
@@ -113,12 +121,22 @@ def quantize_run(
     trained = trained.at(plans[0])
     if recipe.quant.qat is not None and not ptq_only:
         trained.check_crop(recipe.augment.crop_hw)
-    open_dataset(recipe.data, "val", data_root)  # labels that the last stage cannot measure with are known before the first one
+    open_dataset(
+        recipe.data, "val", data_root
+    )  # labels that the last stage cannot measure with are known before the first one
     ptq = calibrated(recipe, recipe.quant, trained, data_root, folder, progress, plans)
     found = {"ptq": ptq}
     if recipe.quant.qat is not None and not ptq_only:
         found["qat"] = trained_int8(
-            recipe, recipe.quant, trained, ptq, data_root, folder, device=device, workers=workers, progress=progress
+            recipe,
+            recipe.quant,
+            trained,
+            ptq,
+            data_root,
+            folder,
+            device=device,
+            workers=workers,
+            progress=progress,
         )
     kept = [{"ptq": "calibration", "qat": "training"}[name] for name, one in found.items() if not one.made]
     bench = Bench(recipe, checkpoint, data_root, folder, threads, progress, levels=levels)
@@ -130,7 +148,9 @@ def quantize_run(
 
 
 def _forget(folder: Path) -> None:
-    """Make every stage do its work again; what it made before stays until then, a training beside the new one."""
+    """Make every stage do its work again; what it made before stays until then, a training beside the new
+    one.
+    """
     for record in (*folder.glob("*.json"), folder / "qat" / "begun.json"):
         record.unlink(missing_ok=True)
 
@@ -139,27 +159,41 @@ class _Engines:
     """The last stage: engines, their figures, the gate, and what is delivered."""
 
     def __init__(
-        self, bench: Bench, trained: Trained, plans: Sequence[IsrPlan], run_dir: Path, found: Mapping[str, Int8Checkpoint]
+        self,
+        bench: Bench,
+        trained: Trained,
+        plans: Sequence[IsrPlan],
+        run_dir: Path,
+        found: Mapping[str, Int8Checkpoint],
     ) -> None:
         self.bench, self.trained, self.plans, self.found = bench, trained, plans, found
         self.recipe, self.progress = bench.recipe, bench.progress
         self.run_dir, self.folder = run_dir, run_dir / "quant"
-        self.final, self.bundle_path = run_dir / "quantized.safetensors", run_dir / f"{self.recipe.name}.edgeseg"
+        self.final, self.bundle_path = (
+            run_dir / "quantized.safetensors",
+            run_dir / f"{self.recipe.name}.edgeseg",
+        )
         self.best = "qat" if "qat" in found and found["qat"].report["best_step"] else "ptq"
         if "qat" in found and self.best == "ptq":
-            self.progress.message("no step of training was better than calibration alone: the calibrated checkpoint is the best")
+            self.progress.message(
+                "no step of training was better than calibration alone: the calibrated checkpoint is the best"
+            )
         inputs = {
             "edgeseg": __version__,
             "recipe": recipe_digest(self.recipe),
             "float_sha256": trained.sha256,
             "quantized_sha256": {name: one.sha256 for name, one in found.items()},
-            "levels": file_sha256(bench.levels) if isinstance(bench.levels, Path) else [str(plan) for plan in plans],
+            "levels": (
+                file_sha256(bench.levels) if isinstance(bench.levels, Path) else [str(plan) for plan in plans]
+            ),
             "threads": bench.threads,
         }
         self.stage = Stage(self.folder / "engines.json", inputs)
 
     def kept(self) -> tuple[Bundle, dict[str, Any]] | None:
-        """Bundle and report of an earlier run from the same inputs, if all is there and was made for this device."""
+        """Bundle and report of an earlier run from the same inputs, if all is there and was made for this
+        device.
+        """
         report = self.stage.kept()
         if report is None or not all((self.run_dir / name).is_file() for name in report["checkpoints"]):
             return None
@@ -175,14 +209,22 @@ class _Engines:
         return bundle, report
 
     def make(self) -> tuple[Bundle, dict[str, Any]]:
-        """Export, build, measure, gate; then deliver. Raises GateFailed with the report, and delivers nothing."""
+        """Export, build, measure, gate; then deliver. Raises GateFailed with the report, and delivers
+        nothing.
+        """
         with TemporaryDirectory(prefix=".engines-", dir=self.folder) as scratch:
             bench, best = replace(self.bench, folder=Path(scratch)), self.found[self.best].path
-            settled = settle(bench, self.plans, best, partial(self._own_scales, best, Path(scratch)), *self._gate)
+            settled = settle(
+                bench, self.plans, best, partial(self._own_scales, best, Path(scratch)), *self._gate
+            )
             accuracy = {"float": settled.levels[0].float_report, self.best: settled.levels[0].int8_report}
             if self.best == "qat":
-                runtime = accuracy["qat"]["runtime"]  # one for both, or the difference would not be that of the training
-                calibrated_only, _ = replace(bench, runtimes=(runtime,)).bundle([self.found["ptq"].path], self.plans[:1])
+                runtime = accuracy["qat"][
+                    "runtime"
+                ]  # one for both, or the difference would not be that of the training
+                calibrated_only, _ = replace(bench, runtimes=(runtime,)).bundle(
+                    [self.found["ptq"].path], self.plans[:1]
+                )
                 ptq = bench.accuracy(calibrated_only, "int8", runtime=runtime)
                 accuracy = {"float": accuracy["float"], "ptq": ptq, "qat": accuracy["qat"]}
             report = self._report(accuracy, settled)
@@ -208,7 +250,9 @@ class _Engines:
 
     def _own_scales(self, source: Path, folder: Path, plan: IsrPlan, why: str) -> Path:
         assert self.recipe.quant is not None
-        return recalibrated(self.recipe, self.recipe.quant, self.trained, source, plan, why, self.bench.data_root, folder)
+        return recalibrated(
+            self.recipe, self.recipe.quant, self.trained, source, plan, why, self.bench.data_root, folder
+        )
 
     def _deliver(self, settled: Settled) -> None:
         """The checkpoints, and none of a level's own scales that an earlier run left."""
@@ -218,7 +262,9 @@ class _Engines:
             write_whole(self.run_dir / name, file.read_bytes())
 
     def _names(self, settled: Settled) -> list[str]:
-        own = [f"{self.final.stem}-{level.plan}.safetensors" for level in settled.levels if level.why is not None]
+        own = [
+            f"{self.final.stem}-{level.plan}.safetensors" for level in settled.levels if level.why is not None
+        ]
         return [self.final.name, *own]
 
     def _report(self, accuracy: dict[str, Any], settled: Settled) -> dict[str, Any]:

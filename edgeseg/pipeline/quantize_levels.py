@@ -1,4 +1,6 @@
-"""INT8 at several ISR levels: one set of scales where every level passes the gate with it, else activation scales of its own."""
+"""INT8 at several ISR levels: one set of scales where every level passes the gate with it, else activation
+scales of its own.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from edgeseg.pipeline.quantize_engines import Bench, fastest_ms, speedup, timing
 from edgeseg.specs import IsrPlan
 
 SHARED, OWN = "shared", "own"
-"""The activation scales of a level: the one set that was calibrated at all plans, or those calibrated at its plan."""
+"""The activation scales of a level: the one set that was calibrated at all plans, or those calibrated at its
+plan.
+"""
 
 
 @dataclass
@@ -42,7 +46,8 @@ class Settled:
     """What every level was settled with.
 
     Attributes:
-        files: the checkpoint that all scales were wanted from, then those of levels with activation scales of their own.
+        files: the checkpoint that all scales were wanted from, then those of levels with activation scales of
+            their own.
     """
 
     bundle: Bundle
@@ -51,7 +56,9 @@ class Settled:
     levels: list[LevelFigures]
 
     def rows(self) -> list[dict[str, Any]]:
-        """By level, as JSON values: plan, mIoU in float and INT8, what was lost, whose scales and why, times of the fastest."""
+        """By level, as JSON values: plan, mIoU in float and INT8, what was lost, whose scales and why, times
+        of the fastest.
+        """
         return [
             {
                 "level": number,
@@ -70,14 +77,21 @@ class Settled:
 
 
 def settle(
-    bench: Bench, plans: Sequence[IsrPlan], shared: Path, own: Callable[[IsrPlan, str], Path], gate: str, allowed: float
+    bench: Bench,
+    plans: Sequence[IsrPlan],
+    shared: Path,
+    own: Callable[[IsrPlan, str], Path],
+    gate: str,
+    allowed: float,
 ) -> Settled:
-    """Build all levels on one quantized checkpoint, and again those that lose too much with activation scales of their own.
+    """Build all levels on one quantized checkpoint, and again those that lose too much with activation scales
+    of their own.
 
     Args:
         plans: of the bench's levels.
         shared: the checkpoint, its scales meant for every plan.
-        own: makes the checkpoint of a level with scales of its own, for a reason; not called where there is one level.
+        own: makes the checkpoint of a level with scales of its own, for a reason; not called where there is
+            one level.
         gate, allowed: the recipe's key, and the mIoU that a level may lose in INT8.
     Returns:
         All that was measured; whether each level passes in the end is not judged.
@@ -90,9 +104,15 @@ def settle(
         before, after = bench.accuracy(bundle, "float", number), bench.accuracy(bundle, "int8", number)
         levels.append(LevelFigures(plan, before, after, miou_shared=after["miou"]))
     files = [shared]
-    failing = {number: level for number, level in enumerate(levels) if level.drop > allowed} if len(plans) > 1 else {}
+    failing = (
+        {number: level for number, level in enumerate(levels) if level.drop > allowed}
+        if len(plans) > 1
+        else {}
+    )
     for number, level in failing.items():
-        level.why = f"with one set of scales for all levels it lost {level.drop:.4f} mIoU; {gate} is {allowed}"
+        level.why = (
+            f"with one set of scales for all levels it lost {level.drop:.4f} mIoU; {gate} is {allowed}"
+        )
         bench.progress.message(f"level {number} gets activation scales of its own: {level.why}")
         files.append(own(level.plan, level.why))
     if failing:

@@ -1,4 +1,6 @@
-"""Float checkpoint -> quantized checkpoints: calibration, its coverage gate, and quantization-aware training."""
+"""Float checkpoint -> quantized checkpoints: calibration, its coverage gate, and quantization-aware
+training.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,12 @@ class _Maker:
     trained: Trained
 
     def save(
-        self, path: Path, model: Any, calibration: Mapping[str, Any], covered: Mapping[str, Any], qat: Mapping[str, Any] | None
+        self,
+        path: Path,
+        model: Any,
+        calibration: Mapping[str, Any],
+        covered: Mapping[str, Any],
+        qat: Mapping[str, Any] | None,
     ) -> None:
         """At the plan in force of `trained`."""
         save_quantized(
@@ -86,8 +93,8 @@ def calibrated(
     `report` is {"calibration", "coverage"}; coverage is that at the plan in force of `trained`.
 
     Args:
-        levels: ISR plans that the one set of scales is for, the plan in force first; default: that plan alone. Each quantizer
-            then sees every image at every plan.
+        levels: ISR plans that the one set of scales is for, the plan in force first; default: that plan
+            alone. Each quantizer then sees every image at every plan.
     Raises:
         GateFailed: less than `quant.min_coverage` of the multiply-adds would be in INT8; nothing is written.
         DataError: the calibration set, an image of it, or an activation is not what it should be.
@@ -135,10 +142,17 @@ def calibrated(
 
 
 def recalibrated(
-    recipe: Recipe, quant: Quant, trained: Trained, source: Path, plan: IsrPlan, why: str, data_root: Path, folder: Path
+    recipe: Recipe,
+    quant: Quant,
+    trained: Trained,
+    source: Path,
+    plan: IsrPlan,
+    why: str,
+    data_root: Path,
+    folder: Path,
 ) -> Path:
-    """A quantized checkpoint's twin for one ISR level, in `folder`: its weights and their scales, but the level's own activation
-    scales, calibrated at its plan.
+    """A quantized checkpoint's twin for one ISR level, in `folder`: its weights and their scales, but the
+    level's own activation scales, calibrated at its plan.
 
     Args:
         trained: the float model, for the facts of the file.
@@ -151,7 +165,10 @@ def recalibrated(
     level = load_quantized(recipe, source, plan)
     shared = scales(level.model)
     found = set_ranges(level.model, observe(level.model, calibration_tensors(images, level.image)), quant)
-    load_scales(level.model, scales(level.model) | {name: one for name, one in shared.items() if name.endswith(".weight_scale")})
+    load_scales(
+        level.model,
+        scales(level.model) | {name: one for name, one in shared.items() if name.endswith(".weight_scale")},
+    )
     covered = coverage(level.model, level.hints, quant, level.image.size_hw).to_json()
     path = folder / f"{source.stem}-{plan}.safetensors"
     calibration = {**_calibration(calib_set, [plan], found), "why": why}
@@ -185,9 +202,9 @@ def trained_int8(
 ) -> Int8Checkpoint:
     """Train a calibrated model on, in `folder`/qat; a stopped training continues, a finished one is kept.
 
-    `report` is {"steps", "best_step", "miou_ptq", "miou_best", "miou_trained", "seconds"}: mIoU of the torch model with its
-    quantizers in force, before training, of the checkpoint, and the best of training itself. At `best_step` 0 no step was better
-    than calibration alone, and the checkpoint is the calibrated one.
+    `report` is {"steps", "best_step", "miou_ptq", "miou_best", "miou_trained", "seconds"}: mIoU of the torch
+    model with its quantizers in force, before training, of the checkpoint, and the best of training itself.
+    At `best_step` 0 no step was better than calibration alone, and the checkpoint is the calibrated one.
 
     Raises:
         as `finetune_int8`.
@@ -213,7 +230,11 @@ def trained_int8(
     teacher = deploy(trained.model, trained.image, FORM)
 
     def save(path: Path, facts: dict[str, Any]) -> None:
-        qat = {**quant.qat.model_dump(mode="json"), **facts} if quant.qat is not None and facts["step"] else None
+        qat = (
+            {**quant.qat.model_dump(mode="json"), **facts}
+            if quant.qat is not None and facts["step"]
+            else None
+        )
         maker.save(path, model, start.report["calibration"], start.report["coverage"], qat)
 
     result = finetune_int8(

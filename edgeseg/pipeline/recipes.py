@@ -1,4 +1,6 @@
-"""A recipe with what it names outside of itself: its calibration set, and with torch the layers that it keeps float."""
+"""A recipe with what it names outside of itself: its calibration set, and with torch the layers that it keeps
+float.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ _KEEP_FLOAT = ("quant", "keep_float")
 def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
     """Read, override and check a recipe, and what it names.
 
-    Args and Raises: as `edgeseg.recipe.load.load_recipe`; the calibration set must be there and fit the recipe's data.
+    Args and Raises: as `edgeseg.recipe.load.load_recipe`; the calibration set must be there and fit the
+    recipe's data.
     """
     return load.load_recipe(path, overrides, rules=RULES)
 
@@ -33,7 +36,10 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 def unchecked(recipe: Recipe) -> list[str]:
     """What of a recipe could not be checked here, and why; empty where everything was."""
     if recipe.quant is not None and recipe.quant.keep_float and not _has_torch():
-        return ["quant.keep_float: layers are looked up in the model, which needs torch (pip install 'edgeseg[train]')"]
+        return [
+            "quant.keep_float: layers are looked up in the model, which needs torch (pip install"
+            " 'edgeseg[train]')"
+        ]
     return []
 
 
@@ -56,7 +62,10 @@ def calibration(data: Any) -> Iterator[Told]:
         yield _IMAGES, f"the set {named} is of {found.format} data, the recipe's are {form}"
         return
     if len(found.images) < MIN_IMAGES:
-        yield _IMAGES, f"the set {named} holds {len(found.images)} images; at least {MIN_IMAGES}, some dozens are usual"
+        yield (
+            _IMAGES,
+            f"the set {named} holds {len(found.images)} images; at least {MIN_IMAGES}, some dozens are usual",
+        )
     own = values.own_labels
     given = [] if form == "synthetic" else values.items("data", "classes", "names")
     names = given or (list(own.names) if own else [])
@@ -67,16 +76,27 @@ def calibration(data: Any) -> Iterator[Told]:
 
 
 def layers(data: Any) -> Iterator[Told]:
-    """Globs of layers to keep float that name none. Silent without torch, and where the model itself is not settled."""
+    """Globs of layers to keep float that name none. Silent without torch, and where the model itself is not
+    settled.
+    """
     values = Values(data)
     globs = [glob for glob in values.items(*_KEEP_FLOAT) if isinstance(glob, str)]
-    if not globs or values.entry is None or not _has_torch() or any(path[0] in _SETTLED for path, _ in across(data)):
+    if (
+        not globs
+        or values.entry is None
+        or not _has_torch()
+        or any(path[0] in _SETTLED for path, _ in across(data))
+    ):
         return
     known = _layers(values)
     for index, glob in enumerate(values.items(*_KEEP_FLOAT)):
         if isinstance(glob, str) and glob and not any(fnmatchcase(name, glob) for name in known):
             near = difflib.get_close_matches(glob, known, n=1, cutoff=0.3)
-            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known[:3])} and {len(known) - 3} more"
+            hint = (
+                f"did you mean {near[0]}?"
+                if near
+                else f"it has {', '.join(known[:3])} and {len(known) - 3} more"
+            )
             yield (*_KEEP_FLOAT, index), f"{values.get('model', 'arch')} has no layer {glob!r}; {hint}"
 
 
@@ -90,7 +110,9 @@ def _has_torch() -> bool:
 
 
 def _layers(values: Values) -> list[str]:
-    """What `quant.keep_float` may name, in the form of the model that is quantized; none where it cannot be built."""
+    """What `quant.keep_float` may name, in the form of the model that is quantized; none where it cannot be
+    built.
+    """
     from edgeseg.checkpoints.int8_file import FORM
     from edgeseg.int8.rules import candidates
     from edgeseg.models import build_model
@@ -98,7 +120,9 @@ def _layers(values: Values) -> list[str]:
     from edgeseg.rewrite.form import deploy
 
     plan = IsrPlan(tuple(values.items("isr", "encoder")), tuple(values.items("isr", "decoder")))
-    model = build_model(str(values.get("model", "arch")), values.num_classes or 1, **values.section("model", "options")).eval()
+    model = build_model(
+        str(values.get("model", "arch")), values.num_classes or 1, **values.section("model", "options")
+    ).eval()
     model.set_isr(plan)
     side = model.size_multiple_px
     deployed = deploy(model, model.image_spec((side, side)), FORM).model

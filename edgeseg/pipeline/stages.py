@@ -27,15 +27,24 @@ class Stage:
     inputs: Mapping[str, Any]
 
     def kept(self) -> dict[str, Any] | None:
-        """The result of an earlier run, if it came from exactly these inputs and its files are what they were."""
+        """The result of an earlier run, if it came from exactly these inputs and its files are what they
+        were.
+        """
         try:
             record = json.loads(self.path.read_text(encoding="utf-8"))
             if _canonical(record["inputs"]) != _canonical(self.inputs):
                 return None
-            if any(file_sha256(self.path.parent / name) != digest for name, digest in record["files"].items()):
+            if any(
+                file_sha256(self.path.parent / name) != digest for name, digest in record["files"].items()
+            ):
                 return None
             result: dict[str, Any] = record["result"]
-        except (OSError, ValueError, KeyError, TypeError):  # never made, unreadable, or of another version: made anew
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+        ):  # never made, unreadable, or of another version: made anew
             return None
         return result
 

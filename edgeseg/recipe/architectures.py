@@ -1,7 +1,8 @@
 """What can be said of every model without torch: its parts, their options, and the stages that ISR reaches.
 
-The rows of `CATALOGUE` are what a recipe can name as `model.arch`. `ENCODERS` and `DECODERS` hold the facts of their parts, so
-that a recipe is checked on machines that have no torch; a test holds them against the parts themselves (`models.parts`).
+The rows of `CATALOGUE` are what a recipe can name as `model.arch`. `ENCODERS` and `DECODERS` hold the facts
+of their parts, so that a recipe is checked on machines that have no torch; a test holds them against the
+parts themselves (`models.parts`).
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ class Option:
     def _fits(self, value: object) -> bool:
         if isinstance(self.default, (bool, str)):
             return type(value) is type(self.default) and (not self.choices or value in self.choices)
-        if isinstance(value, bool) or not isinstance(value, int if isinstance(self.default, int) else (int, float)):
+        if isinstance(value, bool) or not isinstance(
+            value, int if isinstance(self.default, int) else (int, float)
+        ):
             return False
         return self.least <= value < self.most or (value == self.most and not self.below)
 
@@ -66,7 +69,8 @@ class Part:
 
     Attributes:
         options: what a recipe may set.
-        stages: (stride, pooling ratio at training time) of each stage with attention that ISR reaches, fine to coarse.
+        stages: (stride, pooling ratio at training time) of each stage with attention that ISR reaches, fine
+            to coarse.
     """
 
     options: Mapping[str, Option] = field(default_factory=dict)
@@ -90,12 +94,15 @@ _FOUR_STAGES = ((4, 8), (8, 4), (16, 2), (32, 1))
 _EFT = Part({"drop_path": _rate(0.2)}, _FOUR_STAGES)
 _MIT = Part({"drop_path": _rate(0.1)}, _FOUR_STAGES)
 _EDAFORMER_DECODER = Part(
-    {"decoder_drop_path": _rate(0.1), "dropout": _rate(0.1), "upsample": _UPSAMPLE}, ((8, 4), (16, 2), (32, 1))
+    {"decoder_drop_path": _rate(0.1), "dropout": _rate(0.1), "upsample": _UPSAMPLE},
+    ((8, 4), (16, 2), (32, 1)),
 )
 
 
 def _segformer(width: int) -> Part:
-    return Part({"width": _width(width), "dropout": _rate(0.1), "branch_norm": Option(False), "upsample": _UPSAMPLE})
+    return Part(
+        {"width": _width(width), "dropout": _rate(0.1), "branch_norm": Option(False), "upsample": _UPSAMPLE}
+    )
 
 
 def _vwformer(width: int, low_width: int = 48, *, image_pool: bool = True) -> Part:
@@ -151,7 +158,9 @@ DECODERS: dict[str, Part] = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One catalogue row: keys of `ENCODERS` and `DECODERS`, what it is in one line, and where it comes from."""
+    """One catalogue row: keys of `ENCODERS` and `DECODERS`, what it is in one line, and where it comes
+    from.
+    """
 
     encoder: str
     decoder: str
@@ -183,7 +192,10 @@ class Entry:
         for name, value in options.items():
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
-                yield name, f"no such option; {f'did you mean {near[0]}?' if near else f'it has {_list(known)}'}"
+                yield (
+                    name,
+                    f"no such option; {f'did you mean {near[0]}?' if near else f'it has {_list(known)}'}",
+                )
             elif problem := known[name].problem(value):
                 yield name, problem
         yield from self._widths({name: options.get(name, option.default) for name, option in known.items()})
@@ -214,7 +226,11 @@ def _list(names: Collection[str]) -> str:
 
 
 def _shown(value: object) -> str:
-    return {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else repr(value)
+    return (
+        {True: "true", False: "false", None: "null"}[value]
+        if value is None or isinstance(value, bool)
+        else repr(value)
+    )
 
 
 _EDAFORMER = "arXiv 2407.17261"
@@ -224,10 +240,18 @@ _REPSEP = "arXiv 2212.13764, abstract; equations are this project's"
 _TESTS = "smallest widths that keep every operation; for tests"
 
 CATALOGUE: dict[str, Entry] = {
-    "edaformer_t": Entry("eft_t", "edaformer_t", "EDAFormer-T: all-attention decoder, ISR in both parts", _EDAFORMER),
-    "edaformer_b": Entry("eft_b", "edaformer_b", "EDAFormer-B: all-attention decoder, ISR in both parts", _EDAFORMER),
-    "edaformer_mit_b0": Entry("mit_b0", "edaformer_t", "EDAFormer's decoder on SegFormer's encoder", _EDAFORMER),
-    "edaformer_mobilenet_v2": Entry("mobilenet_v2", "edaformer_t", "EDAFormer's decoder on convolutions", _EDAFORMER),
+    "edaformer_t": Entry(
+        "eft_t", "edaformer_t", "EDAFormer-T: all-attention decoder, ISR in both parts", _EDAFORMER
+    ),
+    "edaformer_b": Entry(
+        "eft_b", "edaformer_b", "EDAFormer-B: all-attention decoder, ISR in both parts", _EDAFORMER
+    ),
+    "edaformer_mit_b0": Entry(
+        "mit_b0", "edaformer_t", "EDAFormer's decoder on SegFormer's encoder", _EDAFORMER
+    ),
+    "edaformer_mobilenet_v2": Entry(
+        "mobilenet_v2", "edaformer_t", "EDAFormer's decoder on convolutions", _EDAFORMER
+    ),
     "edaformer_nano": Entry("eft_nano", "edaformer_nano", _TESTS, _EDAFORMER),
     "segformer_b0": Entry("mit_b0", "segformer_256", "SegFormer-B0: all-MLP decoder", _SEGFORMER),
     "segformer_b1": Entry("mit_b1", "segformer_256", "SegFormer-B1", _SEGFORMER),
@@ -235,7 +259,9 @@ CATALOGUE: dict[str, Entry] = {
     "segformer_b3": Entry("mit_b3", "segformer_768", "SegFormer-B3", _SEGFORMER),
     "segformer_b4": Entry("mit_b4", "segformer_768", "SegFormer-B4", _SEGFORMER),
     "segformer_b5": Entry("mit_b5", "segformer_768", "SegFormer-B5", _SEGFORMER),
-    "segformer_eft_t": Entry("eft_t", "segformer_256", "SegFormer's decoder on EDAFormer's encoder", _SEGFORMER),
+    "segformer_eft_t": Entry(
+        "eft_t", "segformer_256", "SegFormer's decoder on EDAFormer's encoder", _SEGFORMER
+    ),
     "segformer_efficientnet_lite0": Entry(
         "efficientnet_lite0", "segformer_256", "SegFormer's decoder on convolutions", _SEGFORMER
     ),
@@ -245,22 +271,40 @@ CATALOGUE: dict[str, Entry] = {
     "segformer_efficientnet_lite2": Entry(
         "efficientnet_lite2", "segformer_256", "SegFormer's decoder on convolutions", _SEGFORMER
     ),
-    "segformer_mobilenet_v2": Entry("mobilenet_v2", "segformer_256", "SegFormer's decoder on convolutions", _SEGFORMER),
+    "segformer_mobilenet_v2": Entry(
+        "mobilenet_v2", "segformer_256", "SegFormer's decoder on convolutions", _SEGFORMER
+    ),
     "segformer_nano": Entry("mit_nano", "segformer_nano", _TESTS, _SEGFORMER),
     "segformer_mobile_nano": Entry("mobile_nano", "segformer_nano", _TESTS, _SEGFORMER),
-    "vwformer_mit_b0": Entry("mit_b0", "vwformer_128", "VWFormer: the official code's five branches", _VWFORMER),
+    "vwformer_mit_b0": Entry(
+        "mit_b0", "vwformer_128", "VWFormer: the official code's five branches", _VWFORMER
+    ),
     "vwformer_mit_b1": Entry("mit_b1", "vwformer_128", "VWFormer on MiT-B1", _VWFORMER),
     "vwformer_mit_b2": Entry("mit_b2", "vwformer_512", "VWFormer on MiT-B2", _VWFORMER),
-    "vwformer_light_mit_b0": Entry("mit_b0", "vwformer_light", "VWFormer: the paper's four branches", _VWFORMER),
-    "vwformer_light_mit_b1": Entry("mit_b1", "vwformer_light", "VWFormer: the paper's four branches", _VWFORMER),
+    "vwformer_light_mit_b0": Entry(
+        "mit_b0", "vwformer_light", "VWFormer: the paper's four branches", _VWFORMER
+    ),
+    "vwformer_light_mit_b1": Entry(
+        "mit_b1", "vwformer_light", "VWFormer: the paper's four branches", _VWFORMER
+    ),
     "vwformer_eft_t": Entry("eft_t", "vwformer_128", "VWFormer's decoder on EDAFormer's encoder", _VWFORMER),
-    "vwformer_efficientnet_lite0": Entry("efficientnet_lite0", "vwformer_128", "VWFormer's decoder on convolutions", _VWFORMER),
-    "vwformer_efficientnet_lite1": Entry("efficientnet_lite1", "vwformer_128", "VWFormer's decoder on convolutions", _VWFORMER),
-    "vwformer_efficientnet_lite2": Entry("efficientnet_lite2", "vwformer_128", "VWFormer's decoder on convolutions", _VWFORMER),
-    "vwformer_mobilenet_v2": Entry("mobilenet_v2", "vwformer_128", "VWFormer's decoder on convolutions", _VWFORMER),
+    "vwformer_efficientnet_lite0": Entry(
+        "efficientnet_lite0", "vwformer_128", "VWFormer's decoder on convolutions", _VWFORMER
+    ),
+    "vwformer_efficientnet_lite1": Entry(
+        "efficientnet_lite1", "vwformer_128", "VWFormer's decoder on convolutions", _VWFORMER
+    ),
+    "vwformer_efficientnet_lite2": Entry(
+        "efficientnet_lite2", "vwformer_128", "VWFormer's decoder on convolutions", _VWFORMER
+    ),
+    "vwformer_mobilenet_v2": Entry(
+        "mobilenet_v2", "vwformer_128", "VWFormer's decoder on convolutions", _VWFORMER
+    ),
     "vwformer_nano": Entry("mit_nano", "vwformer_nano", _TESTS, _VWFORMER),
     "repsep_mit_b0": Entry("mit_b0", "repsep", "representation separation", _REPSEP),
     "repsep_eft_t": Entry("eft_t", "repsep", "representation separation on EDAFormer's encoder", _REPSEP),
-    "repsep_efficientnet_lite0": Entry("efficientnet_lite0", "repsep", "representation separation on convolutions", _REPSEP),
+    "repsep_efficientnet_lite0": Entry(
+        "efficientnet_lite0", "repsep", "representation separation on convolutions", _REPSEP
+    ),
     "repsep_nano": Entry("mit_nano", "repsep_nano", _TESTS, _REPSEP),
 }

@@ -1,4 +1,6 @@
-"""The JSON Schema of a recipe, for editors: what the schema says, and of the rules what JSON Schema can say."""
+"""The JSON Schema of a recipe, for editors: what the schema says, and of the rules what JSON Schema can
+say.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from edgeseg.recipe.schema import Recipe
 
 
 def recipe_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a recipe: names of models, their options, runtimes, and lengths of lists among it."""
+    """The JSON Schema (draft 2020-12) of a recipe: names of models, their options, runtimes, and lengths of
+    lists among it.
+    """
     schema = Recipe.model_json_schema()
     sections = schema["$defs"]
     sections["Model"]["properties"]["arch"]["enum"] = list(CATALOGUE)
@@ -25,9 +29,17 @@ def recipe_schema() -> dict[str, Any]:
     lengths = [
         _where(
             {"model": {"properties": {"arch": {"enum": names}}, "required": ["arch"]}},
-            {"isr": {"properties": {part: _length(len(stages)) for part, stages in CATALOGUE[names[0]].stages.items()}}},
+            {
+                "isr": {
+                    "properties": {
+                        part: _length(len(stages)) for part, stages in CATALOGUE[names[0]].stages.items()
+                    }
+                }
+            },
         )
-        for names in _alike(CATALOGUE, lambda name: repr([len(stages) for stages in CATALOGUE[name].stages.values()]))
+        for names in _alike(
+            CATALOGUE, lambda name: repr([len(stages) for stages in CATALOGUE[name].stages.values()])
+        )
     ]
     weights = [
         _where(
@@ -36,7 +48,11 @@ def recipe_schema() -> dict[str, Any]:
         )
         for form in FORMATS
     ]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "allOf": [*lengths, *weights]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "allOf": [*lengths, *weights],
+    }
 
 
 def _where(given: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +71,10 @@ def _alike(names: Iterable[str], key: Callable[[str], str]) -> Iterator[list[str
 
 
 def _options(options: dict[str, Option]) -> dict[str, Any]:
-    return {"properties": {name: _option(option) for name, option in options.items()}, "additionalProperties": False}
+    return {
+        "properties": {name: _option(option) for name, option in options.items()},
+        "additionalProperties": False,
+    }
 
 
 def _option(option: Option) -> dict[str, Any]:
@@ -64,4 +83,8 @@ def _option(option: Option) -> dict[str, Any]:
     if isinstance(option.default, str):
         return {"enum": list(option.choices), "default": option.default}
     bounds = {"minimum": option.least, "exclusiveMaximum" if option.below else "maximum": option.most}
-    return {"type": "integer" if isinstance(option.default, int) else "number", "default": option.default, **bounds}
+    return {
+        "type": "integer" if isinstance(option.default, int) else "number",
+        "default": option.default,
+        **bounds,
+    }

@@ -1,6 +1,8 @@
-"""Says what is wrong with a recipe in the recipe's own words: pydantic's errors, unknown keys and the nearest valid ones.
+"""Says what is wrong with a recipe in the recipe's own words: pydantic's errors, unknown keys and the nearest
+valid ones.
 
-`root` is the section that a whole document is: a `Recipe`, unless another kind of document is read in the same way.
+`root` is the section that a whole document is: a `Recipe`, unless another kind of document is read in the
+same way.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ def key_names(root: type[Section] = Recipe) -> Iterator[str]:
 
 
 def type_at(path: KeyPath, root: type[Section] = Recipe) -> Any:
-    """Type of the values that a recipe can hold at `path`, None where it can hold none; free-form sections hold any key."""
+    """Type of the values that a recipe can hold at `path`, None where it can hold none; free-form sections
+    hold any key.
+    """
     here: Any = root
     for key in path:
         section = section_of(here)
@@ -95,8 +99,8 @@ def explain(error: ValidationError, data: Any, root: type[Section] = Recipe) -> 
         error: what pydantic raised for `data`.
         data: the recipe as read.
     Returns:
-        (path, message) pairs, one a path, in the order of the schema. A missing key whose misspelling is present is told once,
-        as the misspelling.
+        (path, message) pairs, one a path, in the order of the schema. A missing key whose misspelling is
+        present is told once, as the misspelling.
     """
     grouped: dict[KeyPath, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
@@ -139,18 +143,26 @@ def _message(path: KeyPath, group: list[ErrorDetails], root: type[Section]) -> s
             return f"needs {details['loc'][-1] + 1} values, not {len(value)}"
         return f"missing{_described(path, root)}"
     if kind in _WANTED:
-        wanted = " or ".join(", ".join(dict.fromkeys(_WANTED.get(one["type"], one["msg"]) for one in group)).rsplit(", ", 1))
+        wanted = " or ".join(
+            ", ".join(dict.fromkeys(_WANTED.get(one["type"], one["msg"]) for one in group)).rsplit(", ", 1)
+        )
         more = _needed(path, root) if wanted == _SECTION else ""
         described = _described(path, root) if value is None else ""
         return f"must be {wanted}{more}, not {_shown(value)}{_quotes(kind, value)}{described}"
     if kind in ("too_short", "too_long"):
-        bound = f"at least {context['min_length']}" if kind == "too_short" else f"at most {context['max_length']}"
+        bound = (
+            f"at least {context['min_length']}" if kind == "too_short" else f"at most {context['max_length']}"
+        )
         return f"takes {bound} values, not {context['actual_length']}"
     if kind == "value_error":
         return details["msg"].removeprefix("Value error, ")
     if kind == "literal_error":
-        near = nearest(str(value), [word.strip("'") for word in context["expected"].replace(" or ", ", ").split(", ")])
-        return f"must be {context['expected']}, not {_shown(value)}" + (f"; did you mean {near}?" if near else "")
+        near = nearest(
+            str(value), [word.strip("'") for word in context["expected"].replace(" or ", ", ").split(", ")]
+        )
+        return f"must be {context['expected']}, not {_shown(value)}" + (
+            f"; did you mean {near}?" if near else ""
+        )
     if kind == "string_pattern_mismatch":
         return f"must match {context['pattern']}, not {_shown(value)}"
     return f"{details['msg'].replace('Input should be', 'must be')}, not {_shown(value)}"
@@ -167,7 +179,11 @@ def _needed(path: KeyPath, root: type[Section]) -> str:
 def _quotes(kind: str, value: object) -> str:
     if kind == "string_type" and isinstance(value, (bool, int, float)):
         return f'; for text write "{_shown(value)}"'
-    if isinstance(value, str) and kind in ("int_type", "float_type") and not isinstance(plain_scalar(value), (str, type(None))):
+    if (
+        isinstance(value, str)
+        and kind in ("int_type", "float_type")
+        and not isinstance(plain_scalar(value), (str, type(None)))
+    ):
         return "; write it without quotes"
     return ""
 

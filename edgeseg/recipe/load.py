@@ -1,6 +1,7 @@
 """From a recipe file to a Recipe, and back.
 
-A recipe that is wrong is refused with all of its mistakes at once, one a line, as `file:line: key.path: message`.
+A recipe that is wrong is refused with all of its mistakes at once, one a line, as `file:line: key.path:
+message`.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def find_recipe(name_or_path: str | os.PathLike[str]) -> Path:
     """The file of a recipe.
 
     Args:
-        name_or_path: a catalogue name such as `edaformer_t_camvid`, or a path. A bare name means the catalogue first.
+        name_or_path: a catalogue name such as `edaformer_t_camvid`, or a path. A bare name means the
+            catalogue first.
     Raises:
         RecipeError: there is neither; the nearest catalogue name or file beside is offered.
     """
@@ -55,7 +57,9 @@ def find_recipe(name_or_path: str | os.PathLike[str]) -> Path:
         if path.exists():
             return path
     except OSError as error:  # a name that is too long, a folder that must not be entered
-        raise RecipeError(f"{text}: {error.strerror or error}", hint="check the path and its permissions") from error
+        raise RecipeError(
+            f"{text}: {error.strerror or error}", hint="check the path and its permissions"
+        ) from error
     raise RecipeError(f"there is no recipe {text}", hint=_offer(path, known))
 
 
@@ -68,25 +72,34 @@ def _offer(path: Path, known: dict[str, Path]) -> str:
     if near_file and path.suffix in _SUFFIXES:
         return f"did you mean {path.with_name(near_file)}?"
     near = nearest(path.stem, known)
-    return f"did you mean {near}? (`edgeseg recipe list`)" if near else "`edgeseg recipe list` names those that ship"
+    return (
+        f"did you mean {near}? (`edgeseg recipe list`)"
+        if near
+        else "`edgeseg recipe list` names those that ship"
+    )
 
 
-def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = (), *, rules: Sequence[Rule] = ()) -> Recipe:
+def load_recipe(
+    path: str | os.PathLike[str], overrides: Sequence[str] = (), *, rules: Sequence[Rule] = ()
+) -> Recipe:
     """Read, override and check a recipe.
 
     Args:
         path: a file, or a catalogue name.
-        overrides: `key.path=value` each, applied in order; the value is YAML: a scalar, or a list such as `[512, 512]`.
+        overrides: `key.path=value` each, applied in order; the value is YAML: a scalar, or a list such as
+            `[512, 512]`.
         rules: further ones, about what the recipe names outside of itself.
     Raises:
-        RecipeError: the file cannot be read, or the recipe is wrong; the message names every mistake with its line.
+        RecipeError: the file cannot be read, or the recipe is wrong; the message names every mistake with its
+            line.
     """
     file = find_recipe(path)
     return _read(read_text(file), os.fspath(file), overrides, (across, names, *rules))
 
 
 def load_kept(file: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe that a bundle was made from. What it names need not be known here, and it was made by the rules of its day.
+    """The recipe that a bundle was made from. What it names need not be known here, and it was made by the
+    rules of its day.
 
     Raises:
         RecipeError: as `load_recipe`, except for `rules`.
@@ -95,7 +108,9 @@ def load_kept(file: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def recipe_of(values: Mapping[str, Any], where: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe that was kept as plain values, as in a checkpoint; `where` names its place in messages. Raises RecipeError."""
+    """The recipe that was kept as plain values, as in a checkpoint; `where` names its place in messages.
+    Raises RecipeError.
+    """
     return _read(dump_yaml(dict(values)), where, overrides, (across, names))
 
 
@@ -103,7 +118,11 @@ def _read(text: str, where: str, overrides: Sequence[str], rules: Sequence[Rule]
     reading = read_yaml(text, where)
     told = list(reading.mistakes)
     if () not in reading.unread and not isinstance(reading.data, dict):
-        told.append(Mistake(where, 1, "", "empty" if reading.data is None else "a recipe is made of `key: value` sections"))
+        told.append(
+            Mistake(
+                where, 1, "", "empty" if reading.data is None else "a recipe is made of `key: value` sections"
+            )
+        )
         reading.unread.add(())
     origins: dict[KeyPath, str] = {}
     for override in overrides:
@@ -117,7 +136,11 @@ def _read(text: str, where: str, overrides: Sequence[str], rules: Sequence[Rule]
             found = explain(error, reading.data)
         refused = {key for key, _ in found}
         found += [told for rule in rules for told in rule(reading.data) if told[0] not in refused]
-        mistakes = (locate(key, message, where, reading, origins) for key, message in found if not is_unread(key, reading))
+        mistakes = (
+            locate(key, message, where, reading, origins)
+            for key, message in found
+            if not is_unread(key, reading)
+        )
         told += dict.fromkeys(mistakes)
     if told or recipe is None:
         raise refusal(told, where, "correct these lines; `edgeseg recipe schema` describes every key")
@@ -137,14 +160,20 @@ def read_text(file: Path, kind: str = "recipe") -> str:
         with file.open("rb") as stream:
             content = stream.read(_MAX_BYTES + 1)
     except OSError as error:
-        raise RecipeError(f"{file}: {error.strerror or error}", hint="check the path and its permissions") from error
+        raise RecipeError(
+            f"{file}: {error.strerror or error}", hint="check the path and its permissions"
+        ) from error
     if len(content) > _MAX_BYTES:
-        raise RecipeError(f"{file} is larger than {_MAX_BYTES} bytes: no {kind}", hint=f"name the YAML file of a {kind}")
+        raise RecipeError(
+            f"{file} is larger than {_MAX_BYTES} bytes: no {kind}", hint=f"name the YAML file of a {kind}"
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise RecipeError(f"{file}:{line}: not UTF-8 text", hint=f"name the YAML file of a {kind}, saved as UTF-8") from error
+        raise RecipeError(
+            f"{file}:{line}: not UTF-8 text", hint=f"name the YAML file of a {kind}, saved as UTF-8"
+        ) from error
 
 
 def _override(override: str, reading: Reading, origins: dict[KeyPath, str]) -> Iterator[Mistake]:
@@ -169,7 +198,10 @@ def _override(override: str, reading: Reading, origins: dict[KeyPath, str]) -> I
         inside = parent.setdefault(key, {}) if is_free_form(type_at(path[:depth])) else parent.get(key)
         if not isinstance(inside, dict):
             state = "null" if inside is None and key in parent else "no section"
-            message = f"{dotted(path[:depth])} is {state} in the recipe: write the section there, or set all of it at once"
+            message = (
+                f"{dotted(path[:depth])} is {state} in the recipe: write the section there, or set all of it"
+                " at once"
+            )
             yield Mistake(where, 0, dotted(path), message)
             return
         parent = inside
@@ -179,12 +211,18 @@ def _override(override: str, reading: Reading, origins: dict[KeyPath, str]) -> I
 
 
 def is_unread(path: KeyPath, reading: Reading) -> bool:
-    """Whether nothing can be said about the value at `path`, because it or what holds it could not be read."""
+    """Whether nothing can be said about the value at `path`, because it or what holds it could not be
+    read.
+    """
     return any(path[:depth] in reading.unread for depth in range(len(path) + 1))
 
 
-def locate(path: KeyPath, message: str, where: str, reading: Reading, origins: Mapping[KeyPath, str]) -> Mistake:
-    """A mistake with its place: the innermost override or line that `path` comes from; the first line for the root."""
+def locate(
+    path: KeyPath, message: str, where: str, reading: Reading, origins: Mapping[KeyPath, str]
+) -> Mistake:
+    """A mistake with its place: the innermost override or line that `path` comes from; the first line for the
+    root.
+    """
     for depth in range(len(path), 0, -1):
         if path[:depth] in origins:
             return Mistake(origins[path[:depth]], 0, dotted(path), message)
@@ -198,20 +236,27 @@ def _overridden_above(path: KeyPath, origins: Mapping[KeyPath, str]) -> bool:
 
 
 def recipe_digest(recipe: Recipe) -> str:
-    """SHA-256, in hex, of the resolved recipe: equal for files that differ in comments, order and written-out defaults."""
-    text = json.dumps(_digested(recipe.model_dump(mode="json")), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """SHA-256, in hex, of the resolved recipe: equal for files that differ in comments, order and written-out
+    defaults.
+    """
+    text = json.dumps(
+        _digested(recipe.model_dump(mode="json")), sort_keys=True, separators=(",", ":"), allow_nan=False
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 _LATER: Mapping[str, Any] = {"image_name": "{}", "label_name": "{}"}
-"""Keys of the schema that came after its first release, and their defaults: where a recipe leaves one at its default, its digest
-is that of the recipe without it, so that runs and bundles of earlier versions are still those of their recipes."""
+"""Keys of the schema that came after its first release, and their defaults: where a recipe leaves one at its
+default, its digest is that of the recipe without it, so that runs and bundles of earlier versions are still
+those of their recipes."""
 
 
 def _digested(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    return {key: _digested(inside) for key, inside in value.items() if key not in _LATER or inside != _LATER[key]}
+    return {
+        key: _digested(inside) for key, inside in value.items() if key not in _LATER or inside != _LATER[key]
+    }
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -220,9 +265,13 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def dump_yaml(data: Any, *, one_line: bool = False) -> str:
-    """JSON values as YAML text that `read_yaml` reads back: sections as blocks, or all of it on one line without an end."""
+    """JSON values as YAML text that `read_yaml` reads back: sections as blocks, or all of it on one line
+    without an end.
+    """
     width = 1 << 30 if one_line else 120
-    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width, default_flow_style=one_line)
+    text: str = yaml.dump(
+        data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width, default_flow_style=one_line
+    )
     return text.rstrip("\n") if one_line else text
 
 

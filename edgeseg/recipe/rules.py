@@ -1,10 +1,13 @@
-"""What values of a recipe must be to each other, to the model that it names, and to what this version knows by name.
+"""What values of a recipe must be to each other, to the model that it names, and to what this version knows
+by name.
 
-Rules look at data as it was read, which may be wrong in any other way: a rule says nothing about values that are missing or of
-another type, since the schema does. So every mistake is told in one run, each at its own line.
+Rules look at data as it was read, which may be wrong in any other way: a rule says nothing about values that
+are missing or of another type, since the schema does. So every mistake is told in one run, each at its own
+line.
 
-`across` follows from the text and from this package alone. `names` is about what another machine may know, where a package adds
-a runtime; a recipe that was kept (in a bundle, a checkpoint) is not held to it, nor to rules that came later.
+`across` follows from the text and from this package alone. `names` is about what another machine may know,
+where a package adds a runtime; a recipe that was kept (in a bundle, a checkpoint) is not held to it, nor to
+rules that came later.
 """
 
 from __future__ import annotations
@@ -37,7 +40,10 @@ def names(data: Any) -> Iterator[Told]:
     values = Values(data)
     arch = values.get("model", "arch")
     if isinstance(arch, str) and arch not in CATALOGUE:
-        yield ("model", "arch"), f"there is no model {arch!r}; {_nearest(arch, CATALOGUE, '`edgeseg models` lists them')}"
+        yield (
+            ("model", "arch"),
+            f"there is no model {arch!r}; {_nearest(arch, CATALOGUE, '`edgeseg models` lists them')}",
+        )
     runtimes = known_runtimes()
     for index, target in enumerate(values.items("targets")):
         runtime = target.get("runtime") if isinstance(target, Mapping) else None
@@ -56,7 +62,8 @@ def _nearest(word: str, known: Collection[str], otherwise: str) -> str:
     return f"did you mean {near[0]}?" if near else otherwise
 
 
-# --- model, image sizes, ISR ---------------------------------------------------------------------------------------------------
+# --- model, image sizes, ISR
+# ----------------------------------------------------------------------------------------------------
 
 
 def _options(values: Values) -> Iterator[Told]:
@@ -70,8 +77,15 @@ def _plan(values: Values) -> Iterator[Told]:
         plan = values.get("isr", part)
         if isinstance(plan, list) and len(plan) != len(stages):
             arch = values.get("model", "arch")
-            wanted = f"strides {', '.join(str(stride) for stride, _ in stages)}" if stages else "it has no ISR there: []"
-            yield ("isr", part), f"{arch}'s {part} takes {len(stages)} multipliers, not {len(plan)} ({wanted})"
+            wanted = (
+                f"strides {', '.join(str(stride) for stride, _ in stages)}"
+                if stages
+                else "it has no ISR there: []"
+            )
+            yield (
+                ("isr", part),
+                f"{arch}'s {part} takes {len(stages)} multipliers, not {len(plan)} ({wanted})",
+            )
 
 
 def _sides(values: Values) -> Iterator[Told]:
@@ -89,9 +103,15 @@ def _fitting_plan(values: Values) -> tuple[list[int], list[int]] | None:
     """The recipe's ISR plan, if it is one of this model."""
     stages = values.entry.stages if values.entry else {}
     plan = {part: values.get("isr", part) for part in stages}
-    if not stages or any(not isinstance(one, list) or len(one) != len(stages[part]) for part, one in plan.items()):
+    if not stages or any(
+        not isinstance(one, list) or len(one) != len(stages[part]) for part, one in plan.items()
+    ):
         return None
-    if any(type(multiplier) is not int or not 1 <= multiplier <= 16384 for one in plan.values() for multiplier in one):
+    if any(
+        type(multiplier) is not int or not 1 <= multiplier <= 16384
+        for one in plan.values()
+        for multiplier in one
+    ):
         return None
     return plan["encoder"], plan["decoder"]
 
@@ -110,7 +130,8 @@ def _multiples(values: Values, path: tuple[str, str], multiple: int, told: str) 
             yield (*path, index), f"must be a multiple of {multiple} px, e.g. {near}, not {side}{told}"
 
 
-# --- data ----------------------------------------------------------------------------------------------------------------------
+# --- data
+# ----------------------------------------------------------------------------------------------------
 
 
 def _classes(values: Values) -> Iterator[Told]:
@@ -125,7 +146,10 @@ def _classes(values: Values) -> Iterator[Told]:
         yield (*path, "palette_rgb"), f"{len(palette)} colours for {len(class_names)} class names"
     ignore = values.integer(*path, "ignore_index")
     if ignore is not None and class_names and ignore < len(class_names) <= 255:
-        yield (*path, "ignore_index"), f"must lie beyond the classes, from {len(class_names)} to 255, not {ignore}"
+        yield (
+            (*path, "ignore_index"),
+            f"must lie beyond the classes, from {len(class_names)} to 255, not {ignore}",
+        )
 
 
 def _format(values: Values) -> Iterator[Told]:
@@ -144,7 +168,10 @@ def _format(values: Values) -> Iterator[Told]:
                 yield ("data", name), "format synthetic draws its own scenes: null"
     elif own is not None and given:
         if class_names and len(class_names) != own.num_classes:
-            yield ("data", "classes", "names"), f"{len(class_names)} names, and format {form} has {own.num_classes} classes"
+            yield (
+                ("data", "classes", "names"),
+                f"{len(class_names)} names, and format {form} has {own.num_classes} classes",
+            )
         elif all(isinstance(name, str) for name in class_names):
             order = order_in(own.names, class_names)
             if order is not None and list(order) != sorted(order):
@@ -152,7 +179,10 @@ def _format(values: Values) -> Iterator[Told]:
                 yield ("data", "classes", "names"), f"{told}; names rename classes, and do not move them"
         ignore = values.integer("data", "classes", "ignore_index")
         if ignore is not None and ignore != own.ignore_index:
-            yield ("data", "classes", "ignore_index"), f"format {form} ignores {own.ignore_index}, not {ignore}"
+            yield (
+                ("data", "classes", "ignore_index"),
+                f"format {form} ignores {own.ignore_index}, not {ignore}",
+            )
     for key, idle in (("encoding", "index"), ("index_map", {})):
         if isinstance(form, str) and key in values.section("data") and values.get("data", key) != idle:
             yield ("data", key), f"format {form} has its own encoding: only format folders reads this"
@@ -161,17 +191,26 @@ def _format(values: Values) -> Iterator[Told]:
 def _label_values(values: Values) -> Iterator[Told]:
     if values.get("data", "format") != "folders":
         return
-    count, ignore = len(values.items("data", "classes", "names")), values.integer("data", "classes", "ignore_index")
+    count, ignore = (
+        len(values.items("data", "classes", "names")),
+        values.integer("data", "classes", "ignore_index"),
+    )
     index_map = values.section("data", "index_map")
     by_colour = values.get("data", "encoding") == "palette"
     if by_colour and index_map:
-        yield ("data", "index_map"), "coloured label files have no values to map: drop it, or use encoding: index"
+        yield (
+            ("data", "index_map"),
+            "coloured label files have no values to map: drop it, or use encoding: index",
+        )
         return
     for raw, index in index_map.items():
         if str(raw).lstrip("-").isdigit() and not 0 <= int(raw) <= 65535:
             yield ("data", "index_map", raw), "label values are 0 to 65535"
         elif type(index) is int and count and not (0 <= index < count or index == ignore):
-            yield ("data", "index_map", raw), f"must be a class, 0 to {count - 1}, or the ignored {ignore}; not {index}"
+            yield (
+                ("data", "index_map", raw),
+                f"must be a class, 0 to {count - 1}, or the ignored {ignore}; not {index}",
+            )
     palette = values.items("data", "classes", "palette_rgb")
     for index, colour in enumerate(palette):
         if by_colour and colour in palette[:index]:
@@ -187,7 +226,8 @@ def _folders(values: Values) -> Iterator[Told]:
                 yield ("data", split, key), f"must be a folder below the data root, not {folder}"
 
 
-# --- training ------------------------------------------------------------------------------------------------------------------
+# --- training
+# ----------------------------------------------------------------------------------------------------
 
 
 def _ranges(values: Values) -> Iterator[Told]:
@@ -208,7 +248,10 @@ def _schedule(values: Values) -> Iterator[Told]:
         if batch % accumulate:
             yield ("train", "batch_size"), f"must be a multiple of accumulate, {accumulate}; not {batch}"
         elif batch == accumulate and values.options.get("image_pool") is True:
-            told = "pools one vector an image, which BatchNorm cannot train on one image: at least 2 times accumulate"
+            told = (
+                "pools one vector an image, which BatchNorm cannot train on one image: at least 2 times"
+                " accumulate"
+            )
             yield ("train", "batch_size"), f"{values.get('model', 'arch')} {told}"
 
 
@@ -218,7 +261,10 @@ def _rates(values: Values) -> Iterator[Told]:
         return
     decoder = values.number("train", "decoder_lr_factor")
     if decoder and not 1e-9 <= lr * decoder <= 1:
-        yield ("train", "decoder_lr_factor"), f"gives the decoder a learning rate of {lr * decoder:g}: 1e-09 to 1"
+        yield (
+            ("train", "decoder_lr_factor"),
+            f"gives the decoder a learning rate of {lr * decoder:g}: 1e-09 to 1",
+        )
     tuned, steps = values.number("isr", "finetune_lr_factor"), values.integer("isr", "finetune_steps")
     if tuned and steps and not 1e-9 <= lr * tuned <= 1:
         yield ("isr", "finetune_lr_factor"), f"gives a learning rate of {lr * tuned:g}: 1e-09 to 1"
@@ -231,13 +277,16 @@ def _weights(values: Values) -> Iterator[Told]:
             yield ("train", "class_weights"), "no weights: one for each class, or null"
         return
     if classes is not None and len(weights) != classes:
-        whose = "data.classes.names" if values.own_labels is None else f"format {values.get('data', 'format')}"
+        whose = (
+            "data.classes.names" if values.own_labels is None else f"format {values.get('data', 'format')}"
+        )
         yield ("train", "class_weights"), f"{len(weights)} weights for {classes} classes ({whose})"
     if all(type(weight) in (int, float) and weight <= 0 for weight in weights):
         yield ("train", "class_weights"), "no weight is above 0: nothing would be learned"
 
 
-# --- ISR's rule, INT8, targets -------------------------------------------------------------------------------------------------
+# --- ISR's rule, INT8, targets
+# ----------------------------------------------------------------------------------------------------
 
 
 def _choose(values: Values) -> Iterator[Told]:
@@ -248,12 +297,17 @@ def _choose(values: Values) -> Iterator[Told]:
         if len(given) != 1 and choose.keys() <= {"max_miou_drop", "latency_ms", "knee"}:
             yield (
                 ("isr", "choose"),
-                f"give exactly one of max_miou_drop, latency_ms, knee: true; not {' and '.join(given) or 'none'}",
+                (
+                    "give exactly one of max_miou_drop, latency_ms, knee: true; not"
+                    f" {' and '.join(given) or 'none'}"
+                ),
             )
 
 
 def _targets(values: Values) -> Iterator[Told]:
-    runtimes = [target.get("runtime") if isinstance(target, Mapping) else None for target in values.items("targets")]
+    runtimes = [
+        target.get("runtime") if isinstance(target, Mapping) else None for target in values.items("targets")
+    ]
     for index, runtime in enumerate(runtimes):
         if runtime is not None and runtime in runtimes[:index]:
             yield ("targets", index, "runtime"), f"{runtime} is named twice"

@@ -1,7 +1,8 @@
 """YAML as recipes use it: plain data with line numbers, and every mistake of the text at once.
 
-Scalars follow YAML 1.2's core schema: `1e-4` is a number, `on`, `off`, `yes`, `no` and `12:30` are text (PyYAML alone follows 1.1
-and reads text, booleans and 750). Duplicate keys, anchors, aliases, merge keys and tags are refused: what is written counts.
+Scalars follow YAML 1.2's core schema: `1e-4` is a number, `on`, `off`, `yes`, `no` and `12:30` are text
+(PyYAML alone follows 1.1 and reads text, booleans and 750). Duplicate keys, anchors, aliases, merge keys and
+tags are refused: what is written counts.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ KeyPath = tuple["str | int", ...]
 
 _MAX_DEPTH = 20
 _INT = re.compile(r"[-+]?[0-9]{1,20}|0o[0-7]{1,22}|0x[0-9a-fA-F]{1,16}")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_FLOAT = re.compile(
+    r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _WORDS = {word: value for words, value in (
     (("", "~", "null", "Null", "NULL"), None),
@@ -27,8 +30,10 @@ _WORDS = {word: value for words, value in (
     (("false", "False", "FALSE"), False),
 ) for word in words}  # fmt: skip
 _PLAINER = {  # how a parser's message begins -> what it means to someone who edits a recipe
-    "mapping values are not allowed": "a ':' where none fits: wrong indentation, no ':' on the line before, or text that needs "
-    "quotes because it holds ': '",
+    "mapping values are not allowed": (
+        "a ':' where none fits: wrong indentation, no ':' on the line before, or text that needs "
+        "quotes because it holds ': '"
+    ),
     "could not find expected ':'": "expected `key: value`",
     "expected <block end>": "wrong indentation, or something left over after a value",
     "found character '\\t'": "a tab: indent with spaces",
@@ -57,10 +62,12 @@ class Reading:
     """What a text came to.
 
     Attributes:
-        data: dicts with text keys, lists and scalars, as JSON can hold them; None where nothing could be read.
+        data: dicts with text keys, lists and scalars, as JSON can hold them; None where nothing could be
+            read.
         lines: path -> line, from 1, of every key and list item.
         mistakes: what is wrong with the text itself.
-        unread: paths whose value could not be read, so that nothing can be said about it; () is the whole text.
+        unread: paths whose value could not be read, so that nothing can be said about it; () is the whole
+            text.
     """
 
     data: Any = None
@@ -86,11 +93,13 @@ def read_yaml(text: str, where: str, *, by_section: bool = True) -> Reading:
     Args:
         text: one YAML document.
         where: the file's name, for the mistakes.
-        by_section: a syntax error, which ends a YAML parser, blanks the top-level section that holds it and the rest is read
-            again, so that the mistakes of other sections are told in the same run.
+        by_section: a syntax error, which ends a YAML parser, blanks the top-level section that holds it and
+            the rest is read again, so that the mistakes of other sections are told in the same run.
     """
     reading = Reading()
-    lines = text.splitlines(keepends=True)  # the line ends that PyYAML counts; it refuses the other ones Python knows
+    lines = text.splitlines(
+        keepends=True
+    )  # the line ends that PyYAML counts; it refuses the other ones Python knows
     while True:
         loader = _Loader("")
         try:
@@ -98,10 +107,16 @@ def read_yaml(text: str, where: str, *, by_section: bool = True) -> Reading:
             root = loader.get_single_node()
         except yaml.reader.ReaderError as error:
             line = text.count("\n", 0, error.position) + 1
-            reading.mistakes.append(Mistake(where, line, "", f"a character that no text holds: {error.character!r}"))
+            reading.mistakes.append(
+                Mistake(where, line, "", f"a character that no text holds: {error.character!r}")
+            )
             reading.unread.add(())
             return reading
-        except (yaml.MarkedYAMLError, ValueError, OverflowError) as error:  # the last two: an escape beyond Unicode
+        except (
+            yaml.MarkedYAMLError,
+            ValueError,
+            OverflowError,
+        ) as error:  # the last two: an escape beyond Unicode
             line, message = _syntax(error, loader)
             if isinstance(error, yaml.composer.ComposerError):
                 reading.mistakes.append(Mistake(where, line + 1, "", "a second document: one recipe a file"))
@@ -112,7 +127,9 @@ def read_yaml(text: str, where: str, *, by_section: bool = True) -> Reading:
                 reading.mistakes.append(Mistake(where, line + 1, "", message))
                 reading.unread.add(())
                 return reading
-            reading.mistakes.append(Mistake(where, line + 1, "", f"{message} (the rest of {section} is not checked)"))
+            reading.mistakes.append(
+                Mistake(where, line + 1, "", f"{message} (the rest of {section} is not checked)")
+            )
             reading.unread.add((section,))
             continue
         finally:
@@ -244,7 +261,9 @@ class _Builder:
 
 
 def _key(node: yaml.Node) -> str | None:
-    """Text of a key; integers in their shortest form, so that 7 and 07 are one key. None: not a scalar, or not text."""
+    """Text of a key; integers in their shortest form, so that 7 and 07 are one key. None: not a scalar, or
+    not text.
+    """
     if not isinstance(node, yaml.ScalarNode) or isinstance(node, _AliasNode) or _SURROGATE.search(node.value):
         return None
     value = _scalar(node)

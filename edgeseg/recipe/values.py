@@ -16,7 +16,9 @@ from edgeseg.specs import LabelSpace
 
 @dataclass(frozen=True)
 class Values:
-    """A recipe's values by path, with the schema's defaults where a section leaves them out. Anything may be of any type."""
+    """A recipe's values by path, with the schema's defaults where a section leaves them out. Anything may be
+    of any type.
+    """
 
     data: Any
 
@@ -40,7 +42,11 @@ class Values:
 
     def number(self, *path: str) -> float | None:
         value = self.get(*path)
-        return value if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) else None
+        return (
+            value
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            else None
+        )
 
     def integer(self, *path: str) -> int | None:
         value = self.get(*path)
@@ -66,7 +72,10 @@ class Values:
     def options(self) -> dict[str, Any]:
         """Of the model, those that it has, defaults included."""
         given = self.section("model", "options")
-        return {name: given.get(name, option.default) for name, option in (self.entry.options if self.entry else {}).items()}
+        return {
+            name: given.get(name, option.default)
+            for name, option in (self.entry.options if self.entry else {}).items()
+        }
 
     @property
     def own_labels(self) -> LabelSpace | None:

@@ -35,11 +35,15 @@ def draw_curve(run_dir: Path, out: Path | Target) -> None:
     figure_module = require("matplotlib.figure", extra="report", purpose="draw curves")
     figure = figure_module.Figure(figsize=(8, 4), dpi=120, layout="constrained")
     left = figure.subplots()
-    left.plot([r["step"] for r in losses], [r["loss"] for r in losses], color="tab:gray", label="training loss")
+    left.plot(
+        [r["step"] for r in losses], [r["loss"] for r in losses], color="tab:gray", label="training loss"
+    )
     left.set(xlabel="optimiser step", ylabel="loss", ylim=(0, None))
     left.grid(alpha=0.3)
     right = left.twinx()
-    right.plot([r["step"] for r in validations], [100 * r["miou"] for r in validations], "o-", color="tab:blue")
+    right.plot(
+        [r["step"] for r in validations], [100 * r["miou"] for r in validations], "o-", color="tab:blue"
+    )
     right.set(ylabel="validation mIoU, %", ylim=(0, 100))
     left.set_title(run_dir.resolve().name)
     picture = io.BytesIO()

@@ -26,7 +26,10 @@ def draw_pareto(table: Mapping[str, Any]) -> bytes:
     axes = figure.subplots()
     named = [row for row in rows if row["origin"] in _PAPER]
     searched = [row for row in rows if row["origin"] not in _PAPER]
-    for some, marker, colour, label in ((searched, "o", "tab:gray", "searched"), (named, "s", "tab:orange", "named beforehand")):
+    for some, marker, colour, label in (
+        (searched, "o", "tab:gray", "searched"),
+        (named, "s", "tab:orange", "named beforehand"),
+    ):
         if some:
             axes.errorbar(
                 *_points(some),
@@ -43,7 +46,14 @@ def draw_pareto(table: Mapping[str, Any]) -> bytes:
             )
     axes.plot(*_points(front), "-", color="tab:blue", linewidth=1.5, label="front", zorder=3)
     levels = [row for row in rows if row["level"] is not None]
-    axes.plot(*_points(levels), "o", markersize=12, markerfacecolor="none", markeredgecolor="tab:red", label="chosen levels")
+    axes.plot(
+        *_points(levels),
+        "o",
+        markersize=12,
+        markerfacecolor="none",
+        markeredgecolor="tab:red",
+        label="chosen levels",
+    )
     for row in front:
         axes.annotate(
             row["plan"],
@@ -57,7 +67,8 @@ def draw_pareto(table: Mapping[str, Any]) -> bytes:
     runtime = f"{table['runtime']} {table['precision']}"
     axes.set(xlabel=f"one image, ms ({runtime}, {table['threads']} threads)", ylabel="mIoU, %")
     axes.set_title(
-        f"{table['recipe']}, {width}x{height}, {table['images']} images; times within {table['noise_ms']:.2f} ms are equal"
+        f"{table['recipe']}, {width}x{height}, {table['images']} images; times within {table['noise_ms']:.2f}"
+        " ms are equal"
     )
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize=8)

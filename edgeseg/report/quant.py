@@ -13,7 +13,8 @@ _NAMES = {"float": "float", "ptq": "INT8, calibrated", "qat": "INT8, trained"}
 
 
 def draw_quantization(report: Mapping[str, Any]) -> bytes:
-    """A quant.json as PNG: IoU of each class and their mean, float beside INT8; and the time of one image of each engine.
+    """A quant.json as PNG: IoU of each class and their mean, float beside INT8; and the time of one image of
+    each engine.
 
     Raises:
         MissingDependency: matplotlib is not installed.
@@ -39,15 +40,19 @@ def draw_quantization(report: Mapping[str, Any]) -> bytes:
     left.grid(axis="y", alpha=0.3)
     rows = [row for row in report["engines"] if row["median_ms"]]
     colours = [_COLOURS[report["best"] if row["precision"] == "int8" else "float"] for row in rows]
-    right.barh([f"{row['runtime']}\n{row['kind']}" for row in rows], [row["median_ms"] for row in rows], color=colours)
+    right.barh(
+        [f"{row['runtime']}\n{row['kind']}" for row in rows],
+        [row["median_ms"] for row in rows],
+        color=colours,
+    )
     right.invert_yaxis()
     right.set(xlabel="one image, ms (median)")
     right.grid(axis="x", alpha=0.3)
     height, wide = report["size_hw"]
     images = accuracy["float"]["images"]
     figure.suptitle(
-        f"{report['recipe']}, {wide}x{height}, ISR {report['isr']}: {100 * report['coverage']['share']:.1f} % of the MACs "
-        f"in INT8, {images} images",
+        f"{report['recipe']}, {wide}x{height}, ISR {report['isr']}: {100 * report['coverage']['share']:.1f} %"
+        f" of the MACs in INT8, {images} images",
         fontsize=10,
     )
     picture = io.BytesIO()

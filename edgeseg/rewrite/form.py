@@ -1,20 +1,26 @@
 """A trained model in the form that is deployed: what is exported, and what quantizers are put into.
 
-The rewrites are exact, so the deployed model is the trained one to float rounding. Quantizers go in after them: they then see the
-very tensors that an engine will compute with, and BatchNorm is folded already.
+The rewrites are exact, so the deployed model is the trained one to float rounding. Quantizers go in after
+them: they then see the very tensors that an engine will compute with, and BatchNorm is folded already.
 
-Forms for processors were chosen by the clock. That for GPUs was chosen by what TensorRT-RTX's builder makes of each candidate; it
-lists an engine's kernels, and what each of them reads and writes, without a GPU (`benchmarks/gpu_forms.py`). No form was
-timed on one. What decided:
+Forms for processors were chosen by the clock. That for GPUs was chosen by what TensorRT-RTX's builder makes
+of each candidate; it lists an engine's kernels, and what each of them reads and writes, without a GPU
+(`benchmarks/gpu_forms.py`). No form was timed on one. What decided:
 
-- Attention is left whole. In the pieces that keep its scores in a processor's cache (`export.pieces`), each is a kernel.
-- FFNs are computed on maps, as for ONNX Runtime: transposes around them go. On tokens, 15 % more kernels, 29 % more traffic.
-- Hidden widths are multiples of 16. Unpadded, 4 more kernels copy 18 MB in half precision; multiples of 32 or 64 change nothing.
-- LDA-AQU stays with GridSample. As matrix products over tiles it moves more bytes: 436 MB instead of 309 (EDAFormer-T).
-- VWFormer's queries keep their projection (`simplify`, `join_queries`): 9 attentions are fused instead of 6, 151 kernels instead
-  of 165. Its transposed convolutions stay: as convolutions they take as many kernels, and 47 MB of memory instead of 22.
+- Attention is left whole. In the pieces that keep its scores in a processor's cache (`export.pieces`), each
+  is a kernel.
+- FFNs are computed on maps, as for ONNX Runtime: transposes around them go. On tokens, 15 % more kernels, 29
+  % more traffic.
+- Hidden widths are multiples of 16. Unpadded, 4 more kernels copy 18 MB in half precision; multiples of 32 or
+  64 change nothing.
+- LDA-AQU stays with GridSample. As matrix products over tiles it moves more bytes: 436 MB instead of 309
+  (EDAFormer-T).
+- VWFormer's queries keep their projection (`simplify`, `join_queries`): 9 attentions are fused instead of 6,
+  151 kernels instead of 165. Its transposed convolutions stay: as convolutions they take as many kernels, and
+  47 MB of memory instead of 22.
 
-For SM 8.9 at 512x384, half precision, the form for ONNX Runtime -> that for GPUs; SM 8.6 and 12.0 are alike to 0.1 MB:
+For SM 8.9 at 512x384, half precision, the form for ONNX Runtime -> that for GPUs; SM 8.6 and 12.0 are alike
+to 0.1 MB:
 
     model                     kernels     traffic (MB)   memory (MB)     engine (MB)    attentions fused
     edaformer_t              416 -> 268    300 -> 270    55.5 -> 30.1    31.2 -> 23.4   20 of 22
@@ -23,10 +29,11 @@ For SM 8.9 at 512x384, half precision, the form for ONNX Runtime -> that for GPU
     repsep_mit_b0            275 -> 143    273 -> 241    42.6 -> 32.2    21.1 -> 15.5    6 of 8
     segformer_mobilenet_v2    63 -> 63     185 -> 185    38.8 -> 38.8     5.3 -> 5.3    none there
 
-Traffic is the sum over kernels of what they read and write, memory that of activations. The two attentions of the first stage,
-which have one head, get no fused kernel in any form.
+Traffic is the sum over kernels of what they read and write, memory that of activations. The two attentions of
+the first stage, which have one head, get no fused kernel in any form.
 
-Source: docs.nvidia.com/deeplearning/tensorrt, "Fused Attention": 16 to 256 channels a head, a multiple of 8, half precision.
+Source: docs.nvidia.com/deeplearning/tensorrt, "Fused Attention": 16 to 256 channels a head, a multiple of 8,
+    half precision.
 """
 
 from __future__ import annotations
@@ -43,8 +50,8 @@ from edgeseg.rewrite.simplify import first_conv, simplify
 from edgeseg.specs import ImageSpec
 
 Form = Literal["onnxruntime", "openvino", "tensorrt", "qdq", "plain"]
-"""Which runtime a model is laid out for: "onnxruntime" on a processor, "tensorrt" is every one on a GPU; "qdq": what quantizers
-are put into. All compute the same; "plain" is the model as it is written."""
+"""Which runtime a model is laid out for: "onnxruntime" on a processor, "tensorrt" is every one on a GPU;
+"qdq": what quantizers are put into. All compute the same; "plain" is the model as it is written."""
 
 _REWRITES: Mapping[Form, Mapping[str, bool]] = {
     "onnxruntime": {"map_ffn": True, "tile_lda_aqu": True},
@@ -60,7 +67,8 @@ class Deployed:
     """A model in its deployed form.
 
     Attributes:
-        model: float32, on the CPU, in evaluation mode, no gradients: (1, 3, H, W), normalised as `image` says -> logits.
+        model: float32, on the CPU, in evaluation mode, no gradients: (1, 3, H, W), normalised as `image` says
+            -> logits.
         image: what it takes. `std_rgb` is 1 where the division was folded into the first convolution.
     """
 

@@ -12,11 +12,15 @@ from torch import Tensor, nn
 from edgeseg.models.layers import ConvFFN, to_nchw, to_nhwc
 
 HIDDEN_MULTIPLE = 16
-"""One vector of float32, and one channel block of the convolution kernels, on CPUs with AVX-512; two with AVX2."""
+"""One vector of float32, and one channel block of the convolution kernels, on CPUs with AVX-512; two with
+AVX2.
+"""
 
 
 def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """Fold the BatchNorm that follows `conv`, an affine map in evaluation, into its weight and bias; `norm` is then obsolete."""
+    """Fold the BatchNorm that follows `conv`, an affine map in evaluation, into its weight and bias; `norm`
+    is then obsolete.
+    """
     assert norm.running_mean is not None and norm.running_var is not None
     gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
     conv.weight.mul_(gain[:, None, None, None])
@@ -33,7 +37,9 @@ def fold_input_scale(conv: nn.Conv2d, std_rgb: Sequence[float]) -> None:
 
 
 def resize_bilinear(x: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """(B, C, h, w) -> (B, C, H, W), bilinear, pixel centres aligned; by a factor, so that the graph holds no shape arithmetic."""
+    """(B, C, h, w) -> (B, C, H, W), bilinear, pixel centres aligned; by a factor, so that the graph holds no
+    shape arithmetic.
+    """
     factors = [size / int(side) for size, side in zip(size_hw, x.shape[2:], strict=True)]
     if factors == [1.0, 1.0]:
         return x
@@ -43,8 +49,8 @@ def resize_bilinear(x: Tensor, size_hw: tuple[int, int]) -> Tensor:
 def pad_hidden(ffn: ConvFFN, multiple: int) -> None:
     """Round the hidden width up to a multiple, with channels whose weights are zero.
 
-    A channel of zeros stays zero through ReLU, the depthwise convolution and GELU (all map 0 to 0), and the last layer's
-    columns for it are zero too. Kernels then run without a ragged end.
+    A channel of zeros stays zero through ReLU, the depthwise convolution and GELU (all map 0 to 0), and the
+    last layer's columns for it are zero too. Kernels then run without a ragged end.
     """
     extra = -ffn.fc1.out_features % multiple
     if not extra:
@@ -62,9 +68,9 @@ def pad_hidden(ffn: ConvFFN, multiple: int) -> None:
 class MapFFN(nn.Module):
     """A ConvFFN with its Linears as 1x1 convolutions, so that the whole of it runs on (B, C, H, W).
 
-    The same weights. ONNX Runtime then keeps the wide hidden map in its blocked convolution layout from end to end, and the
-    two transposes around the depthwise convolution move to the narrow ends. OpenVINO multiplies matrices faster than it
-    convolves, and hides those transposes by itself.
+    The same weights. ONNX Runtime then keeps the wide hidden map in its blocked convolution layout from end
+    to end, and the two transposes around the depthwise convolution move to the narrow ends. OpenVINO
+    multiplies matrices faster than it convolves, and hides those transposes by itself.
     """
 
     round_outputs: ClassVar = ConvFFN.round_outputs

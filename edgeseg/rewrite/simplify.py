@@ -1,7 +1,8 @@
 """Rewrites that change a model's arithmetic and not its answer, made on the copy that is exported.
 
-None depends on the image; outputs agree to float rounding. Parts that have no rewrites are passed over, so the same call serves
-every model. Dropout and stochastic depth need none: in evaluation they are the identity and leave no trace in a graph.
+None depends on the image; outputs agree to float rounding. Parts that have no rewrites are passed over, so
+the same call serves every model. Dropout and stochastic depth need none: in evaluation they are the identity
+and leave no trace in a graph.
 
 A family of models has its rewrites in `simplify_FAMILY.py`, and a line here for each part that it rewrites.
 """
@@ -28,16 +29,24 @@ from edgeseg.rewrite.simplify_vw import simplify_vw
 
 @torch.no_grad()
 def simplify(
-    model: nn.Module, *, map_ffn: bool, tile_lda_aqu: bool = False, transposed: bool = True, join_queries: bool = True
+    model: nn.Module,
+    *,
+    map_ffn: bool,
+    tile_lda_aqu: bool = False,
+    transposed: bool = True,
+    join_queries: bool = True,
 ) -> None:
-    """Apply every rewrite that the model's parts have, in place; it can be exported, but no longer trained or loaded into.
+    """Apply every rewrite that the model's parts have, in place; it can be exported, but no longer trained or
+    loaded into.
 
     Args:
-        map_ffn, tile_lda_aqu: also compute FFNs on maps (`MapFFN`), and LDA-AQU as matrix products (`TiledLdaAqu`). These two
+        map_ffn, tile_lda_aqu: also compute FFNs on maps (`MapFFN`), and LDA-AQU as matrix products
+        (`TiledLdaAqu`). These two
             are not faster everywhere.
         transposed: transposed convolutions where they are faster; no runtime has an integer kernel for them.
-        join_queries: let the projection of keys do that of queries where there is one head (`MergedAttention`): fewer
-            multiply-adds, but the width of keys is then no multiple of 8, and no GPU has a kernel for such an attention.
+        join_queries: let the projection of keys do that of queries where there is one head
+            (`MergedAttention`): fewer multiply-adds, but the width of keys is then no multiple of 8, and no
+            GPU has a kernel for such an attention.
     """
     if not isinstance(model, Segmentor):
         return
@@ -61,8 +70,14 @@ def simplify(
 
 
 def first_conv(model: nn.Module) -> nn.Conv2d | None:
-    """The convolution that alone sees the image: the encoder's only one with three input channels. None where there is none."""
+    """The convolution that alone sees the image: the encoder's only one with three input channels. None where
+    there is none.
+    """
     if not isinstance(model, Segmentor):
         return None
-    convs = [m for m in model.encoder.modules() if isinstance(m, nn.Conv2d) and m.in_channels == 3 and m.groups == 1]
+    convs = [
+        m
+        for m in model.encoder.modules()
+        if isinstance(m, nn.Conv2d) and m.in_channels == 3 and m.groups == 1
+    ]
     return convs[0] if len(convs) == 1 else None

@@ -1,4 +1,6 @@
-"""Exact rewrites of EDAFormer: the EFT encoder's and the decoder's embedding-free attention, and the decoder's fusion."""
+"""Exact rewrites of EDAFormer: the EFT encoder's and the decoder's embedding-free attention, and the
+decoder's fusion.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,14 @@ from edgeseg.models.edaformer import EdaDecoder
 from edgeseg.models.eft import EfaBlock, EmbeddingFreeAttention, efa_by_stage
 from edgeseg.models.layers import to_nchw, to_nhwc
 from edgeseg.models.segmentor import Decoder, ReducedAttention
-from edgeseg.rewrite.rewrites import HIDDEN_MULTIPLE, MapFFN, fold_batch_norm, pad_hidden, pointwise, resize_bilinear
+from edgeseg.rewrite.rewrites import (
+    HIDDEN_MULTIPLE,
+    MapFFN,
+    fold_batch_norm,
+    pad_hidden,
+    pointwise,
+    resize_bilinear,
+)
 
 
 def simplify_blocks(part: nn.Module, *, map_ffn: bool) -> None:
@@ -35,8 +44,9 @@ def efa_blocks(part: nn.Module) -> list[EfaBlock]:
 def fold_key_bias(attention: EmbeddingFreeAttention) -> None:
     """Move the bias b of the key convolution behind the output projection W: W bias += W b, then b = 0.
 
-    With keys and values k + 1 b^T, a query's scores all grow by the same q . b, which softmax ignores; and as the rows of a
-    softmax sum to one, its output grows by b. Valid only where nothing lies between the convolution and the attention.
+    With keys and values k + 1 b^T, a query's scores all grow by the same q . b, which softmax ignores; and as
+    the rows of a softmax sum to one, its output grows by b. Valid only where nothing lies between the
+    convolution and the attention.
     """
     if attention.key_norm is not None:
         raise ValueError("a normalisation lies between the key convolution and the attention")
@@ -47,7 +57,8 @@ def fold_key_bias(attention: EmbeddingFreeAttention) -> None:
 
 
 def fold_attention_scale(attention: EmbeddingFreeAttention) -> None:
-    """Scale the one tensor of keys and values instead of the scores: (s k) in the scores, W / s behind the values.
+    """Scale the one tensor of keys and values instead of the scores: (s k) in the scores, W / s behind the
+    values.
 
     Valid only where nothing lies between the key convolution and the attention.
     """
@@ -63,8 +74,8 @@ def fold_attention_scale(attention: EmbeddingFreeAttention) -> None:
 class SingleHeadAttention(nn.Module):
     """Attention with one head, the output projection applied to the few values instead of the many outputs.
 
-    softmax(q k^T) (k W^T) = (softmax(q k^T) k) W^T, and the projection's bias may go along, as softmax rows sum to one. With
-    several heads this would cost one full-width product a head.
+    softmax(q k^T) (k W^T) = (softmax(q k^T) k) W^T, and the projection's bias may go along, as softmax rows
+    sum to one. With several heads this would cost one full-width product a head.
     """
 
     def __init__(self, attention: EmbeddingFreeAttention) -> None:
@@ -76,13 +87,17 @@ class SingleHeadAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         attention = self.attention
         keys = attention.keys(x)  # (B, m, C)
-        scores = attention.scores(x.reshape(x.shape[0], -1, x.shape[3]), (keys * attention.scale).transpose(-2, -1))  # (B, n, m)
+        scores = attention.scores(
+            x.reshape(x.shape[0], -1, x.shape[3]), (keys * attention.scale).transpose(-2, -1)
+        )  # (B, n, m)
         out: Tensor = attention.weighted(scores.softmax(-1), attention.proj(keys))
         return out.reshape(x.shape)
 
 
 def simplify_fusion(decoder: EdaDecoder) -> Decoder:
-    """The decoder to export in place of `decoder`, which must not be used again. A learned upsampling stays before the fusion."""
+    """The decoder to export in place of `decoder`, which must not be used again. A learned upsampling stays
+    before the fusion.
+    """
     if all(isinstance(upsample, (nn.Identity, nn.Upsample)) for upsample in decoder.upsample):
         return BranchDecoder(decoder)
     fold_batch_norm(decoder.fuse, decoder.fuse_norm)
@@ -91,11 +106,13 @@ def simplify_fusion(decoder: EdaDecoder) -> Decoder:
 
 
 class BranchDecoder(Decoder):
-    """The decoder with its fuse convolution split by branch, each part applied before the resize instead of after.
+    """The decoder with its fuse convolution split by branch, each part applied before the resize instead of
+    after.
 
-    A 1x1 convolution of concatenated maps is a sum of one a map, and it commutes with bilinear resizing, whose weights sum
-    to one and are the same for every channel. So the deep branches are convolved at their own, smaller size. The BatchNorm
-    behind it is folded in; the decoder that is taken apart must not be used again. A learned upsampling does not commute.
+    A 1x1 convolution of concatenated maps is a sum of one a map, and it commutes with bilinear resizing,
+    whose weights sum to one and are the same for every channel. So the deep branches are convolved at their
+    own, smaller size. The BatchNorm behind it is folded in; the decoder that is taken apart must not be used
+    again. A learned upsampling does not commute.
     """
 
     def __init__(self, decoder: EdaDecoder) -> None:
@@ -115,7 +132,8 @@ class BranchDecoder(Decoder):
 
     def forward(self, feats: Sequence[Tensor]) -> Tensor:
         fused = [
-            fuse(to_nchw(branch(to_nhwc(feat)))) for fuse, branch, feat in zip(self.fuse, self.branches, feats[1:], strict=True)
+            fuse(to_nchw(branch(to_nhwc(feat))))
+            for fuse, branch, feat in zip(self.fuse, self.branches, feats[1:], strict=True)
         ]
         x = fused[0]
         for part in fused[1:]:

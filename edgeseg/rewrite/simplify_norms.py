@@ -12,7 +12,9 @@ from edgeseg.rewrite.rewrites import fold_batch_norm
 
 
 def fold_norms(model: nn.Module) -> None:
-    """Fold every BatchNorm that follows a convolution, in place. Runtimes do it too, but not once quantizers stand between."""
+    """Fold every BatchNorm that follows a convolution, in place. Runtimes do it too, but not once quantizers
+    stand between.
+    """
     for module in list(model.modules()):
         if isinstance(module, (ConvNorm, NormedConv, Projection)):
             _fold(module, "conv", "norm")

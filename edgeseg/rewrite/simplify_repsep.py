@@ -19,20 +19,25 @@ def simplify_repsep(decoder: RepSepDecoder) -> None:
 
 
 class ConstantQueries(nn.Module):
-    """Discriminative cross-attention with its queries worked out: (B, C, H, W) -> the refined map alone, in a tuple.
+    """Discriminative cross-attention with its queries worked out: (B, C, H, W) -> the refined map alone, in a
+    tuple.
 
-    The classes' queries do not depend on the image: with the key projection, they are a 1x1 convolution. The projections of
-    values and outputs are linear and follow each other: they are one.
+    The classes' queries do not depend on the image: with the key projection, they are a 1x1 convolution. The
+    projections of values and outputs are linear and follow each other: they are one.
     """
 
-    keep_float: ClassVar = {"gathered": "its softmax runs over all pixels: most weights would be less than one step of INT8"}
+    keep_float: ClassVar = {
+        "gathered": "its softmax runs over all pixels: most weights would be less than one step of INT8"
+    }
 
     def __init__(self, attention: DiscriminativeCrossAttention) -> None:
         super().__init__()
         query = attention.query(attention.queries) * attention.scale  # (K, C)
         self.scores = pointwise(query @ attention.key.weight, query @ attention.key.bias)
         out = attention.out
-        self.regions = linear(out.weight @ attention.value.weight, out.weight @ attention.value.bias + out.bias)
+        self.regions = linear(
+            out.weight @ attention.value.weight, out.weight @ attention.value.bias + out.bias
+        )
         self.gathered, self.handed_back = Product(), Product()
 
     def forward(self, x: Tensor) -> tuple[Tensor]:

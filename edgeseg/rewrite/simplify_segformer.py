@@ -25,10 +25,11 @@ def simplify_mit(encoder: Mit, *, map_ffn: bool) -> None:
 class LeanAttention(nn.Module):
     """Efficient attention without what cancels, and with what can be computed beforehand.
 
-    The bias of keys adds the same q . b to all scores of a query, which softmax ignores. The rows of a softmax sum to one, so
-    that the bias of values passes through: with output projection W, it becomes W b in the projection's bias. The scale of the
-    scores goes into the query projection. With one head, values and output projection are one matrix, W V, which acts on the
-    few tokens instead of the many outputs; with several this would cost one full-width product a head.
+    The bias of keys adds the same q . b to all scores of a query, which softmax ignores. The rows of a
+    softmax sum to one, so that the bias of values passes through: with output projection W, it becomes W b in
+    the projection's bias. The scale of the scores goes into the query projection. With one head, values and
+    output projection are one matrix, W V, which acts on the few tokens instead of the many outputs; with
+    several this would cost one full-width product a head.
 
     The attention that is taken apart must not be used again, except for its tokens.
     """
@@ -69,11 +70,13 @@ def simplify_decoder(decoder: SegformerDecoder) -> Decoder:
 
 
 class MergedDecoder(Decoder):
-    """The decoder with its fuse convolution split by branch, each part applied before the resize instead of after.
+    """The decoder with its fuse convolution split by branch, each part applied before the resize instead of
+    after.
 
-    A 1x1 convolution of concatenated maps is a sum of one a map, and it commutes with bilinear resizing, whose weights sum to
-    one and are the same for every channel. So the deep branches are convolved at their own, smaller size, and a branch without
-    a ReLU is one convolution with its part of the fusion. A learned upsampling does not commute.
+    A 1x1 convolution of concatenated maps is a sum of one a map, and it commutes with bilinear resizing,
+    whose weights sum to one and are the same for every channel. So the deep branches are convolved at their
+    own, smaller size, and a branch without a ReLU is one convolution with its part of the fusion. A learned
+    upsampling does not commute.
     """
 
     def __init__(self, decoder: SegformerDecoder) -> None:
@@ -97,7 +100,9 @@ class MergedDecoder(Decoder):
 
 
 def _fused(projection: Projection, part: Tensor, bias: Tensor) -> nn.Module:
-    """A projection followed by the 1x1 convolution with weight `part` and `bias`; without a ReLU between them they are one."""
+    """A projection followed by the 1x1 convolution with weight `part` and `bias`; without a ReLU between them
+    they are one.
+    """
     conv = projection.conv
     if projection.norm is not None:
         fold_batch_norm(conv, projection.norm)

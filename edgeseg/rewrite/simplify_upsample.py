@@ -1,4 +1,6 @@
-"""An exact rewrite of LDA-AQU for runtimes that multiply matrices much faster than they read single pixels."""
+"""An exact rewrite of LDA-AQU for runtimes that multiply matrices much faster than they read single
+pixels.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from edgeseg.models.lda_aqu import LdaAqu
 from edgeseg.models.windows import Grid, merge_windows, query_windows
 
 MIN_TILE = 8
-"""Pixels of the small map along a tile. Larger tiles multiply more zeros, smaller ones share less of what surrounds them."""
+"""Pixels of the small map along a tile. Larger tiles multiply more zeros, smaller ones share less of what
+surrounds them.
+"""
 
 _BILINEAR = "weights of bilinear reads, which place an object to a fraction of a pixel"
 
@@ -36,11 +40,14 @@ def tile_side(side: int) -> int:
 class TiledLdaAqu(nn.Module):
     """LDA-AQU as matrix products over tiles, with no read at a computed position.
 
-    To read a map bilinearly at (y, x), with zeros outside, is to sum tent(y - i) tent(x - j) map[i, j] over its pixels, where
-    tent(t) = max(0, 1 - |t|). Let the rows of Ty and Tx be the tents of a pixel's neighbours along each axis. With query q, keys
-    k and values v, the neighbours' scores are the row sums of (Ty (q . k)) * Tx, and with their softmax a the output is
-    (Ty^T diag(a) Tx) . v. Each key and value is met once, for all neighbours together. Shifts are bounded, so that a tile's
-    pixels need no more of the map than a window that is `halo` pixels larger on each side.
+    To read a map bilinearly at (y, x), with zeros outside, is to sum tent(y - i) tent(x - j) map[i, j] over
+    its pixels, where
+    tent(t) = max(0, 1 - |t|). Let the rows of Ty and Tx be the tents of a pixel's
+    neighbours along each axis. With query q, keys
+    k and values v, the neighbours' scores are the row sums of (Ty (q . k)) * Tx, and with their softmax a the
+    output is (Ty^T diag(a) Tx) . v. Each key and value is met once, for all neighbours together. Shifts are
+    bounded, so that a tile's pixels need no more of the map than a window that is `halo` pixels larger on
+    each side.
 
     Raises (init):
         ValueError: several heads, each of which would need products of its own.
@@ -55,7 +62,8 @@ class TiledLdaAqu(nn.Module):
         self.module = module
         self.scores, self.picked, self.reads, self.weighted = Product(), Product(), Product(), Product()
         reach = max(map(max, module.neighbours)) + module.max_shift_px
-        # One pixel more, as maps are aligned at their corners: in the middle, an output pixel lies up to one pixel off its tile.
+        # One pixel more, as maps are aligned at their corners: in the middle, an output pixel lies up to one
+        # pixel off its tile.
         self.halo = math.ceil(reach / module.scale) + 1
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,21 +83,37 @@ class TiledLdaAqu(nn.Module):
             return t.reshape(batch, module.groups, *(int(side) for side in t.shape[1:]))
 
         q = q * module.logit_scale
-        products = self.scores(_tiles(self._groups(q), grid), self._windows(self._groups(k), grid).transpose(-2, -1))
+        products = self.scores(
+            _tiles(self._groups(q), grid), self._windows(self._groups(k), grid).transpose(-2, -1)
+        )
         products = products.reshape(-1, tiles, pixels, *window_hw)
-        scores = split((self.picked(tents_y, products) * tents_x).sum(-1)).sum(1)  # (B, tiles, pixels, neighbours)
-        weights = (scores + _tiles(module.position(q), grid)).softmax(-1).reshape(batch, 1, tiles, pixels, neighbours, 1)
-        reads = self.reads((split(tents_y) * weights).transpose(-2, -1), split(tents_x))  # what a pixel takes of its window
+        scores = split((self.picked(tents_y, products) * tents_x).sum(-1)).sum(
+            1
+        )  # (B, tiles, pixels, neighbours)
+        weights = (
+            (scores + _tiles(module.position(q), grid))
+            .softmax(-1)
+            .reshape(batch, 1, tiles, pixels, neighbours, 1)
+        )
+        reads = self.reads(
+            (split(tents_y) * weights).transpose(-2, -1), split(tents_x)
+        )  # what a pixel takes of its window
         reads = reads.reshape(-1, tiles, pixels, window_hw[0] * window_hw[1])
-        out = self.weighted(reads, self._windows(self._groups(x), grid))  # (B groups, tiles, pixels, C / groups)
+        out = self.weighted(
+            reads, self._windows(self._groups(x), grid)
+        )  # (B groups, tiles, pixels, C / groups)
         return to_nchw(merge_windows(out, grid, size_hw)).reshape(batch, channels, *size_hw)
 
     def _tents(self, shift: Tensor, places: Sequence[int], dim: int, grid: Grid) -> Tensor:
-        """Shifts along the axis `dim`, (n, neighbours, H, W) -> (n, tiles, pixels, neighbours, side of a window)."""
+        """Shifts along the axis `dim`, (n, neighbours, H, W) -> (n, tiles, pixels, neighbours, side of a
+        window).
+        """
         large = int(shift.shape[dim])
         side = large // self.module.scale
         tile, step = side // grid[dim - 2], (side - 1) / (large - 1)
-        origin = [pixel * step - (pixel // (tile * self.module.scale) * tile - self.halo) for pixel in range(large)]
+        origin = [
+            pixel * step - (pixel // (tile * self.module.scale) * tile - self.halo) for pixel in range(large)
+        ]
         column = shift.new_tensor(origin).reshape((-1, 1) if dim == 2 else (1, -1))
         at = (shift + shift.new_tensor(places)[:, None, None]) * step + column
         distance = _tiles(at, grid).unsqueeze(-1) - shift.new_tensor(list(range(tile + 2 * self.halo)))

@@ -1,8 +1,8 @@
 """Exact rewrites of VWFormer's decoder, most of whose multiply-adds are those of linear maps in a row.
 
-The identities: linear maps in a row are one linear map; a 1x1 convolution of concatenated maps is a sum of one a map, and
-commutes with bilinear resizing, whose weights sum to one; a softmax ignores what is the same for all keys, and as its weights
-sum to one, a constant in the values passes through.
+The identities: linear maps in a row are one linear map; a 1x1 convolution of concatenated maps is a sum of
+one a map, and commutes with bilinear resizing, whose weights sum to one; a softmax ignores what is the same
+for all keys, and as its weights sum to one, a constant in the values passes through.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ from edgeseg.models.vwformer import (
     VwDecoder,
     split_heads,
 )
-from edgeseg.models.windows import Grid, context_windows, copy_shift_pad, merge_windows, overlapping_windows, window_count
+from edgeseg.models.windows import (
+    Grid,
+    context_windows,
+    copy_shift_pad,
+    merge_windows,
+    overlapping_windows,
+    window_count,
+)
 from edgeseg.rewrite.rewrites import fold_batch_norm, linear, pointwise
 
 
@@ -33,7 +40,8 @@ def simplify_vw(decoder: VwDecoder, *, transposed: bool = True, join_queries: bo
     """Rewrite a VWFormer decoder in place; learned upsampling is kept, with what cannot be moved across it.
 
     Args:
-        transposed: with `TransposedEmbedding` instead of `FoldedEmbedding`: faster in float, and without an integer kernel.
+        transposed: with `TransposedEmbedding` instead of `FoldedEmbedding`: faster in float, and without an
+            integer kernel.
         join_queries: of `MergedAttention`.
     """
     if decoder.upsample_kind == "bilinear":
@@ -56,7 +64,9 @@ def affine(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
 
 
 def fused_projection(projection: nn.Module, part: Tensor, bias: Tensor | None) -> nn.Conv2d:
-    """A 1x1 convolution and its part of the fusion behind it, as one; `bias` is the fusion's, to be added to one of its parts."""
+    """A 1x1 convolution and its part of the fusion behind it, as one; `bias` is the fusion's, to be added to
+    one of its parts.
+    """
     if not isinstance(projection, nn.Conv2d):
         raise TypeError(f"a projection is a convolution, not {type(projection).__name__}")
     weight, constant = affine(projection)
@@ -64,12 +74,16 @@ def fused_projection(projection: nn.Module, part: Tensor, bias: Tensor | None) -
 
 
 class BranchAggregation(nn.Module):
-    """Aggregation with one convolution a map, at the map's own size: projection and its part of the fusion are one."""
+    """Aggregation with one convolution a map, at the map's own size: projection and its part of the fusion
+    are one.
+    """
 
     def __init__(self, aggregate: Aggregation) -> None:
         super().__init__()
         weight, bias = affine(folded(aggregate.fuse))
-        parts = weight.chunk(len(aggregate.branches), dim=1)[::-1]  # the fusion's channels run from the deepest map to the finest
+        parts = weight.chunk(len(aggregate.branches), dim=1)[
+            ::-1
+        ]  # the fusion's channels run from the deepest map to the finest
         self.branches = nn.ModuleList(
             fused_projection(branch, part, None if i else bias)
             for i, (branch, part) in enumerate(zip(aggregate.branches, parts, strict=True))
@@ -77,17 +91,23 @@ class BranchAggregation(nn.Module):
         self.upsample = aggregate.upsample
 
     def forward(self, feats: Sequence[Tensor]) -> Tensor:
-        finest, *deeper = (up(branch(x)) for up, branch, x in zip(self.upsample, self.branches, feats, strict=True))
+        finest, *deeper = (
+            up(branch(x)) for up, branch, x in zip(self.upsample, self.branches, feats, strict=True)
+        )
         return F.relu(sum(deeper, finest))
 
 
 class BranchRefinement(nn.Module):
-    """Refinement with one convolution a map, that of the coarse one before the resize, at a quarter of the pixels."""
+    """Refinement with one convolution a map, that of the coarse one before the resize, at a quarter of the
+    pixels.
+    """
 
     def __init__(self, refine: Refinement) -> None:
         super().__init__()
         weight, bias = affine(folded(refine.fuse))
-        coarse, low = weight.split([weight.shape[1] - refine.low.out_channels, refine.low.out_channels], dim=1)
+        coarse, low = weight.split(
+            [weight.shape[1] - refine.low.out_channels, refine.low.out_channels], dim=1
+        )
         self.coarse, self.low = pointwise(coarse, None), fused_projection(refine.low, low, bias)
         self.upsample = refine.upsample
 
@@ -109,8 +129,9 @@ class PooledPart(nn.Module):
 class MergedMultiScale(nn.Module):
     """MultiScale with its fusion taken apart: every branch has its own part of it, where that is cheapest.
 
-    The attentions' parts move behind their values (`MergedAttention`), so that what they give is summed as windows and put back
-    once. Their shortcuts all carry the input, so that they are one part together, beside that of the pixel branch.
+    The attentions' parts move behind their values (`MergedAttention`), so that what they give is summed as
+    windows and put back once. Their shortcuts all carry the input, so that they are one part together, beside
+    that of the pixel branch.
     """
 
     def __init__(self, mix: MultiScale, *, transposed: bool = True, join_queries: bool = True) -> None:
@@ -128,14 +149,18 @@ class MergedMultiScale(nn.Module):
         bias = sum((attention.constant for attention in merged), bias)
         carried = [part for attention, part in zip(attentions, parts, strict=True) if attention.shortcut]
         self.shortcut = bool(carried)
-        self.local = pointwise(torch.cat([pixel, sum(carried[1:], carried[0])], dim=1) if carried else pixel, bias)
+        self.local = pointwise(
+            torch.cat([pixel, sum(carried[1:], carried[0])], dim=1) if carried else pixel, bias
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         size_hw = (int(x.shape[2]), int(x.shape[3]))
         grid = (window_count(size_hw[0]), window_count(size_hw[1]))
         pixel = F.relu(self.pixel(x))
         local = self.local(torch.cat([pixel, x], dim=1) if self.shortcut else pixel)
-        if self.pool is not None:  # to this summand: OpenVINO 2026.4 moves it wrongly across the transposition of the other
+        if (
+            self.pool is not None
+        ):  # to this summand: OpenVINO 2026.4 moves it wrongly across the transposition of the other
             local = local + self.pool(x)
         queries = cut_queries(x, grid)
         first, *others = (attention(x, queries, grid) for attention in self.windows)
@@ -143,21 +168,28 @@ class MergedMultiScale(nn.Module):
 
 
 class MergedAttention(nn.Module):
-    """Varying window attention with its part of the fusion: (B, C, H, W) and its query windows -> windows to be added up.
+    """Varying window attention with its part of the fusion: (B, C, H, W) and its query windows -> windows to
+    be added up.
 
-    - Projection behind the attention and part of the fusion move in front of it, W A (V c) = A (W V c), for one head.
-    - With one head, (Q x + b) . (K c) = x . (Q^T K c) + b . K c: the projection of queries joins that of keys, which has one
-      channel more for the bias; each query has a one there. Not without `join_queries`.
+    - Projection behind the attention and part of the fusion move in front of it, W A (V c) = A (W V c), for
+      one head.
+    - With one head, (Q x + b) . (K c) = x . (Q^T K c) + b . K c: the projection of queries joins that of
+      keys, which has one channel more for the bias; each query has a one there. Not without `join_queries`.
     - The bias of keys is the same for all keys of a query; that of values passes through (`constant`).
-    - Tokens of neighbouring windows are the same cells where windows are whole numbers of cells apart: they are projected once,
-      then cut. Where the context is as large as the map, every window has the same tokens in another order, which no sum over
-      them sees: they are not cut at all.
+    - Tokens of neighbouring windows are the same cells where windows are whole numbers of cells apart: they
+      are projected once, then cut. Where the context is as large as the map, every window has the same tokens
+      in another order, which no sum over them sees: they are not cut at all.
     """
 
     constant: Tensor
 
     def __init__(
-        self, attention: VaryingWindowAttention, part: Tensor, *, transposed: bool = True, join_queries: bool = True
+        self,
+        attention: VaryingWindowAttention,
+        part: Tensor,
+        *,
+        transposed: bool = True,
+        join_queries: bool = True,
     ) -> None:
         super().__init__()
         self.ratio, self.heads = attention.ratio, attention.heads
@@ -189,7 +221,9 @@ class MergedAttention(nn.Module):
         return self.out(y.transpose(2, 3).reshape(queries.shape))
 
     def keys_values(self, context: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-        """(B, H, W, D) -> (B, windows or 1, tokens, C), each; the tokens of a window in any order, the same for both."""
+        """(B, H, W, D) -> (B, windows or 1, tokens, C), each; the tokens of a window in any order, the same
+        for both.
+        """
         size_hw, ratio = (int(context.shape[1]), int(context.shape[2])), self.ratio
         if any(side // count % ratio for side, count in zip(size_hw, grid, strict=True)):
             tokens = context_windows(context, grid, ratio)
@@ -219,8 +253,9 @@ class FoldedEmbedding(nn.Module):
 class TransposedEmbedding(nn.Module):
     """DOPE as a transposed convolution, with the BatchNorm folded in: (B, C, H, W) -> (B, H, W, C / ratio^2).
 
-    At stride 1 both are the same sum, with the kernel turned round: a convolution gathers, a transposed one scatters. What it
-    scatters is one matrix product with C outputs; a convolution with few output channels leaves its vectors mostly empty.
+    At stride 1 both are the same sum, with the kernel turned round: a convolution gathers, a transposed one
+    scatters. What it scatters is one matrix product with C outputs; a convolution with few output channels
+    leaves its vectors mostly empty.
     """
 
     def __init__(self, embed: NormedConv) -> None:
@@ -237,7 +272,9 @@ class TransposedEmbedding(nn.Module):
 
 
 def cut_queries(x: Tensor, grid: Grid) -> Tensor:
-    """(B, C, H, W) -> (B, windows, tokens, C). In this order the runtime does not merge both permutations into one slow one."""
+    """(B, C, H, W) -> (B, windows, tokens, C). In this order the runtime does not merge both permutations
+    into one slow one.
+    """
     batch, channels, height, width = (int(side) for side in x.shape)
     x = x.reshape(batch, channels, grid[0], height // grid[0], grid[1], width // grid[1]).transpose(3, 4)
     return x.reshape(batch, channels, -1).transpose(1, 2).reshape(batch, grid[0] * grid[1], -1, channels)
@@ -251,7 +288,9 @@ def cells(x: Tensor, ratio: int) -> Tensor:
 
 
 def cut(x: Tensor, grid: Grid, ratio: int) -> Tensor:
-    """Padded cells (B, h, w, C) -> (B, windows, tokens, C); tokens column by column, which moves less than row by row."""
+    """Padded cells (B, h, w, C) -> (B, windows, tokens, C); tokens column by column, which moves less than
+    row by row.
+    """
     x = overlapping_windows(x, 1, grid[0], ratio).transpose(2, 3)  # (B, rows, w, Ph, C)
     x = overlapping_windows(x, 2, grid[1], ratio)  # (B, rows, columns, Pw, Ph, C)
     return x.reshape(int(x.shape[0]), grid[0] * grid[1], -1, int(x.shape[5]))

@@ -1,7 +1,8 @@
 """What a run is, as one file: `edgeseg run --config streams.yaml`. Strict and frozen, read as recipes are.
 
-Unknown keys are errors, and all mistakes are told at once with file and line. `${NAME}` in a text is the variable of that name in
-the environment, so that passwords need not stand in the file. Paths are relative to where the run is started.
+Unknown keys are errors, and all mistakes are told at once with file and line. `${NAME}` in a text is the
+variable of that name in the environment, so that passwords need not stand in the file. Paths are relative to
+where the run is started.
 """
 
 from __future__ import annotations
@@ -37,11 +38,17 @@ class Threshold(Section):
 
     name: str = Field(description="what is the matter, e.g. road blocked")
     classes: tuple[str, ...] = Field(min_length=1, description="classes whose shares are added up")
-    others: bool = Field(default=False, description="the share of all that is not of these classes counts instead")
+    others: bool = Field(
+        default=False, description="the share of all that is not of these classes counts instead"
+    )
     above: Share | None = Field(default=None, description="raised over this share")
     below: Share | None = Field(default=None, description="raised under this share")
-    clear: Share | None = Field(default=None, description="cleared here; null: a tenth back from where it is raised")
-    for_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(default=0.0, description="seconds without a break")
+    clear: Share | None = Field(
+        default=None, description="cleared here; null: a tenth back from where it is raised"
+    )
+    for_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=0.0, description="seconds without a break"
+    )
 
     @model_validator(mode="after")
     def _one_side(self) -> Threshold:
@@ -56,7 +63,9 @@ class Threshold(Section):
         limit = self.above if self.above is not None else self.below
         raise_at = limit if limit is not None else 0.0
         clear_at = self.clear if self.clear is not None else regions.default_clear(raise_at, above=above)
-        return regions.Threshold(self.name, region, self.classes, above, raise_at, clear_at, self.for_s, self.others)
+        return regions.Threshold(
+            self.name, region, self.classes, above, raise_at, clear_at, self.for_s, self.others
+        )
 
 
 class Region(Section):
@@ -64,7 +73,10 @@ class Region(Section):
 
     name: str = Field(description="how results call it")
     polygon: tuple[tuple[float | str, float | str], ...] = Field(
-        min_length=3, description="corners [x, y]: shares of width and height, 0.5 or 50%, or pixels, 640px or whole numbers"
+        min_length=3,
+        description=(
+            "corners [x, y]: shares of width and height, 0.5 or 50%, or pixels, 640px or whole numbers"
+        ),
     )
     size: str | None = Field(
         default=None,
@@ -89,9 +101,13 @@ class Source(Section):
 
     uri: str = Field(min_length=1, description="where the frames come from; what follows a # are options")
     name: str | None = Field(
-        default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="how results call it; null: its URI"
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
+        description="how results call it; null: its URI",
     )
-    drop: Drop | None = Field(default=None, description="what goes when frames come too fast; null: by kind of source")
+    drop: Drop | None = Field(
+        default=None, description="what goes when frames come too fast; null: by kind of source"
+    )
     queue: Count | None = Field(default=None, description="frames that wait at most; null: by kind of source")
     max_age_ms: Positive | None = Field(default=None, description="older frames are dropped")
     regions: tuple[Region, ...] = ()
@@ -129,12 +145,20 @@ class Streams(Section):
 
     bundle: str = Field(description="folder of the bundle")
     sources: tuple[Source, ...] = Field(min_length=1)
-    sinks: tuple[str, ...] = Field(default=(), description="where results go; {source} stands for each source's name")
+    sinks: tuple[str, ...] = Field(
+        default=(), description="where results go; {source} stands for each source's name"
+    )
     level: Annotated[int, Field(ge=0)] = 0
-    precision: Precision | None = Field(default=None, description="of the engine; null: whatever a build found fastest")
+    precision: Precision | None = Field(
+        default=None, description="of the engine; null: whatever a build found fastest"
+    )
     threads: Count | None = None
-    deadline_ms: Positive | None = Field(default=None, description="choose levels so that a frame's latency stays within")
-    target_fps: Positive | None = Field(default=None, description="choose levels so that the engine keeps up with this rate")
+    deadline_ms: Positive | None = Field(
+        default=None, description="choose levels so that a frame's latency stays within"
+    )
+    target_fps: Positive | None = Field(
+        default=None, description="choose levels so that the engine keeps up with this rate"
+    )
     opacity: Share = 0.5
     limit: Count | None = Field(default=None, description="stop after so many frames")
     report: str | None = Field(default=None, description="file for the end report")
@@ -157,26 +181,41 @@ def load_streams(path: Path, environment: Mapping[str, str] = os.environ) -> Str
     """Read and check a configuration.
 
     Raises:
-        RecipeError: the file cannot be read, or is wrong; the message names every mistake with its line, and no secret.
+        RecipeError: the file cannot be read, or is wrong; the message names every mistake with its line, and
+            no secret.
     """
     where = os.fspath(path)
     reading = read_yaml(read_text(path, "configuration"), where)
     told = list(reading.mistakes)
     if () not in reading.unread and not isinstance(reading.data, dict):
-        told.append(Mistake(where, 1, "", "empty" if reading.data is None else "a configuration is made of `key: value` lines"))
+        told.append(
+            Mistake(
+                where,
+                1,
+                "",
+                "empty" if reading.data is None else "a configuration is made of `key: value` lines",
+            )
+        )
         reading.unread.add(())
     streams: Streams | None = None
     if () not in reading.unread:
         # Checked as it is written: a message that quotes a value must not quote a password.
         found = _explained(reading.data) + list(_missing_variables(reading.data, environment, ()))
-        told += [locate(key, message, where, reading, {}) for key, message in found if not is_unread(key, reading)]
+        told += [
+            locate(key, message, where, reading, {}) for key, message in found if not is_unread(key, reading)
+        ]
         if not told:
             reading.data = _filled_in(reading.data, environment)
             try:
                 streams = Streams.model_validate_json(json.dumps(reading.data), strict=True)
             except ValidationError:
                 told.append(
-                    Mistake(where, 1, "", "a variable of the environment holds a value that does not fit where it stands")
+                    Mistake(
+                        where,
+                        1,
+                        "",
+                        "a variable of the environment holds a value that does not fit where it stands",
+                    )
                 )
     if streams is None or told:
         raise refusal(told, where, _HINT)
@@ -191,7 +230,9 @@ def _explained(data: dict[str, Any]) -> list[tuple[KeyPath, str]]:
     return []
 
 
-def _missing_variables(value: Any, environment: Mapping[str, str], path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+def _missing_variables(
+    value: Any, environment: Mapping[str, str], path: KeyPath
+) -> Iterator[tuple[KeyPath, str]]:
     if isinstance(value, str):
         for name in _VARIABLE.findall(value):
             if name not in environment:

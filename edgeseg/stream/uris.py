@@ -1,7 +1,7 @@
 """URIs of sources and sinks: names, options, and the one place where credentials are taken out.
 
-What is opened is the URI as the user wrote it; what is shown, logged, written or raised is `redact` of it. Messages of libraries
-quote URIs too, so these go through `scrub`.
+What is opened is the URI as the user wrote it; what is shown, logged, written or raised is `redact` of it.
+Messages of libraries quote URIs too, so these go through `scrub`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from edgeseg.errors import StreamError
 HIDDEN = "***"
 
 _SECRET_KEYS = (
-    "user username login user-id user-pw pass passwd password pwd pw auth token access_token key apikey api_key secret sig"
+    "user username login user-id user-pw pass passwd password pwd pw auth token access_token key apikey"
+    " api_key secret sig"
 )
-_SECRET_FIELD = re.compile(rf"(?i)(?<![a-z])((?:{'|'.join(_SECRET_KEYS.split())})\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^&;\s!?#]*)")
+_SECRET_FIELD = re.compile(
+    rf"(?i)(?<![a-z])((?:{'|'.join(_SECRET_KEYS.split())})\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^&;\s!?#]*)"
+)
 _URI = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)([^\s\"']*)")
 _PORT = re.compile(r"^(?:\[[^\]]*\]|[^:/?#]*)(?::\d{0,5})?(?=[/?#])")
 _NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,63})=(.+)", re.S)
@@ -44,7 +47,9 @@ def named(text: str) -> Named:
 
 
 def redact(uri: str) -> str:
-    """The URI without user name and password, and without values of query fields that hold secrets, for messages and results."""
+    """The URI without user name and password, and without values of query fields that hold secrets, for
+    messages and results.
+    """
     found = re.match(r"(?i)[a-z][a-z0-9+.-]*://|gst:", uri)
     if found is None:
         return uri
@@ -59,8 +64,8 @@ def scrub(text: str) -> str:
 
 
 def split_options(uri: str, allowed: Collection[str]) -> tuple[str, dict[str, str]]:
-    """Take our options from behind the "#": "rtsp://camera/1?channel=2#transport=udp" -> (".../1?channel=2", {"transport":
-    "udp"}).
+    """Take our options from behind the "#": "rtsp://camera/1?channel=2#transport=udp" -> (".../1?channel=2",
+    {"transport": "udp"}).
 
     They follow a "#" because what follows a "?" is the camera's own.
 
@@ -75,7 +80,10 @@ def split_options(uri: str, allowed: Collection[str]) -> tuple[str, dict[str, st
         named_keys = ", ".join(unknown) or text
         raise StreamError(
             f"{redact(address)}: {named_keys}: not an option here",
-            hint=f"options follow a #, as in {redact(address)}#{'&'.join(f'{key}=...' for key in sorted(allowed))}",
+            hint=(
+                "options follow a #, as in"
+                f" {redact(address)}#{'&'.join(f'{key}=...' for key in sorted(allowed))}"
+            ),
         )
     return address, options
 
@@ -91,7 +99,8 @@ def number(uri: str, options: dict[str, str], key: str, default: float, least: f
         value = float("nan")
     if not least <= value <= most:
         raise StreamError(
-            f"{redact(uri)}: {key}={text} is not a number from {least:g} to {most:g}", hint=f"write #{key}={default:g}"
+            f"{redact(uri)}: {key}={text} is not a number from {least:g} to {most:g}",
+            hint=f"write #{key}={default:g}",
         )
     return value
 
@@ -111,7 +120,8 @@ def choice(uri: str, options: dict[str, str], key: str, values: Sequence[_Choice
 def _without_login(rest: str) -> str:
     """What follows "://", without user and password.
 
-    An unescaped "/" in either of them ends the authority for every parser, so the URI is wrong; they are hidden all the same.
+    An unescaped "/" in either of them ends the authority for every parser, so the URI is wrong; they are
+    hidden all the same.
     """
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     end = (authority if "@" in authority else rest).rfind("@")

@@ -1,7 +1,8 @@
-"""Street scenes with exact masks: seeded, fast, and moving, so that a video makes sense. Tests and demos need no data then.
+"""Street scenes with exact masks: seeded, fast, and moving, so that a video makes sense. Tests and demos need
+no data then.
 
-A scene is an endless street through which the camera drives in the right lane. It is drawn far to near by the shapes of
-`draw`; what comes after them (haze, grain, a slight blur) moves no edge.
+A scene is an endless street through which the camera drives in the right lane. It is drawn far to near by the
+shapes of `draw`; what comes after them (haze, grain, a slight blur) moves no edge.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ class Scene:
 
     def __init__(self, seed: int, size_hw: tuple[int, int]) -> None:
         if min(size_hw) < 32 or seed < 0:
-            raise ValueError(f"a scene needs sides of 32 px or more and a seed of 0 or more, not {size_hw} and {seed}")
+            raise ValueError(
+                f"a scene needs sides of 32 px or more and a seed of 0 or more, not {size_hw} and {seed}"
+            )
         rng = np.random.default_rng((seed, 0))
         self.seed = seed
         self.size_hw = size_hw
@@ -123,7 +126,9 @@ class Scene:
         sky = np.array(weather.zenith, np.float32) * (1 - down) + np.array(weather.horizon, np.float32) * down
         left = (self._origin + int(time_s * 0.02 * width)) % width
         veil = _clouds(horizon, width)[:, left : left + width, None] * np.float32(self._cloudiness)
-        white = np.float32(0.3) * np.array(weather.horizon, np.float32) + np.float32(170) * np.array(weather.gain, np.float32)
+        white = np.float32(0.3) * np.array(weather.horizon, np.float32) + np.float32(170) * np.array(
+            weather.gain, np.float32
+        )
         canvas.image[:horizon] = np.minimum(sky + (white - sky) * veil, 255)
 
         foot = horizon + canvas.lens.focal_px * canvas.lens.height_m / FAR_M + 1
@@ -132,12 +137,19 @@ class Scene:
         if self._wooded:
             x, top, colour, label = x[:-1] + x[1] / 2, foot - 0.5 * height, (84, 110, 76), VEGETATION
         else:
-            x, top, colour, label = np.repeat(x, 2)[1:-1], foot - np.repeat(height, 2), (128, 128, 136), BUILDING
+            x, top, colour, label = (
+                np.repeat(x, 2)[1:-1],
+                foot - np.repeat(height, 2),
+                (128, 128, 136),
+                BUILDING,
+            )
         outline = np.stack([[0, 0, *x, width, width], [foot, top[0], *top, top[-1], foot]], axis=1)
         canvas.fill([outline], canvas.shade(colour, 0.7 * FAR_M), label)
 
     def _draw_ground(self, canvas: Canvas, driven_m: float) -> None:
-        """Grass, sidewalks, road and markings, with a grain that moves under the camera, and haze row by row."""
+        """Grass, sidewalks, road and markings, with a grain that moves under the camera, and haze row by
+        row.
+        """
         horizon, lens = self._lens.horizon_px, self._lens
         canvas.image[horizon:] = (96, 116, 62)
         canvas.mask[horizon:] = VEGETATION
@@ -152,18 +164,24 @@ class Scene:
         canvas.quads(corners_of([-0.08, 0.08, 0.08, -0.08], [0.0] * 4, dash), (226, 226, 220), LANE)
         crossing = -(driven_m % 64.0) + 50.0
         left = np.arange(-self._road_m + 0.5, self._road_m - 0.7, 1.1)[:, None] + [0.0, 0.55, 0.55, 0.0]
-        canvas.quads(corners_of(left, [0.0] * 4, crossing + np.array([0.0, 0.0, 3.2, 3.2])), (226, 226, 220), LANE)
+        canvas.quads(
+            corners_of(left, [0.0] * 4, crossing + np.array([0.0, 0.0, 3.2, 3.2])), (226, 226, 220), LANE
+        )
 
         rows = np.arange(horizon, self.size_hw[0]) + 0.5 - horizon
         z = np.minimum(lens.focal_px * lens.height_m / rows, 400.0)
-        across = (np.arange(self.size_hw[1]) + 0.5 - lens.middle_px)[None] * (z / lens.focal_px)[:, None] * 24.0
+        across = (
+            (np.arange(self.size_hw[1]) + 0.5 - lens.middle_px)[None] * (z / lens.focal_px)[:, None] * 24.0
+        )
         along = np.broadcast_to((z + driven_m)[:, None] * 24.0, across.shape)
         grain = _grain()[along.astype(np.int32) & 255, across.astype(np.int32) & 255]
         clear = np.exp(-z / self._weather.sight_m)[:, None, None].astype(np.float32)
         rough = (grain * (0.2 / (1 + 0.06 * z))[:, None].astype(np.float32) + 1)[..., None] * np.array(
             self._weather.gain, np.float32
         )
-        ground = canvas.image[horizon:] * rough * clear + np.array(self._weather.horizon, np.float32) * (1 - clear)
+        ground = canvas.image[horizon:] * rough * clear + np.array(self._weather.horizon, np.float32) * (
+            1 - clear
+        )
         canvas.image[horizon:] = np.minimum(ground, 255)
 
     def _street(self, driven_m: float) -> Iterator[_Thing]:
@@ -176,7 +194,9 @@ class Scene:
             for side, r in zip((-1.0, 1.0), draws.tolist(), strict=True):
                 far_m = z + _LOT_M
                 if r[0] < 0.3 + 0.6 * self._density:
-                    yield _Thing(far_m, draw_building, (side, inner + 0.2 + 1.5 * r[1], z + 1.2 * r[2], far_m, r))
+                    yield _Thing(
+                        far_m, draw_building, (side, inner + 0.2 + 1.5 * r[1], z + 1.2 * r[2], far_m, r)
+                    )
                 else:
                     for at in (0.25, 0.75):
                         where = (side * (inner + 2.0 + 3.0 * r[1]), z + at * _LOT_M)
@@ -188,7 +208,11 @@ class Scene:
                 if r[5] < 0.25:
                     yield _Thing(z + 10.5, draw_sign, (side * kerb, z + 10.5, int(r[6] * 3)))
                 if r[7] < 0.5 * self._density:
-                    yield _Thing(z + 4.5, draw_car, (side * (self._road_m - 1.05), z + 2.0, int(r[8] * len(PAINTS)), side > 0))
+                    yield _Thing(
+                        z + 4.5,
+                        draw_car,
+                        (side * (self._road_m - 1.05), z + 2.0, int(r[8] * len(PAINTS)), side > 0),
+                    )
 
     def _traffic(self, time_s: float) -> Iterator[_Thing]:
         """What moves: cars ahead and oncoming, people along the sidewalks and across the road."""
@@ -208,7 +232,11 @@ class Scene:
             else:
                 x = (self._road_m + 0.9 + (self._walk_m - 1.2) * r2) * (1.0 if number % 2 else -1.0)
                 z = (90.0 * r0 + ((pace if r3 < 0.5 else -pace) - self._speed) * time_s) % 90.0 - 4.0
-            yield _Thing(z, draw_person, (x, z, 1.55 + 0.3 * r4, pace * time_s * 3.6 + 6.0 * r0, int(7 * r3), int(7 * r1)))
+            yield _Thing(
+                z,
+                draw_person,
+                (x, z, 1.55 + 0.3 * r4, pace * time_s * 3.6 + 6.0 * r0, int(7 * r3), int(7 * r1)),
+            )
 
     def _expose(self, image: ImageU8, index: int) -> ImageU8:
         """Lens blur, grain that is new in every frame, exposure of the scene."""

@@ -1,1 +1,3 @@
-"""Torch-TensorRT's side of a build: an ONNX program as a torch program, and its compilation, in a process of its own."""
+"""Torch-TensorRT's side of a build: an ONNX program as a torch program, and its compilation, in a process of
+its own.
+"""

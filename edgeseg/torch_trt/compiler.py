@@ -1,10 +1,13 @@
-"""Compiling a program with Torch-TensorRT: what the child process does. `torch_tensorrt` says where the torch module comes from.
+"""Compiling a program with Torch-TensorRT: what the child process does. `torch_tensorrt` says where the torch
+module comes from.
 
-One call site serves releases 2.8 to 2.14. Their `convert_exported_program_to_serialized_trt_engine` makes one network of a whole
-program, or fails; up to 2.11 it fails by a line in the log and an unbound name. It swallows settings that it does not know, so
-what it is given is chosen by the names in its own signature, and what was given is kept beside the engine.
+One call site serves releases 2.8 to 2.14. Their `convert_exported_program_to_serialized_trt_engine` makes one
+network of a whole program, or fails; up to 2.11 it fails by a line in the log and an unbound name. It
+swallows settings that it does not know, so what it is given is chosen by the names in its own signature, and
+what was given is kept beside the engine.
 
-Source: pytorch.org/TensorRT, "dynamo" API; github.com/pytorch/TensorRT, py/torch_tensorrt/dynamo/_compiler.py, 2.8 to 2.14.
+Source: pytorch.org/TensorRT, "dynamo" API; github.com/pytorch/TensorRT,
+    py/torch_tensorrt/dynamo/_compiler.py, 2.8 to 2.14.
 """
 
 from __future__ import annotations
@@ -36,13 +39,15 @@ _INT8_PURPOSE = "compile INT8 programs with Torch-TensorRT"
 _LIBRARIES: list[Any] = []  # kernels last as long as these
 _SHOWN, _MOST = 400, 8  # characters of a message, which may hold a whole graph; and messages
 _TOO_LITTLE_MEMORY = re.compile(
-    r"out ?of ?memory|MemoryError|insufficient (\w+ )?memory|memory \(.*\) could not be allocated|cannot allocate|bad_alloc",
+    r"out ?of ?memory|MemoryError|insufficient (\w+ )?memory|memory \(.*\) could not be allocated|cannot"
+    r" allocate|bad_alloc",
     re.IGNORECASE,
 )
 
 
 def construct(pipe: Connection, order: Order) -> None:
-    """The child: write the engine and its facts, or send a list of what speaks against the program, or an EdgesegError.
+    """The child: write the engine and its facts, or send a list of what speaks against the program, or an
+    EdgesegError.
 
     On the way, it sends the name of each phase of the build.
     """
@@ -90,12 +95,15 @@ def load() -> tuple[ModuleType, ModuleType]:
     """Torch-TensorRT, and the TensorRT that it uses, which may be another package under this name.
 
     Raises:
-        Unsupported: one of them, or torch, cannot be imported: a library or the driver is missing, or too old.
+        Unsupported: one of them, or torch, cannot be imported: a library or the driver is missing, or too
+            old.
     """
     try:
         import torch_tensorrt, tensorrt  # noqa: E401, I001 - in this order: the first may put its own in the second's place
     except (ImportError, OSError, RuntimeError, AssertionError) as error:
-        raise Unsupported(f"Torch-TensorRT cannot be loaded: {'; '.join(_gist(error))}", hint="edgeseg doctor") from error
+        raise Unsupported(
+            f"Torch-TensorRT cannot be loaded: {'; '.join(_gist(error))}", hint="edgeseg doctor"
+        ) from error
     return torch_tensorrt, tensorrt
 
 
@@ -107,7 +115,8 @@ def device() -> str:
         return "cuda"
     built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
     raise Unsupported(
-        f"torch {torch.__version__}, built {built}, sees no GPU: it is another build, or NVIDIA's driver is missing or too old",
+        f"torch {torch.__version__}, built {built}, sees no GPU: it is another build, or NVIDIA's driver is"
+        " missing or too old",
         hint="edgeseg doctor",
     )
 
@@ -131,14 +140,18 @@ def export(graph: Graph, order: Order, device: str) -> tuple[torch.export.Export
     (mask,) = [node.meta["val"] for node in exported.graph.output_node().args[0]]
     sides = tuple(side for side in mask.shape if side != 1)
     if (mask.dtype, sides) != (torch.uint8, tuple(side for side in order.program.mask_shape if side != 1)):
-        raise ValueError(f"it is not the program it is said to be: it gives {mask.dtype} {sides}, not {order.program.mask_shape}")
+        raise ValueError(
+            f"it is not the program it is said to be: it gives {mask.dtype} {sides}, not"
+            f" {order.program.mask_shape}"
+        )
     return exported, image
 
 
 def _quantize() -> Rounding:
     """The operator that Torch-TensorRT turns into QuantizeLinear and DequantizeLinear. modelopt brings it.
 
-    Lowering evaluates it on weights. modelopt's own kernel would be compiled for that, with nvcc, on the device; ours is not.
+    Lowering evaluates it on weights. modelopt's own kernel would be compiled for that, with nvcc, on the
+    device; ours is not.
 
     Raises:
         MissingDependency: modelopt is not installed.
@@ -150,12 +163,20 @@ def _quantize() -> Rounding:
 
     try:
         import modelopt.torch.quantization  # noqa: F401
-    except ModuleNotFoundError as error:  # of modelopt itself, or of something that it needs without saying so
-        raise MissingDependency(str(error.name).split(".")[0], extra="tensorrt", purpose=_INT8_PURPOSE) from error
+    except (
+        ModuleNotFoundError
+    ) as error:  # of modelopt itself, or of something that it needs without saying so
+        raise MissingDependency(
+            str(error.name).split(".")[0], extra="tensorrt", purpose=_INT8_PURPOSE
+        ) from error
     except (ImportError, OSError, RuntimeError) as error:
-        raise Unsupported(f"modelopt cannot be loaded: {'; '.join(_gist(error))}", hint="edgeseg doctor") from error
+        raise Unsupported(
+            f"modelopt cannot be loaded: {'; '.join(_gist(error))}", hint="edgeseg doctor"
+        ) from error
 
-    def kernel(x: torch.Tensor, amax: torch.Tensor, bits: int, exponent: int, unsigned: bool, narrow: bool) -> torch.Tensor:
+    def kernel(
+        x: torch.Tensor, amax: torch.Tensor, bits: int, exponent: int, unsigned: bool, narrow: bool
+    ) -> torch.Tensor:
         return round_to_int8(x, amax, narrow)
 
     def quantize(x: torch.Tensor, amax: torch.Tensor, narrow: bool) -> torch.Tensor:
@@ -169,7 +190,9 @@ def _quantize() -> Rounding:
 
 
 def _convert_to_bytes() -> None:
-    """Give Torch-TensorRT what it lacks: the cast of a class map to uint8. TensorRT casts to it from floats only."""
+    """Give Torch-TensorRT what it lacks: the cast of a class map to uint8. TensorRT casts to it from floats
+    only.
+    """
     import tensorrt
     import torch
     from torch_tensorrt.dynamo.conversion import ConverterPriority, dynamo_tensorrt_converter
@@ -188,7 +211,9 @@ def _convert_to_bytes() -> None:
 
 
 def _show_phases(pipe: Connection, trt: ModuleType) -> None:
-    """Have TensorRT tell how far it is, as where it builds from ONNX. Torch-TensorRT has no public way to ask for it."""
+    """Have TensorRT tell how far it is, as where it builds from ONNX. Torch-TensorRT has no public way to ask
+    for it.
+    """
     from torch_tensorrt.dynamo.conversion import _TRTInterpreter as interpreter
 
     configure = getattr(interpreter.TRTInterpreter, "_populate_trt_builder_config", None)
@@ -206,8 +231,9 @@ def _show_phases(pipe: Connection, trt: ModuleType) -> None:
 def settings(convert: Callable[..., bytes], order: Order) -> dict[str, Any]:
     """What this release of Torch-TensorRT is to be told, of what it can be told.
 
-    Through 2.12 strong typing is a choice (not the default before 2.10), afterwards the only way; from 2.11 on a bias added to
-    attention scores is causal unless it is told otherwise; inputs and outputs can be named from 2.14 on.
+    Through 2.12 strong typing is a choice (not the default before 2.10), afterwards the only way; from 2.11
+    on a bias added to attention scores is causal unless it is told otherwise; inputs and outputs can be named
+    from 2.14 on.
     """
     asked = order.settings
     wanted: Mapping[str, Any] = {
@@ -224,8 +250,8 @@ def settings(convert: Callable[..., bytes], order: Order) -> dict[str, Any]:
 
 
 def _timing_cache(order: Order) -> str | None:
-    """Where times of kernels are kept: beside the engine, for this build alone, where the user's folder cannot be written.
-    Torch-TensorRT makes no engine that it cannot keep times of."""
+    """Where times of kernels are kept: beside the engine, for this build alone, where the user's folder
+    cannot be written. Torch-TensorRT makes no engine that it cannot keep times of."""
     if order.timing_cache is None:
         return None
     folder = order.timing_cache.parent
@@ -253,7 +279,9 @@ def _quiet() -> Iterator[Sequence[str]]:
     listener, root = _Listener(), logging.getLogger()
     root.addHandler(listener)
     logging.disable(logging.WARNING)
-    os.environ.setdefault("TORCHTRT_ENABLE_BUILDER_MALLOC_TRIM", "1")  # hosts of a builder need several times the model's size
+    os.environ.setdefault(
+        "TORCHTRT_ENABLE_BUILDER_MALLOC_TRIM", "1"
+    )  # hosts of a builder need several times the model's size
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -267,12 +295,17 @@ def _refusal(error: Exception, heard: Sequence[str], order: Order) -> EdgesegErr
     """What to send for an exception, given the errors that were logged: what was first, first."""
     if isinstance(error, EdgesegError):
         return error
-    unsaid = isinstance(error.__cause__, NameError) and heard  # up to 2.11: it goes on after an error, without an engine
+    unsaid = (
+        isinstance(error.__cause__, NameError) and heard
+    )  # up to 2.11: it goes on after an error, without an engine
     reasons = list(dict.fromkeys([*([] if unsaid else _gist(error)), *heard]))[:_MOST]
     if any(map(_TOO_LITTLE_MEMORY.search, reasons)):
         return OutOfRoom(
             f"{order.module} has too little memory to build {order.program.onnx_path}: {'; '.join(reasons)}",
-            hint=f"end what else is on the GPU; or give kernels less: --option {order.module}.workspace_bytes={256 << 20}",
+            hint=(
+                "end what else is on the GPU; or give kernels less: --option"
+                f" {order.module}.workspace_bytes={256 << 20}"
+            ),
         )
     return reasons
 

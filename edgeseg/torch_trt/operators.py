@@ -1,6 +1,8 @@
-"""ONNX's operators in torch: those that programs have, and of each what programs ask of it. Opsets 17 to 20 say it alike.
+"""ONNX's operators in torch: those that programs have, and of each what programs ask of it. Opsets 17 to 20
+say it alike.
 
-Whatever else an operator could be asked for is refused by name: a graph that is read in part gives wrong masks, not an error.
+Whatever else an operator could be asked for is refused by name: a graph that is read in part gives wrong
+masks, not an error.
 
 Source: github.com/onnx/onnx, docs/Operators.md and docs/Changelog.md.
 """
@@ -68,8 +70,12 @@ def run(node: Node, tensor: Callable[[str], Tensor], constants: Mapping[str, Arr
         ValueError: it is not used as programs use it; what torch says against it is the cause.
     """
     operator = OPERATORS[node.operator]
-    if any(name and name not in constants for place, name in enumerate(node.inputs) if place in operator.fixed):
-        raise ValueError(f"there is no torch form of {node.operator} {node.name}: what it does depends on the image")
+    if any(
+        name and name not in constants for place, name in enumerate(node.inputs) if place in operator.fixed
+    ):
+        raise ValueError(
+            f"there is no torch form of {node.operator} {node.name}: what it does depends on the image"
+        )
     inputs = [
         None if not name else constants[name] if place in operator.fixed else tensor(name)
         for place, name in enumerate(node.inputs)
@@ -90,11 +96,18 @@ def _padding(a: Attributes) -> list[int]:
 
 
 def _conv(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return F.conv2d(x, weight, bias, a.get("strides", 1), _padding(a), a.get("dilations", 1), a.get("group", 1))
+    return F.conv2d(
+        x, weight, bias, a.get("strides", 1), _padding(a), a.get("dilations", 1), a.get("group", 1)
+    )
 
 
 def _conv_transpose(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    strides, extra, group, dilations = a.get("strides", 1), a.get("output_padding", 0), a.get("group", 1), a.get("dilations", 1)
+    strides, extra, group, dilations = (
+        a.get("strides", 1),
+        a.get("output_padding", 0),
+        a.get("group", 1),
+        a.get("dilations", 1),
+    )
     return F.conv_transpose2d(x, weight, bias, strides, _padding(a), extra, group, dilations)
 
 
@@ -114,7 +127,9 @@ def _layer_norm(a: Attributes, x: Tensor, gain: Tensor, bias: Tensor | None = No
     return F.layer_norm(x, list(x.shape[a.get("axis", -1) :]), gain, bias, a.get("epsilon", 1e-5))
 
 
-def _resize(a: Attributes, x: Tensor, roi: Any = None, scales: Array | None = None, sizes: Array | None = None) -> Tensor:
+def _resize(
+    a: Attributes, x: Tensor, roi: Any = None, scales: Array | None = None, sizes: Array | None = None
+) -> Tensor:
     if a.get("mode") != "linear":
         raise ValueError("it is not linear")
     corners = a.get("coordinate_transformation_mode") == "align_corners"
@@ -135,7 +150,14 @@ def _reshape(a: Attributes, x: Tensor, shape: Array) -> Tensor:
     return x.reshape([side or int(x.shape[place]) for place, side in enumerate(shape.tolist())])
 
 
-def _slice(a: Attributes, x: Tensor, starts: Array, ends: Array, axes: Array | None = None, steps: Array | None = None) -> Tensor:
+def _slice(
+    a: Attributes,
+    x: Tensor,
+    starts: Array,
+    ends: Array,
+    axes: Array | None = None,
+    steps: Array | None = None,
+) -> Tensor:
     for place, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
         axis, step = place if axes is None else int(axes[place]), 1 if steps is None else int(steps[place])
         if step > 0:
@@ -146,11 +168,15 @@ def _slice(a: Attributes, x: Tensor, starts: Array, ends: Array, axes: Array | N
     return x
 
 
-def _pad(a: Attributes, x: Tensor, pads: Array, value: Array | None = None, axes: Array | None = None) -> Tensor:
+def _pad(
+    a: Attributes, x: Tensor, pads: Array, value: Array | None = None, axes: Array | None = None
+) -> Tensor:
     ends = [[0, 0] for _ in range(x.ndim)]
     for place, axis in enumerate(range(x.ndim) if axes is None else axes.tolist()):
         ends[axis] = pads.reshape(2, -1)[:, place].tolist()
-    return F.pad(x, [end for pair in reversed(ends) for end in pair], value=0.0 if value is None else value.item())
+    return F.pad(
+        x, [end for pair in reversed(ends) for end in pair], value=0.0 if value is None else value.item()
+    )
 
 
 def _unsqueeze(a: Attributes, x: Tensor, axes: Array) -> Tensor:
@@ -187,8 +213,12 @@ OPERATORS: Mapping[str, Operator] = {
         lambda a, x: x.argmax(a.get("axis", 0), keepdim=bool(a.get("keepdims", 1))),
         {"axis": _ANY, "keepdims": _ANY, "select_last_index": (0,)},
     ),
-    "AveragePool": Operator(_average_pool, {**_WINDOW, "count_include_pad": _ANY, "ceil_mode": (0,), "dilations": ([1, 1],)}),
-    "Cast": Operator(lambda a, x: x.to(getattr(torch, DTYPES[a["to"]])), {"to": tuple(DTYPES), "saturate": _ANY}),
+    "AveragePool": Operator(
+        _average_pool, {**_WINDOW, "count_include_pad": _ANY, "ceil_mode": (0,), "dilations": ([1, 1],)}
+    ),
+    "Cast": Operator(
+        lambda a, x: x.to(getattr(torch, DTYPES[a["to"]])), {"to": tuple(DTYPES), "saturate": _ANY}
+    ),
     "Clip": Operator(_clip, fixed=(1, 2)),
     "Concat": Operator(lambda a, *parts: torch.cat(parts, a["axis"]), {"axis": _ANY}),
     "ConstantOfShape": Operator(_constant_of_shape, {"value": _ANY}, fixed=(0,)),
@@ -196,10 +226,14 @@ OPERATORS: Mapping[str, Operator] = {
     "ConvTranspose": Operator(_conv_transpose, {**_CONV, "output_padding": _ANY}),
     "Div": Operator(_div),
     "Erf": Operator(lambda a, x: torch.erf(x)),
-    "Gelu": Operator(lambda a, x: F.gelu(x, approximate=a.get("approximate", "none")), {"approximate": ("none", "tanh")}),
+    "Gelu": Operator(
+        lambda a, x: F.gelu(x, approximate=a.get("approximate", "none")), {"approximate": ("none", "tanh")}
+    ),
     "Gemm": Operator(_gemm, {"alpha": _ANY, "beta": _ANY, "transA": _ANY, "transB": _ANY}),
     "GlobalAveragePool": Operator(lambda a, x: x.mean((2, 3), keepdim=True)),
-    "GridSample": Operator(_grid_sample, {"mode": ("bilinear", "linear"), "padding_mode": ("zeros",), "align_corners": _ANY}),
+    "GridSample": Operator(
+        _grid_sample, {"mode": ("bilinear", "linear"), "padding_mode": ("zeros",), "align_corners": _ANY}
+    ),
     "Identity": Operator(lambda a, x: x),
     "LayerNormalization": Operator(_layer_norm, {"axis": _ANY, "epsilon": _ANY, "stash_type": (1,)}),
     "MatMul": Operator(lambda a, x, y: x @ y),
@@ -215,14 +249,18 @@ OPERATORS: Mapping[str, Operator] = {
             "coordinate_transformation_mode": ("half_pixel", "align_corners"),
             "antialias": (0,),
             "keep_aspect_ratio_policy": ("stretch",),
-            **dict.fromkeys(("cubic_coeff_a", "exclude_outside", "extrapolation_value", "nearest_mode"), _ANY),  # of other modes
+            **dict.fromkeys(
+                ("cubic_coeff_a", "exclude_outside", "extrapolation_value", "nearest_mode"), _ANY
+            ),  # of other modes
         },
         fixed=(1, 2, 3),
     ),
     "Sigmoid": Operator(lambda a, x: torch.sigmoid(x)),
     "Slice": Operator(_slice, fixed=(1, 2, 3, 4)),
     "Softmax": Operator(lambda a, x: x.softmax(a.get("axis", -1)), {"axis": _ANY}),
-    "Split": Operator(lambda a, x, sizes: x.split(sizes.tolist(), a.get("axis", 0)), {"axis": _ANY}, fixed=(1,)),
+    "Split": Operator(
+        lambda a, x, sizes: x.split(sizes.tolist(), a.get("axis", 0)), {"axis": _ANY}, fixed=(1,)
+    ),
     "Squeeze": Operator(lambda a, x, axes: x.squeeze(axes.tolist()), fixed=(1,)),
     "Sub": Operator(lambda a, x, y: x - y),
     "Tanh": Operator(lambda a, x: torch.tanh(x)),

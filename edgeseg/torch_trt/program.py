@@ -1,8 +1,9 @@
-"""An ONNX program as a torch module that torch.export takes: operator by operator, shapes fixed, no onnx package, no model code.
+"""An ONNX program as a torch module that torch.export takes: operator by operator, shapes fixed, no onnx
+package, no model code.
 
-Only the process that compiles with Torch-TensorRT imports this file: torch is at its top. Types are those that the program names,
-half precision where it does. Every pair of QuantizeLinear and DequantizeLinear becomes one call of a function that rounds to INT8
-and back, which whoever compiles hands in.
+Only the process that compiles with Torch-TensorRT imports this file: torch is at its top. Types are those
+that the program names, half precision where it does. Every pair of QuantizeLinear and DequantizeLinear
+becomes one call of a function that rounds to INT8 and back, which whoever compiles hands in.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class TorchProgram(nn.Module):
     Args:
         quantize: what rounds to INT8 and back; None where the program does not.
     Raises:
-        ValueError: an operator that programs do not have, or one that is used as in no program; also when it runs.
+        ValueError: an operator that programs do not have, or one that is used as in no program; also when it
+            runs.
     """
 
     def __init__(self, graph: Graph, quantize: Rounding | None = None) -> None:
@@ -61,7 +63,8 @@ class TorchProgram(nn.Module):
 
 
 def round_to_int8(x: Tensor, amax: Tensor, narrow: bool) -> Tensor:
-    """Round to multiples of amax / 127, clipped to -127 (narrow) or -128 .. 127 of them; ties to even, as QuantizeLinear's.
+    """Round to multiples of amax / 127, clipped to -127 (narrow) or -128 .. 127 of them; ties to even, as
+    QuantizeLinear's.
 
     Args:
         amax: float32; () for all of x, or (C,) for the slices of axis 0.
@@ -81,11 +84,17 @@ def _tensors(graph: Graph) -> Iterator[tuple[str, Array]]:
         if node.operator == FAKE_QUANTIZE:
             yield _amax(node), node.attributes["amax"]
         fixed = OPERATORS[node.operator].fixed if node.operator in OPERATORS else ()
-        yield from ((n, graph.constants[n]) for place, n in enumerate(node.inputs) if n in graph.constants and place not in fixed)
+        yield from (
+            (n, graph.constants[n])
+            for place, n in enumerate(node.inputs)
+            if n in graph.constants and place not in fixed
+        )
 
 
 def _folded(graph: Graph) -> Graph:
-    """Without the arithmetic on constants: the sizes of a padding as torch's exporter writes them, casts of stored weights."""
+    """Without the arithmetic on constants: the sizes of a padding as torch's exporter writes them, casts of
+    stored weights.
+    """
     constants, nodes = dict(graph.constants), []
     for node in graph.nodes:
         if node.operator == FAKE_QUANTIZE or any(name and name not in constants for name in node.inputs):

@@ -63,7 +63,8 @@ def processes(device: str) -> Iterator[Processes]:
     """Join the process group that torchrun describes in the environment, or stand alone.
 
     Args:
-        device: "cpu", "cuda" or "auto" (CUDA where there is one). With several processes each takes the GPU of its local rank.
+        device: "cpu", "cuda" or "auto" (CUDA where there is one). With several processes each takes the GPU
+            of its local rank.
     """
     take_usable_cores()
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device

@@ -45,7 +45,8 @@ def train(
         data_root: folder that the recipe's data section is relative to.
         run_dir: gets recipe.yaml, metrics.jsonl, best.safetensors, state/ and samples/.
         init: checkpoint to start from; `train.init_skip` names what of it is not loaded.
-        plan: ISR plan in force, in training and validation; by default the training ratios, whatever the recipe deploys.
+        plan: ISR plan in force, in training and validation; by default the training ratios, whatever the
+            recipe deploys.
         device: "cpu", "cuda" or "auto".
         workers: loader processes of each training process.
         fresh: set an earlier run in `run_dir` aside and start anew.
@@ -59,16 +60,26 @@ def train(
         tell = progress.message if progress is not None and here.is_first else lambda text: None
         return _FloatTask(recipe, labels, here.device, init, plan, tell)
 
-    return run_task(make, recipe, data_root, run_dir, device=device, workers=workers, fresh=fresh, progress=progress)
+    return run_task(
+        make, recipe, data_root, run_dir, device=device, workers=workers, fresh=fresh, progress=progress
+    )
 
 
 class _FloatTask:
-    """A recipe's model with its cross-entropy, and with what its decoder adds; `tell` says what a user should know of `init`."""
+    """A recipe's model with its cross-entropy, and with what its decoder adds; `tell` says what a user should
+    know of `init`.
+    """
 
     validate_first = False
 
     def __init__(
-        self, recipe: Recipe, labels: LabelSpace, device: torch.device, init: Path | None, plan: IsrPlan | None, tell: Tell
+        self,
+        recipe: Recipe,
+        labels: LabelSpace,
+        device: torch.device,
+        init: Path | None,
+        plan: IsrPlan | None,
+        tell: Tell,
     ) -> None:
         self.recipe, self.labels, self.schedule = recipe, labels, recipe.train
         self.digest = recipe_digest(recipe)

@@ -12,7 +12,9 @@ from edgeseg.signals import ONE_REQUEST_S, TERMINATION, is_heard
 
 
 class Stopped(KeyboardInterrupt):
-    """A run stopped because it was asked to, its state saved. `signal` is the number of the signal that asked."""
+    """A run stopped because it was asked to, its state saved. `signal` is the number of the signal that
+    asked.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -28,8 +30,8 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Stop]:
-    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a request to stop after the step; another one, a second later or more, acts
-    at once. A signal that is ignored, as SIGHUP under nohup, stays so.
+    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a request to stop after the step; another one, a second
+    later or more, acts at once. A signal that is ignored, as SIGHUP under nohup, stays so.
     """
     stop = Stop()
     asked_s = 0.0

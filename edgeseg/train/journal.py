@@ -1,4 +1,6 @@
-"""What a run leaves to read: metrics.jsonl, TensorBoard events where it is installed, sample predictions as PNG."""
+"""What a run leaves to read: metrics.jsonl, TensorBoard events where it is installed, sample predictions as
+PNG.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ _SAMPLES = 4
 
 
 class Journal:
-    """Appends one JSON object a line. Lines past the step that a run resumes from are dropped, so that the curve has no fork.
+    """Appends one JSON object a line. Lines past the step that a run resumes from are dropped, so that the
+    curve has no fork.
 
     Raises:
         BuildError: it cannot be written. DataError: the file holds something else.
@@ -58,7 +61,9 @@ class Journal:
 
 
 def sample_sheet(reference: TorchReference, dataset: SegDataset) -> ImageU8:
-    """A few evenly spread validation samples, one a row: image, label colours, prediction overlaid. RGB uint8."""
+    """A few evenly spread validation samples, one a row: image, label colours, prediction overlaid. RGB
+    uint8.
+    """
     rows = []
     for index in np.linspace(0, len(dataset) - 1, min(_SAMPLES, len(dataset))).astype(int):
         image, mask = dataset.load(int(index))

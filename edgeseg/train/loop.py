@@ -1,4 +1,5 @@
-"""The training loop, for a CPU, a GPU, or several processes under torchrun. A `Task` says what is trained: float or INT8.
+"""The training loop, for a CPU, a GPU, or several processes under torchrun. A `Task` says what is trained:
+float or INT8.
 
 Data stream, optimiser steps, journal, state, resume, validation and the best checkpoint are the loop's.
 """
@@ -41,7 +42,9 @@ _LOG_EVERY = 50
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run ended with. `best` holds the weights of the highest validation mIoU; at step 0, what it started from."""
+    """What a run ended with. `best` holds the weights of the highest validation mIoU; at step 0, what it
+    started from.
+    """
 
     best: Path
     miou: float
@@ -89,7 +92,9 @@ def run_task(
 class _Loop:
     """Task, optimiser and counters of one run in one process."""
 
-    def __init__(self, make: MakeTask, recipe: Recipe, data_root: Path, run_dir: Path, here: Processes) -> None:
+    def __init__(
+        self, make: MakeTask, recipe: Recipe, data_root: Path, run_dir: Path, here: Processes
+    ) -> None:
         self.recipe, self.run_dir, self.here = recipe, run_dir, here
         self.train_set = open_dataset(recipe.data, "train", data_root)
         self.val_set = open_dataset(recipe.data, "val", data_root)
@@ -104,7 +109,9 @@ class _Loop:
         torch.manual_seed(schedule.seed + here.rank)
         self.optimizer = torch.optim.AdamW(self.task.parameter_groups(), betas=schedule.betas)
         self.ema = Ema(self.task.model, schedule.ema_decay) if schedule.ema_decay is not None else None
-        self.cross_entropy = CrossEntropy(self.train_set.labels.ignore_index, schedule.ohem_keep, self._class_weights())
+        self.cross_entropy = CrossEntropy(
+            self.train_set.labels.ignore_index, schedule.ohem_keep, self._class_weights()
+        )
         state = latest_state(run_dir / "state")
         self.counters = Counters()
         self.data = data_facts(self.train_set, self.val_set)
@@ -112,7 +119,9 @@ class _Loop:
         text, kept = dump_recipe(recipe), run_dir / "recipe.yaml"
         if state is not None:
             try:
-                restored = restore_state(state, self.task.model, self.optimizer, self.ema, self.task.digest, here)
+                restored = restore_state(
+                    state, self.task.model, self.optimizer, self.ema, self.task.digest, here
+                )
             except OtherRecipe:
                 raise other_recipe(run_dir, text, recipe) from None
             self.counters = restored[0]
@@ -129,16 +138,28 @@ class _Loop:
         if weights is None:
             return None
         if len(weights) != classes:
-            raise RecipeError(f"train.class_weights has {len(weights)} values for {classes} classes", hint="one value a class")
+            raise RecipeError(
+                f"train.class_weights has {len(weights)} values for {classes} classes",
+                hint="one value a class",
+            )
         return torch.tensor(weights, device=self.here.device)
 
     def batches(self, workers: int) -> Generator[tuple[Tensor, Tensor], None, None]:
         """What is left of the stream of micro-batches."""
         t, here = self.schedule, self.here
         sampler = StepSampler(
-            len(self.train_set), t.batch_size, t.accumulate, t.steps, self.counters.step, t.seed, here.rank, here.world_size
+            len(self.train_set),
+            t.batch_size,
+            t.accumulate,
+            t.steps,
+            self.counters.step,
+            t.seed,
+            here.rank,
+            here.world_size,
         )
-        transform = TrainTransform(self.recipe.augment, self.task.image.mean_rgb, self.train_set.labels.ignore_index, t.seed)
+        transform = TrainTransform(
+            self.recipe.augment, self.task.image.mean_rgb, self.train_set.labels.ignore_index, t.seed
+        )
         return train_batches(self.train_set, transform, sampler, workers)
 
     def fit(self, stop: Stop, batches: Iterator[tuple[Tensor, Tensor]], progress: Progress) -> None:
@@ -153,7 +174,10 @@ class _Loop:
         for warning in self.train_set.warnings if isinstance(self.train_set, FolderDataset) else ():
             progress.message(f"warning: {warning}")
         if self.changes:
-            progress.message(f"warning: the data is not what this run began with ({'; '.join(self.changes)}); going on with it")
+            progress.message(
+                f"warning: the data is not what this run began with ({'; '.join(self.changes)}); going on"
+                " with it"
+            )
             self.journal.write(c.step, data_changed=self.changes)
         progress.start("train", t.steps)
         progress.advance("train", c.step)
@@ -193,8 +217,8 @@ class _Loop:
         progress.finish("train")
 
     def _step(self, network: nn.Module, batches: list[tuple[Tensor, Tensor]], amp: bool) -> dict[str, float]:
-        """One optimiser step. Returns what was added up: the pixel losses, a mean over the counted pixels of all processes, as
-        `loss`, and the task's further losses, means over images.
+        """One optimiser step. Returns what was added up: the pixel losses, a mean over the counted pixels of
+        all processes, as `loss`, and the task's further losses, means over images.
         """
         here = self.here
         counted = sum(self.cross_entropy.count(mask) for _, mask in batches)
@@ -208,7 +232,8 @@ class _Loop:
             with hold:
                 with torch.autocast(here.device.type, torch.bfloat16, enabled=amp):
                     pixels, further = self.task.losses(network, images, labels, self.cross_entropy)
-                # DistributedDataParallel averages gradients over processes, which hold equally many images, but not pixels.
+                # DistributedDataParallel averages gradients over processes, which hold equally many images,
+                # but not pixels.
                 shares = {"loss": pixels * (here.world_size / total_count)}
                 shares |= {name: value / len(batches) for name, value in further.items()}
                 torch.stack(list(shares.values())).sum().backward()
@@ -218,7 +243,8 @@ class _Loop:
         means = dict(zip(sums, totals.tolist(), strict=True))
         if not math.isfinite(total := sum(means.values())):
             raise BuildError(
-                f"the loss is {total} at step {self.counters.step + 1}; the last saved state is kept in {self.run_dir / 'state'}",
+                f"the loss is {total} at step {self.counters.step + 1}; the last saved state is kept in"
+                f" {self.run_dir / 'state'}",
                 hint="lower train.lr (of INT8: quant.qat.lr), set train.clip_norm: 1.0, or train.amp: off",
             )
         if self.schedule.clip_norm is not None:
@@ -229,7 +255,9 @@ class _Loop:
         return means
 
     def _validate(self, progress: Progress) -> None:
-        """mIoU of the averaged weights (or the plain ones without EMA); the best so far is kept as best.safetensors."""
+        """mIoU of the averaged weights (or the plain ones without EMA); the best so far is kept as
+        best.safetensors.
+        """
         c, here, model = self.counters, self.here, self.task.model
         plain = None
         if self.ema is not None:
@@ -285,7 +313,9 @@ def _text_in(path: Path) -> str:
     except FileNotFoundError:
         return ""
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}", hint="choose another folder with --out, or use --fresh") from error
+        raise DataError(
+            f"{path}: cannot be read: {error}", hint="choose another folder with --out, or use --fresh"
+        ) from error
 
 
 class _NoJournal:
@@ -295,14 +325,17 @@ class _NoJournal:
 
 
 def set_aside(run_dir: Path) -> Path:
-    """Rename a run's folder with the first free number appended; the new name. Of a link, the folder that it leads to.
+    """Rename a run's folder with the first free number appended; the new name. Of a link, the folder that it
+    leads to.
 
     Raises:
         BuildError: it cannot be renamed.
     """
     with refusals(run_dir, BuildError, "choose another folder with --out"):
         folder = followed(run_dir)
-        free = next(p for n in range(1, 10_000) if not os.path.lexists(p := folder.with_name(f"{folder.name}.{n}")))
+        free = next(
+            p for n in range(1, 10_000) if not os.path.lexists(p := folder.with_name(f"{folder.name}.{n}"))
+        )
         folder.rename(free)
         if run_dir.is_symlink():
             folder.mkdir()  # or the link would lead nowhere

@@ -1,4 +1,6 @@
-"""Pixel losses, as sums with their counts: exact over processes and accumulated micro-batches; and distillation."""
+"""Pixel losses, as sums with their counts: exact over processes and accumulated micro-batches; and
+distillation.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ class CrossEntropy:
 
     Args:
         ignore_index: label that does not count.
-        ohem_keep: keep this share of the labelled pixels of a micro-batch, the ones with the highest loss; None keeps all.
+        ohem_keep: keep this share of the labelled pixels of a micro-batch, the ones with the highest loss;
+            None keeps all.
         class_weights: factor of each class on its pixels' losses, shape (K,).
     """
 
@@ -45,9 +48,10 @@ class CrossEntropy:
 
 
 def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """How far a model's class probabilities are from its teacher's: T^2 KL(teacher || model), a mean over pixels; float32.
+    """Distance of class probabilities to a teacher's: T^2 KL(teacher || model), a mean over pixels (float32).
 
-    T^2 keeps the size of its gradient what it is at T = 1. No label is needed, so unlabelled pixels teach as well.
+    T^2 keeps the size of its gradient what it is at T = 1. No label is needed, so unlabelled pixels teach as
+    well.
 
     Args:
         logits, teacher: (B, K, h, w), at one stride.

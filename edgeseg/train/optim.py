@@ -1,6 +1,7 @@
 """Optimiser, learning-rate schedule and weight averaging.
 
-Source: EDAFormer's training configuration (hyunwoo137/EDAFormer @ 9f98d76): AdamW, decoder at ten times the encoder's rate,
+Source: EDAFormer's training configuration (hyunwoo137/EDAFormer @ 9f98d76): AdamW, decoder at ten times the
+    encoder's rate,
 no decay on encoder norms, linear warm-up multiplied onto polynomial decay.
 """
 
@@ -17,8 +18,9 @@ _WARMUP_START = 1e-6
 def parameter_groups(model: nn.Module, train: Train) -> list[dict[str, object]]:
     """Groups for AdamW: encoder, encoder norms (no weight decay), everything else (the decoder).
 
-    Each group carries `names`, `params`, `lr` and `weight_decay`; a group without parameters is left out. Upstream's rule matches
-    parameter names; decoder norms are decayed there too, since the first matching rule wins.
+    Each group carries `names`, `params`, `lr` and `weight_decay`; a group without parameters is left out.
+    Upstream's rule matches parameter names; decoder norms are decayed there too, since the first matching
+    rule wins.
     """
     norms = {
         f"{prefix}.{name}"
@@ -49,7 +51,9 @@ def parameter_groups(model: nn.Module, train: Train) -> list[dict[str, object]]:
 
 
 def lr_factor(step: int, train: Train) -> float:
-    """Learning rate over its peak at a 0-based step: linear warm-up times (1 - step / steps) ** poly_power."""
+    """Learning rate over its peak at a 0-based step: linear warm-up times (1 - step / steps) **
+    poly_power.
+    """
     decay = (1.0 - step / train.steps) ** train.poly_power
     if step >= train.warmup_steps:
         return float(decay)
@@ -66,7 +70,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, train: Train)
 class Ema:
     """Exponential moving average of a model's floating-point state; integer buffers are copied.
 
-    The decay rises from 0 as (1 + step) / (10 + step), so that early averages are not held back by the initial weights.
+    The decay rises from 0 as (1 + step) / (10 + step), so that early averages are not held back by the
+    initial weights.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

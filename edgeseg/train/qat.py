@@ -1,4 +1,6 @@
-"""Quantization-aware training: a quantized model learns, in the loop of float training, to say what its float model says."""
+"""Quantization-aware training: a quantized model learns, in the loop of float training, to say what its float
+model says.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +47,9 @@ def finetune_int8(
 ) -> TrainResult:
     """Train a calibrated model, or continue the run that lies in `run_dir`.
 
-    The model is the deployed one, so it trains in evaluation mode: no dropout, no stochastic depth, the ISR plan in force. The
-    calibrated model is validated first and kept as best.safetensors (`best_step` 0) until a step is better.
+    The model is the deployed one, so it trains in evaluation mode: no dropout, no stochastic depth, the ISR
+    plan in force. The calibrated model is validated first and kept as best.safetensors (`best_step` 0) until
+    a step is better.
 
     Args:
         model: with quantizers and their ranges; trained in place, and left as the last step left it.
@@ -61,13 +64,25 @@ def finetune_int8(
     """
     qat = recipe.quant.qat if recipe.quant is not None else None
     if qat is None:
-        raise RecipeError(f"{recipe.name}: quant.qat is null", hint="write a quant.qat section, or use --ptq-only")
+        raise RecipeError(
+            f"{recipe.name}: quant.qat is null", hint="write a quant.qat section, or use --ptq-only"
+        )
 
     def make(labels: LabelSpace, here: Processes) -> _QatTask:
-        return _QatTask(qat, schedule(recipe.train, qat), model.to(here.device), teacher.to(here.device), image, start, save)
+        return _QatTask(
+            qat,
+            schedule(recipe.train, qat),
+            model.to(here.device),
+            teacher.to(here.device),
+            image,
+            start,
+            save,
+        )
 
     try:
-        return run_task(make, recipe, data_root, run_dir, device=device, workers=workers, fresh=fresh, progress=progress)
+        return run_task(
+            make, recipe, data_root, run_dir, device=device, workers=workers, fresh=fresh, progress=progress
+        )
     finally:
         model.cpu()
         teacher.cpu()
@@ -76,7 +91,8 @@ def finetune_int8(
 def schedule(train: Train, qat: Qat) -> Train:
     """Float training's settings with the length, batch and learning rate of QAT; no weight averaging.
 
-    No bf16 either: what is learned is how to live with the engine's rounding, and bf16 rounds as coarsely again.
+    No bf16 either: what is learned is how to live with the engine's rounding, and bf16 rounds as coarsely
+    again.
     """
     data = train.model_dump() | {
         "steps": qat.steps,
@@ -101,27 +117,52 @@ class _QatTask:
     validate_first = True
 
     def __init__(
-        self, qat: Qat, schedule: Train, model: nn.Module, teacher: nn.Module, image: ImageSpec, digest: str, save: Save
+        self,
+        qat: Qat,
+        schedule: Train,
+        model: nn.Module,
+        teacher: nn.Module,
+        image: ImageSpec,
+        digest: str,
+        save: Save,
     ) -> None:
-        self.qat, self.schedule, self.model, self.image, self.digest, self.save = qat, schedule, model, image, digest, save
+        self.qat, self.schedule, self.model, self.image, self.digest, self.save = (
+            qat,
+            schedule,
+            model,
+            image,
+            digest,
+            save,
+        )
         self.teacher = teacher.eval().requires_grad_(False)
         model.requires_grad_(True)
         self.ranges = learned_ranges(model) if qat.scales == "learned" else {}
         self.least = {name: amax.detach().clone() * _LEAST_RANGE for name, amax in self.ranges.items()}
 
     def parameter_groups(self) -> list[dict[str, object]]:
-        """A group for each tensor, as its learning rate goes by its size; biases, norms and ranges are not decayed.
+        """A group for each tensor, as its learning rate goes by its size; biases, norms and ranges are not
+        decayed.
 
-        A step of Adam moves every weight by about the learning rate, whatever its size. In the deployed form sizes differ by
-        orders of magnitude: what was folded into a convolution, such as the division of an image by its deviation, is in them.
-        Source: relative step sizes, Adafactor (arXiv 1804.04235), section 8.
+        A step of Adam moves every weight by about the learning rate, whatever its size. In the deployed form
+        sizes differ by orders of magnitude: what was folded into a convolution, such as the division of an
+        image by its deviation, is in them. Source: relative step sizes, Adafactor (arXiv 1804.04235), section
+        8.
         """
         groups: list[dict[str, object]] = []
         for name, parameter in self.model.named_parameters():
             size = max(float(parameter.detach().square().mean().sqrt()), _LEAST_SIZE)
             decay = self.schedule.weight_decay if parameter.ndim > 1 else 0.0
             lr = self.qat.lr * size
-            groups.append({"label": name, "lr": lr, "peak_lr": lr, "weight_decay": decay, "names": [name], "params": [parameter]})
+            groups.append(
+                {
+                    "label": name,
+                    "lr": lr,
+                    "peak_lr": lr,
+                    "weight_decay": decay,
+                    "names": [name],
+                    "params": [parameter],
+                }
+            )
         return groups
 
     def losses(
@@ -147,7 +188,8 @@ class _QatTask:
 
 
 def learned_ranges(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Make the range of every activation that is rounded a parameter, in place; by name. Those of weights stay as they are.
+    """Make the range of every activation that is rounded a parameter, in place; by name. Those of weights
+    stay as they are.
 
     Source: Esser et al., Learned Step Size Quantization (arXiv 1902.08153).
     """

@@ -1,6 +1,8 @@
-"""Everything a run needs to continue as if it had never stopped: weights, optimiser, averages, random state, counters.
+"""Everything a run needs to continue as if it had never stopped: weights, optimiser, averages, random state,
+counters.
 
-The data position is no part of it: the stream of samples follows from the seed and the step (see data.loader).
+The data position is no part of it: the stream of samples follows from the seed and the step (see
+data.loader).
 """
 
 from __future__ import annotations
@@ -57,8 +59,8 @@ def save_state(
 ) -> None:
     """Write the state of this step to `folder`; older states beyond the last two are removed afterwards.
 
-    `data` says what the run is trained with, as `resume.data_facts` does. All processes call it; the first one writes, with the
-    random states of all.
+    `data` says what the run is trained with, as `resume.data_facts` does. All processes call it; the first
+    one writes, with the random states of all.
     """
     random_states = here.gather(_random_state(here.device))
     if not here.is_first:
@@ -68,10 +70,14 @@ def save_state(
         tensors |= {f"ema.{name}": value for name, value in ema.state.items()}
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
-            tensors |= {f"optimizer.{name}.{key}": value for key, value in optimizer.state.get(parameter, {}).items()}
+            tensors |= {
+                f"optimizer.{name}.{key}": value for key, value in optimizer.state.get(parameter, {}).items()
+            }
     tensors |= {f"random.{rank}": value for rank, value in enumerate(random_states)}
     path = folder / f"step_{counters.step:08d}.safetensors"
-    save_checkpoint(path, tensors, {"kind": "state", "recipe_sha256": digest, "counters": asdict(counters), "data": data})
+    save_checkpoint(
+        path, tensors, {"kind": "state", "recipe_sha256": digest, "counters": asdict(counters), "data": data}
+    )
     for old in _states(folder)[:-_KEPT]:
         old.unlink(missing_ok=True)
 
@@ -99,13 +105,19 @@ def latest_state(folder: Path) -> Path | None:
 
 
 def restore_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None, digest: str, here: Processes
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: Ema | None,
+    digest: str,
+    here: Processes,
 ) -> tuple[Counters, dict[str, Any]]:
     """Put a saved state into model, optimiser, averages and random generator.
 
     Returns the counters, and what the run was trained with, empty where the state does not say.
 
-    With another number of processes, or on another kind of device, the run continues with fresh dropout draws.
+    With another number of processes, or on another kind of device, the run continues with fresh dropout
+    draws.
 
     Raises:
         DataError: damaged file.

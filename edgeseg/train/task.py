@@ -23,7 +23,8 @@ class Task(Protocol):
         image: what the model takes, in training and validation.
         schedule: length, batch, learning rate and the like.
         digest: of all that the run depends on; a state of another digest is refused.
-        validate_first: the model is worth keeping before the first step; where no step is better, it is the best.
+        validate_first: the model is worth keeping before the first step; where no step is better, it is the
+            best.
     """
 
     @property
@@ -48,7 +49,8 @@ class Task(Protocol):
     def losses(
         self, network: nn.Module, images: Tensor, labels: Tensor, cross_entropy: CrossEntropy
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Of one micro-batch: the pixel losses, summed; further losses by name, each a mean over images. All are weighted.
+        """Of one micro-batch: the pixel losses, summed; further losses by name, each a mean over images. All
+        are weighted.
 
         Args:
             network: the model, or what wraps it for several processes.

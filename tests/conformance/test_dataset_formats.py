@@ -38,7 +38,9 @@ def test_samples_are_images_with_class_maps(tree: Tree, split: str) -> None:
 def test_masks_hold_the_classes_that_were_written(tree: Tree) -> None:
     dataset = open_dataset(tree.data, "train", tree.root)
     assert dataset.labels.num_classes == tree.num_classes
-    loaded = {dataset.name(index): dataset.load(index)[1] for index in range(len(dataset))} if tree.train else {}
+    loaded = (
+        {dataset.name(index): dataset.load(index)[1] for index in range(len(dataset))} if tree.train else {}
+    )
     assert loaded.keys() == tree.train.keys()
     for name, mask in tree.train.items():
         np.testing.assert_array_equal(loaded[name], mask, err_msg=name)

@@ -1,4 +1,6 @@
-"""Every row of the engine table declares each option that it reads, reads each that it declares, and says what it means."""
+"""Every row of the engine table declares each option that it reads, reads each that it declares, and says
+what it means.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ from fake_cuda import FakeLibrary
 from gpu_ort import PLUGIN, RTX, GpuOrt
 from tiny import tiny_program
 
-CARD = Machine("x86_64", "Linux", "", "", (), (Gpu("NVIDIA GeForce RTX 4090", "8.9", 24.0),), None, None, None, {})
+CARD = Machine(
+    "x86_64", "Linux", "", "", (), (Gpu("NVIDIA GeForce RTX 4090", "8.9", 24.0),), None, None, None, {}
+)
 NX = replace(CARD, gpus=(), jetson=Jetson("", "tegra234", ("p3767-0000",), False, "36.4.3"))
 
 
@@ -87,8 +91,12 @@ def row_at_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[st
             pytest.importorskip("openvino")
             return using(OpenVino())
         if runtime == "onnxruntime":
-            monkeypatch.setitem(sys.modules, "onnxruntime", GpuOrt(*(one.title for one in PROVIDERS.values())))  # type: ignore[arg-type]
-            plugin = SimpleNamespace(get_ep_name=lambda: RTX, get_library_path=lambda: "librtx.so", __spec__=object())
+            monkeypatch.setitem(
+                sys.modules, "onnxruntime", GpuOrt(*(one.title for one in PROVIDERS.values()))
+            )  # type: ignore[arg-type]
+            plugin = SimpleNamespace(
+                get_ep_name=lambda: RTX, get_library_path=lambda: "librtx.so", __spec__=object()
+            )
             monkeypatch.setitem(sys.modules, PLUGIN, plugin)  # type: ignore[arg-type]
             return using(OnnxRuntime(CARD))
         rows: dict[str, EngineBackend] = {
@@ -113,7 +121,9 @@ def any_value(option: Option) -> Any:
 
 
 @pytest.mark.parametrize("runtime", sorted(ENGINES))
-def test_what_is_read_is_declared_and_what_is_declared_is_read(runtime: str, row_at_work: Callable[[str], Use]) -> None:
+def test_what_is_read_is_declared_and_what_is_declared_is_read(
+    runtime: str, row_at_work: Callable[[str], Use]
+) -> None:
     declared, names = backend(runtime).options, set[str]()
     plain = {name: any_value(option) for name, option in declared.items()}
     changed = [{name: value} for name, values in VALUES.get(runtime, {}).items() for value in values] or [{}]

@@ -1,4 +1,6 @@
-"""What every runtime of the engine table must do. A runtime that is not installed is skipped, with what it says itself."""
+"""What every runtime of the engine table must do. A runtime that is not installed is skipped, with what it
+says itself.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ def test_each_variant_compiles_and_answers(runtime: EngineBackend, tmp_path: Pat
         (tmp_path / str(index)).mkdir()
         options = {**OPTIONS, **variant}
         program = tiny_program(tmp_path / "tiny.onnx")
-        with runtime.load(program, runtime.compile(program, tmp_path / str(index), options), options) as session:
+        with runtime.load(
+            program, runtime.compile(program, tmp_path / str(index), options), options
+        ) as session:
             np.testing.assert_array_equal(session.infer(tiny_image()), tiny_mask(tiny_image()))
 
 
@@ -142,7 +146,12 @@ def test_segment_takes_any_size(size_hw: tuple[int, int], session: Session) -> N
 
 @pytest.mark.parametrize(
     "image",
-    [tiny_image()[:-1], tiny_image().astype(np.float32), tiny_image()[:, :, 0], np.zeros((*SIZE_HW, 4), np.uint8)],
+    [
+        tiny_image()[:-1],
+        tiny_image().astype(np.float32),
+        tiny_image()[:, :, 0],
+        np.zeros((*SIZE_HW, 4), np.uint8),
+    ],
     ids=["size", "dtype", "grey", "alpha"],
 )
 def test_infer_refuses_what_does_not_fit(image: np.ndarray, session: Session) -> None:
@@ -164,7 +173,9 @@ def test_close_is_final_and_may_be_repeated(session: Session) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no graph", None], ids=["empty", "garbage", "cut short"])
-def test_broken_programs_and_engines_are_errors_of_ours(content: bytes | None, runtime: EngineBackend, tmp_path: Path) -> None:
+def test_broken_programs_and_engines_are_errors_of_ours(
+    content: bytes | None, runtime: EngineBackend, tmp_path: Path
+) -> None:
     program = tiny_program(tmp_path / "tiny.onnx")
     files = runtime.compile(program, tmp_path, OPTIONS)
     for path in (*files, program.onnx_path):
@@ -180,7 +191,10 @@ def test_broken_programs_and_engines_are_errors_of_ours(content: bytes | None, r
 def test_a_program_that_is_not_what_it_says(runtime: EngineBackend, tmp_path: Path) -> None:
     program = tiny_program(tmp_path / "tiny.onnx")
     files = runtime.compile(program, tmp_path, OPTIONS)
-    for wrong in (replace(program, mask_stride=4), replace(program, image=replace(program.image, layout="NCHW"))):
+    for wrong in (
+        replace(program, mask_stride=4),
+        replace(program, image=replace(program.image, layout="NCHW")),
+    ):
         with pytest.raises(BuildError, match="not the program"):
             runtime.compile(wrong, tmp_path, OPTIONS)
         with pytest.raises(BundleError, match="not an engine of its program"):

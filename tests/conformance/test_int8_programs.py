@@ -1,4 +1,6 @@
-"""Every family of models as an INT8 program: what is said to be INT8 runs in integers, and every form says the same."""
+"""Every family of models as an INT8 program: what is said to be INT8 runs in integers, and every form says
+the same.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,10 @@ from quantized import SETTINGS, QuantizedModel, quantized_model
 SIZE_HW = (64, 128)
 FAMILIES = [
     "edaformer_nano",
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("segformer_nano", "vwformer_nano", "repsep_nano")),
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("segformer_nano", "vwformer_nano", "repsep_nano")
+    ),
 ]
 THREADS = {"threads": 2}
 
@@ -52,7 +57,9 @@ def test_the_canonical_program(name: str, folder: Path) -> None:
     graph = onnx.load(program(name, "qdq", folder).onnx_path)
     counts = count_ops(graph)
     kinds = {tensor.name: tensor.data_type for tensor in graph.graph.initializer}
-    weights = [node for node in graph.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in kinds]
+    weights = [
+        node for node in graph.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in kinds
+    ]
     int8 = [layer for layer in coverage_of(name).layers if layer.precision == "int8"]
     assert {kinds[node.input[0]] for node in weights} == {onnx.TensorProto.INT8}
     assert len(weights) == sum(layer.kind != "Product" for layer in int8)
@@ -89,13 +96,17 @@ def test_every_form_that_is_exact_here_says_the_same(name: str, folder: Path, tm
 def test_the_canonical_program_runs_where_the_runtime_makes_its_weights_unsigned(
     name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on x86 without VNNI: ONNX Runtime names the new constants by the old ones, and fails where two weights share one."""
+    """As on x86 without VNNI: ONNX Runtime names the new constants by the old ones, and fails where two
+    weights share one.
+    """
     pretend(monkeypatch, "avx2")
     image, masks = np.random.default_rng(0).integers(0, 256, (*SIZE_HW, 3), np.uint8), []
     for form in ("qdq", "arm"):
         made = program(name, form, folder)
         (tmp_path / form).mkdir()
-        with OnnxRuntime().load(made, OnnxRuntime().compile(made, tmp_path / form, THREADS), THREADS) as session:
+        with OnnxRuntime().load(
+            made, OnnxRuntime().compile(made, tmp_path / form, THREADS), THREADS
+        ) as session:
             masks.append(session.infer(image))
     assert mask_agreement(*masks) >= 0.99
 

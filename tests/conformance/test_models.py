@@ -1,4 +1,6 @@
-"""What every row of the model catalogue must do. Nano rows run; full sizes are checked without data, and whole with `slow`."""
+"""What every row of the model catalogue must do. Nano rows run; full sizes are checked without data, and
+whole with `slow`.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ SIZE_HW = (64, 128)
 NANO = [name for name in CATALOGUE if name.endswith("_nano")]
 FULL = [name for name in CATALOGUE if not name.endswith("_nano")]
 EVERY = [*NANO, *(pytest.param(name, marks=pytest.mark.slow) for name in FULL)]
-LABELS = LabelSpace(tuple(f"class{i}" for i in range(NUM_CLASSES)), tuple((i, i, i) for i in range(NUM_CLASSES)))
+LABELS = LabelSpace(
+    tuple(f"class{i}" for i in range(NUM_CLASSES)), tuple((i, i, i) for i in range(NUM_CLASSES))
+)
 
 FORBIDDEN = {
     "dynamic": {"Loop", "If", "Scan", "Range", "NonZero", "Shape", "SequenceAt"},
@@ -45,7 +49,9 @@ WITHOUT_GRADIENT = {
 
 @lru_cache(maxsize=len(NANO))
 def filled(name: str) -> Segmentor:
-    """The model with parameters that are all different from zero, in evaluation, at its base plan. Tests leave it so."""
+    """The model with parameters that are all different from zero, in evaluation, at its base plan. Tests
+    leave it so.
+    """
     return fill(build_model(name, NUM_CLASSES)).eval()
 
 
@@ -59,7 +65,11 @@ def plan_of(model: Segmentor, multipliers: list[int]) -> IsrPlan:
 
 
 def without_drops(name: str) -> Segmentor:
-    drops = {option: 0.0 for option in model_options(name) if option in ("drop_path", "decoder_drop_path", "dropout")}
+    drops = {
+        option: 0.0
+        for option in model_options(name)
+        if option in ("drop_path", "decoder_drop_path", "dropout")
+    }
     return build_model(name, NUM_CLASSES, **drops)
 
 
@@ -114,7 +124,9 @@ def test_a_size_that_would_lose_pixels_is_refused(name: str) -> None:
 @settings(max_examples=3)
 @given(data=st.data())
 @torch.inference_mode()
-def test_a_plan_changes_the_answer_never_its_shape_and_one_is_the_identity(name: str, data: st.DataObject) -> None:
+def test_a_plan_changes_the_answer_never_its_shape_and_one_is_the_identity(
+    name: str, data: st.DataObject
+) -> None:
     model = filled(name)
     base, plan_before = model(noise()), model.isr_plan
     multipliers = [data.draw(st.sampled_from(choice)) for choice in model.isr_choices(SIZE_HW)]
@@ -135,7 +147,9 @@ def test_gradients_reach_every_parameter(name: str) -> None:
         if isinstance(norm, nn.BatchNorm2d):
             norm.eval()  # batch statistics take away every constant in front of them, and its gradient
     loss_of(model, noise(batch=2), blocks_of_classes(2, SIZE_HW)).backward()
-    largest = {key: 0.0 if p.grad is None else float(p.grad.abs().max()) for key, p in model.named_parameters()}
+    largest = {
+        key: 0.0 if p.grad is None else float(p.grad.abs().max()) for key, p in model.named_parameters()
+    }
     noise_level = 1e-6 * max(largest.values())
     unreached = {key for key, gradient in largest.items() if gradient <= noise_level}
     excused = {key for key in largest if any(fnmatchcase(key, pattern) for pattern in WITHOUT_GRADIENT)}
@@ -181,11 +195,20 @@ def test_torch_export_captures_the_whole_model(name: str) -> None:
 
 @pytest.mark.parametrize(("form", "opset"), [("onnxruntime", 17), ("plain", 20)])
 @pytest.mark.parametrize("name", EVERY)
-def test_the_exported_program_says_what_the_model_says(name: str, form: Form, opset: int, tmp_path: Path) -> None:
+def test_the_exported_program_says_what_the_model_says(
+    name: str, form: Form, opset: int, tmp_path: Path
+) -> None:
     model = filled(name)
     spec = model.image_spec(SIZE_HW)
     program = export_program(
-        model, image=spec, labels=LABELS, mask_stride=4, arch=name, out=tmp_path / "model.onnx", opset=opset, form=form
+        model,
+        image=spec,
+        labels=LABELS,
+        mask_stride=4,
+        arch=name,
+        out=tmp_path / "model.onnx",
+        opset=opset,
+        form=form,
     )
     graph = onnx.load(program.onnx_path)
     onnx.checker.check_model(graph, full_check=True)
@@ -195,5 +218,7 @@ def test_the_exported_program_says_what_the_model_says(name: str, form: Form, op
     norms = sum(isinstance(module, nn.LayerNorm) for module in model.modules())
     assert operators.count("LayerNormalization") == norms
     image = np.random.default_rng(0).integers(0, 256, (*SIZE_HW, 3), np.uint8)
-    report = compare(TorchReference(model, spec, 4), program, [image], Thresholds(logits_error=1e-4, mask_agreement=0.995))
+    report = compare(
+        TorchReference(model, spec, 4), program, [image], Thresholds(logits_error=1e-4, mask_agreement=0.995)
+    )
     assert report["rungs"]["mask"]["passed"]

@@ -28,7 +28,11 @@ EVERY = [*NANO, *(pytest.param(name, marks=pytest.mark.slow) for name in CATALOG
 LEARNED = ["edaformer_nano", "segformer_nano", "vwformer_nano"]
 """Each decoder also has a form with learned upsampling."""
 INT8 = Quant(
-    calibration=Calibration(images="none", method="max"), attention="int8", min_coverage=0.0, max_miou_drop=1.0, qat=None
+    calibration=Calibration(images="none", method="max"),
+    attention="int8",
+    min_coverage=0.0,
+    max_miou_drop=1.0,
+    qat=None,
 )
 FLOAT_ATTENTION = INT8.model_copy(update={"attention": "float"})
 
@@ -54,7 +58,9 @@ def quantized(name: str, upsample: str = "bilinear") -> tuple[Segmentor, Deploye
 def images(result: Deployed) -> list[Tensor]:
     """Two images as the deployed model takes them; its own division lies in its first convolution."""
     std = 57.0 if result.image.std_rgb == (1.0, 1.0, 1.0) else 1.0
-    return [std * torch.randn(1, 3, *SIZE_HW, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    return [
+        std * torch.randn(1, 3, *SIZE_HW, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)
+    ]
 
 
 def weighty(model: nn.Module) -> set[str]:
@@ -65,7 +71,9 @@ CASES = [*((name, "bilinear") for name in NANO), *((name, "lda_aqu") for name in
 
 
 @pytest.mark.parametrize(("name", "upsample"), CASES)
-def test_every_layer_and_product_has_its_quantizers_and_nothing_else_has_any(name: str, upsample: str) -> None:
+def test_every_layer_and_product_has_its_quantizers_and_nothing_else_has_any(
+    name: str, upsample: str
+) -> None:
     _, result, hints = quantized(name, upsample)
     on: dict[str, set[str]] = {}
     for layer, role, quantizer in quantizers(result.model):
@@ -86,13 +94,19 @@ def test_every_layer_and_product_has_its_quantizers_and_nothing_else_has_any(nam
 
 
 def first_conv_of(model: nn.Module) -> str:
-    (name,) = [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.in_channels == 3 and "encoder" in name]
+    (name,) = [
+        name
+        for name, m in model.named_modules()
+        if isinstance(m, nn.Conv2d) and m.in_channels == 3 and "encoder" in name
+    ]
     return name
 
 
 @pytest.mark.parametrize(("name", "upsample"), CASES)
 @torch.inference_mode()
-def test_the_deployed_form_is_the_model_has_no_batch_norm_and_runs_all_of_its_layers(name: str, upsample: str) -> None:
+def test_the_deployed_form_is_the_model_has_no_batch_norm_and_runs_all_of_its_layers(
+    name: str, upsample: str
+) -> None:
     model, result, _ = deployed(name, upsample)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in result.model.modules())
     called: set[str] = set()
@@ -116,7 +130,9 @@ def test_coverage_counts_every_multiply_add_once(name: str) -> None:
         by_hand[layer] = out.numel() * int(per_value)
 
     for layer in (*weighty(result.model), *hints.products):
-        result.model.get_submodule(layer).register_forward_hook(lambda *args, layer=layer: count(layer, *args))
+        result.model.get_submodule(layer).register_forward_hook(
+            lambda *args, layer=layer: count(layer, *args)
+        )
     with torch.inference_mode():
         result.model(images(result)[0])
     counted = {layer.name: layer.macs for layer in covered.layers}
@@ -128,7 +144,9 @@ def test_coverage_counts_every_multiply_add_once(name: str) -> None:
     assert covered.share == pytest.approx(1 - (products + kept) / covered.macs)
     convolutions = {layer: result.model.get_submodule(layer) for layer in by_hand}
     single = [
-        n for n, module in convolutions.items() if isinstance(module, nn.Conv2d) and module.groups > 1 == module.weight.shape[1]
+        n
+        for n, module in convolutions.items()
+        if isinstance(module, nn.Conv2d) and module.groups > 1 == module.weight.shape[1]
     ]
     assert covered.depthwise_share == pytest.approx(sum(by_hand[layer] for layer in single) / covered.macs)
     assert all(layer.reason for layer in covered.layers if layer.precision == "float")
@@ -151,7 +169,9 @@ def test_gradients_reach_every_weight_through_the_quantizers(name: str) -> None:
     model.zero_grad()
     try:
         model(images(result)[0]).square().mean().backward()
-        unreached = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+        unreached = [
+            key for key, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0
+        ]
         assert not [key for key in unreached if key.endswith("weight")]
     finally:
         model.zero_grad()

@@ -1,7 +1,8 @@
-"""TensorRT-RTX's own builder, on a machine without a GPU: every family of models, for every generation of cards.
+"""TensorRT-RTX's own builder, on a machine without a GPU: every family of models, for every generation of
+cards.
 
-Nothing is run: that needs the card. What is proved is that the parser takes every operator of the programs that bundles hold,
-that the builder makes an engine of each, and how a program that it refuses is told.
+Nothing is run: that needs the card. What is proved is that the parser takes every operator of the programs
+that bundles hold, that the builder makes an engine of each, and how a program that it refuses is told.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ FAMILIES = [
 ]
 """Catalogue names, and a learned upsampling."""
 KINDS = ["float", "fp16", "int8", "qdq"]
-"""What `TensorRtRtx.form_for` names for each precision, and the canonical INT8 program, which it gets where that is missing."""
+"""What `TensorRtRtx.form_for` names for each precision, and the canonical INT8 program, which it gets where
+that is missing.
+"""
 LABELS = LabelSpace(tuple(f"class{i}" for i in range(5)), tuple((i, i, i) for i in range(5)))
 SMALL, LARGE = (64, 128), (384, 512)
 
@@ -73,7 +76,9 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @cache
 def program_of(family: str, kind: str, folder: Path, size_hw: tuple[int, int]) -> Program:
-    """A model whose parameters are all different from zero, as a bundle for TensorRT-RTX holds it; INT8 calibrated on noise."""
+    """A model whose parameters are all different from zero, as a bundle for TensorRT-RTX holds it; INT8
+    calibrated on noise.
+    """
     from edgeseg.export.onnx_qdq import export_qdq
     from edgeseg.export.program import export_program
     from edgeseg.models.catalog import build_model
@@ -85,10 +90,14 @@ def program_of(family: str, kind: str, folder: Path, size_hw: tuple[int, int]) -
     if kind in ("fp16", "int8"):
         return write_half(program_of(family, "float" if kind == "fp16" else "qdq", folder, size_hw), out)
     if kind == "qdq":
-        pytest.importorskip("modelopt", reason="quantizers are put in by nvidia-modelopt: pip install 'edgeseg[quant]'")
+        pytest.importorskip(
+            "modelopt", reason="quantizers are put in by nvidia-modelopt: pip install 'edgeseg[quant]'"
+        )
         return export_qdq(quantized_model(name, size_hw, **options), mask_stride=1, out=out)
     model = fill(build_model(name, LABELS.num_classes, **options)).eval()
-    return export_program(model, image=ImageSpec(size_hw), labels=LABELS, mask_stride=1, arch=name, out=out, form=GPU_FORM)
+    return export_program(
+        model, image=ImageSpec(size_hw), labels=LABELS, mask_stride=1, arch=name, out=out, form=GPU_FORM
+    )
 
 
 def compiled(program: Program, out: Path, capability: str) -> int:
@@ -113,7 +122,9 @@ def test_no_family_is_left_out() -> None:
         return {type(model.encoder), type(model.decoder)}
 
     tried = [family.split() for family in FAMILIES]
-    assert set().union(*(parts(name) for name in CATALOGUE)) == set().union(*(parts(name) for name, *_ in tried))
+    assert set().union(*(parts(name) for name in CATALOGUE)) == set().union(
+        *(parts(name) for name, *_ in tried)
+    )
     assert {*UPSAMPLING} == {"bilinear", *(kind for _, *upsample in tried for kind in upsample)}
 
 
@@ -124,15 +135,22 @@ def test_no_family_is_left_out() -> None:
 def test_every_family_in_every_precision_for_every_card(
     family: str, kind: str, capability: str, folder: Path, tmp_path: Path
 ) -> None:
-    """Of INT8, the parser takes every quantizer, and an engine is made. Whether it computes in INT8, only the card shows."""
+    """Of INT8, the parser takes every quantizer, and an engine is made. Whether it computes in INT8, only the
+    card shows.
+    """
     compiled(program_of(family, kind, folder, SMALL), tmp_path, capability)
 
 
 @pytest.mark.parametrize("capability", CARDS.values(), ids=CARDS)
 @pytest.mark.parametrize("name", ["edaformer_t", "vwformer_mit_b0"])
 def test_models_of_full_size(name: str, capability: str, folder: Path, tmp_path: Path) -> None:
-    """In a child process, as users build. Weights are half of a float engine, kernels the rest; INT8 has more and larger ones."""
-    sizes = {kind: compiled(program_of(name, kind, folder, LARGE), tmp_path, capability) for kind in ("float", "fp16", "int8")}
+    """In a child process, as users build. Weights are half of a float engine, kernels the rest; INT8 has more
+    and larger ones.
+    """
+    sizes = {
+        kind: compiled(program_of(name, kind, folder, LARGE), tmp_path, capability)
+        for kind in ("float", "fp16", "int8")
+    }
     assert sizes["fp16"] < 0.75 * sizes["float"]
     assert sizes["int8"] < 1.1 * sizes["float"]
 
@@ -144,9 +162,14 @@ def test_a_quantized_bias_is_refused(folder: Path, tmp_path: Path) -> None:
     bias = next(tensor for tensor in model.graph.initializer if tensor.name == conv.input[2])
     codes = np.round(onnx.numpy_helper.to_array(bias) * 1000).astype(np.int32)
     model.graph.initializer.extend(
-        [onnx.numpy_helper.from_array(codes, "codes"), onnx.numpy_helper.from_array(np.float32(0.001), "step")]
+        [
+            onnx.numpy_helper.from_array(codes, "codes"),
+            onnx.numpy_helper.from_array(np.float32(0.001), "step"),
+        ]
     )
-    model.graph.node.insert(0, onnx.helper.make_node("DequantizeLinear", ["codes", "step"], ["dequantized_bias"]))
+    model.graph.node.insert(
+        0, onnx.helper.make_node("DequantizeLinear", ["codes", "step"], ["dequantized_bias"])
+    )
     conv.input[2] = "dequantized_bias"
     program = replace(program_of("edaformer_nano", "qdq", folder, SMALL), onnx_path=tmp_path / "biased.onnx")
     onnx.save(model, program.onnx_path)

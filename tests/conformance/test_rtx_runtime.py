@@ -1,4 +1,6 @@
-"""TensorRT-RTX's own runtime, as far as it works without a GPU: its names, and what it says of engines and of the driver."""
+"""TensorRT-RTX's own runtime, as far as it works without a GPU: its names, and what it says of engines and of
+the driver.
+"""
 
 from __future__ import annotations
 
@@ -34,15 +36,30 @@ def test_the_double_has_the_names_of_the_real_one(rtx: Any) -> None:
     double = fake_rtx(FakeLibrary(), (1, 2, 2, 3), (1, 1, 1), tiny_mask)
     used = {
         "Runtime": ("engine_header_size", "get_engine_validity", "deserialize_cuda_engine"),
-        "ICudaEngine": ("create_runtime_config", "create_execution_context", "get_tensor_mode", "num_io_tensors"),
+        "ICudaEngine": (
+            "create_runtime_config",
+            "create_execution_context",
+            "get_tensor_mode",
+            "num_io_tensors",
+        ),
         "IRuntimeConfig": ("create_runtime_cache", "set_runtime_cache", "get_runtime_cache"),
         "IRuntimeCache": ("deserialize", "serialize"),
         "IExecutionContext": ("execute_async_v3", "set_tensor_address", "is_stream_capturable"),
     }
-    assert not [f"{kind}.{name}" for kind, names in used.items() for name in names if not hasattr(getattr(rtx, kind), name)]
+    assert not [
+        f"{kind}.{name}"
+        for kind, names in used.items()
+        for name in names
+        if not hasattr(getattr(rtx, kind), name)
+    ]
     assert "runtime_config: " in rtx.ICudaEngine.create_execution_context.__doc__
-    for kind, fake in (("EngineValidity", EngineValidity), ("EngineInvalidityDiagnostics", EngineInvalidityDiagnostics)):
-        assert {name: int(value) for name, value in getattr(rtx, kind).__members__.items()} == dict(fake.__members__)
+    for kind, fake in (
+        ("EngineValidity", EngineValidity),
+        ("EngineInvalidityDiagnostics", EngineInvalidityDiagnostics),
+    ):
+        assert {name: int(value) for name, value in getattr(rtx, kind).__members__.items()} == dict(
+            fake.__members__
+        )
     logger = type("Logger", (rtx.ILogger,), {"__init__": rtx.ILogger.__init__, "log": lambda *said: None})()
     assert rtx.Runtime(logger).engine_header_size == double.Runtime.engine_header_size
 

@@ -46,7 +46,9 @@ def _file(name: str) -> Callable[[Path, pytest.MonkeyPatch], Place]:
 
 def _http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     holder = socket.create_server(("127.0.0.1", 0))
-    return Place(f"http://127.0.0.1:{free_port()}/x", f"http://127.0.0.1:{holder.getsockname()[1]}/x", holder.close)
+    return Place(
+        f"http://127.0.0.1:{free_port()}/x", f"http://127.0.0.1:{holder.getsockname()[1]}/x", holder.close
+    )
 
 
 def _rtsp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
@@ -99,7 +101,10 @@ def test_the_example_shown_to_users_is_of_its_row(form: SinkForm) -> None:
 # GStreamer's server takes half a second to start.
 @pytest.mark.parametrize(
     "form",
-    [pytest.param(form, marks=[pytest.mark.slow] if form.example.startswith("rtsp:") else []) for form in SINKS],
+    [
+        pytest.param(form, marks=[pytest.mark.slow] if form.example.startswith("rtsp:") else [])
+        for form in SINKS
+    ],
     ids=[form.example for form in SINKS],
 )
 class TestSink:

@@ -119,7 +119,9 @@ class TestSource:
         frames = list(source.frames())
         source.close()
         assert [frame.index for frame in frames] == list(range(COUNT))
-        assert [frame.pts_s for frame in frames] == pytest.approx([index / source.fps for index in range(COUNT)], abs=1e-3)
+        assert [frame.pts_s for frame in frames] == pytest.approx(
+            [index / source.fps for index in range(COUNT)], abs=1e-3
+        )
         assert all(frame.image_rgb.dtype == np.uint8 and frame.image_rgb.ndim == 3 for frame in frames)
         assert all(before_s <= frame.arrival_s <= time.monotonic() for frame in frames)
         assert {frame.source_id for frame in frames} == {source.source_id}
@@ -130,7 +132,9 @@ class TestSource:
         copies = [frame.image_rgb.copy() for frame in frames]
         frames[0].image_rgb[:] = 0
         source.close()
-        assert all(np.array_equal(frame.image_rgb, copy) for frame, copy in zip(frames[1:], copies[1:], strict=True))
+        assert all(
+            np.array_equal(frame.image_rgb, copy) for frame, copy in zip(frames[1:], copies[1:], strict=True)
+        )
 
     def test_it_can_be_closed_early_twice_and_unopened(self, source: FrameSource) -> None:
         source.close()

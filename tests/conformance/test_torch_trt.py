@@ -1,7 +1,8 @@
-"""Torch-TensorRT on a machine without a GPU: what bundles hold becomes one TensorRT network, and TensorRT-RTX builds it for SM89.
+"""Torch-TensorRT on a machine without a GPU: what bundles hold becomes one TensorRT network, and TensorRT-RTX
+builds it for SM89.
 
-Nothing is run: that needs the card. Queries of the device are answered by a double, everything else is real: every converter, the
-types of the network, its quantizers, and the builder.
+Nothing is run: that needs the card. Queries of the device are answered by a double, everything else is real:
+every converter, the types of the network, its quantizers, and the builder.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from torch_trt_releases import RELEASES
 
 pytestmark = pytest.mark.torch_trt
 
-CARD = Machine("x86_64", "Linux", "", "", (), (Gpu("NVIDIA GeForce RTX 4090", "8.9", 24.0),), None, None, None, {})
+CARD = Machine(
+    "x86_64", "Linux", "", "", (), (Gpu("NVIDIA GeForce RTX 4090", "8.9", 24.0),), None, None, None, {}
+)
 LABELS = LabelSpace(tuple(f"class{i}" for i in range(5)), tuple((i, i, i) for i in range(5)))
 SIZE_HW = (128, 256)
 """Of every program. More pixels make the same layers, and take longer."""
@@ -53,7 +56,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @cache
 def exported(name: str, kind: str, folder: Path, mask_stride: int, **options: str) -> Program:
-    """A model with parameters that are all different from zero, as `edgeseg export` writes it; INT8 calibrated on noise."""
+    """A model with parameters that are all different from zero, as `edgeseg export` writes it; INT8
+    calibrated on noise.
+    """
     from edgeseg.export.graph.half import write_half
     from edgeseg.export.onnx_qdq import export_qdq
     from edgeseg.export.program import export_program
@@ -67,7 +72,9 @@ def exported(name: str, kind: str, folder: Path, mask_stride: int, **options: st
     if kind == "int8":
         return export_qdq(quantized_model(name, SIZE_HW), mask_stride=mask_stride, out=out)
     model, image = fill(build_model(name, LABELS.num_classes, **options)).eval(), ImageSpec(SIZE_HW)
-    return export_program(model, image=image, mask_stride=mask_stride, labels=LABELS, arch=name, out=out, form=GPU_FORM)
+    return export_program(
+        model, image=image, mask_stride=mask_stride, labels=LABELS, arch=name, out=out, form=GPU_FORM
+    )
 
 
 class Phases(NoProgress):
@@ -83,7 +90,9 @@ class Phases(NoProgress):
 def compiled(program: Program, out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The one network that was made of a program, and the facts beside its engine."""
     phases = Phases()
-    files = TorchTensorRt(phases, machine=CARD, cuda=Cuda(FakeLibrary())).compile(program, out, {"threads": 2})
+    files = TorchTensorRt(phases, machine=CARD, cuda=Cuda(FakeLibrary())).compile(
+        program, out, {"threads": 2}
+    )
     facts, record = json.loads(files[1].read_text()), json.loads((out / torch_trt_double.RECORD).read_text())
     (network,) = record["networks"]  # the program did not break into several
     size = files[0].stat().st_size
@@ -92,7 +101,10 @@ def compiled(program: Program, out: Path) -> tuple[dict[str, Any], dict[str, Any
     assert phases.seen[:3] == ["loading Torch-TensorRT", "torch.export", "TensorRT"]
     assert len(phases.seen) > 5  # the builder's own
     layers = Counter(network["layers"]).total()
-    print(f"\n{program.arch} {program.precision} {program.form}: {layers} layers, {size / 1e6:.1f} MB, {facts['build_s']} s")
+    print(
+        f"\n{program.arch} {program.precision} {program.form}: {layers} layers, {size / 1e6:.1f} MB,"
+        f" {facts['build_s']} s"
+    )
     return network, facts
 
 

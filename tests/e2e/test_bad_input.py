@@ -1,4 +1,6 @@
-"""What goes wrong at users' desks, through the command line: a clear error, its exit code, a next step, and nothing lost."""
+"""What goes wrong at users' desks, through the command line: a clear error, its exit code, a next step, and
+nothing lost.
+"""
 
 from __future__ import annotations
 
@@ -67,13 +69,21 @@ def bundle(tmp_path: Path) -> Path:
 
 def train(capsys: pytest.CaptureFixture[str], root: Path, out: Path, *more: str) -> Failed:
     sets = [part for change in (*SMALL, *more) for part in ("--set", change)]
-    return Failed(capsys, "train", "edaformer_nano_synthetic", "--data-root", root, "-o", out, "--workers", "0", *sets)
+    return Failed(
+        capsys, "train", "edaformer_nano_synthetic", "--data-root", root, "-o", out, "--workers", "0", *sets
+    )
 
 
-def test_three_mistakes_in_a_recipe_are_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_three_mistakes_in_a_recipe_are_told_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "r.yaml"
     text = dump_recipe(load_recipe(find_recipe("edaformer_nano_synthetic")))
-    path.write_text(text.replace("steps:", "stepz:").replace("batch_size: 8", "batch_size: eight").replace("quant: null\n", ""))
+    path.write_text(
+        text.replace("steps:", "stepz:")
+        .replace("batch_size: 8", "batch_size: eight")
+        .replace("quant: null\n", "")
+    )
     failed = Failed(capsys, "recipe", "check", path)
     assert failed.code == 2
     told = [line for line in failed.err.splitlines() if line.startswith(f"{path}:")]
@@ -110,16 +120,29 @@ def test_image_without_mask(data: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
-def test_unreadable_jpeg(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: str) -> None:
+def test_unreadable_jpeg(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: str
+) -> None:
     (data / "images" / "3.jpg").write_bytes((data / "images" / "3.jpg").read_bytes()[:100])
     sets = [part for change in SMALL for part in ("--set", change)]
-    arguments = ["train", "edaformer_nano_synthetic", "--data-root", data, "-o", tmp_path / "run", "--workers", workers]
+    arguments = [
+        "train",
+        "edaformer_nano_synthetic",
+        "--data-root",
+        data,
+        "-o",
+        tmp_path / "run",
+        "--workers",
+        workers,
+    ]
     failed = Failed(capsys, *arguments, *sets)
     assert failed.code == 3
     assert "3.jpg" in failed.err
 
 
-def test_data_check_lists_every_problem(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_check_lists_every_problem(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (data / "images" / "3.jpg").write_bytes(b"")
     Image.fromarray(np.full((40, 48), 9, np.uint8)).save(data / "labels" / "2.png")
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(data / "labels" / "1.png")
@@ -136,14 +159,33 @@ def test_wrong_number_of_classes_and_checkpoint_of_another_model(
 ) -> None:
     sets = [part for change in SMALL for part in ("--set", change)]
     out = tmp_path / "run"
-    assert run(["train", "edaformer_nano_synthetic", "--data-root", str(data), "-o", str(out), "--workers", "0", *sets]) == 0
+    assert (
+        run(
+            [
+                "train",
+                "edaformer_nano_synthetic",
+                "--data-root",
+                str(data),
+                "-o",
+                str(out),
+                "--workers",
+                "0",
+                *sets,
+            ]
+        )
+        == 0
+    )
     capsys.readouterr()
-    three = FOLDERS.replace("[road, sky]", "[road, sky, car]").replace("[70, 130, 180]]", "[70, 130, 180], [0, 0, 142]]")
+    three = FOLDERS.replace("[road, sky]", "[road, sky, car]").replace(
+        "[70, 130, 180]]", "[70, 130, 180], [0, 0, 142]]"
+    )
     sets3 = [part for change in (*SMALL, three) for part in ("--set", change)]
     init = ["train", "edaformer_nano_synthetic", "--data-root", data, "-o", tmp_path / "b", "--workers", "0"]
     failed = Failed(capsys, *init, "--init", out / "best.safetensors", *sets3)
     assert failed.code == 3
-    assert "is of other classes: the data has 3 classes, the checkpoint 2; only the data has car" in failed.err
+    assert (
+        "is of other classes: the data has 3 classes, the checkpoint 2; only the data has car" in failed.err
+    )
     assert 'train.init_skip: ["decoder.classifier.*"]' in failed.err
     failed = Failed(capsys, "export", out, "--set", "model.arch=edaformer_t")
     assert failed.code == 3
@@ -151,7 +193,9 @@ def test_wrong_number_of_classes_and_checkpoint_of_another_model(
     assert not list(out.glob("*.edgeseg"))
 
 
-def test_pickled_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pickled_code_in_a_checkpoint_is_refused_and_not_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     marker = tmp_path / "executed"
 
     class Trap:
@@ -202,18 +246,36 @@ def test_bad_video(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "clip.mp4" in failed.err
 
 
-def test_unwritable_output_is_told_before_the_work(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unwritable_output_is_told_before_the_work(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["build", str(bundle), "--threads", "1"]) == 0
     capsys.readouterr()
     (tmp_path / "file").write_text("")
-    failed = Failed(capsys, "run", bundle, "--source", "synthetic://64x32@30?frames=2", "--sink", tmp_path / "file" / "out.mp4")
+    failed = Failed(
+        capsys,
+        "run",
+        bundle,
+        "--source",
+        "synthetic://64x32@30?frames=2",
+        "--sink",
+        tmp_path / "file" / "out.mp4",
+    )
     assert failed.code == 7
 
 
 def test_ctrl_c_while_running_finishes_the_recording(bundle: Path, tmp_path: Path) -> None:
     assert run(["build", str(bundle), "--threads", "1"]) == 0
     results, report = tmp_path / "r.ndjson", tmp_path / "report.json"
-    command = [sys.executable, "-m", "edgeseg", "run", bundle, "--source", "synthetic://64x32@30?frames=1000000"]
+    command = [
+        sys.executable,
+        "-m",
+        "edgeseg",
+        "run",
+        bundle,
+        "--source",
+        "synthetic://64x32@30?frames=1000000",
+    ]
     child = subprocess.Popen(
         [*map(str, command), "--sink", str(results), "--report", str(report)],
         stderr=subprocess.PIPE,
@@ -221,7 +283,9 @@ def test_ctrl_c_while_running_finishes_the_recording(bundle: Path, tmp_path: Pat
         start_new_session=True,
     )
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not any(p.stat().st_size > 2000 for p in tmp_path.glob("*r.ndjson*")):
+    while time.monotonic() < deadline and not any(
+        p.stat().st_size > 2000 for p in tmp_path.glob("*r.ndjson*")
+    ):
         time.sleep(0.05)
     os.killpg(child.pid, signal.SIGINT)
     _, messages = child.communicate(timeout=30)

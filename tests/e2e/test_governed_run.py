@@ -33,7 +33,9 @@ CLIP = "synthetic://640x480?frames=100"
 
 
 def leveled(path: Path, count: int, built: int | None = None, last_image: ImageSpec | None = None) -> Bundle:
-    """A tiny bundle of `count` levels, the first `built` of them with an engine, the last perhaps for another image."""
+    """A tiny bundle of `count` levels, the first `built` of them with an engine, the last perhaps for another
+    image.
+    """
     path.parent.mkdir(parents=True)
     plans = [IsrPlan((1 + level, 1, 1, 1), (1, 1, 1)) for level in range(count)]
     programs = [tiny_program(path.parent / f"{level}.onnx", isr=plan) for level, plan in enumerate(plans)]
@@ -71,11 +73,27 @@ def test_a_deadline_that_nothing_holds_ends_at_the_fastest_level(
     ]
 
 
-def test_a_rate_that_all_hold_stays_at_the_most_exact_level_allowed(bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    line = ["run", str(bundle), "--source", "synthetic://64x48?frames=40", "--target-fps", "0.1", "--level", "1", "--json"]
+def test_a_rate_that_all_hold_stays_at_the_most_exact_level_allowed(
+    bundle: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    line = [
+        "run",
+        str(bundle),
+        "--source",
+        "synthetic://64x48?frames=40",
+        "--target-fps",
+        "0.1",
+        "--level",
+        "1",
+        "--json",
+    ]
     assert run(line) == 0
     report = json.loads(capfd.readouterr().out)
-    assert (report["level"], report["governor"]["target"], report["governor"]["limit_ms"]) == (1, "fps", 10_000)
+    assert (report["level"], report["governor"]["target"], report["governor"]["limit_ms"]) == (
+        1,
+        "fps",
+        10_000,
+    )
     assert (report["governor"]["over_limit"], report["governor"]["switches"]) == (0, [])
     assert [(row["level"], row["share"]) for row in report["governor"]["levels"]] == [(1, 1), (2, 0)]
 
@@ -99,7 +117,9 @@ def test_without_a_target_there_is_no_governor(bundle: Path, capfd: pytest.Captu
         (["--deadline-ms", "40", "--level", "3"], 6, "no level 3"),
     ],
 )
-def test_mistakes(bundle: Path, capfd: pytest.CaptureFixture[str], options: list[str], code: int, said: str) -> None:
+def test_mistakes(
+    bundle: Path, capfd: pytest.CaptureFixture[str], options: list[str], code: int, said: str
+) -> None:
     assert run(["run", str(bundle), "--source", CLIP, *options]) == code
     printed = capfd.readouterr()
     assert printed.out == ""
@@ -110,7 +130,11 @@ def test_mistakes(bundle: Path, capfd: pytest.CaptureFixture[str], options: list
 def test_bundles_that_cannot_hold_a_target(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     cases = {
         "one": (leveled(tmp_path / "one" / "b.edgeseg", 1), "only one", "edgeseg export RECIPE --levels"),
-        "unbuilt": (leveled(tmp_path / "unbuilt" / "b.edgeseg", 3, built=2), "no engine for level 2", "edgeseg build"),
+        "unbuilt": (
+            leveled(tmp_path / "unbuilt" / "b.edgeseg", 3, built=2),
+            "no engine for level 2",
+            "edgeseg build",
+        ),
     }
     for bundle, said, hint in cases.values():
         assert run(["run", str(bundle.path), "--source", CLIP, "--deadline-ms", "40"]) == 6
@@ -121,9 +145,13 @@ def test_bundles_that_cannot_hold_a_target(tmp_path: Path, capfd: pytest.Capture
 
 @pytest.mark.slow
 def test_under_a_real_load_it_falls_and_comes_back(tmp_path: Path) -> None:
-    """Eight busy processes for each core while frames 100 to 200 are written; the stream ends once it is back at level 0."""
+    """Eight busy processes for each core while frames 100 to 200 are written; the stream ends once it is back
+    at level 0.
+    """
     recipe = load_recipe(find_recipe("edaformer_t_camvid"), ["export.size_hw=[192, 256]"])
-    made, _ = export_bundle(recipe, CHECKPOINT, tmp_path / "b.edgeseg", levels=[IsrPlan.parse(plan) for plan in PLANS])
+    made, _ = export_bundle(
+        recipe, CHECKPOINT, tmp_path / "b.edgeseg", levels=[IsrPlan.parse(plan) for plan in PLANS]
+    )
     for level in range(len(PLANS)):
         build_engine(made, level=level, threads=2)
     bundle, images, sink = open_bundle(made.path), random_images(10, (192, 256)), FakeSink()

@@ -1,4 +1,6 @@
-"""A float and a quantized checkpoint become one bundle of two levels in both precisions, each held to its own model."""
+"""A float and a quantized checkpoint become one bundle of two levels in both precisions, each held to its own
+model.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("modelopt")
     folder = tmp_path_factory.mktemp("runs") / "nano"
     folder.mkdir()
-    recipe = load_recipe(find_recipe("edaformer_nano_synthetic_int8"), ["export.mask_stride=8", "gate.min_mask_agreement=0.9"])
+    recipe = load_recipe(
+        find_recipe("edaformer_nano_synthetic_int8"), ["export.mask_stride=8", "gate.min_mask_agreement=0.9"]
+    )
     (folder / "recipe.yaml").write_text(dump_recipe(recipe))
     model = fill(build_model(recipe.model.arch, LABELS.num_classes, **recipe.model.options))
     named = {"names": LABELS.names, "palette_rgb": LABELS.palette_rgb, "ignore_index": LABELS.ignore_index}
@@ -66,7 +70,10 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def exported(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exported") / "nano.edgeseg"
-    assert run(["export", str(run_dir), "-o", str(out), "--level", BASE, "--level", FAST, "--precision", "fp16"]) == 0
+    assert (
+        run(["export", str(run_dir), "-o", str(out), "--level", BASE, "--level", FAST, "--precision", "fp16"])
+        == 0
+    )
     return out
 
 
@@ -92,10 +99,15 @@ def test_every_level_has_both_precisions_on_one_file_of_weights(exported: Path) 
     }
     told = bundle.report("quantization")["levels"]
     assert [(one["isr"], one["calibrated_at"]) for one in told] == [(BASE, BASE), (FAST, BASE)]
-    assert all(one["calibration"]["set"] == "two scenes" and 0.7 < one["coverage"]["share"] <= 1 for one in told)
+    assert all(
+        one["calibration"]["set"] == "two scenes" and 0.7 < one["coverage"]["share"] <= 1 for one in told
+    )
     assert told[0]["coverage"]["macs"] > told[1]["coverage"]["macs"]
     for level in bundle.report("parity")["levels"]:
-        assert [(rung["rung"], rung["passed"]) for rung in level["int8"]["rungs"]] == [("P1", True), ("P2", True)]
+        assert [(rung["rung"], rung["passed"]) for rung in level["int8"]["rungs"]] == [
+            ("P1", True),
+            ("P2", True),
+        ]
 
 
 def test_built_run_and_climbed(exported: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,9 +115,30 @@ def test_built_run_and_climbed(exported: Path, run_dir: Path, capsys: pytest.Cap
     for level in json.loads(capsys.readouterr().out)["engines"]:
         verdicts = {row["precision"]: row["verdict"] for row in level["candidates"]}
         assert set(verdicts.values()) == {"default", "passed"}
-    assert run(["run", str(exported), "--source", "synthetic://128x128@5?frames=3", "--precision", "int8", "--json"]) == 0
+    assert (
+        run(
+            [
+                "run",
+                str(exported),
+                "--source",
+                "synthetic://128x128@5?frames=3",
+                "--precision",
+                "int8",
+                "--json",
+            ]
+        )
+        == 0
+    )
     assert json.loads(capsys.readouterr().out)["precision"] == "int8"
-    governed = ["--source", "synthetic://128x128@5?frames=3", "--target-fps", "1000", "--precision", "int8", "--json"]
+    governed = [
+        "--source",
+        "synthetic://128x128@5?frames=3",
+        "--target-fps",
+        "1000",
+        "--precision",
+        "int8",
+        "--json",
+    ]
     assert run(["run", str(exported), *governed]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["precision"] == "int8"
@@ -115,15 +148,37 @@ def test_built_run_and_climbed(exported: Path, run_dir: Path, capsys: pytest.Cap
     shown = capsys.readouterr().out
     assert f"{100 * share:.1f} %" in shown
     assert all(form in shown for form in ("qdq", *DIALECTS))
-    given = ["--checkpoint", str(run_dir / "best.safetensors"), "--quantized", str(run_dir / "quantized.safetensors")]
+    given = [
+        "--checkpoint",
+        str(run_dir / "best.safetensors"),
+        "--quantized",
+        str(run_dir / "quantized.safetensors"),
+    ]
     assert run(["parity", str(exported), "--level", "0", *given, "--json"]) == 0
     for ladder in json.loads(capsys.readouterr().out)["ladders"]:
         assert [rung["passed"] for rung in ladder["rungs"]][:3] == [True, True, True]
 
 
-def test_kept_where_nothing_changed(exported: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kept_where_nothing_changed(
+    exported: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert (
-        run(["export", str(run_dir), "-o", str(exported), "--level", BASE, "--level", FAST, "--precision", "fp16", "--json"]) == 0
+        run(
+            [
+                "export",
+                str(run_dir),
+                "-o",
+                str(exported),
+                "--level",
+                BASE,
+                "--level",
+                FAST,
+                "--precision",
+                "fp16",
+                "--json",
+            ]
+        )
+        == 0
     )
     assert json.loads(capsys.readouterr().out)["made"] is False
 
@@ -137,7 +192,9 @@ def test_a_broken_rung_leaves_the_earlier_bundle(
         made = real(program, form, folder)
         if form == "arm":
             model = onnx.load(made.onnx_path)
-            weights = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
+            weights = [
+                tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT8
+            ]
             largest = max(weights, key=lambda tensor: len(tensor.raw_data))
             largest.raw_data = largest.raw_data[::-1]
             onnx.save(model, made.onnx_path)
@@ -152,14 +209,26 @@ def test_a_broken_rung_leaves_the_earlier_bundle(
     assert {file: file.read_bytes() for file in exported.rglob("*") if file.is_file()} == before
 
 
-def test_a_quantized_checkpoint_of_another_model(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_quantized_checkpoint_of_another_model(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = load_recipe(run_dir / "recipe.yaml")
     trained = load_trained(recipe, run_dir / "best.safetensors")
-    state = {name: value * 1.5 if name.endswith("weight") else value for name, value in trained.model.state_dict().items()}
+    state = {
+        name: value * 1.5 if name.endswith("weight") else value
+        for name, value in trained.model.state_dict().items()
+    }
     named = {"names": LABELS.names, "palette_rgb": LABELS.palette_rgb, "ignore_index": LABELS.ignore_index}
     facts = {"kind": "weights", "arch": trained.arch, "num_classes": LABELS.num_classes, "labels": named}
     save_checkpoint(tmp_path / "other.safetensors", state, facts)
-    line = ["export", str(run_dir), "--checkpoint", str(tmp_path / "other.safetensors"), "-o", str(tmp_path / "b.edgeseg")]
+    line = [
+        "export",
+        str(run_dir),
+        "--checkpoint",
+        str(tmp_path / "other.safetensors"),
+        "-o",
+        str(tmp_path / "b.edgeseg"),
+    ]
     assert run(line) == 3
     assert "was quantized from another checkpoint" in capsys.readouterr().err
     assert not (tmp_path / "b.edgeseg").exists()

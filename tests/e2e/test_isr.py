@@ -1,4 +1,6 @@
-"""edgeseg isr on a small model: a search that is stopped and continued, levels, fine-tuning at a plan, what is refused."""
+"""edgeseg isr on a small model: a search that is stopped and continued, levels, fine-tuning at a plan, what
+is refused.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +28,18 @@ from edgeseg.specs import IsrPlan
 from edgeseg.synthetic.scene import LABELS, Scene
 
 SETS = ("export.size_hw=[64, 64]", "export.mask_stride=4", "augment.crop_hw=[64, 64]", "train.batch_size=2")
-SETTINGS = Quant(calibration=Calibration(images="none", method="max"), min_coverage=0.5, max_miou_drop=0.01, qat=None)
+SETTINGS = Quant(
+    calibration=Calibration(images="none", method="max"), min_coverage=0.5, max_miou_drop=0.01, qat=None
+)
 PAPER = ["1,1,1,1-2,2,2", "2,1,1,1-1,1,1", "2,1,1,1-2,2,2", "2,2,1,1-2,2,2", "2,2,2,1-2,2,2", "2,2,2,2-2,2,2"]
 
 
 def run_folder(folder: Path, arch: str = "edaformer_nano", *changes: str) -> Path:
     """What training leaves, with fresh weights."""
     folder.mkdir()
-    recipe = load_recipe("edaformer_nano_synthetic", (*SETS, f"model.arch={arch}", "model.options={}", *changes))
+    recipe = load_recipe(
+        "edaformer_nano_synthetic", (*SETS, f"model.arch={arch}", "model.options={}", *changes)
+    )
     (folder / "recipe.yaml").write_text(dump_recipe(recipe))
     torch.manual_seed(0)
     weights = build_model(arch, LABELS.num_classes).state_dict()
@@ -79,7 +85,9 @@ def test_a_search_is_stopped_and_continued(
     assert all(row["ms"] > 0 and 0 <= row["miou"] <= 1 for row in found["candidates"])
     macs = {row["plan"]: row["macs"] for row in found["candidates"]}
     assert macs["1,1,1,1-1,1,1"] > macs["2,2,1,1-2,2,2"] > macs["2,2,2,2-2,2,2"]
-    levels = load_levels(folder / "isr" / "plan.json", checkpoint_sha256=found["checkpoint_sha256"], size_hw=(64, 64))
+    levels = load_levels(
+        folder / "isr" / "plan.json", checkpoint_sha256=found["checkpoint_sha256"], size_hw=(64, 64)
+    )
     assert [str(level.plan) for level in levels] == [
         row["plan"] for number in range(2) for row in found["candidates"] if row["level"] == number
     ]
@@ -94,22 +102,45 @@ def test_a_search_is_stopped_and_continued(
 def test_a_checkpoint_alone_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run_folder(tmp_path / "run")
     (folder / "recipe.yaml").unlink()
-    assert isr(folder / "best.safetensors", "--search", "presets", "--set", "export.size_hw=[32, 32]", "--json") == 0
+    assert (
+        isr(folder / "best.safetensors", "--search", "presets", "--set", "export.size_hw=[32, 32]", "--json")
+        == 0
+    )
     found = document(capsys)
-    assert (found["recipe"], found["size_hw"], Path(found["out"])) == ("edaformer_nano_synthetic", [32, 32], folder / "isr")
-    facts = {"kind": "weights", "arch": "edaformer_nano", "num_classes": LABELS.num_classes, "labels": asdict(LABELS)}
-    save_checkpoint(tmp_path / "bare.safetensors", build_model("edaformer_nano", LABELS.num_classes).state_dict(), facts)
+    assert (found["recipe"], found["size_hw"], Path(found["out"])) == (
+        "edaformer_nano_synthetic",
+        [32, 32],
+        folder / "isr",
+    )
+    facts = {
+        "kind": "weights",
+        "arch": "edaformer_nano",
+        "num_classes": LABELS.num_classes,
+        "labels": asdict(LABELS),
+    }
+    save_checkpoint(
+        tmp_path / "bare.safetensors", build_model("edaformer_nano", LABELS.num_classes).state_dict(), facts
+    )
     assert isr(tmp_path / "bare.safetensors") == 3
     assert "holds no recipe" in capsys.readouterr().err
 
 
 def test_the_greedy_search_goes_beyond_the_paper(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run_folder(tmp_path / "run", "edaformer_nano", "isr.decoder=[1, 1, 2]")
-    assert isr(folder, "--max-plans", 14, "--plan", "1,1,2,2-1,1,1", "--json", "--set", "isr.choose={knee: true}") == 0
+    assert (
+        isr(
+            folder, "--max-plans", 14, "--plan", "1,1,2,2-1,1,1", "--json", "--set", "isr.choose={knee: true}"
+        )
+        == 0
+    )
     found = document(capsys)
     origins = {row["plan"]: row["origin"] for row in found["candidates"]}
     assert len(origins) <= 14
-    assert origins["1,1,2,2-1,1,1"] == "given" and origins["1,1,1,1-1,1,2"] == "recipe" and "walk" in origins.values()
+    assert (
+        origins["1,1,2,2-1,1,1"] == "given"
+        and origins["1,1,1,1-1,1,2"] == "recipe"
+        and "walk" in origins.values()
+    )
     assert found["rule"] == {"knee": True}
     assert (folder / "isr" / "pareto.png").exists() and (folder / "isr" / "report.html").exists()
 
@@ -149,16 +180,24 @@ def test_a_search_through_int8_engines(tmp_path: Path, capsys: pytest.CaptureFix
     search = ("--search", "presets", "--levels", 2, "--precision", "int8", "--json")
     assert isr(folder, *search) == 0
     found = document(capsys)
-    assert found["out"].endswith("isr-int8") and found["precision"] == "int8" and len(found["candidates"]) == 7
+    assert (
+        found["out"].endswith("isr-int8") and found["precision"] == "int8" and len(found["candidates"]) == 7
+    )
     assert found["quantized_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     recipe = load_recipe(folder / "recipe.yaml")
     subset = Subset(open_dataset(recipe.data, "val", Path()), 2)
-    for row in found["candidates"]:  # the engine's accuracy is that of the model with this plan and the one set of scales
-        reference = load_quantized(recipe, file, IsrPlan.parse(row["plan"])).reference(recipe.export.mask_stride)
+    for row in found[
+        "candidates"
+    ]:  # the engine's accuracy is that of the model with this plan and the one set of scales
+        reference = load_quantized(recipe, file, IsrPlan.parse(row["plan"])).reference(
+            recipe.export.mask_stride
+        )
         assert evaluate(reference.segment, subset).miou() == pytest.approx(row["miou"], abs=0.01)
     base = load_trained(recipe, folder / "best.safetensors").reference(recipe.export.mask_stride)
     assert evaluate(base.segment, subset).miou() == pytest.approx(found["float_base_miou"], abs=0.001)
-    levels = load_levels(folder / "isr-int8" / "plan.json", checkpoint_sha256=found["checkpoint_sha256"], size_hw=(64, 64))
+    levels = load_levels(
+        folder / "isr-int8" / "plan.json", checkpoint_sha256=found["checkpoint_sha256"], size_hw=(64, 64)
+    )
     assert {level.precision for level in levels} == {"int8"}
     assert isr(folder, *search[:-1]) == 0
     assert "7 of them measured before" in capsys.readouterr().out
@@ -167,7 +206,9 @@ def test_a_search_through_int8_engines(tmp_path: Path, capsys: pytest.CaptureFix
     assert isr(folder, *search) == 3
 
 
-def test_fine_tuning_at_a_plan_leaves_a_run_at_that_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fine_tuning_at_a_plan_leaves_a_run_at_that_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = run_folder(tmp_path / "run", "edaformer_nano", "isr.finetune_steps=3")
     command = ["isr", str(folder), "--data-root", ".", "--finetune", "2,2,2,2-2,2,2", "--json"]
     assert run(command) == 0
@@ -192,10 +233,20 @@ def test_fine_tuning_at_a_plan_leaves_a_run_at_that_plan(tmp_path: Path, capsys:
         (["--search", "random"], 2, "'random' is not one of", "--help"),
         (["--runtime", "onnxruntim"], 4, "no runtime named", "did you mean 'onnxruntime'?"),
         (["--finetune", "2,2,2,2-2,2,2"], 2, "limit, rounds cannot go with it", "--help"),
-        (["--precision", "int8"], 3, "no such quantized checkpoint", "edgeseg quantize edaformer_nano_synthetic"),
+        (
+            ["--precision", "int8"],
+            3,
+            "no such quantized checkpoint",
+            "edgeseg quantize edaformer_nano_synthetic",
+        ),
         (["--quantized", "some.safetensors"], 2, "--quantized names the weights of INT8 engines", "--help"),
         (["--checkpoint", "none.safetensors"], 3, "no such checkpoint", "edgeseg train"),
-        (["--set", "isr.choose={}"], 2, "give exactly one of max_miou_drop, latency_ms, knee", "recipe schema"),
+        (
+            ["--set", "isr.choose={}"],
+            2,
+            "give exactly one of max_miou_drop, latency_ms, knee",
+            "recipe schema",
+        ),
         (["--set", "isr.choose={knee: true, latency_ms: 4}"], 2, "give exactly one of", "recipe schema"),
         (["--set", "model.arch=edaformer_t"], 3, "holds edaformer_nano, the recipe", "--checkpoint"),
     ],
@@ -216,7 +267,9 @@ def test_a_model_without_isr_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
     assert "no inference spatial reduction" in capsys.readouterr().err
 
 
-def test_fine_tuning_needs_steps_and_a_plan_that_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fine_tuning_needs_steps_and_a_plan_that_fits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = run_folder(tmp_path / "run")
     command = ["isr", str(folder), "--data-root", ".", "--finetune"]
     assert run([*command, "2,2,2,2-2,2,2"]) == 2
@@ -225,4 +278,7 @@ def test_fine_tuning_needs_steps_and_a_plan_that_fits(tmp_path: Path, capsys: py
     assert "encoder stage 1 takes 1, 2, not 4" in capsys.readouterr().err
     crop = ("--set", "isr.finetune_steps=2", "--set", "augment.crop_hw=[96, 96]")
     assert run([*command, "2,2,2,2-2,2,2", *crop]) == 2
-    assert "96x96 px is not a multiple of 64 px on both sides, at the ISR plan in force" in capsys.readouterr().err
+    assert (
+        "96x96 px is not a multiple of 64 px on both sides, at the ISR plan in force"
+        in capsys.readouterr().err
+    )

@@ -1,4 +1,6 @@
-"""From a checkpoint to a bundle of several ISR levels, and each of them measured and run, through the command line."""
+"""From a checkpoint to a bundle of several ISR levels, and each of them measured and run, through the command
+line.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,11 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "kind": "weights",
         "arch": recipe.model.arch,
         "num_classes": LABELS.num_classes,
-        "labels": {"names": LABELS.names, "palette_rgb": LABELS.palette_rgb, "ignore_index": LABELS.ignore_index},
+        "labels": {
+            "names": LABELS.names,
+            "palette_rgb": LABELS.palette_rgb,
+            "ignore_index": LABELS.ignore_index,
+        },
     }
     save_checkpoint(folder / "best.safetensors", model.state_dict(), facts)
     return folder
@@ -62,7 +68,10 @@ def bundle(exported: Path, tmp_path: Path) -> Path:
 
 
 def plan_file(run_dir: Path, path: Path, **changes: Any) -> Path:
-    levels = [{"plan": FAST, "miou": 0.51, "ms": 4.5, "macs": 9}, {"plan": "2,2,2,1-2,2,2", "miou": 0.5, "ms": 4.0, "macs": 8}]
+    levels = [
+        {"plan": FAST, "miou": 0.51, "ms": 4.5, "macs": 9},
+        {"plan": "2,2,2,1-2,2,2", "miou": 0.5, "ms": 4.0, "macs": 8},
+    ]
     digest = hashlib.sha256((run_dir / "best.safetensors").read_bytes()).hexdigest()
     document = {"levels": levels, "checkpoint_sha256": digest, "size_hw": [128, 128], **changes}
     path.write_text(json.dumps(document))
@@ -76,7 +85,9 @@ def test_golden_masks_are_torch_s_at_each_plan(bundle: Path, run_dir: Path) -> N
     for level, plan in enumerate((BASE, FAST)):
         assert opened.manifest.levels[level].isr == plan
         program = opened.program(level)
-        reference = load_trained(recipe, run_dir / "best.safetensors", program.isr).reference(program.mask_stride)
+        reference = load_trained(recipe, run_dir / "best.safetensors", program.isr).reference(
+            program.mask_stride
+        )
         frames = list(opened.golden(level))
         assert all((reference.infer(frame.image_rgb) == frame.mask).all() for frame in frames)
         masks.append([frame.mask for frame in frames])
@@ -86,7 +97,9 @@ def test_golden_masks_are_torch_s_at_each_plan(bundle: Path, run_dir: Path) -> N
     assert all(rung["passed"] for row in parity for rung in row["rungs"].values())
 
 
-def test_build_verify_eval_and_run_at_a_level(bundle: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_build_verify_eval_and_run_at_a_level(
+    bundle: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert [engine["level"] for engine in command(capsys, "build", bundle)["engines"]] == [0, 1]
     assert len(command(capsys, "bundle", "verify", bundle, "--run")["mask_agreement"]) == 2
     shown = command(capsys, "bundle", "show", bundle)["levels"]
@@ -105,7 +118,10 @@ def test_build_verify_eval_and_run_at_a_level(bundle: Path, run_dir: Path, capsy
 
 def test_levels_of_a_search(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan, out = plan_file(run_dir, tmp_path / "plan.json"), tmp_path / "searched.edgeseg"
-    assert command(capsys, "export", run_dir, "-o", out, "--levels", plan)["levels"] == [FAST, "2,2,2,1-2,2,2"]
+    assert command(capsys, "export", run_dir, "-o", out, "--levels", plan)["levels"] == [
+        FAST,
+        "2,2,2,1-2,2,2",
+    ]
     assert command(capsys, "export", run_dir, "-o", out, "--levels", plan)["made"] is False
     levels = command(capsys, "bundle", "show", out)["levels"]
     assert [(level["miou"], level["macs"]) for level in levels] == [(0.51, 9), (0.5, 8)]
@@ -121,7 +137,12 @@ def test_levels_of_a_search(run_dir: Path, tmp_path: Path, capsys: pytest.Captur
     ],
 )
 def test_levels_that_do_not_fit(
-    levels: list[str], code: int, message: str, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    levels: list[str],
+    code: int,
+    message: str,
+    run_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     options = [part for level in levels for part in ("--level", level)]
     assert run(["export", str(run_dir), "-o", str(tmp_path / "t.edgeseg"), *options]) == code
@@ -147,9 +168,23 @@ def test_a_search_of_something_else(
     assert not (tmp_path / "t.edgeseg").exists()
 
 
-def test_a_checkpoint_that_is_not_there(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_that_is_not_there(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     plan = plan_file(run_dir, tmp_path / "plan.json")
-    assert run(["export", str(run_dir), "--levels", str(plan), "--checkpoint", str(tmp_path / "none.safetensors")]) == 3
+    assert (
+        run(
+            [
+                "export",
+                str(run_dir),
+                "--levels",
+                str(plan),
+                "--checkpoint",
+                str(tmp_path / "none.safetensors"),
+            ]
+        )
+        == 3
+    )
     assert "none.safetensors" in capsys.readouterr().err
 
 

@@ -69,7 +69,13 @@ class Street:
     def _look(self) -> Any:
         error = "connection refused"
         sources = [
-            source_status(name, state, frames=self.count, delivered=self.count, last_error=None if state == "RUNNING" else error)
+            source_status(
+                name,
+                state,
+                frames=self.count,
+                delivered=self.count,
+                last_error=None if state == "RUNNING" else error,
+            )
             for name, state in self.states.items()
         ]
         return run_status(*sources, frames=2 * self.count, sinks=(sink_status(),))
@@ -80,9 +86,15 @@ class Street:
                 if state == "RUNNING":
                     image_rgb, mask = self.frame(name, self.count)
                     counts = np.bincount(mask.ravel(), minlength=256) / mask.size
-                    share = {label: float(counts[index]) for index, label in enumerate(LABELS.names) if counts[index]}
+                    share = {
+                        label: float(counts[index])
+                        for index, label in enumerate(LABELS.names)
+                        if counts[index]
+                    }
                     record = {**RECORD, "class_share": share, "regions": {"lane": {"road": 0.8}}}
-                    self.page.write(Frame(image_rgb, self.count, self.count / 20, time.monotonic(), name), mask, record)
+                    self.page.write(
+                        Frame(image_rgb, self.count, self.count / 20, time.monotonic(), name), mask, record
+                    )
             self.count += 1
 
 
@@ -107,7 +119,9 @@ def tab(browser: Any) -> Iterator[Any]:
     tab.on(
         "request",
         lambda request: (
-            complaints.append(request.url) if "//127.0.0.1:" not in request.url and "blob:" not in request.url else None
+            complaints.append(request.url)
+            if "//127.0.0.1:" not in request.url and "blob:" not in request.url
+            else None
         ),
     )
     tab.set_default_timeout(15_000)
@@ -116,7 +130,9 @@ def tab(browser: Any) -> Iterator[Any]:
 
 
 def until(tab: Any, expression: str) -> None:
-    """Wait for something to be true in the page. (Playwright's own way needs `eval`, which the page's policy forbids.)"""
+    """Wait for something to be true in the page. (Playwright's own way needs `eval`, which the page's policy
+    forbids.)
+    """
     deadline_s = time.monotonic() + 15
     while not tab.evaluate(f"'edgeseg' in window && Boolean({expression})"):
         assert time.monotonic() < deadline_s, expression
@@ -131,7 +147,9 @@ def held(tab: Any, source: str, after: int = 0) -> int:
 
 
 def pixel(tab: Any, y: int, x: int) -> Any:
-    return np.array(tab.evaluate(f"[...edgeseg.stage.context.getImageData({x}, {y}, 1, 1).data.slice(0, 3)]"), float)
+    return np.array(
+        tab.evaluate(f"[...edgeseg.stage.context.getImageData({x}, {y}, 1, 1).data.slice(0, 3)]"), float
+    )
 
 
 def slide(tab: Any, percent: int) -> None:
@@ -145,12 +163,21 @@ def test_what_is_seen_is_what_was_segmented(tab: Any) -> None:
         tab.goto(street.server.url)
         index = held(tab, "gate", 2)
         image_rgb, mask = street.frame("gate", index)
-        assert np.array_equal(np.array(tab.evaluate("[...edgeseg.stage.indices]"), np.uint8).reshape(mask.shape), mask)
+        assert np.array_equal(
+            np.array(tab.evaluate("[...edgeseg.stage.indices]"), np.uint8).reshape(mask.shape), mask
+        )
         road = LABELS.names.index("road")
-        # The middle of a large piece of road, away from the outline of the region, where JPEG is close to exact.
+        # The middle of a large piece of road, away from the outline of the region, where JPEG is close to
+        # exact.
         inside = cv2.erode((mask == road).astype(np.uint8), np.ones((15, 15)))
-        y, x = (int(value) for value in min(np.argwhere(inside), key=lambda at: abs(at[0] - 205) + abs(at[1] - 240)))
-        image, colour = image_rgb[y - 2 : y + 3, x - 2 : x + 3].reshape(-1, 3).mean(0), np.array(LABELS.palette_rgb[road], float)
+        y, x = (
+            int(value)
+            for value in min(np.argwhere(inside), key=lambda at: abs(at[0] - 205) + abs(at[1] - 240))
+        )
+        image, colour = (
+            image_rgb[y - 2 : y + 3, x - 2 : x + 3].reshape(-1, 3).mean(0),
+            np.array(LABELS.palette_rgb[road], float),
+        )
         asked.clear()
         for percent in (50, 100, 0, 30):
             slide(tab, percent)
@@ -188,20 +215,31 @@ def test_what_is_old_looks_old(tab: Any) -> None:
         until(tab, "edgeseg.stage.header?.index > 1")
         assert not tab.is_visible("#stale") and tab.inner_text("#health") == "ok"
         street.states["gate"] = "RECONNECTING"
-        street.monitor.events.publish(Event(3.0, "gate", "state", "connection refused", {"state": "RECONNECTING"}))
+        street.monitor.events.publish(
+            Event(3.0, "gate", "state", "connection refused", {"state": "RECONNECTING"})
+        )
         tab.wait_for_selector("#stage.old")
         assert "connection refused" in tab.inner_text("#stale")
         assert tab.inner_text("#shown-state") == "reconnecting" and tab.inner_text("#health") == "degraded"
-        until(tab, "document.querySelector('#events').textContent.includes('gate reconnecting: connection refused')")
+        until(
+            tab,
+            "document.querySelector('#events').textContent.includes('gate reconnecting: connection refused')",
+        )
         # The other source goes on, and the picture of the first does not stand for it while its own comes.
         tab.evaluate("document.querySelectorAll('.source')[1].click()")
         assert tab.evaluate("edgeseg.stage.header") is None
         until(tab, "edgeseg.stage.header?.source === 'yard'")
         tab.wait_for_selector("#stage:not(.old)")
         tab.locator(".source").first.click()
-        until(tab, "document.querySelector('#stale').textContent.startsWith('Last picture') || edgeseg.stage.header")
+        until(
+            tab,
+            "document.querySelector('#stale').textContent.startsWith('Last picture') || edgeseg.stage.header",
+        )
         street.states["gate"] = "RUNNING"
-        until(tab, "edgeseg.stage.header?.source === 'gate' && !document.querySelector('#stage').matches('.old')")
+        until(
+            tab,
+            "edgeseg.stage.header?.source === 'gate' && !document.querySelector('#stage').matches('.old')",
+        )
     tab.wait_for_selector("#notice:not([hidden])")
     assert "ended" in tab.inner_text("#notice")
     tab.wait_for_selector("#stage.old")
@@ -255,7 +293,9 @@ def test_everybody_can_use_it(browser: Any, tmp_path: Path, scheme: str, width: 
         tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         tab.goto(street.server.url)
         until(tab, "edgeseg.stage.header?.index > 5")
-        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out at the side"
+        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), (
+            "nothing sticks out at the side"
+        )
         assert tab.evaluate(CONTRAST) == []
         assert tab.evaluate(NAMELESS) == []
         # Everything by keyboard: hold, opacity, the next source.
@@ -272,8 +312,10 @@ def test_everybody_can_use_it(browser: Any, tmp_path: Path, scheme: str, width: 
         tab.close()
 
 
-NAMELESS = """[...document.querySelectorAll('button, input, [role=img], section[aria-label], svg:not([aria-hidden])')].filter(
-    (one) => !(one.textContent.trim() || one.getAttribute('aria-label') || one.labels?.length)).map((one) => one.outerHTML)"""
+NAMELESS = """[...document.querySelectorAll('button, input, [role=img], section[aria-label],' +
+    'svg:not([aria-hidden])')].filter(
+    (one) => !(one.textContent.trim() || one.getAttribute('aria-label') || one.labels?.length))
+    .map((one) => one.outerHTML)"""
 CONTRAST = """(() => {
   // Text against what is painted behind it, by WCAG 2.2; over the picture there is glass, which is dark.
   const probe = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
@@ -282,7 +324,8 @@ CONTRAST = """(() => {
     for (const colour of colours) { probe.fillStyle = colour; probe.fillRect(0, 0, 1, 1); }
     return [...probe.getImageData(0, 0, 1, 1).data.slice(0, 3)];
   };
-  const light = (colour) => colour.map((c) => c / 255).map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+  const light = (colour) => colour.map((c) => c / 255)
+    .map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
     .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
   const failing = [];
   for (const one of document.querySelectorAll('body *')) {
@@ -292,7 +335,8 @@ CONTRAST = """(() => {
     for (let at = one; at; at = at.parentElement) behind.unshift(getComputedStyle(at).backgroundColor);
     const [a, b] = [light(rgb([getComputedStyle(one).color])), light(rgb(['#fff', ...behind]))];
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < 4.5) failing.push(`${one.id || one.className || one.tagName}: ${one.textContent} ${ratio.toFixed(2)}`);
+    if (ratio < 4.5)
+      failing.push(`${one.id || one.className || one.tagName}: ${one.textContent} ${ratio.toFixed(2)}`);
   }
   return failing;
 })()"""

@@ -1,4 +1,6 @@
-"""edgeseg quantize on a small model with fresh weights: every stage, what is kept, what is stopped, what is refused."""
+"""edgeseg quantize on a small model with fresh weights: every stage, what is kept, what is stopped, what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,12 @@ def run_folder(folder: Path, *changes: str) -> Path:
     (folder / "recipe.yaml").write_text(dump_recipe(recipe))
     torch.manual_seed(0)
     weights = build_model("edaformer_nano", LABELS.num_classes).state_dict()
-    facts = {"kind": "weights", "arch": "edaformer_nano", "num_classes": LABELS.num_classes, "labels": asdict(LABELS)}
+    facts = {
+        "kind": "weights",
+        "arch": "edaformer_nano",
+        "num_classes": LABELS.num_classes,
+        "labels": asdict(LABELS),
+    }
     save_checkpoint(folder / "best.safetensors", weights, facts)
     return folder
 
@@ -53,7 +60,9 @@ def quantize(folder: Path, *args: object) -> int:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 @pytest.mark.slow
@@ -66,13 +75,21 @@ def test_one_command_from_checkpoint_to_measured_engines(
     made: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert made["kept"] == []
     assert set(made["accuracy"]) >= {"float", "ptq"} and made["best"] in made["accuracy"]
-    assert all(set(one["classes"]) == set(LABELS.names) and one["images"] == 64 for one in made["accuracy"].values())
+    assert all(
+        set(one["classes"]) == set(LABELS.names) and one["images"] == 64 for one in made["accuracy"].values()
+    )
     assert {row["precision"] for row in made["engines"]} == {"float", "int8"}
     assert made["coverage"]["share"] >= 0.7 and made["speedup"] > 0
-    assert [row for row in made["coverage"]["layers"] if row["precision"] == "float" and not row["reason"]] == []
+    assert [
+        row for row in made["coverage"]["layers"] if row["precision"] == "float" and not row["reason"]
+    ] == []
     delivered = load_checkpoint(folder / "quantized.safetensors")
-    assert delivered.meta["kind"] == "quantized" and (delivered.meta["qat"] is None) == (made["best"] == "ptq")
-    assert {"quant.json", "quant.png", "ptq.safetensors"} <= {path.name for path in (folder / "quant").iterdir()}
+    assert delivered.meta["kind"] == "quantized" and (delivered.meta["qat"] is None) == (
+        made["best"] == "ptq"
+    )
+    assert {"quant.json", "quant.png", "ptq.safetensors"} <= {
+        path.name for path in (folder / "quant").iterdir()
+    }
     assert run(["bundle", "verify", made["bundle"], "--run"]) == 0
     capsys.readouterr()
 
@@ -104,7 +121,9 @@ def test_a_stopped_training_continues_and_a_gate_on_coverage_leaves_nothing(
     folder = run_folder(tmp_path / "run")
     assert quantize(folder, "--set", "quant.min_coverage=1.0") == 5
     told = capsys.readouterr().err
-    assert told.index(integers_here().outlook) < told.index("quant.min_coverage asks for 100.0%"), "before the work"
+    assert told.index(integers_here().outlook) < told.index("quant.min_coverage asks for 100.0%"), (
+        "before the work"
+    )
     assert not (folder / "quant" / "ptq.safetensors").exists()
     assert quantize(folder, "--set", "quant.calibration.images=camvid_train_64") == 3
     assert "camvid" in capsys.readouterr().err
@@ -126,7 +145,9 @@ def test_a_stopped_training_continues_and_a_gate_on_coverage_leaves_nothing(
         patch.setattr("edgeseg.cli.render.RichProgress", Stop)
         assert quantize(folder) == 130
     assert not (folder / "quantized.safetensors").exists()
-    assert [path.name for path in (folder / "quant" / "qat" / "state").iterdir()][-1].startswith("step_0000000")
+    assert [path.name for path in (folder / "quant" / "qat" / "state").iterdir()][-1].startswith(
+        "step_0000000"
+    )
     capsys.readouterr()
 
     class Reached(Exception):
@@ -168,22 +189,32 @@ def test_levels_share_their_scales_but_one_that_loses_too_much(
     assert made["checkpoints"] == ["quantized.safetensors", f"quantized-{fast}.safetensors"]
     assert quantize(folder, "--ptq-only", "--level", base, "--level", fast) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "calibration, engines" in shown and "with one set of scales for all levels it lost 0.3000 mIoU" in shown
+    assert (
+        "calibration, engines" in shown
+        and "with one set of scales for all levels it lost 0.3000 mIoU" in shown
+    )
 
     shared, own = (load_checkpoint(folder / name) for name in made["checkpoints"])
     assert shared.meta["calibration"]["isr"] == [base, fast] and own.meta["calibration"]["isr"] == [fast]
     assert shared.tensors.keys() == own.tensors.keys()
     differing = {name for name in own.tensors if not torch.equal(own.tensors[name], shared.tensors[name])}
-    activations = {name for name in own.tensors if name.endswith("_scale") and not name.endswith(".weight_scale")}
+    activations = {
+        name for name in own.tensors if name.endswith("_scale") and not name.endswith(".weight_scale")
+    }
     assert differing and differing <= activations, "weights and their scales are the same"
-    assert all(own.tensors[name] <= shared.tensors[name] for name in differing), "the largest value of one plan, and of both"
+    assert all(own.tensors[name] <= shared.tensors[name] for name in differing), (
+        "the largest value of one plan, and of both"
+    )
 
     out = tmp_path / "again.edgeseg"
     assert run(["export", str(folder), "-o", str(out), "--level", base, "--level", fast]) == 0
     assert run(["bundle", "show", str(out)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "level 0, INT8 activation scales: one set, calibrated at 2 plans" in shown
-    assert "level 1, INT8 activation scales: its own: with one set of scales for all levels it lost 0.3000 mIoU" in shown
+    assert (
+        "level 1, INT8 activation scales: its own: with one set of scales for all levels it lost 0.3000 mIoU"
+        in shown
+    )
     assert quantize(folder, "--ptq-only", "--set", "quant.max_miou_drop=0.5") == 0
     assert sorted(path.name for path in folder.glob("quantized*")) == ["quantized.safetensors"]
 

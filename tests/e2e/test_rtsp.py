@@ -1,4 +1,6 @@
-"""Against a real RTSP server on loopback: killed, frozen, restarted otherwise, with a wrong password, slow, one of four dead."""
+"""Against a real RTSP server on loopback: killed, frozen, restarted otherwise, with a wrong password, slow,
+one of four dead.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ def running(sources: list[FrameSource], sinks: Any, **options: Any) -> Iterator[
 
 def states(report: RunReport, source: str) -> list[str]:
     """States that a source went through, without repeats."""
-    told = [event for event in report.events["recent"] if (event["kind"], event["source"]) == ("state", source)]
+    told = [
+        event for event in report.events["recent"] if (event["kind"], event["source"]) == ("state", source)
+    ]
     found = [event["details"]["state"] for event in told]
     return [state for before, state in pairwise(["", *found]) if state != before]
 
@@ -89,10 +93,15 @@ def test_a_server_that_is_killed_and_comes_back_with_another_picture() -> None:
     (source,) = report.sources
     assert states(report, "cam") == ["CONNECTING", "RUNNING", "RECONNECTING", "RUNNING", "ENDED"]
     assert (source["reconnects"], source["size_hw"], source["fps"]) == (1, (120, 160), 25.0)
-    assert [event["reason"] for event in report.events["recent"] if event["kind"] == "resized"] == ["320x240 -> 160x120"]
-    # One line of indices and times over both connections; the sink was closed and opened again for the new size.
+    assert [event["reason"] for event in report.events["recent"] if event["kind"] == "resized"] == [
+        "320x240 -> 160x120"
+    ]
+    # One line of indices and times over both connections; the sink was closed and opened again for the new
+    # size.
     assert (sink.size_hw, sink.closed) == ((120, 160), 2)
-    assert all(second.index > first.index and second.pts_s > first.pts_s for first, second in pairwise(sink.frames))
+    assert all(
+        second.index > first.index and second.pts_s > first.pts_s for first, second in pairwise(sink.frames)
+    )
     assert source["delivered"] == len(sink.frames) == report.frames
 
 
@@ -101,8 +110,13 @@ def test_a_wrong_password_is_told_once_and_without_it() -> None:
     with rtsp_server(user="viewer", password="right") as server:
         monitor = Monitor()
         with pytest.raises(AccessDenied) as caught:
-            run(session(), open_source(server.uri(login="viewer:wr0ng@")), [], monitor=monitor, patience=QUICK)
-        assert "wr0ng" not in f"{caught.value} {caught.value.hint} {monitor.events.recent()} {monitor.snapshot()}"
+            run(
+                session(), open_source(server.uri(login="viewer:wr0ng@")), [], monitor=monitor, patience=QUICK
+            )
+        assert (
+            "wr0ng"
+            not in f"{caught.value} {caught.value.hint} {monitor.events.recent()} {monitor.snapshot()}"
+        )
         assert [event.details["state"] for event in monitor.events.recent()] == ["CONNECTING", "FAILED"]
         report = run(session(), open_source(server.uri(login="viewer:right@")), [], limit=3)
     assert (report.frames, report.source) == (3, f"rtsp://***@127.0.0.1:{server.port}/cam0")
@@ -114,7 +128,9 @@ def test_a_wrong_password_is_told_once_and_without_it() -> None:
 def test_a_frozen_server_stalls_is_left_and_comes_back() -> None:
     with rtsp_server(fps=20) as server:
         sink = FakeSink()
-        with running([open_source(f"cam={server.uri()}#timeout=1.5")], [sink], policy=Policy("oldest", 1, 700)) as going:
+        with running(
+            [open_source(f"cam={server.uri()}#timeout=1.5")], [sink], policy=Policy("oldest", 1, 700)
+        ) as going:
             going.wait_for_frames(10)
             server.freeze()
             wait_for(lambda: going.source().state == "STALLED")
@@ -159,7 +175,12 @@ def test_one_of_four_dies_and_the_rest_does_not_notice() -> None:
             going.wait_for_frames(45)
             after = [going.source(number).delivered for number in range(4)]
         report = going.finish()
-    assert [later - earlier >= 40 for earlier, later in zip(before, after, strict=True)] == [True, True, True, False]
+    assert [later - earlier >= 40 for earlier, later in zip(before, after, strict=True)] == [
+        True,
+        True,
+        True,
+        False,
+    ]
     assert [source["reconnects"] for source in report.sources] == [0, 0, 0, 0]
     assert states(report, "dead") == ["CONNECTING", "RUNNING", "RECONNECTING", "ENDED"]
     for name in names:

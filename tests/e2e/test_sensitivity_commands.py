@@ -1,4 +1,6 @@
-"""edgeseg calib sweep and edgeseg sensitivity on a small model with real quantizers and engines, and what is refused."""
+"""edgeseg calib sweep and edgeseg sensitivity on a small model with real quantizers and engines, and what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ from edgeseg.models import build_model
 from edgeseg.recipe.load import dump_recipe, load_recipe
 from edgeseg.synthetic.scene import LABELS
 
-QUANT = "{calibration: {images: CALIB, method: max}, attention: float, min_coverage: 0.0, max_miou_drop: 0.0, qat: null}"
+QUANT = (
+    "{calibration: {images: CALIB, method: max}, attention: float, min_coverage: 0.0, max_miou_drop: 0.0,"
+    " qat: null}"
+)
 
 
 def run_folder(folder: Path, quant: str | None = QUANT) -> Path:
@@ -24,15 +29,36 @@ def run_folder(folder: Path, quant: str | None = QUANT) -> Path:
     folder.mkdir()
     calib = folder / "four.yaml"
     assert (
-        run(["calib", "make", "edaformer_nano_synthetic", "--data-root", ".", "--n", "4", "--candidates", "8", "-o", str(calib)])
+        run(
+            [
+                "calib",
+                "make",
+                "edaformer_nano_synthetic",
+                "--data-root",
+                ".",
+                "--n",
+                "4",
+                "--candidates",
+                "8",
+                "-o",
+                str(calib),
+            ]
+        )
         == 0
     )
     sets = ("export.size_hw=[64, 64]", "export.mask_stride=4", "augment.crop_hw=[64, 64]", "model.options={}")
     section = "null" if quant is None else quant.replace("CALIB", str(calib))
-    (folder / "recipe.yaml").write_text(dump_recipe(load_recipe("edaformer_nano_synthetic", (*sets, f"quant={section}"))))
+    (folder / "recipe.yaml").write_text(
+        dump_recipe(load_recipe("edaformer_nano_synthetic", (*sets, f"quant={section}")))
+    )
     torch.manual_seed(0)
     weights = build_model("edaformer_nano", LABELS.num_classes).state_dict()
-    facts = {"kind": "weights", "arch": "edaformer_nano", "num_classes": LABELS.num_classes, "labels": asdict(LABELS)}
+    facts = {
+        "kind": "weights",
+        "arch": "edaformer_nano",
+        "num_classes": LABELS.num_classes,
+        "labels": asdict(LABELS),
+    }
     save_checkpoint(folder / "best.safetensors", weights, facts)
     return folder
 
@@ -47,7 +73,9 @@ def test_methods_layers_and_budget(tmp_path: Path, capsys: pytest.CaptureFixture
     folder = run_folder(tmp_path / "run")
     capsys.readouterr()
     data = ["--data-root", "."]
-    assert run(["calib", "sweep", str(folder), *data, "--limit", "1", "--methods", "entropy,max", "--json"]) == 0
+    assert (
+        run(["calib", "sweep", str(folder), *data, "--limit", "1", "--methods", "entropy,max", "--json"]) == 0
+    )
     swept = document(capsys)
     assert {row["method"] for row in swept["methods"]} == {"max", "entropy"} and swept["images"] == 1
     by_method = {row["method"]: row for row in swept["methods"]}
@@ -64,7 +92,11 @@ def test_methods_layers_and_budget(tmp_path: Path, capsys: pytest.CaptureFixture
     assert budget["drop"] <= 0.0 and set(budget["keep_float"]) <= {row["layer"] for row in first["layers"]}
     assert {"float", "int8"} <= set(budget["times"]["engines"])
     assert ("budget" in budget["times"]["engines"]) == bool(budget["reverted"])
-    assert {path.name for path in (folder / "sensitivity").iterdir()} >= {"report.html", "sensitivity.png", "sensitivity.json"}
+    assert {path.name for path in (folder / "sensitivity").iterdir()} >= {
+        "report.html",
+        "sensitivity.png",
+        "sensitivity.json",
+    }
 
     kept = json.dumps(budget["keep_float"])
     line = [*sensitivity, "--set", f"quant.keep_float={kept}", "--rounds", "0"]
@@ -83,7 +115,9 @@ def test_methods_layers_and_budget(tmp_path: Path, capsys: pytest.CaptureFixture
         (["calib", "sweep", "--methods", "max,median"], 2, "no calibration method is named 'median'"),
     ],
 )
-def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], line: list[str], code: int, said: str) -> None:
+def test_what_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: list[str], code: int, said: str
+) -> None:
     folder = run_folder(tmp_path / "run", quant=None)
     capsys.readouterr()
     assert run([*line, str(folder), "--data-root", "."]) == code

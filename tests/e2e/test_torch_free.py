@@ -1,4 +1,6 @@
-"""The device side in an environment that never had torch: installed as a wheel, from a virtual environment of its own."""
+"""The device side in an environment that never had torch: installed as a wheel, from a virtual environment of
+its own.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +21,24 @@ pytestmark = pytest.mark.slow
 
 
 def sh(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    return subprocess.run([str(c) for c in command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")
+    }
+    return subprocess.run(
+        [str(c) for c in command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=600
+    )
 
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of a fresh environment that holds the built package, its core dependencies and extra `video`."""
+    """The interpreter of a fresh environment that holds the built package, its core dependencies and extra
+    `video`.
+    """
     folder = tmp_path_factory.mktemp("torch-free")
     # Only an index that cannot be reached is a reason to skip; whatever fails after this is our failure.
-    reached = sh(sys.executable, *PIP, "download", "--no-deps", "--dest", folder / "probe", "hatchling", cwd=folder)
+    reached = sh(
+        sys.executable, *PIP, "download", "--no-deps", "--dest", folder / "probe", "hatchling", cwd=folder
+    )
     if reached.returncode:
         pytest.skip(f"no package index can be reached: {reached.stderr.strip().splitlines()[-1]}")
     made = sh(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
@@ -52,7 +62,12 @@ def test_the_wheel_ships_recipes(python: Path, tmp_path: Path) -> None:
 
 
 def test_recipe_check_finds_names_options_and_plans(python: Path, tmp_path: Path) -> None:
-    wrong = ("model.arch=edaformr_t", "targets=[{runtime: onnxruntme}]", "quant.calibration.images=nowhere", "train.ema_decay=1")
+    wrong = (
+        "model.arch=edaformr_t",
+        "targets=[{runtime: onnxruntme}]",
+        "quant.calibration.images=nowhere",
+        "train.ema_decay=1",
+    )
     sets = [word for override in wrong for word in ("--set", override)]
     done = sh(python.parent / "edgeseg", "recipe", "check", "edaformer_t_camvid_int8", *sets, cwd=tmp_path)
     assert done.returncode == 2, done.stderr

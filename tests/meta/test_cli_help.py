@@ -44,7 +44,9 @@ def test_no_two_options_of_a_command_share_a_name(name: str) -> None:
         assert len(names) == len(set(names)), f"{line}: {names}"
 
 
-@pytest.mark.parametrize("name,nested", [("data", "check"), ("weights", "import"), ("bundle", "show"), ("bundle", "verify")])
+@pytest.mark.parametrize(
+    "name,nested", [("data", "check"), ("weights", "import"), ("bundle", "show"), ("bundle", "verify")]
+)
 def test_groups_hold_the_commands_that_are_promised(name: str, nested: str) -> None:
     group = load(name)
     assert isinstance(group, click.Group)

@@ -9,6 +9,8 @@ LIMIT_LINES = 400
 
 
 def test_no_source_file_is_too_long() -> None:
-    lengths = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
+    lengths = {
+        str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")
+    }
     assert lengths
     assert {name: lines for name, lines in lengths.items() if lines > LIMIT_LINES} == {}

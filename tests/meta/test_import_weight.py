@@ -1,4 +1,6 @@
-"""What an import costs: `--help` is nearly free, and the device side runs where torch, onnx and modelopt are not installed."""
+"""What an import costs: `--help` is nearly free, and the device side runs where torch, onnx and modelopt are
+not installed.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,19 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "onnx", "onnxruntime", "modelopt", "numpy", "pydantic", "yaml", "cv2", "rich", "PIL", "scipy")
+HEAVY = (
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "modelopt",
+    "numpy",
+    "pydantic",
+    "yaml",
+    "cv2",
+    "rich",
+    "PIL",
+    "scipy",
+)
 
 DEVICE_SIDE = (
     "edgeseg",
@@ -96,7 +110,10 @@ def test_the_hook_bites() -> None:
 
 def test_torch_free_commands_show_their_help() -> None:
     commands = ("run", "build", "bundle", "recipe", "doctor", "demo")
-    done = python(f"{TORCH_FREE}\nfrom edgeseg.cli.main import run\nfor name in {commands!r}: assert run([name, '--help']) == 0")
+    done = python(
+        f"{TORCH_FREE}\nfrom edgeseg.cli.main import run\nfor name in {commands!r}: assert run([name,"
+        " '--help']) == 0"
+    )
     assert done.returncode == 0, done.stderr
     assert [name for name in commands if f"Usage: edgeseg {name}" not in done.stdout] == []
 

@@ -14,4 +14,6 @@ README = Path(__file__).parents[2] / "README.md"
 def test_the_readme_holds_the_table() -> None:
     shown = CliRunner().invoke(models, ["--markdown"])
     assert shown.exit_code == 0, shown.output
-    assert f"\n{shown.stdout}" in README.read_text(), "README.md: replace the table by the output of `edgeseg models --markdown`"
+    assert f"\n{shown.stdout}" in README.read_text(), (
+        "README.md: replace the table by the output of `edgeseg models --markdown`"
+    )

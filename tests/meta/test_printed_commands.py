@@ -11,7 +11,8 @@ import pytest
 
 EDGESEG = Path(__file__).parents[2] / "edgeseg"
 COMMAND = re.compile(
-    r"(?:\b(?:edgeseg (?:\w+ )+|ffmpeg |ffprobe |fuser |ln -s |df -h )|--(?:init|checkpoint|out|source) |(?:^| )-[io] )\S*$"
+    r"(?:\b(?:edgeseg (?:\w+ )+|ffmpeg |ffprobe |fuser |ln -s |df -h )|--(?:init|checkpoint|out|source)"
+    r" |(?:^| )-[io] )\S*$"
 )
 """The end of a text after which a word of a command follows."""
 PLAIN = {
@@ -30,7 +31,9 @@ PLAIN = {
 
 
 def unquoted(source: str) -> Iterator[tuple[int, str]]:
-    """Line and expression of every value in an f-string that stands as a word of a command and is not quoted."""
+    """Line and expression of every value in an f-string that stands as a word of a command and is not
+    quoted.
+    """
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.JoinedStr):
             continue
@@ -45,13 +48,18 @@ def unquoted(source: str) -> Iterator[tuple[int, str]]:
                 said += "X"
 
 
-@pytest.mark.parametrize("path", sorted(EDGESEG.rglob("*.py")), ids=lambda path: path.relative_to(EDGESEG).as_posix())
+@pytest.mark.parametrize(
+    "path", sorted(EDGESEG.rglob("*.py")), ids=lambda path: path.relative_to(EDGESEG).as_posix()
+)
 def test_every_word_of_a_printed_command_is_quoted(path: Path) -> None:
     assert list(unquoted(path.read_text())) == []
 
 
 def test_the_rule_sees_what_it_is_for() -> None:
     found = list(
-        unquoted('f"next: edgeseg run {bundle.path} --source {quoted(x)} --init {y}"\nf"df -h {folder}"\nf"an edgeseg {word}"')
+        unquoted(
+            'f"next: edgeseg run {bundle.path} --source {quoted(x)} --init {y}"\nf"df -h {folder}"\nf"an'
+            ' edgeseg {word}"'
+        )
     )
     assert [text for _, text in found] == ["bundle.path", "y", "folder"]

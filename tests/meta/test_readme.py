@@ -33,7 +33,11 @@ def test_commands_exist(page: Path) -> None:
             for nested in words[1].split("|"):
                 assert nested in command.commands, f"{page.name}: edgeseg {line}"
             command = command.commands[words[1].split("|")[0]]
-        known = {option for param in command.params for option in param.opts} | {"--help", "--debug"} if command else set()
+        known = (
+            {option for param in command.params for option in param.opts} | {"--help", "--debug"}
+            if command
+            else set()
+        )
         used = set(re.findall(r"(?<=\s)--?[a-z][a-z-]*", line.split("#")[0]))
         assert used <= known, f"{page.name}: edgeseg {line}"
 
@@ -54,6 +58,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_map_of_the_house_names_every_room() -> None:
     text = (ROOT / "README.md").read_text()
     rooms = {
-        path.name for path in (ROOT / "edgeseg").iterdir() if not path.name.startswith(("_", ".")) and path.suffix != ".typed"
+        path.name
+        for path in (ROOT / "edgeseg").iterdir()
+        if not path.name.startswith(("_", ".")) and path.suffix != ".typed"
     }
     assert {room for room in rooms if room not in text} == set()

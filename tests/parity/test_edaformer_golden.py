@@ -62,7 +62,9 @@ def test_isr_plan(model: Segmentor, golden: Mapping[str, npt.NDArray[np.float32]
     assert error(stages[1][:, :, ::2, ::2], golden["stage2_isr"]) <= TOLERANCE
     logits = model.decoder(stages)
     assert error(logits, golden["logits_isr"]) <= TOLERANCE
-    assert error(logits, golden["logits_base"]) > 100 * TOLERANCE, "the plan must matter for this test to mean anything"
+    assert error(logits, golden["logits_base"]) > 100 * TOLERANCE, (
+        "the plan must matter for this test to mean anything"
+    )
 
 
 # Upstream saves a classifier that it never uses (decode_head.conv_seg); the importer drops it.

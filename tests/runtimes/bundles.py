@@ -1,7 +1,8 @@
-"""Small bundles in every form and precision, for whatever runtime will open them: python tests/runtimes/bundles.py FOLDER
+"""Small bundles in every form and precision, for whatever runtime will open them: python
+tests/runtimes/bundles.py FOLDER
 
-Made once, with torch. One bundle for each family of models, whose operators differ, with weights by rule; that of EDAFormer has
-two levels on one file of weights. And the bundle that is shipped.
+Made once, with torch. One bundle for each family of models, whose operators differ, with weights by rule;
+that of EDAFormer has two levels on one file of weights. And the bundle that is shipped.
 """
 
 from __future__ import annotations
@@ -59,15 +60,24 @@ def of_a_family(name: str, options: Mapping[str, str], plans: Sequence[IsrPlan],
     images = [(f"noise_{n}", random.integers(0, 256, (*SIZE_HW, 3), np.uint8)) for n in range(2)]
     with tempfile.TemporaryDirectory() as folder:
         made = list(levels(name, options, plans, images, Path(folder)))
-        programs, golden = [one for some, _ in made for one in some], [one for _, some in made for one in some]
-        assert all(len(np.unique(frame.mask)) > 2 for frame in golden), f"{name}: a mask of one class agrees with too much"
+        programs, golden = (
+            [one for some, _ in made for one in some],
+            [one for _, some in made for one in some],
+        )
+        assert all(len(np.unique(frame.mask)) > 2 for frame in golden), (
+            f"{name}: a mask of one class agrees with too much"
+        )
         if len(plans) > 1:
             programs = share_weights(programs, Path(folder) / "shared")
-        programs = [replace(program, labels=SCENE) for program in programs]  # masks hold the first of its classes
+        programs = [
+            replace(program, labels=SCENE) for program in programs
+        ]  # masks hold the first of its classes
         create_bundle(out, recipe_text=dump_recipe(recipe), programs=programs, golden=golden)
 
 
-def levels(name: str, options: Mapping[str, str], plans: Sequence[IsrPlan], images: Images, folder: Path) -> Iterator[Made]:
+def levels(
+    name: str, options: Mapping[str, str], plans: Sequence[IsrPlan], images: Images, folder: Path
+) -> Iterator[Made]:
     """Programs in every precision and form at each plan, and their golden frames."""
     model = fill(build_model(name, LABELS.num_classes, **options)).eval()
     image = model.image_spec(SIZE_HW, "HWC")
@@ -82,19 +92,30 @@ def levels(name: str, options: Mapping[str, str], plans: Sequence[IsrPlan], imag
         for network in (model, quantized.model):
             network.set_isr(plan)  # type: ignore[operator]
         named: Any = {"image": image, "labels": LABELS, "mask_stride": STRIDE, "arch": name}
-        floats = [export_program(model, out=home / f"{form}.onnx", form=form, **named) for form in FLOAT_FORMS]  # type: ignore[arg-type]
+        floats = [
+            export_program(model, out=home / f"{form}.onnx", form=form, **named) for form in FLOAT_FORMS
+        ]  # type: ignore[arg-type]
         canonical = export_qdq(replace(quantized, plan=plan), mask_stride=STRIDE, out=home / "canonical.onnx")
         others = [write_form(canonical, form, home) for form in (*DIALECTS, HALF_FORM)]
-        in_int8 = [GoldenFrame(title, pixels, plainly(canonical, pixels), level, "int8") for title, pixels in images]
-        in_float = [frame for kind in ("float", "fp16") for frame in golden_frames(reference, images, level, kind)]  # type: ignore[arg-type]
-        yield [*floats[:2], write_half(floats[2], home / "fp16.onnx"), canonical, *others], [*in_float, *in_int8]
+        in_int8 = [
+            GoldenFrame(title, pixels, plainly(canonical, pixels), level, "int8") for title, pixels in images
+        ]
+        in_float = [
+            frame for kind in ("float", "fp16") for frame in golden_frames(reference, images, level, kind)
+        ]  # type: ignore[arg-type]
+        yield (
+            [*floats[:2], write_half(floats[2], home / "fp16.onnx"), canonical, *others],
+            [*in_float, *in_int8],
+        )
 
 
 def plainly(program: Program, pixels: ImageU8) -> MaskU8:
     """The answer of a Q/DQ graph as it is written, node by node in float: right on every processor."""
     settings = onnxruntime.SessionOptions()
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(str(program.onnx_path), settings, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        str(program.onnx_path), settings, providers=["CPUExecutionProvider"]
+    )
     (mask,) = session.run(None, {session.get_inputs()[0].name: pixels[None]})
     answer: MaskU8 = mask.reshape(program.mask_shape)
     return answer

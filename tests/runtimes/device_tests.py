@@ -1,4 +1,6 @@
-"""The tests that need neither torch nor any room above the device side; by what they import, and what their helpers import."""
+"""The tests that need neither torch nor any room above the device side; by what they import, and what their
+helpers import.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,25 @@ else:
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
 FOLDERS = ("unit", "conformance")
-_ABSENT = ("torch", "torchvision", "modelopt", "safetensors", "tensorboard", "matplotlib", "playwright", "importlinter")
+_ABSENT = (
+    "torch",
+    "torchvision",
+    "modelopt",
+    "safetensors",
+    "tensorboard",
+    "matplotlib",
+    "playwright",
+    "importlinter",
+)
 
 
 @cache
 def _device_side() -> frozenset[str]:
     """Rooms that the linter holds free of torch, and the command line, which imports the others late."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    (contract,) = (one for one in contracts if one["type"] == "forbidden" and "torch" in one["forbidden_modules"])
+    (contract,) = (
+        one for one in contracts if one["type"] == "forbidden" and "torch" in one["forbidden_modules"]
+    )
     return frozenset({*contract["source_modules"], "edgeseg.cli", "edgeseg.journal"})
 
 
@@ -45,7 +58,9 @@ def _needs(file: Path, seen: frozenset[Path] = frozenset()) -> Iterator[str]:
         top, *rest = name.split(".")
         helper = TESTS / "support" / f"{top}.py"
         if top == "edgeseg":
-            inner = (ROOT / "/".join(name.split("."))).with_suffix(".py").exists() or (ROOT / "/".join(name.split("."))).is_dir()
+            inner = (ROOT / "/".join(name.split("."))).with_suffix(".py").exists() or (
+                ROOT / "/".join(name.split("."))
+            ).is_dir()
             rooms = {".".join(("edgeseg", *rest[:depth])) for depth in range(1, len(rest) + 1)}
             if rest and inner and name != "edgeseg.data" and not rooms & _device_side():
                 yield name

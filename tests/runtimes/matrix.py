@@ -1,11 +1,13 @@
-"""Every form on the lowest and the newest runtimes that pyproject.toml allows, on several versions of Python: a table.
+"""Every form on the lowest and the newest runtimes that pyproject.toml allows, on several versions of Python:
+a table.
 
     python tests/runtimes/matrix.py --uv UV --folder FOLDER [--python 3.10 3.13]
 
-Each environment is made by uv, with edgeseg, the extras of the device side and no torch: once with the lowest releases that the
-requirements allow, once with the newest. There, every form is opened, run and held to its golden frames, and the device side's
-own tests are run on the lowest of the first Python and the newest of the last. Exits with 1 where something is refused or wrong
-that the environment which made the bundles can do, and where ONNX Runtime, whose engines are the default, cannot do it at all.
+Each environment is made by uv, with edgeseg, the extras of the device side and no torch: once with the lowest
+releases that the requirements allow, once with the newest. There, every form is opened, run and held to its
+golden frames, and the device side's own tests are run on the lowest of the first Python and the newest of the
+last. Exits with 1 where something is refused or wrong that the environment which made the bundles can do, and
+where ONNX Runtime, whose engines are the default, cannot do it at all.
 """
 
 from __future__ import annotations
@@ -51,7 +53,10 @@ class Column:
     failed: list[str] = field(default_factory=list)
 
     def by_place(self) -> dict[tuple[Any, ...], Row]:
-        return {(row["bundle"], row["level"], row["precision"], row["form"], row["runtime"]): row for row in self.rows}
+        return {
+            (row["bundle"], row["level"], row["precision"], row["form"], row["runtime"]): row
+            for row in self.rows
+        }
 
 
 def of_form(column: Column, form: Form) -> list[Row]:
@@ -69,19 +74,27 @@ def cell(rows: Sequence[Row]) -> str:
 
 def told(row: Row) -> str:
     """What is the matter."""
-    return f"{row['state']}: {row.get('reason') or format(row['agreement'], '.1%') + ' of a golden frame agrees'}"
+    return (
+        f"{row['state']}:"
+        f" {row.get('reason') or format(row['agreement'], '.1%') + ' of a golden frame agrees'}"
+    )
 
 
 def table(columns: Sequence[Column]) -> str:
     """Versions, then one line a form."""
     forms: list[Form] = list(
-        dict.fromkeys((row["runtime"], row["precision"], row["form"]) for column in columns for row in column.rows)
+        dict.fromkeys(
+            (row["runtime"], row["precision"], row["form"]) for column in columns for row in column.rows
+        )
     )
     lines = [["", *(column.title for column in columns)]]
     lines += [[name, *(column.here.get(name, "-") for column in columns)] for name in SHOWN]
     lines += [[" ".join(form), *(cell(of_form(column, form)) for column in columns)] for form in forms]
     widths = [max(len(line[index]) for line in lines) for index in range(len(lines[0]))]
-    return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
 
 
 def mistakes(measure: Column, columns: Sequence[Column]) -> list[str]:
@@ -94,16 +107,23 @@ def mistakes(measure: Column, columns: Sequence[Column]) -> list[str]:
     known = measure.by_place()
     for column in (measure, *columns):
         for place, row in column.by_place().items():
-            # Where OpenVINO's own rewriting moves a network's answers too far, golden frames keep the engine out everywhere.
-            as_in_measure = row["runtime"] != "onnxruntime" and row["state"] == known.get(place, row)["state"] != "broken"
+            # Where OpenVINO's own rewriting moves a network's answers too far, golden frames keep the engine
+            # out everywhere.
+            as_in_measure = (
+                row["runtime"] != "onnxruntime" and row["state"] == known.get(place, row)["state"] != "broken"
+            )
             if row["state"] not in ("ok", "saturates") and not as_in_measure:
                 found.append(f"{column.title}: {' '.join(map(str, place))}: {told(row)}")
     return found
 
 
 def python_of(name: str, uv: str) -> str | None:
-    """An interpreter by its path, its name on PATH or its version, also where pyenv keeps it; None where there is none."""
-    asked = subprocess.run([uv, "python", "find", "--no-python-downloads", name], capture_output=True, text=True)
+    """An interpreter by its path, its name on PATH or its version, also where pyenv keeps it; None where
+    there is none.
+    """
+    asked = subprocess.run(
+        [uv, "python", "find", "--no-python-downloads", name], capture_output=True, text=True
+    )
     if asked.returncode == 0:
         return asked.stdout.strip()
     kept = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
@@ -113,7 +133,9 @@ def python_of(name: str, uv: str) -> str | None:
 
 def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    return subprocess.run(list(map(str, command)), cwd=ROOT, env={**clean, **environment}, capture_output=True, text=True)
+    return subprocess.run(
+        list(map(str, command)), cwd=ROOT, env={**clean, **environment}, capture_output=True, text=True
+    )
 
 
 def last_lines(done: subprocess.CompletedProcess[str], count: int = 12) -> str:
@@ -133,7 +155,8 @@ def environment(uv: str, python: str, resolution: str, folder: Path) -> str | No
     """Make an environment. Returns why it could not be made."""
     shutil.rmtree(folder, ignore_errors=True)
     make = run(uv, "venv", "--quiet", "--python", python, folder)
-    # From the folder: only so are its requirements what "direct" means. Where the lowest has no wheel, the next one counts.
+    # From the folder: only so are its requirements what "direct" means. Where the lowest has no wheel, the
+    # next one counts.
     binary = ("--only-binary", ":all:", "--no-binary", "edgeseg", "--resolution", resolution)
     pip = (uv, "pip", "install", "--quiet", "--python", folder / "bin" / "python", *binary)
     # uv would take a folder for unchanged while its pyproject.toml is.
@@ -148,7 +171,9 @@ def test(column: Column, uv: str, folder: Path, jobs: int) -> None:
     if not done.returncode:
         cache = ("-p", "no:cacheprovider", "-n", str(jobs), "--dist", "loadfile")
         done = run(python, "-m", "pytest", "-q", *cache, *device_tests(), PYTHONDONTWRITEBYTECODE="1")
-    print(f"{column.title}: device side's tests: {(done.stdout.strip().splitlines() or ['-'])[-1]}", flush=True)
+    print(
+        f"{column.title}: device side's tests: {(done.stdout.strip().splitlines() or ['-'])[-1]}", flush=True
+    )
     if done.returncode:
         column.failed.append(f"device side's tests: {last_lines(done, 30)}")
 
@@ -156,15 +181,22 @@ def test(column: Column, uv: str, folder: Path, jobs: int) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--uv", default="uv", help="the uv that makes the environments")
-    parser.add_argument("--folder", type=Path, required=True, help="for bundles and environments; they are made anew")
-    parser.add_argument("--python", nargs="+", default=["3.10", "3.13"], help="versions or interpreters, oldest first")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="for bundles and environments; they are made anew"
+    )
+    parser.add_argument(
+        "--python", nargs="+", default=["3.10", "3.13"], help="versions or interpreters, oldest first"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="test files at a time")
     parser.add_argument("--no-tests", action="store_true", help="open the forms only")
     given = parser.parse_args()
     began, folder = time.monotonic(), given.folder.resolve()
     found = {name: python_of(name, given.uv) for name in given.python}
     for name in (name for name, python in found.items() if python is None):
-        print(f"Python {name} is not here, and is left out; others: make test-runtimes RUNTIMES_PYTHONS='3.11 /path/to/python'")
+        print(
+            f"Python {name} is not here, and is left out; others: make test-runtimes RUNTIMES_PYTHONS='3.11"
+            " /path/to/python'"
+        )
     pythons = {name: python for name, python in found.items() if python} or {"this Python": sys.executable}
     shutil.rmtree(folder / "bundles", ignore_errors=True)
     made = run(sys.executable, HERE / "bundles.py", folder / "bundles", PYTHONPATH=str(ROOT))
@@ -183,7 +215,10 @@ def main() -> int:
                 column.failed.append(why)
                 continue
             open_all(column, home / "bin" / "python", folder / "bundles")
-            if not given.no_tests and (name, resolution) in ((next(iter(pythons)), LOWEST), (list(pythons)[-1], NEWEST)):
+            if not given.no_tests and (name, resolution) in (
+                (next(iter(pythons)), LOWEST),
+                (list(pythons)[-1], NEWEST),
+            ):
                 test(column, given.uv, home, given.jobs)
     print(table([measure, *columns]))
     for row in measure.rows:

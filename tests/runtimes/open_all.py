@@ -1,6 +1,8 @@
-"""Open and run every form of every bundle in a folder with the runtimes that are installed here: python open_all.py FOLDER
+"""Open and run every form of every bundle in a folder with the runtimes that are installed here: python
+open_all.py FOLDER
 
-Prints one JSON document. Runs without torch and onnx, in an environment that holds edgeseg and nothing of this folder.
+Prints one JSON document. Runs without torch and onnx, in an environment that holds edgeseg and nothing of
+this folder.
 """
 
 from __future__ import annotations
@@ -27,17 +29,23 @@ PACKAGES = ("onnxruntime", "openvino", "numpy", "pydantic", "click", "opencv-pyt
 RUNTIMES = ("onnxruntime", "openvino")
 OPTIONS = {"threads": 2}
 ROUNDED = 0.2
-"""How much more half precision may move a mask that weights by rule make, whose classes are all about as likely."""
+"""How much more half precision may move a mask that weights by rule make, whose classes are all about as
+likely.
+"""
 
 
 def programs(bundle: Bundle) -> Iterator[tuple[int, Precision, str]]:
     for number, level in enumerate(bundle.manifest.levels):
         for precision, program in level.programs.items():
-            yield from ((number, precision, form) for form in (bundle.program(number, precision).form, *program.forms))
+            yield from (
+                (number, precision, form) for form in (bundle.program(number, precision).form, *program.forms)
+            )
 
 
 def readers(precision: Precision, form: str) -> list[str]:
-    """The runtimes that a form is for, on a processor. Forms for GPUs are opened by ONNX Runtime alone, which casts."""
+    """The runtimes that a form is for, on a processor. Forms for GPUs are opened by ONNX Runtime alone, which
+    casts.
+    """
     if form in GPU_FORMS.values():
         return ["onnxruntime"]
     own = [name for name in RUNTIMES if form == backend(name).exports.get(precision)]
@@ -50,8 +58,12 @@ def infer(runtime: str, program: Program, images: list[Any]) -> list[Any]:
         import onnxruntime
 
         settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 3  # it warns of every constant that it has no kernel in half precision to fold with
-        session = onnxruntime.InferenceSession(str(program.onnx_path), settings, providers=["CPUExecutionProvider"])
+        settings.log_severity_level = (
+            3  # it warns of every constant that it has no kernel in half precision to fold with
+        )
+        session = onnxruntime.InferenceSession(
+            str(program.onnx_path), settings, providers=["CPUExecutionProvider"]
+        )
         name, hwc = session.get_inputs()[0].name, program.image.layout == "HWC"
         batches = (np.ascontiguousarray(image if hwc else image.transpose(2, 0, 1))[None] for image in images)
         return [session.run(None, {name: batch})[0].reshape(program.mask_shape) for batch in batches]
@@ -62,8 +74,16 @@ def infer(runtime: str, program: Program, images: list[Any]) -> list[Any]:
 
 
 def check(bundle: Bundle, level: int, precision: Precision, form: str, runtime: str) -> dict[str, Any]:
-    """One row. "ok" runs and agrees, "refused" gives a reason, "wrong" runs and does not agree, "broken" is a traceback."""
-    row: dict[str, Any] = {"bundle": bundle.path.stem, "level": level, "precision": precision, "form": form, "runtime": runtime}
+    """One row. "ok" runs and agrees, "refused" gives a reason, "wrong" runs and does not agree, "broken" is a
+    traceback.
+    """
+    row: dict[str, Any] = {
+        "bundle": bundle.path.stem,
+        "level": level,
+        "precision": precision,
+        "form": form,
+        "runtime": runtime,
+    }
     frames, wanted = list(bundle.golden(level, precision)), bundle.recipe().gate.min_mask_agreement
     try:
         masks = infer(runtime, bundle.program(level, precision, form), [frame.image_rgb for frame in frames])

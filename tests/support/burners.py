@@ -8,7 +8,8 @@ import sys
 
 
 class Burners:
-    """Busy processes from `start` to `stop`, which may be called again and in any order. Ends them as a context manager.
+    """Busy processes from `start` to `stop`, which may be called again and in any order. Ends them as a
+    context manager.
 
     Args:
         count: of processes; by default one for each CPU that this process may use.
@@ -20,7 +21,9 @@ class Burners:
 
     def start(self) -> None:
         if not self._processes:
-            self._processes = [subprocess.Popen([sys.executable, "-Sc", "while True: pass"]) for _ in range(self._count)]
+            self._processes = [
+                subprocess.Popen([sys.executable, "-Sc", "while True: pass"]) for _ in range(self._count)
+            ]
 
     def stop(self) -> None:
         for process in self._processes:

@@ -1,4 +1,6 @@
-"""A real RTSP server for tests and benchmarks, on loopback, in a process of its own that can be killed and frozen."""
+"""A real RTSP server for tests and benchmarks, on loopback, in a process of its own that can be killed and
+frozen.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,10 @@ def missing() -> str:
     return (
         ""
         if found.returncode == 0
-        else "the system's Python has no GStreamer RTSP server with x264 (python3-gi, gir1.2-gst-rtsp-server-1.0)"
+        else (
+            "the system's Python has no GStreamer RTSP server with x264 (python3-gi,"
+            " gir1.2-gst-rtsp-server-1.0)"
+        )
     )
 
 
@@ -71,7 +76,9 @@ class RtspServer:
         """Start it, with these options changed; returns when it listens."""
         self._options |= options
         words = [word for key, value in self._options.items() for word in (f"--{key}", str(value))]
-        self._process = subprocess.Popen([PYTHON, SCRIPT, "--port", str(self.port), *words], stdout=subprocess.PIPE)
+        self._process = subprocess.Popen(
+            [PYTHON, SCRIPT, "--port", str(self.port), *words], stdout=subprocess.PIPE
+        )
         assert self._process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)

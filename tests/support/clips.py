@@ -63,21 +63,31 @@ def encode(
 
 def h264(path: Path, count: int = 30, gop: int = 10, b_frames: int = 2, **options: Any) -> Path:
     """H.264 with groups of pictures."""
-    settings = {"g": str(gop), "keyint_min": str(gop), "sc_threshold": "0", "bf": str(b_frames), "preset": "ultrafast"}
+    settings = {
+        "g": str(gop),
+        "keyint_min": str(gop),
+        "sc_threshold": "0",
+        "bf": str(b_frames),
+        "preset": "ultrafast",
+    }
     return encode(path, moving_images(count), options=settings | options.pop("options", {}), **options)
 
 
 def with_matrix(path: Path, a: int, b: int, c: int, d: int) -> Path:
     """The same mp4 with another display matrix in its track header."""
     data = bytearray(path.read_bytes())
-    at = data.index(b"tkhd") + 4 + 4 + 20 + 8 + 8  # version 0: times and track, then reserved, layer, group, volume
+    at = (
+        data.index(b"tkhd") + 4 + 4 + 20 + 8 + 8
+    )  # version 0: times and track, then reserved, layer, group, volume
     struct.pack_into(">9i", data, at, a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
     return path
 
 
 def with_edit_list(path: Path, start: int, length: int, fps: int = 10) -> Path:
-    """The same mp4, shown from its frame `start` on for `length` frames, as phones trim: by rewriting its edit list."""
+    """The same mp4, shown from its frame `start` on for `length` frames, as phones trim: by rewriting its
+    edit list.
+    """
     data = bytearray(path.read_bytes())
     at = data.index(b"elst") + 4
     assert struct.unpack_from(">II", data, at) == (0, 1)
@@ -103,11 +113,15 @@ def packets(path: Path) -> list[tuple[int, int, bool]]:
 
 
 def scrambled(path: Path, number: int) -> Path:
-    """The same file with the data of one packet turned to noise, from its middle on; its length prefix and headers stay."""
+    """The same file with the data of one packet turned to noise, from its middle on; its length prefix and
+    headers stay.
+    """
     data = bytearray(path.read_bytes())
     position, size, _ = packets(path)[number]
     start = position + min(40, size // 2)
-    data[start : position + size] = np.random.default_rng(1).integers(0, 256, position + size - start, np.uint8).tobytes()
+    data[start : position + size] = (
+        np.random.default_rng(1).integers(0, 256, position + size - start, np.uint8).tobytes()
+    )
     path.write_bytes(data)
     return path
 
@@ -116,8 +130,24 @@ def by_ffmpeg(path: Path) -> list[ImageU8]:
     """FFmpeg's own pictures of a clip; skips the test where its command is missing."""
     if not shutil.which("ffmpeg"):
         pytest.skip("there is no ffmpeg command to compare with")
-    words = ["ffmpeg", "-v", "error", "-i", str(path), "-map", "0:v:0", "-vsync", "0", "-f", "image2pipe", "-c:v", "ppm"]
-    data = subprocess.run([*words, "-pix_fmt", "rgb24", "-"], capture_output=True, timeout=60, check=False).stdout
+    words = [
+        "ffmpeg",
+        "-v",
+        "error",
+        "-i",
+        str(path),
+        "-map",
+        "0:v:0",
+        "-vsync",
+        "0",
+        "-f",
+        "image2pipe",
+        "-c:v",
+        "ppm",
+    ]
+    data = subprocess.run(
+        [*words, "-pix_fmt", "rgb24", "-"], capture_output=True, timeout=60, check=False
+    ).stdout
     found, at = [], 0
     while match := re.compile(rb"P6\s(\d+) (\d+)\s255\s").match(data, at):
         width, height = int(match[1]), int(match[2])
@@ -130,4 +160,6 @@ def apart(images: Sequence[ImageU8], others: Sequence[ImageU8]) -> float:
     """The greatest mean difference of two pictures in the same place; infinite where shapes differ."""
     assert len(images) == len(others)
     pairs = zip(images, others, strict=True)
-    return max(float(np.abs(a.astype(int) - b).mean()) if a.shape == b.shape else float("inf") for a, b in pairs)
+    return max(
+        float(np.abs(a.astype(int) - b).mean()) if a.shape == b.shape else float("inf") for a, b in pairs
+    )

@@ -1,6 +1,7 @@
 """A module `tensorrt` that builds: what it is told is kept, and what it is told it checks as TensorRT does.
 
-Source: NVIDIA/TensorRT, samples/common/sampleEngines.cpp and the Python API of 10.3 and 11.4: what a strongly typed network
+Source: NVIDIA/TensorRT, samples/common/sampleEngines.cpp and the Python API of 10.3 and 11.4: what a strongly
+    typed network
 excludes, and that settings out of range are logged, not raised.
 """
 
@@ -67,7 +68,9 @@ class FakeTrt:
         self.OnnxParserFlag = SimpleNamespace(**({"ADJUST_FOR_DLA": 4} if (major, minor) >= (10, 16) else {}))
         self.DeviceType = SimpleNamespace(GPU="GPU", DLA="DLA")
         self.MemoryPoolType = SimpleNamespace(WORKSPACE="WORKSPACE")
-        self.LayerType = SimpleNamespace(CONSTANT=SimpleNamespace(name="CONSTANT"), CAST=SimpleNamespace(name="CAST"))
+        self.LayerType = SimpleNamespace(
+            CONSTANT=SimpleNamespace(name="CONSTANT"), CAST=SimpleNamespace(name="CAST")
+        )
         self.float32 = FLOAT
 
     class ILogger:
@@ -139,7 +142,9 @@ class Config:
 
 
 def _network(trt: FakeTrt) -> Any:
-    image, mask = (SimpleNamespace(name="", dtype=UINT8, shape=shape, dynamic_range=None) for shape in trt.ports)
+    image, mask = (
+        SimpleNamespace(name="", dtype=UINT8, shape=shape, dynamic_range=None) for shape in trt.ports
+    )
     return SimpleNamespace(
         num_layers=len(trt.layers),
         get_layer=lambda index: trt.layers[index],

@@ -1,6 +1,7 @@
 """A CUDA runtime and a TensorRT that work in host memory: what is copied is copied, what is freed is counted.
 
-`FakeLibrary` answers the calls of `edgeseg.engines.cudart`; `fake_trt` is a module with the names that a session uses.
+`FakeLibrary` answers the calls of `edgeseg.engines.cudart`; `fake_trt` is a module with the names that a
+session uses.
 """
 
 from __future__ import annotations
@@ -44,9 +45,18 @@ class FakeLibrary:
     """
 
     def __init__(
-        self, capabilities: tuple[str, ...] = ("8.9",), driver: int = 12040, runtime: int = 12090, integrated: bool = False
+        self,
+        capabilities: tuple[str, ...] = ("8.9",),
+        driver: int = 12040,
+        runtime: int = 12090,
+        integrated: bool = False,
     ) -> None:
-        self.capabilities, self.driver, self.runtime, self.integrated = capabilities, driver, runtime, integrated
+        self.capabilities, self.driver, self.runtime, self.integrated = (
+            capabilities,
+            driver,
+            runtime,
+            integrated,
+        )
         self.device = 0
         self.live: dict[int, str] = {}
         self.launches = 0
@@ -60,7 +70,9 @@ class FakeLibrary:
         if not name.startswith("cuda"):
             raise AttributeError(name)
         work = getattr(self, f"_{name}")
-        function = _Function(work if name in ("cudaGetErrorString", "cudaGetLastError") else partial(self._answer, name, work))
+        function = _Function(
+            work if name in ("cudaGetErrorString", "cudaGetLastError") else partial(self._answer, name, work)
+        )
         setattr(self, name, function)
         return function
 
@@ -232,7 +244,12 @@ def fake_trt(
         ERROR, WARNING = 1, 2
 
     return SimpleNamespace(
-        __name__="tensorrt", __version__="10.3.0", Runtime=Runtime, ILogger=ILogger, TensorIOMode=modes, nptype=lambda kind: kind
+        __name__="tensorrt",
+        __version__="10.3.0",
+        Runtime=Runtime,
+        ILogger=ILogger,
+        TensorIOMode=modes,
+        nptype=lambda kind: kind,
     )
 
 

@@ -1,6 +1,7 @@
 """A TensorRT-RTX that works in host memory, on a card that is none: its runtime, not its builder.
 
-Every name in it is one of the real package; `tests/conformance/test_rtx_runtime.py` holds it to that where the package is there.
+Every name in it is one of the real package; `tests/conformance/test_rtx_runtime.py` holds it to that where
+the package is there.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class EngineInvalidityDiagnostics(IntEnum):
 
 
 class IRuntimeCache:
-    """Takes back what the same release on the same card wrote; `compiled` counts the kernels that it did not know."""
+    """Takes back what the same release on the same card wrote; `compiled` counts the kernels that it did not
+    know.
+    """
 
     def __init__(self, mark: bytes) -> None:
         self._mark, self._kernels = mark, b""
@@ -92,7 +95,8 @@ def fake_rtx(
         card: what a file of kernels must be of, beside the version.
         recordable: what its contexts say of a stream.
     Returns:
-        The module; `caches` in it are weak references to those that were made, and `freed` is what is gone, oldest first.
+        The module; `caches` in it are weak references to those that were made, and `freed` is what is gone,
+        oldest first.
     """
     trt = fake_trt(library, in_shape, out_shape, answer)
     caches: list[weakref.ref[IRuntimeCache]] = []
@@ -100,7 +104,9 @@ def fake_rtx(
 
     class Engine:
         def __init__(self, plain: Any) -> None:
-            tensors = {name: value for name, value in vars(plain).items() if name != "create_execution_context"}
+            tensors = {
+                name: value for name, value in vars(plain).items() if name != "create_execution_context"
+            }
             self.__dict__.update(tensors, _context=plain.create_execution_context)
 
         def create_runtime_config(self) -> IRuntimeConfig:

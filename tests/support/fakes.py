@@ -17,10 +17,12 @@ from edgeseg.specs import CANONICAL_FORM, DEFAULT_FORM, Frame, ImageU8, LabelSpa
 
 
 class FakeSession:
-    """A Session that answers with a function of the image; remembers how often it was asked, and whether it was closed.
+    """A Session that answers with a function of the image; remembers how often it was asked, and whether it
+    was closed.
 
     Args:
-        answer: image (H, W, 3) at the program's size -> class map at its mask size; default: class 0 everywhere.
+        answer: image (H, W, 3) at the program's size -> class map at its mask size; default: class 0
+            everywhere.
     """
 
     def __init__(self, program: Program, answer: Callable[[ImageU8], MaskU8] | None = None) -> None:
@@ -47,7 +49,9 @@ class FakeSession:
     def __enter__(self) -> FakeSession:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -107,7 +111,11 @@ class FakeSource:
     is_live = False
 
     def __init__(
-        self, images: Iterable[ImageU8], fps: float = 25.0, error: BaseException | None = None, name: str = "fake"
+        self,
+        images: Iterable[ImageU8],
+        fps: float = 25.0,
+        error: BaseException | None = None,
+        name: str = "fake",
     ) -> None:
         self.source_id = name
         self.fps = fps
@@ -120,7 +128,9 @@ class FakeSource:
 
     def frames(self) -> Iterator[Frame]:
         for index, image_rgb in enumerate(self._images):
-            yield Frame(image_rgb, index, index / self.fps if self.fps else 0.0, time.monotonic(), self.source_id)
+            yield Frame(
+                image_rgb, index, index / self.fps if self.fps else 0.0, time.monotonic(), self.source_id
+            )
         if self._error is not None:
             raise self._error
 
@@ -129,11 +139,12 @@ class FakeSource:
 
 
 class FakeLiveSource:
-    """A LiveSource that plays one script a connection, over all its fresh twins; the last one is played again and again.
+    """A LiveSource that plays one script a connection, over all its fresh twins; the last one is played again
+    and again.
 
     Args:
-        connections: for each, what happens in turn: an int is a frame, an exception is raised, a function is called (to hang, for
-            example).
+        connections: for each, what happens in turn: an int is a frame, an exception is raised, a function is
+            called (to hang, for example).
         size_hw: of its pictures.
     Attributes:
         opened: connections so far.
@@ -143,7 +154,9 @@ class FakeLiveSource:
 
     is_live = True
 
-    def __init__(self, name: str, connections: Sequence[Sequence[Any]], size_hw: tuple[int, int] = (12, 16)) -> None:
+    def __init__(
+        self, name: str, connections: Sequence[Sequence[Any]], size_hw: tuple[int, int] = (12, 16)
+    ) -> None:
         self.source_id = name
         self.fps = 0.0
         self.frame_count: int | None = None

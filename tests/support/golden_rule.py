@@ -1,4 +1,6 @@
-"""Parameters by rule: every tensor is a function of its key and shape, so any two implementations can be given the same."""
+"""Parameters by rule: every tensor is a function of its key and shape, so any two implementations can be
+given the same.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +41,8 @@ def upstream_state(name: str) -> dict[str, Tensor]:
 
 
 def fill(model: AnyModule) -> AnyModule:
-    """Give every parameter and buffer of `model` the rule's value, so that no bias is zero and no norm the identity."""
+    """Give every parameter and buffer of `model` the rule's value, so that no bias is zero and no norm the
+    identity.
+    """
     model.load_state_dict({key: value(key, tuple(old.shape)) for key, old in model.state_dict().items()})
     return model

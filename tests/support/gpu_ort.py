@@ -29,7 +29,8 @@ class Value:
 
 
 class GpuOrt:
-    """ONNX Runtime of a GPU build: sessions run on the processor, and say that they run on the provider they were asked for.
+    """ONNX Runtime of a GPU build: sessions run on the processor, and say that they run on the provider they
+    were asked for.
 
     Args:
         has: titles of its providers.
@@ -42,7 +43,9 @@ class GpuOrt:
         self.libraries: list[str] = []
         self.bound = 0
         self.__version__ = "1.31.1"
-        self.OrtValue = SimpleNamespace(ortvalue_from_shape_and_type=lambda shape, kind, device, index: Value(shape))
+        self.OrtValue = SimpleNamespace(
+            ortvalue_from_shape_and_type=lambda shape, kind, device, index: Value(shape)
+        )
 
     def __getattr__(self, name: str) -> Any:
         return getattr(onnxruntime, name)
@@ -64,8 +67,12 @@ class GpuOrt:
         if self.error:
             raise self.error
         real = onnxruntime.InferenceSession(path, settings.real, providers=["CPUExecutionProvider"])
-        titles = [one if isinstance(one, str) else one[0] for one in providers or [settings.devices[0][0].ep_name]]
-        return Session(self, real, ["CPUExecutionProvider"] if self.lost else [*titles, "CPUExecutionProvider"])
+        titles = [
+            one if isinstance(one, str) else one[0] for one in providers or [settings.devices[0][0].ep_name]
+        ]
+        return Session(
+            self, real, ["CPUExecutionProvider"] if self.lost else [*titles, "CPUExecutionProvider"]
+        )
 
 
 class Settings:
@@ -104,4 +111,6 @@ class Session:
 
     def run_with_iobinding(self, binding: Any) -> None:
         self._ort.bound += 1
-        binding.mask.data[...] = self._real.run(None, {self._real.get_inputs()[0].name: binding.image.data})[0]
+        binding.mask.data[...] = self._real.run(None, {self._real.get_inputs()[0].name: binding.image.data})[
+            0
+        ]

@@ -28,4 +28,6 @@ class Data:
         self.loads += 1
         mask = np.zeros(SIZE_HW, np.uint8)
         mask[:, 32:] = 255 if self.void else 1
-        return np.repeat(np.where(mask, 200, index)[..., None], 3, 2).astype(np.uint8), mask if not self.void else mask | 255
+        return np.repeat(np.where(mask, 200, index)[..., None], 3, 2).astype(
+            np.uint8
+        ), mask if not self.void else mask | 255

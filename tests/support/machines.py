@@ -1,8 +1,9 @@
 """File trees of machines, as small as a probe needs them.
 
-The form of each file is that of real ones, as people published them: /etc/nv_tegra_release of JetPack 4.6, 5.1.2, 6.2, 7.0 to
-7.2 in manuals and bug reports, compatible strings as in Jetson Linux's device trees, /proc/driver/nvidia as there, the status
-file as dpkg writes it; power modes, clocks and their governors as boards in each mode show them.
+The form of each file is that of real ones, as people published them: /etc/nv_tegra_release of JetPack 4.6,
+5.1.2, 6.2, 7.0 to 7.2 in manuals and bug reports, compatible strings as in Jetson Linux's device trees,
+/proc/driver/nvidia as there, the status file as dpkg writes it; power modes, clocks and their governors as
+boards in each mode show them.
 """
 
 from __future__ import annotations
@@ -24,29 +25,39 @@ def write_tree(root: Path, tree: Tree) -> Path:
 
 def _arm(implementer: str, part: str, features: str) -> str:
     return "".join(
-        f"processor\t: {number}\nBogoMIPS\t: 62.50\nFeatures\t: {features}\nCPU implementer\t: {implementer}\n"
-        f"CPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: {part}\nCPU revision\t: 1\n\n"
+        f"processor\t: {number}\nBogoMIPS\t: 62.50\nFeatures\t: {features}\nCPU implementer\t:"
+        f" {implementer}\nCPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: {part}\nCPU revision\t: 1\n\n"
         for number in range(2)
     )
 
 
-_A78AE = _arm("0x41", "0xd42", "fp asimd evtstrm aes crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp uscat")
+_A78AE = _arm(
+    "0x41",
+    "0xd42",
+    "fp asimd evtstrm aes crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp uscat",
+)
 _CARMEL = _arm("0x4e", "0x004", "fp asimd evtstrm aes crc32 atomics fphp asimdhp cpuid asimdrdm dcpop")
 _V3AE = _arm("0x41", "0xd83", "fp asimd aes crc32 atomics fphp asimdhp asimddp sve sve2 i8mm bf16")
 
 
 def _x86(name: str, flags: str) -> str:
-    return f"processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: {name}\ncore id\t\t: 0\nflags\t\t: fpu sse sse2 {flags}\n\n"
+    return (
+        f"processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: {name}\ncore id\t\t: 0\nflags\t\t: fpu sse"
+        f" sse2 {flags}\n\n"
+    )
 
 
 def _ubuntu(version: str) -> str:
-    return f'PRETTY_NAME="Ubuntu {version} LTS"\nNAME="Ubuntu"\nVERSION_ID="{version[:5]}"\nID=ubuntu\nID_LIKE=debian\n'
+    return (
+        f'PRETTY_NAME="Ubuntu {version}'
+        f' LTS"\nNAME="Ubuntu"\nVERSION_ID="{version[:5]}"\nID=ubuntu\nID_LIKE=debian\n'
+    )
 
 
 def _packages(versions: dict[str, str]) -> str:
     stanzas = (
-        f"Package: {name}\nStatus: install ok installed\nPriority: optional\nSection: libs\nArchitecture: arm64\n"
-        f"Version: {version}\nDescription: as NVIDIA ships it\n a second line: with a colon\n"
+        f"Package: {name}\nStatus: install ok installed\nPriority: optional\nSection: libs\nArchitecture:"
+        f" arm64\nVersion: {version}\nDescription: as NVIDIA ships it\n a second line: with a colon\n"
         for name, version in versions.items()
     )
     removed = "Package: libnvinfer8\nStatus: deinstall ok config-files\nVersion: 8.5.2-1+cuda11.4\n"
@@ -57,7 +68,9 @@ _CPUFREQ = "sys/devices/system/cpu/cpufreq"
 
 
 def cpufreq(policies: dict[int, tuple[int, int]], governor: str, driver: str, **more: str) -> Tree:
-    """Settings of the processor's clocks. `policies`: number -> lowest and highest kHz; `more`: further files of each policy."""
+    """Settings of the processor's clocks. `policies`: number -> lowest and highest kHz; `more`: further files
+    of each policy.
+    """
     return {
         f"{_CPUFREQ}/policy{number}/{name}": f"{value}\n"
         for number, (low, high) in policies.items()
@@ -74,7 +87,11 @@ def cpufreq(policies: dict[int, tuple[int, int]], governor: str, driver: str, **
 def devfreq(name: str, low: int, high: int, governor: str) -> Tree:
     """Settings of a Jetson's GPU clock, in Hz."""
     folder = f"sys/class/devfreq/{name}"
-    return {f"{folder}/min_freq": f"{low}\n", f"{folder}/max_freq": f"{high}\n", f"{folder}/governor": f"{governor}\n"}
+    return {
+        f"{folder}/min_freq": f"{low}\n",
+        f"{folder}/max_freq": f"{high}\n",
+        f"{folder}/governor": f"{governor}\n",
+    }
 
 
 def memory(total_kb: int, *swaps: tuple[str, int]) -> Tree:
@@ -141,16 +158,20 @@ _ORIN_NANO_MAXN_HELD: Tree = {
 
 ORIN_NANO_JETPACK_62: Tree = {
     "etc/nv_tegra_release": (
-        "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed Jan  8 01:49:37 UTC 2025\n"
-        "# KERNEL_VARIANT: oot\nTARGET_USERSPACE_LIB_DIR=nvidia\nTARGET_USERSPACE_LIB_DIR_PATH=usr/lib/aarch64-linux-gnu/nvidia\n"
+        "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed Jan  8"
+        " 01:49:37 UTC 2025\n"
+        "# KERNEL_VARIANT:"
+        " oot\nTARGET_USERSPACE_LIB_DIR=nvidia\n"
+        "TARGET_USERSPACE_LIB_DIR_PATH=usr/lib/aarch64-linux-gnu/nvidia\n"
     ),
     "etc/os-release": _ubuntu("22.04.5"),
     "proc/cpuinfo": _A78AE,
     "proc/device-tree/model": "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super\0",
     "proc/device-tree/compatible": "nvidia,p3768-0000+p3767-0005-super\0nvidia,p3767-0005\0nvidia,tegra234\0",
     "proc/driver/nvidia/version": (
-        "NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  540.4.0  Release Build  (buildbrain@mobile-u64-6336-d8000)  "
-        "Tue Jan  7 17:35:12 PST 2025\nGCC version:  collect2: error: ld returned 1 exit status\n"
+        "NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  540.4.0  Release Build "
+        " (buildbrain@mobile-u64-6336-d8000)  Tue Jan  7 17:35:12 PST 2025\nGCC version:  collect2: error: ld"
+        " returned 1 exit status\n"
     ),
     "usr/local/cuda/version.json": '{"cuda": {"name": "CUDA SDK", "version": "12.6.11"}}',
     "var/lib/dpkg/status": _packages(
@@ -165,7 +186,9 @@ ORIN_NANO_JETPACK_62: Tree = {
 }
 ORIN_NANO_WITH_CUDNN: Tree = {
     **ORIN_NANO_JETPACK_62,
-    "var/lib/dpkg/status": _packages({"libcudnn9-cuda-12": "9.3.0.75-1", "libopencv-python": "4.8.0-1-g6371ee1"}),
+    "var/lib/dpkg/status": _packages(
+        {"libcudnn9-cuda-12": "9.3.0.75-1", "libopencv-python": "4.8.0-1-g6371ee1"}
+    ),
 }
 ORIN_NANO_25W: Tree = {**ORIN_NANO_JETPACK_62, **_ORIN_NANO_25W, **memory(7802840, *ZRAM)}
 """As it boots."""
@@ -194,7 +217,8 @@ AGX_ORIN_CONTAINER: Tree = {  # the host's nv_tegra_release is not in the image,
 }
 AGX_ORIN_JETPACK_51: Tree = {
     "etc/nv_tegra_release": (
-        "# R35 (release), REVISION: 4.1, GCID: 33958178, BOARD: t186ref, EABI: aarch64, DATE: Tue Aug  1 19:57:35 UTC 2023\n"
+        "# R35 (release), REVISION: 4.1, GCID: 33958178, BOARD: t186ref, EABI: aarch64, DATE: Tue Aug  1"
+        " 19:57:35 UTC 2023\n"
     ),
     "etc/os-release": _ubuntu("20.04.6"),
     "proc/cpuinfo": _A78AE,
@@ -203,7 +227,8 @@ AGX_ORIN_JETPACK_51: Tree = {
 }
 XAVIER_NX_JETPACK_51: Tree = {
     "etc/nv_tegra_release": (
-        "# R35 (release), REVISION: 4.1, GCID: 33958178, BOARD: t186ref, EABI: aarch64, DATE: Tue Aug  1 19:57:35 UTC 2023\n"
+        "# R35 (release), REVISION: 4.1, GCID: 33958178, BOARD: t186ref, EABI: aarch64, DATE: Tue Aug  1"
+        " 19:57:35 UTC 2023\n"
     ),
     "etc/os-release": _ubuntu("20.04.6"),
     "proc/cpuinfo": _CARMEL,
@@ -212,23 +237,28 @@ XAVIER_NX_JETPACK_51: Tree = {
 }
 NANO_JETPACK_46: Tree = {
     "etc/nv_tegra_release": (
-        "# R32 (release), REVISION: 7.1, GCID: 29818004, BOARD: t210ref, EABI: aarch64, DATE: Sat Feb 19 17:05:08 UTC 2022\n"
+        "# R32 (release), REVISION: 7.1, GCID: 29818004, BOARD: t210ref, EABI: aarch64, DATE: Sat Feb 19"
+        " 17:05:08 UTC 2022\n"
     ),
     "etc/os-release": _ubuntu("18.04.6"),
     "proc/cpuinfo": _arm("0x41", "0xd07", "fp asimd evtstrm aes pmull sha1 sha2 crc32"),
     "proc/device-tree/model": "NVIDIA Jetson Nano Developer Kit\0",
-    "proc/device-tree/compatible": "nvidia,p3449-0000-b00+p3448-0000-b00\0nvidia,jetson-nano\0nvidia,tegra210\0",
+    "proc/device-tree/compatible": (
+        "nvidia,p3449-0000-b00+p3448-0000-b00\0nvidia,jetson-nano\0nvidia,tegra210\0"
+    ),
 }
 THOR_JETPACK_70: Tree = {
     "etc/nv_tegra_release": (
-        "# R38 (release), REVISION: 2.2, GCID: 42205042, BOARD: generic, EABI: aarch64, DATE: Thu Sep 25 22:47:11 UTC 2025\n"
-        "# KERNEL_VARIANT: oot\nTARGET_USERSPACE_LIB_DIR=nvidia\n"
+        "# R38 (release), REVISION: 2.2, GCID: 42205042, BOARD: generic, EABI: aarch64, DATE: Thu Sep 25"
+        " 22:47:11 UTC 2025\n# KERNEL_VARIANT: oot\nTARGET_USERSPACE_LIB_DIR=nvidia\n"
     ),
     "etc/os-release": _ubuntu("24.04.3"),
     "proc/cpuinfo": _V3AE,
     "proc/device-tree/model": "NVIDIA Jetson AGX Thor Developer Kit\0",
     "proc/device-tree/compatible": "nvidia,p4071-0000+p3834-0008\0nvidia,p3834-0008\0nvidia,tegra264\0",
-    "var/lib/dpkg/status": _packages({"libnvinfer10": "10.13.3.9-1+cuda13.0", "python3-libnvinfer": "10.13.3.9-1+cuda13.0"}),
+    "var/lib/dpkg/status": _packages(
+        {"libnvinfer10": "10.13.3.9-1+cuda13.0", "python3-libnvinfer": "10.13.3.9-1+cuda13.0"}
+    ),
 }
 THOR_120W: Tree = {
     **THOR_JETPACK_70,
@@ -243,16 +273,21 @@ T4000_JETPACK_71: Tree = {
     "proc/device-tree/model": "NVIDIA Jetson T4000\0",
     "proc/device-tree/compatible": "nvidia,p4071-0000+p3834-0000\0nvidia,p3834-0000\0nvidia,tegra264\0",
 }
-NEWER_JETPACK: Tree = {**ORIN_NX_JETPACK_72, "etc/nv_tegra_release": "# R41 (release), REVISION: 1.0, GCID: 1, BOARD: generic\n"}
+NEWER_JETPACK: Tree = {
+    **ORIN_NX_JETPACK_72,
+    "etc/nv_tegra_release": "# R41 (release), REVISION: 1.0, GCID: 1, BOARD: generic\n",
+}
 RTX_4090: Tree = {
     "etc/os-release": _ubuntu("24.04.2"),
     "proc/cpuinfo": _x86("13th Gen Intel(R) Core(TM) i9-13900K", "sse4_1 avx f16c fma avx2 avx_vnni"),
     "proc/driver/nvidia/version": (
-        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  595.71.05  Release Build  (dvs-builder@U22-I3-B08-02-2)  "
-        "Fri Apr 24 06:42:30 UTC 2026\nGCC version:  gcc version 13.3.0 (Ubuntu 13.3.0-6ubuntu2~24.04.1)\n"
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  595.71.05  Release Build "
+        " (dvs-builder@U22-I3-B08-02-2)  Fri Apr 24 06:42:30 UTC 2026\nGCC version:  gcc version 13.3.0"
+        " (Ubuntu 13.3.0-6ubuntu2~24.04.1)\n"
     ),
     "proc/driver/nvidia/gpus/0000:01:00.0/information": (
-        "Model: \t\t NVIDIA GeForce RTX 4090\nIRQ:   \t\t 159\nVideo BIOS: \t 95.02.3c.40.11\nBus Type: \t PCIe\n"
+        "Model: \t\t NVIDIA GeForce RTX 4090\nIRQ:   \t\t 159\nVideo BIOS: \t 95.02.3c.40.11\nBus Type: \t"
+        " PCIe\n"
     ),
 }
 RTX_4090_CONTAINER: Tree = {**RTX_4090, ".dockerenv": ""}
@@ -260,13 +295,18 @@ RTX_4090_CONTAINER_WITH_GPU: Tree = {**RTX_4090_CONTAINER, "dev/nvidiactl": ""}
 RTX_2080_TI_OLD_DRIVER: Tree = {
     **RTX_4090,
     "proc/cpuinfo": _x86("Intel(R) Core(TM) i7-8700K CPU @ 3.70GHz", "sse4_1 avx f16c fma avx2"),
-    "proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.216.03  Thu Apr  3 01:14:19 UTC 2025\n",
-    "proc/driver/nvidia/gpus/0000:01:00.0/information": "Model: \t\t NVIDIA GeForce RTX 2080 Ti\nIRQ:   \t\t 145\n",
+    "proc/driver/nvidia/version": (
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.216.03  Thu Apr  3 01:14:19 UTC 2025\n"
+    ),
+    "proc/driver/nvidia/gpus/0000:01:00.0/information": (
+        "Model: \t\t NVIDIA GeForce RTX 2080 Ti\nIRQ:   \t\t 145\n"
+    ),
 }
 SERVER: Tree = {
     "etc/os-release": 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\n',
     "proc/cpuinfo": _x86(
-        "Intel(R) Xeon(R) Platinum 8480+", "avx2 avx512f avx512bw avx512_vnni avx512_bf16 amx_bf16 amx_tile amx_int8"
+        "Intel(R) Xeon(R) Platinum 8480+",
+        "avx2 avx512f avx512bw avx512_vnni avx512_bf16 amx_bf16 amx_tile amx_int8",
     ),
 }
 DEBIAN_13: Tree = {**SERVER, "var/lib/dpkg/status": _packages({"python3-opencv": "4.10.0+dfsg-5"})}
@@ -280,16 +320,25 @@ LAPTOP_ON_BATTERY: Tree = {
     **SERVER,
     "proc/cpuinfo": _x86("12th Gen Intel(R) Core(TM) i7-1260P", "ida avx2 fma avx_vnni"),
     **cpufreq(
-        dict.fromkeys(range(12), (800000, 4900000)), "powersave", "intel_pstate", energy_performance_preference="balance_power"
+        dict.fromkeys(range(12), (800000, 4900000)),
+        "powersave",
+        "intel_pstate",
+        energy_performance_preference="balance_power",
     ),
     "sys/devices/system/cpu/intel_pstate/no_turbo": "1\n",
     "sys/devices/system/cpu/online": "0-11\n",
     "sys/firmware/acpi/platform_profile": "low-power\n",
 }
-OLD_GOVERNOR: Tree = {**SERVER, **cpufreq({0: (1200000, 3600000)}, "powersave", "acpi-cpufreq"), f"{_CPUFREQ}/boost": "1\n"}
+OLD_GOVERNOR: Tree = {
+    **SERVER,
+    **cpufreq({0: (1200000, 3600000)}, "powersave", "acpi-cpufreq"),
+    f"{_CPUFREQ}/boost": "1\n",
+}
 RASPBERRY_PI_5: Tree = {
     "etc/os-release": 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\n',
-    "proc/cpuinfo": _arm("0x41", "0xd0b", "fp asimd evtstrm aes crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"),
+    "proc/cpuinfo": _arm(
+        "0x41", "0xd0b", "fp asimd evtstrm aes crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
+    ),
     "proc/device-tree/model": "Raspberry Pi 5 Model B Rev 1.0\0",
     "proc/device-tree/compatible": "raspberrypi,5-model-b\0brcm,bcm2712\0",
 }

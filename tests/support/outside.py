@@ -26,7 +26,9 @@ class Broker:
             pytest.skip("mosquitto is not installed: apt install mosquitto")
         self.port = free_port()
         self._config = folder / "mosquitto.conf"
-        self._config.write_text("\n".join([f"listener {self.port} 127.0.0.1", "persistence false", *lines]) + "\n")
+        self._config.write_text(
+            "\n".join([f"listener {self.port} 127.0.0.1", "persistence false", *lines]) + "\n"
+        )
         self.start()
 
     def start(self) -> None:

@@ -1,5 +1,5 @@
-"""The processor that the tests run on: what it has is asked, never assumed. A test that needs more than every processor has is
-marked by `needs`; what happens without it is tested everywhere, by `pretend`."""
+"""The processor that the tests run on: what it has is asked, never assumed. A test that needs more than every
+processor has is marked by `needs`; what happens without it is tested everywhere, by `pretend`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,22 @@ VNNI = ("avx_vnni", "avx512_vnni")
 
 
 def has(*any_of: str) -> bool:
-    """Whether this processor has one of these flags of `instructions.ISA_FLAGS`. What is unknown is not there."""
+    """Whether this processor has one of these flags of `instructions.ISA_FLAGS`. What is unknown is not
+    there.
+    """
     assert set(any_of) <= set(instructions.ISA_FLAGS), any_of
     return not set(any_of).isdisjoint(instructions.processor().isa)
 
 
 def needs(*any_of: str) -> pytest.MarkDecorator:
-    """A mark: the test runs where the processor has one of these flags; elsewhere it is skipped, and says why."""
+    """A mark: the test runs where the processor has one of these flags; elsewhere it is skipped, and says
+    why.
+    """
     found = instructions.processor()
-    reason = f"needs {' or '.join(any_of)}, and this is {found.model or 'unknown'}: {told_isa(found.isa, found.isa_unknown)}"
+    reason = (
+        f"needs {' or '.join(any_of)}, and this is {found.model or 'unknown'}:"
+        f" {told_isa(found.isa, found.isa_unknown)}"
+    )
     return pytest.mark.skipif(not has(*any_of), reason=reason)
 
 
@@ -28,6 +35,10 @@ needs_vnni = needs(*VNNI)
 """For what is right, or fast, only where products of bytes are added up in 32 bits."""
 
 
-def pretend(patch: pytest.MonkeyPatch, *isa: str, model: str = "a processor", unknown: tuple[str, ...] = ()) -> None:
-    """Make this machine's processor say that it has these flags, and no others. It computes as before: for choices alone."""
+def pretend(
+    patch: pytest.MonkeyPatch, *isa: str, model: str = "a processor", unknown: tuple[str, ...] = ()
+) -> None:
+    """Make this machine's processor say that it has these flags, and no others. It computes as before: for
+    choices alone.
+    """
     patch.setattr(instructions, "here", lambda: instructions.Processor(model, isa, unknown))

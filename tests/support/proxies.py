@@ -1,4 +1,6 @@
-"""A reverse proxy as operators set one up: what lies below /cam/ is asked of another server, without that folder."""
+"""A reverse proxy as operators set one up: what lies below /cam/ is asked of another server, without that
+folder.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
 @contextmanager
 def below_a_folder(port: int) -> Iterator[tuple[str, list[str]]]:
-    """Address of a page of the server at `port` behind the proxy, and the paths that were asked for and are not below it."""
+    """Address of a page of the server at `port` behind the proxy, and the paths that were asked for and are
+    not below it.
+    """
     strays: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -26,7 +30,12 @@ def below_a_folder(port: int) -> Iterator[tuple[str, list[str]]]:
             upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP}
-            upstream.request(self.command, "/" + self.path.removeprefix(FOLDER), body, headers | {"Host": f"127.0.0.1:{port}"})
+            upstream.request(
+                self.command,
+                "/" + self.path.removeprefix(FOLDER),
+                body,
+                headers | {"Host": f"127.0.0.1:{port}"},
+            )
             answer = upstream.getresponse()
             self.send_response(answer.status)
             for name, value in answer.getheaders():

@@ -24,18 +24,29 @@ def state_of(**shapes: tuple[int, ...]) -> State:
 
 def norm_of(name: str) -> State:
     sizes = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (WIDTH,))
-    return {f"{name}.{key}": value(f"{name}.{key}", shape) for key, shape in {**sizes, "num_batches_tracked": ()}.items()}
+    return {
+        f"{name}.{key}": value(f"{name}.{key}", shape)
+        for key, shape in {**sizes, "num_batches_tracked": ()}.items()
+    }
 
 
 def segformer_nvlabs(classes: int = CLASSES) -> State:
-    """SegFormer-B0 of NVlabs with a narrow decoder, and the classifier that their code saves and never uses."""
+    """SegFormer-B0 of NVlabs with a narrow decoder, and the classifier that their code saves and never
+    uses.
+    """
     state = {f"backbone.{key}": tensor for key, tensor in upstream_state("mit_b0").items()}
     for i, channels in enumerate(CHANNELS, 1):
         name = f"decode_head__linear_c{i}__proj"
         state |= state_of(**{f"{name}__weight": (WIDTH, channels), f"{name}__bias": (WIDTH,)})
-    state |= state_of(decode_head__linear_fuse__conv__weight=(WIDTH, 4 * WIDTH, 1, 1)) | norm_of("decode_head.linear_fuse.bn")
-    state |= state_of(decode_head__linear_pred__weight=(classes, WIDTH, 1, 1), decode_head__linear_pred__bias=(classes,))
-    return state | state_of(decode_head__conv_seg__weight=(classes, 128, 1, 1), decode_head__conv_seg__bias=(classes,))
+    state |= state_of(decode_head__linear_fuse__conv__weight=(WIDTH, 4 * WIDTH, 1, 1)) | norm_of(
+        "decode_head.linear_fuse.bn"
+    )
+    state |= state_of(
+        decode_head__linear_pred__weight=(classes, WIDTH, 1, 1), decode_head__linear_pred__bias=(classes,)
+    )
+    return state | state_of(
+        decode_head__conv_seg__weight=(classes, 128, 1, 1), decode_head__conv_seg__bias=(classes,)
+    )
 
 
 def substituted(state: State, *rules: tuple[str, str | Callable[[re.Match[str]], str]]) -> State:
@@ -102,7 +113,9 @@ def hugging_face_5(nvlabs: State) -> State:
 
 
 def mmseg_encoder(nvlabs: State) -> State:
-    """The encoder's tensors as mmsegmentation names and shapes them: q, k and v in one, Linears of the FFN as convolutions."""
+    """The encoder's tensors as mmsegmentation names and shapes them: q, k and v in one, Linears of the FFN as
+    convolutions.
+    """
     state: State = {}
     for key, tensor in nvlabs.items():
         if ".attn.q." in key:
@@ -127,9 +140,15 @@ def segformer_mmseg() -> State:
     state = mmseg_encoder(segformer_nvlabs())
     for i, channels in enumerate(CHANNELS):
         name = f"decode_head.convs.{i}"
-        state |= {f"{name}.conv.weight": value(f"{name}.conv.weight", (WIDTH, channels, 1, 1))} | norm_of(f"{name}.bn")
-    state |= state_of(decode_head__fusion_conv__conv__weight=(WIDTH, 4 * WIDTH, 1, 1)) | norm_of("decode_head.fusion_conv.bn")
-    return state | state_of(decode_head__conv_seg__weight=(CLASSES, WIDTH, 1, 1), decode_head__conv_seg__bias=(CLASSES,))
+        state |= {f"{name}.conv.weight": value(f"{name}.conv.weight", (WIDTH, channels, 1, 1))} | norm_of(
+            f"{name}.bn"
+        )
+    state |= state_of(decode_head__fusion_conv__conv__weight=(WIDTH, 4 * WIDTH, 1, 1)) | norm_of(
+        "decode_head.fusion_conv.bn"
+    )
+    return state | state_of(
+        decode_head__conv_seg__weight=(CLASSES, WIDTH, 1, 1), decode_head__conv_seg__bias=(CLASSES,)
+    )
 
 
 def assert_equal(state: State, expected: State) -> None:

@@ -46,18 +46,27 @@ class QdqGraph:
     def bias(self, size: int) -> str:
         return self.constant(self.rng.integers(-64, 65, size) / 64)
 
-    def conv(self, x: str, channels: int, out: int, kernel: int = 1, stride: int = 1, depthwise: bool = False) -> str:
+    def conv(
+        self, x: str, channels: int, out: int, kernel: int = 1, stride: int = 1, depthwise: bool = False
+    ) -> str:
         weight = self.weight(out, 1 if depthwise else channels, kernel, kernel)
         sizes = {"kernel_shape": [kernel] * 2, "pads": [kernel // 2] * 4, "strides": [stride] * 2}
-        return self.add("Conv", self.rounded(x), weight, self.bias(out), group=channels if depthwise else 1, **sizes)
+        return self.add(
+            "Conv", self.rounded(x), weight, self.bias(out), group=channels if depthwise else 1, **sizes
+        )
 
     def linear(self, x: str, channels: int, out: int) -> str:
-        product = self.add("MatMul", self.rounded(x), self.add("Transpose", self.weight(out, channels), perm=[1, 0]))
+        product = self.add(
+            "MatMul", self.rounded(x), self.add("Transpose", self.weight(out, channels), perm=[1, 0])
+        )
         return self.add("Add", self.bias(out), product)
 
     def model(self, output: str) -> onnx.ModelProto:
         self.nodes.append(helper.make_node("Identity", [output], ["y"]))
-        inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in self.inputs.items()]
+        inputs = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+            for name, shape in self.inputs.items()
+        ]
         outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
         graph = helper.make_graph(self.nodes, "qdq", inputs, outputs, self.constants)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
@@ -66,7 +75,9 @@ class QdqGraph:
         return model
 
     def feed(self) -> dict[str, np.ndarray]:
-        return {name: self.rng.normal(0, 1.5, shape).astype(np.float32) for name, shape in self.inputs.items()}
+        return {
+            name: self.rng.normal(0, 1.5, shape).astype(np.float32) for name, shape in self.inputs.items()
+        }
 
 
 def run(model: onnx.ModelProto, feed: dict[str, np.ndarray], *, optimised: bool = False) -> np.ndarray:
@@ -76,5 +87,7 @@ def run(model: onnx.ModelProto, feed: dict[str, np.ndarray], *, optimised: bool 
     settings.intra_op_num_threads = 1
     levels = ort.GraphOptimizationLevel
     settings.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
-    (y,) = ort.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"]).run(None, feed)
+    (y,) = ort.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"]).run(
+        None, feed
+    )
     return np.asarray(y)

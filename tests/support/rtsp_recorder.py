@@ -1,6 +1,7 @@
 """A real RTSP server that others push to, for tests; it runs on the system's Python: rtsp_recorder.py PORT
 
-What is pushed to /in can be watched at no place: it decodes it, and prints the number of pictures so far, one a line.
+What is pushed to /in can be watched at no place: it decodes it, and prints the number of pictures so far, one
+a line.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ def main() -> None:
     server.set_service(sys.argv[1])
     factory = GstRtspServer.RTSPMediaFactory()
     factory.set_launch(
-        "( rtph264depay name=depay0 ! h264parse ! avdec_h264 ! fakesink name=out signal-handoffs=true sync=false )"
+        "( rtph264depay name=depay0 ! h264parse ! avdec_h264 ! fakesink name=out signal-handoffs=true"
+        " sync=false )"
     )
     factory.set_transport_mode(GstRtspServer.RTSPTransportMode.RECORD)
     count = 0

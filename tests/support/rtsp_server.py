@@ -1,6 +1,8 @@
-"""A real RTSP server for tests; it runs on the system's Python, which has GStreamer: rtsp_server.py --port 8554
+"""A real RTSP server for tests; it runs on the system's Python, which has GStreamer: rtsp_server.py --port
+8554
 
-It serves /cam0, /cam1, ... as H.264, prints "ready" and runs until it is killed. `--user` and `--password` ask for both.
+It serves /cam0, /cam1, ... as H.264, prints "ready" and runs until it is killed. `--user` and `--password`
+ask for both.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ def main() -> None:
         factory.set_shared(True)
         if options.user:
             factory.add_role_from_structure(
-                Gst.Structure.new_from_string("viewer, media.factory.access=(boolean)true, media.factory.construct=(boolean)true")
+                Gst.Structure.new_from_string(
+                    "viewer, media.factory.access=(boolean)true, media.factory.construct=(boolean)true"
+                )
             )
         server.get_mount_points().add_factory(f"/cam{number}", factory)
     if not server.attach(None):

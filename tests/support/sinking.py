@@ -29,7 +29,9 @@ def mask_of(image_rgb: ImageU8) -> MaskU8:
     return (image_rgb[:, :, 1] // 64).astype(np.uint8)
 
 
-def write_all(target: FrameSink, images: list[ImageU8], fps: float = 25.0, times_s: list[float] | None = None) -> None:
+def write_all(
+    target: FrameSink, images: list[ImageU8], fps: float = 25.0, times_s: list[float] | None = None
+) -> None:
     """Open, write every picture, close; at constant rate where no times are given."""
     target.open((images[0].shape[0], images[0].shape[1]), fps, LABELS)
     try:

@@ -30,14 +30,18 @@ def picture(seed: int, size_hw: tuple[int, int] = SIZE_HW) -> npt.NDArray[np.uin
     return cv2.resize(coarse, (size_hw[1], size_hw[0]), interpolation=cv2.INTER_NEAREST)
 
 
-def blob(thing: int = 1, ground: int = 0, size_hw: tuple[int, int] = SIZE_HW, dtype: Any = np.uint8) -> npt.NDArray[Any]:
+def blob(
+    thing: int = 1, ground: int = 0, size_hw: tuple[int, int] = SIZE_HW, dtype: Any = np.uint8
+) -> npt.NDArray[Any]:
     """A label map: a rectangle of `thing` on `ground`."""
     mask = np.full(size_hw, ground, dtype)
     mask[size_hw[0] // 4 : -size_hw[0] // 4, size_hw[1] // 4 : -size_hw[1] // 4] = thing
     return mask
 
 
-def write_set(root: Path, count: int = 3, mask: npt.NDArray[Any] | None = None, image_suffix: str = ".png") -> Path:
+def write_set(
+    root: Path, count: int = 3, mask: npt.NDArray[Any] | None = None, image_suffix: str = ".png"
+) -> Path:
     """train0.. and val0.., each with `mask` as its label."""
     for number, split in enumerate(("train", "val")):
         for index in range(count):

@@ -47,7 +47,9 @@ def source_status(
     )
 
 
-def sink_status(sink: str = "out.mp4", state: SinkState = "OPEN", written: int = 5, missed: int = 0) -> SinkStatus:
+def sink_status(
+    sink: str = "out.mp4", state: SinkState = "OPEN", written: int = 5, missed: int = 0
+) -> SinkStatus:
     return SinkStatus(sink, "", state, written, missed, "no space left" if state == "FAILED" else None)
 
 

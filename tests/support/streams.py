@@ -1,4 +1,6 @@
-"""What the tests of the stream share: pictures, clips, a session with a visible answer, a limit on waiting."""
+"""What the tests of the stream share: pictures, clips, a session with a visible answer, a limit on
+waiting.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ import pytest
 from edgeseg.specs import ImageSpec, ImageU8, IsrPlan, LabelSpace, MaskU8, Program
 from fakes import FakeSession
 
-LABELS = LabelSpace(("road", "sky", "car", "tree"), ((128, 64, 128), (70, 130, 180), (0, 0, 142), (107, 142, 35)))
+LABELS = LabelSpace(
+    ("road", "sky", "car", "tree"), ((128, 64, 128), (70, 130, 180), (0, 0, 142), (107, 142, 35))
+)
 PROGRAM = Program(Path("fake.onnx"), ImageSpec((64, 96)), LABELS, 4, IsrPlan(), "float", "fake")
 
 

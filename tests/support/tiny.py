@@ -37,8 +37,12 @@ gate: {max_miou_drop: 0.01, min_mask_agreement: 0.99}
 """
 
 
-def tiny_program(path: Path, layout: str = "HWC", isr: IsrPlan | None = None, threshold: float = 127.5) -> Program:
-    """A program whose mask is 1 where the mean of a 2 x 2 block's channels exceeds `threshold`: cast, average pool, argmax."""
+def tiny_program(
+    path: Path, layout: str = "HWC", isr: IsrPlan | None = None, threshold: float = 127.5
+) -> Program:
+    """A program whose mask is 1 where the mean of a 2 x 2 block's channels exceeds `threshold`: cast, average
+    pool, argmax.
+    """
     height, width = SIZE_HW
     shape = (1, height, width, 3) if layout == "HWC" else (1, 3, height, width)
     weight = np.array([[-1.0] * 3, [1.0] * 3], np.float32).reshape(2, 3, 1, 1) / 3
@@ -86,7 +90,9 @@ def tiny_image(seed: int = 0) -> ImageU8:
     """Noise in blocks, so that both classes appear; block means lie well off the threshold."""
     rng = np.random.default_rng(seed)
     blocks = rng.choice(np.array([40, 220], np.uint8), (SIZE_HW[0] // 2, SIZE_HW[1] // 2, 1))
-    image: ImageU8 = np.repeat(blocks, 2, 0).repeat(2, 1).repeat(3, 2) + rng.integers(0, 20, (*SIZE_HW, 3), np.uint8)
+    image: ImageU8 = np.repeat(blocks, 2, 0).repeat(2, 1).repeat(3, 2) + rng.integers(
+        0, 20, (*SIZE_HW, 3), np.uint8
+    )
     return image
 
 
@@ -105,7 +111,9 @@ def tiny_bundle(path: Path, **changes: Any) -> Bundle:
 
 
 def tiny_levels(folder: Path) -> dict[str, Any]:
-    """Arguments of `create_bundle` for two ISR levels, thresholds 127.5 and 230.1, that share a file of weights."""
+    """Arguments of `create_bundle` for two ISR levels, thresholds 127.5 and 230.1, that share a file of
+    weights.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     plans, thresholds = (IsrPlan(), IsrPlan((2, 2, 1, 1), (2, 2, 2))), (127.5, 230.1)
     programs = [
@@ -118,7 +126,9 @@ def tiny_levels(folder: Path) -> dict[str, Any]:
 
 
 def tiny_precisions(folder: Path) -> dict[str, Any]:
-    """Arguments of `create_bundle` for a float program and an INT8 one in all its forms, alike but for a hair in their files."""
+    """Arguments of `create_bundle` for a float program and an INT8 one in all its forms, alike but for a hair
+    in their files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     int8 = [
         replace(tiny_program(folder / f"{form}.onnx", threshold=threshold), precision="int8", form=form)
@@ -130,7 +140,9 @@ def tiny_precisions(folder: Path) -> dict[str, Any]:
 
 
 def outside_weights(program: Program, location: str = "weights.bin") -> Program:
-    """The program rewritten to read its convolution's weight from a file, weights.bin beside it or wherever `location` says."""
+    """The program rewritten to read its convolution's weight from a file, weights.bin beside it or wherever
+    `location` says.
+    """
     model = onnx.load(program.onnx_path)
     (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == "weight")
     blob = program.onnx_path.parent / "weights.bin"

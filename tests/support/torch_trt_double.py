@@ -1,11 +1,12 @@
 """Torch-TensorRT on a machine without a GPU: queries of the device are answered, everything else is real.
 
-`construct` is a child process like `edgeseg.torch_trt.compiler.construct`, with torch-tensorrt-rtx in it: torch.export,
-lowering, every converter, the network, and TensorRT-RTX's builder for a compute capability that is named. An engine cannot be
-opened without the GPU: the bytes that the builder made stand in for it. What networks were made is written beside the engine.
+`construct` is a child process like `edgeseg.torch_trt.compiler.construct`, with torch-tensorrt-rtx in it:
+torch.export, lowering, every converter, the network, and TensorRT-RTX's builder for a compute capability that
+is named. An engine cannot be opened without the GPU: the bytes that the builder made stand in for it. What
+networks were made is written beside the engine.
 
-Before 2.11 there is no torch-tensorrt-rtx. The torch-tensorrt of those days gets TensorRT-RTX's module in place of TensorRT's,
-whose builder asks for a GPU.
+Before 2.11 there is no torch-tensorrt-rtx. The torch-tensorrt of those days gets TensorRT-RTX's module in
+place of TensorRT's, whose builder asks for a GPU.
 """
 
 from __future__ import annotations
@@ -27,14 +28,17 @@ from torch_trt_releases import KNOWN
 
 CAPABILITY, MEMORY_BYTES = (8, 9), 24 << 30
 LENT_AS = "10.3.0"
-"""What TensorRT-RTX passes for where it stands in for TensorRT: the release of JetPack 6, the oldest that builds engines."""
+"""What TensorRT-RTX passes for where it stands in for TensorRT: the release of JetPack 6, the oldest that
+builds engines.
+"""
 RECORD = "record.json"
 
 
 def construct(pipe: Connection, order: Order) -> None:
     """Compile for the answered GPU, and write down the networks and what this release can be told.
 
-    Of a network: its layers by type, the types of its products, inputs and outputs, and the engine's size if it was opened.
+    Of a network: its layers by type, the types of its products, inputs and outputs, and the engine's size if
+    it was opened.
     """
     networks = install()
     compiler.construct(pipe, order)
@@ -66,7 +70,9 @@ def release() -> str:
 
 
 def install() -> list[dict[str, Any]]:
-    """Answer the queries, have torch compute on the CPU, and record every network that is made from here on."""
+    """Answer the queries, have torch compute on the CPU, and record every network that is made from here
+    on.
+    """
     import torch
 
     compiler.device = lambda: "cpu"
@@ -96,11 +102,20 @@ def install() -> list[dict[str, Any]]:
         net = self.ctx.net
         layers = [net.get_layer(index) for index in range(net.num_layers)]
         outputs = Counter(
-            layer.get_output(0).dtype.name for layer in layers if layer.type.name in ("CONVOLUTION", "MATRIX_MULTIPLY")
+            layer.get_output(0).dtype.name
+            for layer in layers
+            if layer.type.name in ("CONVOLUTION", "MATRIX_MULTIPLY")
         )
-        ports = [[(t.dtype.name, list(t.shape)) for t in tensors] for tensors in (_inputs(net), _outputs(net))]
+        ports = [
+            [(t.dtype.name, list(t.shape)) for t in tensors] for tensors in (_inputs(net), _outputs(net))
+        ]
         made.append(
-            {"layers": Counter(layer.type.name for layer in layers), "products": outputs, "inputs": ports[0], "outputs": ports[1]}
+            {
+                "layers": Counter(layer.type.name for layer in layers),
+                "products": outputs,
+                "inputs": ports[0],
+                "outputs": ports[1],
+            }
         )
 
     class Runtime:
@@ -116,7 +131,8 @@ def install() -> list[dict[str, Any]]:
 
 
 def _lend_tensorrt_rtx() -> None:
-    """TensorRT-RTX's module under the name of TensorRT's, with empty classes for what it lacks (plugins of old kinds).
+    """TensorRT-RTX's module under the name of TensorRT's, with empty classes for what it lacks (plugins of
+    old kinds).
 
     What is written in C++ runs engines and compiles none: it wants TensorRT's libraries, and stays out.
     """
@@ -129,7 +145,9 @@ def _lend_tensorrt_rtx() -> None:
             return getattr(tensorrt_rtx, name, type(name, (), {}))
 
     lent = Lent("tensorrt")
-    lent.__dict__.update(tensorrt=lent, __version__=LENT_AS, __path__=[], __spec__=ModuleSpec("tensorrt", None))
+    lent.__dict__.update(
+        tensorrt=lent, __version__=LENT_AS, __path__=[], __spec__=ModuleSpec("tensorrt", None)
+    )
     sys.modules["tensorrt"] = sys.modules["tensorrt.tensorrt"] = lent
     asked, is_file = importlib.metadata.version, os.path.isfile
     importlib.metadata.version = lambda name: LENT_AS if name == "tensorrt" else asked(name)
@@ -137,7 +155,9 @@ def _lend_tensorrt_rtx() -> None:
 
 
 def _let_types_be_set(trt: Any) -> None:
-    """An output's type, as releases before 2.13 set it and TensorRT-RTX 1.7 no longer does. It must be that type already."""
+    """An output's type, as releases before 2.13 set it and TensorRT-RTX 1.7 no longer does. It must be that
+    type already.
+    """
     kind = trt.ITensor.dtype.fget
 
     def settle(tensor: Any, wanted: Any) -> None:

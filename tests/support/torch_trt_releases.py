@@ -1,8 +1,9 @@
 """What each release of Torch-TensorRT can be told about a build, of what edgeseg has to tell.
 
-These are the keyword parameters of `torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine`, read from
-torch_tensorrt/dynamo/_compiler.py in the wheels on PyPI: torch-tensorrt 2.8.0, 2.9.0, 2.10.0, 2.11.0, 2.12.1, 2.13.0, 2.14.0;
-torch-tensorrt-rtx 2.13.0 and 2.14.0 have the same. All of them take `**kwargs` too, and ignore what they do not know.
+These are the keyword parameters of `torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine`,
+read from torch_tensorrt/dynamo/_compiler.py in the wheels on PyPI: torch-tensorrt 2.8.0, 2.9.0, 2.10.0,
+2.11.0, 2.12.1, 2.13.0, 2.14.0; torch-tensorrt-rtx 2.13.0 and 2.14.0 have the same. All of them take
+`**kwargs` too, and ignore what they do not know.
 """
 
 from __future__ import annotations

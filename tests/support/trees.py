@@ -1,4 +1,6 @@
-"""Tiny data sets on disk in every format, as their archives unpack, with the masks that a reader must make of them."""
+"""Tiny data sets on disk in every format, as their archives unpack, with the masks that a reader must make of
+them.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def write_image(path: Path, size_hw: tuple[int, int] = SIZE_HW, seed: int = 0) -
 
 
 def write_label(path: Path, values: npt.ArrayLike, palette: bool = False) -> Path:
-    """Write a label file: single-channel, indexed with misleading colours (`palette`), or coloured where (H, W, 3)."""
+    """Write a label file: single-channel, indexed with misleading colours (`palette`), or coloured where (H,
+    W, 3).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(np.asarray(values))
     if palette:
@@ -72,7 +76,11 @@ def _pairs(root: Path, rows: dict[str, tuple[str, str]], raw: list[int], palette
 
 
 def folders(root: Path) -> Tree:
-    rows = {f"pics/{split}/{n}": (f"pics/{split}/{n}.jpg", f"maps/{split}/{n}.png") for split in "ab" for n in ("x/0", "1")}
+    rows = {
+        f"pics/{split}/{n}": (f"pics/{split}/{n}.jpg", f"maps/{split}/{n}.png")
+        for split in "ab"
+        for n in ("x/0", "1")
+    }
     _pairs(root, rows, [0, 1, 9, 7])
     data = section(
         "folders",
@@ -85,20 +93,31 @@ def folders(root: Path) -> Tree:
 
 
 def camvid(root: Path) -> Tree:
-    rows = {f"{split}/{n}": (f"{split}/{n}.png", f"{split}annot/{n}.png") for split in ("train", "val") for n in "01"}
+    rows = {
+        f"{split}/{n}": (f"{split}/{n}.png", f"{split}annot/{n}.png")
+        for split in ("train", "val")
+        for n in "01"
+    }
     _pairs(root, rows, [0, 10, 11])
-    return Tree(section("camvid"), root, 11, {name: stripes([0, 10, 255]) for name in rows if "train" in name})
+    return Tree(
+        section("camvid"), root, 11, {name: stripes([0, 10, 255]) for name in rows if "train" in name}
+    )
 
 
 def idd_lite(root: Path) -> Tree:
     rows = {
-        f"leftImg8bit/{split}/7/{n}": (f"leftImg8bit/{split}/7/{n}_image.jpg", f"gtFine/{split}/7/{n}_label.png")
+        f"leftImg8bit/{split}/7/{n}": (
+            f"leftImg8bit/{split}/7/{n}_image.jpg",
+            f"gtFine/{split}/7/{n}_label.png",
+        )
         for split in ("train", "val")
         for n in "01"
     }
     _pairs(root, rows, [0, 6, 255])
     write_label(root / "gtFine/train/7/0_inst_label.png", stripes([3, 200]))
-    return Tree(section("idd_lite"), root, 7, {name: stripes([0, 6, 255]) for name in rows if "train" in name})
+    return Tree(
+        section("idd_lite"), root, 7, {name: stripes([0, 6, 255]) for name in rows if "train" in name}
+    )
 
 
 def cityscapes(root: Path) -> Tree:
@@ -113,18 +132,28 @@ def cityscapes(root: Path) -> Tree:
     _pairs(root, rows, [7, 33, 0, 14, 26])
     write_label(root / "gtFine/train/ulm/ulm_0_gtFine_color.png", np.zeros((*SIZE_HW, 4), np.uint8))
     write_label(root / "gtFine/train/ulm/ulm_0_gtFine_instanceIds.png", stripes([26001], dtype=np.uint16))
-    return Tree(section("cityscapes"), root, 19, {name: stripes([0, 18, 255, 255, 13]) for name in rows if "train" in name})
+    return Tree(
+        section("cityscapes"),
+        root,
+        19,
+        {name: stripes([0, 18, 255, 255, 13]) for name in rows if "train" in name},
+    )
 
 
 def ade20k(root: Path) -> Tree:
     top = "ADEChallengeData2016/"
     rows = {
-        f"{top}images/{split}/ADE_{n}": (f"{top}images/{split}/ADE_{n}.jpg", f"{top}annotations/{split}/ADE_{n}.png")
+        f"{top}images/{split}/ADE_{n}": (
+            f"{top}images/{split}/ADE_{n}.jpg",
+            f"{top}annotations/{split}/ADE_{n}.png",
+        )
         for split in ("training", "validation")
         for n in "01"
     }
     _pairs(root, rows, [0, 1, 150])
-    return Tree(section("ade20k"), root, 150, {name: stripes([255, 0, 149]) for name in rows if "training" in name})
+    return Tree(
+        section("ade20k"), root, 150, {name: stripes([255, 0, 149]) for name in rows if "training" in name}
+    )
 
 
 def coco_stuff(root: Path) -> Tree:
@@ -136,19 +165,27 @@ def coco_stuff(root: Path) -> Tree:
     _pairs(root, rows, [0, 10, 12, 89, 91, 181, 255])
     write_label(root / "stuffthingmaps/train2017/000000000009_labelTrainIds.png", stripes([3]))
     return Tree(
-        section("coco_stuff"), root, 171, {name: stripes([0, 10, 11, 79, 80, 170, 255]) for name in rows if "train2017" in name}
+        section("coco_stuff"),
+        root,
+        171,
+        {name: stripes([0, 10, 11, 79, 80, 170, 255]) for name in rows if "train2017" in name},
     )
 
 
 def pascal_context(root: Path) -> Tree:
-    rows = {name: (f"JPEGImages/{name}.jpg", f"SegmentationClassContext/{name}.png") for name in ("2008_0", "2008_1", "2008_2")}
+    rows = {
+        name: (f"JPEGImages/{name}.jpg", f"SegmentationClassContext/{name}.png")
+        for name in ("2008_0", "2008_1", "2008_2")
+    }
     _pairs(root, rows, [0, 1, 59])
     write_image(root / "JPEGImages/2008_unlabelled.jpg")
     lists = root / "ImageSets/SegmentationContext"
     lists.mkdir(parents=True)
     (lists / "train.txt").write_text("2008_0\n2008_2\n")
     (lists / "val.txt").write_text("2008_1\n")
-    return Tree(section("pascal_context"), root, 59, {f"JPEGImages/2008_{n}": stripes([255, 0, 58]) for n in "02"})
+    return Tree(
+        section("pascal_context"), root, 59, {f"JPEGImages/2008_{n}": stripes([255, 0, 58]) for n in "02"}
+    )
 
 
 def mapillary(root: Path) -> Tree:
@@ -160,13 +197,20 @@ def mapillary(root: Path) -> Tree:
     _pairs(root, rows, [0, 1, 2, 3], palette=True)
     write_config(root / "config_v1.2.json", [("Bird", True), ("Void", False), ("Road", True), ("Sky", True)])
     write_config(root / "config_v2.0.json", [("Bird", True), ("Road", True)])
-    return Tree(section("mapillary"), root, 3, {name: stripes([0, 255, 1, 2]) for name in rows if "training" in name})
+    return Tree(
+        section("mapillary"), root, 3, {name: stripes([0, 255, 1, 2]) for name in rows if "training" in name}
+    )
 
 
 def write_config(path: Path, classes: list[tuple[str, bool]]) -> Path:
     """A Mapillary class list: readable names, and whether they are evaluated."""
     rows = [
-        {"color": [number, 50, 90], "readable": name, "name": f"group--{name.lower()}-{number}", "evaluate": evaluate}
+        {
+            "color": [number, 50, 90],
+            "readable": name,
+            "name": f"group--{name.lower()}-{number}",
+            "evaluate": evaluate,
+        }
         for number, (name, evaluate) in enumerate(classes)
     ]
     path.write_text(json.dumps({"labels": rows, "version": "1"}))
@@ -179,6 +223,16 @@ def synthetic(root: Path) -> Tree:
 
 TREES: dict[str, Callable[[Path], Tree]] = {
     tree.__name__: tree
-    for tree in (folders, camvid, idd_lite, cityscapes, ade20k, coco_stuff, pascal_context, mapillary, synthetic)
+    for tree in (
+        folders,
+        camvid,
+        idd_lite,
+        cityscapes,
+        ade20k,
+        coco_stuff,
+        pascal_context,
+        mapillary,
+        synthetic,
+    )
 }
 """Format name -> writer of a tiny tree with two training samples and one or two validation samples."""

@@ -14,7 +14,13 @@ import numpy as np
 from edgeseg.specs import Frame, ImageU8, MaskU8
 from streams import random_images
 
-RECORD: dict[str, Any] = {"pts_s": 0.5, "age_ms": 20.0, "latency_ms": 15.0, "level": 0, "class_share": {"road": 1.0}}
+RECORD: dict[str, Any] = {
+    "pts_s": 0.5,
+    "age_ms": 20.0,
+    "latency_ms": 15.0,
+    "level": 0,
+    "class_share": {"road": 1.0},
+}
 
 
 def decode(packet: bytes) -> tuple[dict[str, Any], ImageU8, MaskU8]:
@@ -52,7 +58,10 @@ def parse(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
             assert match, line
             assert re.sub("_(sum|count)$", "", match[1]) in declared or match[1] in declared, line
             labels = re.findall(r'([a-z_]+)="((?:[^"\\]|\\.)*)"', match[2] or "")
-            plain = tuple((name, re.sub(r"\\(.)", lambda m: {"n": "\n"}.get(m[1], m[1]), value)) for name, value in labels)
+            plain = tuple(
+                (name, re.sub(r"\\(.)", lambda m: {"n": "\n"}.get(m[1], m[1]), value))
+                for name, value in labels
+            )
             assert (match[1], plain) not in samples
             samples[match[1], plain] = float(match[3])
     return samples

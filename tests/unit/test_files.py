@@ -140,7 +140,9 @@ def test_a_fifo_gets_it_all_and_its_reader_waits_from_the_start(tmp_path: Path) 
     assert stat.S_ISFIFO(fifo.stat().st_mode)
 
 
-def test_a_fifo_without_a_reader_is_waited_for_but_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fifo_without_a_reader_is_waited_for_but_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     with pytest.raises(OSError, match="nobody came to read it"):
@@ -157,11 +159,14 @@ def test_a_fifo_without_a_reader_is_waited_for_but_not_for_ever(tmp_path: Path, 
 @pytest.mark.parametrize("name", ["-", "/dev/stdout", "/proc/self/fd/1", "/dev/fd/1"])
 def test_stdout_by_its_names(name: str, tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; from edgeseg.files import Target, is_stdout; from edgeseg.errors import DataError\n"
-        f"print('before'); Target(Path({name!r}), DataError).write(b'middle\\n'); print('after', is_stdout(Path({name!r})))"
+        "from pathlib import Path; from edgeseg.files import Target, is_stdout; from edgeseg.errors import"
+        f" DataError\nprint('before'); Target(Path({name!r}), DataError).write(b'middle\\n'); print('after',"
+        f" is_stdout(Path({name!r})))"
     )
     expected = b"before\nmiddle\nafter True\n"
-    piped = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True, cwd=tmp_path).stdout
+    piped = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, check=True, cwd=tmp_path
+    ).stdout
     assert piped == expected
     out = tmp_path / "out.txt"
     with out.open("wb") as file:
@@ -192,7 +197,9 @@ def test_a_mounted_file_is_written_in_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES])
-def test_what_cannot_be_renamed_onto_is_written_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_what_cannot_be_renamed_onto_is_written_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"old")
 
@@ -205,7 +212,9 @@ def test_what_cannot_be_renamed_onto_is_written_in_place(tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_in_place_a_failure_brings_the_old_contents_back(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_place_a_failure_brings_the_old_contents_back(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = small_disk / "a"
     path.write_bytes(b"old")
     monkeypatch.setattr(files, "can_replace", lambda path: False)
@@ -229,10 +238,9 @@ def test_another_user_s_folder_with_a_file_that_all_may_write(tmp_path: Path) ->
     (folder / "open").chmod(0o666)
     (folder / "closed").write_bytes(b"old")
     code = (
-        "from pathlib import Path; from edgeseg.files import Target\n"
-        "for name in ('open', 'closed', 'new'):\n"
-        "    try: Target(Path('sticky', name), lambda text, hint: SystemError(text)).write(b'new'); print('written')\n"
-        "    except SystemError as error: print(error)\n"
+        "from pathlib import Path; from edgeseg.files import Target\nfor name in ('open', 'closed', 'new'):\n"
+        "    try: Target(Path('sticky', name), lambda text, hint: SystemError(text)).write(b'new');"
+        " print('written')\n    except SystemError as error: print(error)\n"
     )
     refused = [f"sticky/{name}: cannot be written: Permission denied" for name in ("closed", "new")]
     for mode, new in ((0o755, refused[1]), (0o1777, "written")):
@@ -284,7 +292,9 @@ def test_what_cannot_be_written_is_known_before_the_work(
         Target(path, DataError)
     assert str(error.value).startswith(f"{path}: cannot be written: {reason}")
     assert hint in error.value.hint
-    assert not (tmp_path / "unmounted").exists(), "a link to a disk that is not there makes no folder in its place"
+    assert not (tmp_path / "unmounted").exists(), (
+        "a link to a disk that is not there makes no folder in its place"
+    )
 
 
 def test_trying_leaves_nothing_and_the_longest_name_goes(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Commands whose results go to a link, a mount, a device, a FIFO, or nowhere: they arrive, or the command says so first."""
+"""Commands whose results go to a link, a mount, a device, a FIFO, or nowhere: they arrive, or the command
+says so first.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,9 @@ def test_a_report_into_a_fifo_and_into_folders_that_are_not_there(bundle: str, t
 
 
 @pytest.mark.parametrize("name", ["-", "/dev/stdout", "/proc/self/fd/1"])
-def test_a_report_on_stdout_stands_there_alone(name: str, bundle: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_report_on_stdout_stands_there_alone(
+    name: str, bundle: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert run(["run", bundle, *SCENE, "--report", name]) == 0
     assert json.loads(capfd.readouterr().out)["frames"] == 5
     for also in (["--json"], ["--sink", "-"], ["--sink", "/dev/stdout"]):
@@ -152,7 +156,10 @@ def test_a_recording_where_no_file_can_come(tmp_path: Path) -> None:
     assert "--sink -" in error.value.hint
     (tmp_path / "bound.mp4").touch()
     (tmp_path / "source.mp4").touch()
-    with mounted(tmp_path / "source.mp4", tmp_path / "bound.mp4"), pytest.raises(StreamError, match="is mounted by itself"):
+    with (
+        mounted(tmp_path / "source.mp4", tmp_path / "bound.mp4"),
+        pytest.raises(StreamError, match="is mounted by itself"),
+    ):
         write_all(sink("bound.mp4"), random_images(2))
     assert {path.name for path in tmp_path.iterdir()} == {"fifo.mp4", "bound.mp4", "source.mp4"}
 
@@ -169,7 +176,9 @@ def test_result_lines_into_a_fifo_and_through_a_link(tmp_path: Path) -> None:
         assert [json.loads(line)["index"] for line in got[0].splitlines()] == [0, 1, 2]
     (tmp_path / "r.ndjson").symlink_to("real.ndjson")
     write_all(sink("r.ndjson"), random_images(3))
-    assert (tmp_path / "r.ndjson").is_symlink() and len((tmp_path / "real.ndjson").read_text().splitlines()) == 3
+    assert (tmp_path / "r.ndjson").is_symlink() and len(
+        (tmp_path / "real.ndjson").read_text().splitlines()
+    ) == 3
 
 
 def test_masks_into_a_folder_behind_a_link(tmp_path: Path) -> None:
@@ -207,7 +216,9 @@ def test_a_place_that_no_bundle_can_take_is_told_before_the_work(
     else:
         place.mkdir()
         (tmp_path / "source").mkdir()
-        if subprocess.run(["mount", "--bind", str(tmp_path / "source"), str(place)], capture_output=True).returncode:
+        if subprocess.run(
+            ["mount", "--bind", str(tmp_path / "source"), str(place)], capture_output=True
+        ).returncode:
             pytest.skip("mounting needs root")
     before = sorted(tmp_path.rglob("*"))
     try:
@@ -240,9 +251,23 @@ def test_a_free_place_is_left_as_it_was(tmp_path: Path) -> None:
 def test_calibration_sets_and_pictures(
     target: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
-    place = {"link": tmp_path / "link", "device": None}.get(target, Path(target)) or request.getfixturevalue("device")
+    place = {"link": tmp_path / "link", "device": None}.get(target, Path(target)) or request.getfixturevalue(
+        "device"
+    )
     (tmp_path / "link").symlink_to("real.yaml")
-    line = ["calib", "make", "edaformer_nano_synthetic", "--data-root", ".", "--n", "8", "--candidates", "16", "-o", str(place)]
+    line = [
+        "calib",
+        "make",
+        "edaformer_nano_synthetic",
+        "--data-root",
+        ".",
+        "--n",
+        "8",
+        "--candidates",
+        "16",
+        "-o",
+        str(place),
+    ]
     code = run(line)
     printed = capfd.readouterr()
     assert code == 0, printed.err
@@ -253,7 +278,9 @@ def test_calibration_sets_and_pictures(
         assert run([*line[:-2], "-o", str(tmp_path / "real.yaml"), "--seed", "3"]) in (0, 3)
     elif target == "device":
         assert stat.S_ISCHR(place.stat().st_mode)
-        assert run(["data", "check", "camvid", "--data-root", str(camvid(tmp_path).root), "--sheet", str(place)]) in (2, 3, 0)
+        assert run(
+            ["data", "check", "camvid", "--data-root", str(camvid(tmp_path).root), "--sheet", str(place)]
+        ) in (2, 3, 0)
         assert stat.S_ISCHR(place.stat().st_mode)
     else:
         assert place.exists()

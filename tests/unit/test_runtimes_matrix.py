@@ -46,7 +46,9 @@ def row(state: str, runtime: str = "onnxruntime", form: str = "x86", **more: Any
         ),
     ],
 )
-def test_what_must_not_be(modules: Any, measured: dict[str, Any], there: dict[str, Any], found: list[str]) -> None:
+def test_what_must_not_be(
+    modules: Any, measured: dict[str, Any], there: dict[str, Any], found: list[str]
+) -> None:
     matrix, _ = modules
     measure, column = matrix.Column("made with", rows=[measured]), matrix.Column("3.10 lowest", rows=[there])
     assert matrix.mistakes(measure, [column]) == [f"3.10 lowest: {one}" for one in found]
@@ -56,11 +58,14 @@ def test_a_default_engine_that_is_wrong_everywhere_is_a_mistake(modules: Any) ->
     matrix, _ = modules
     columns = [matrix.Column(title, rows=[row("wrong")]) for title in ("made with", "3.10 lowest")]
     assert len(matrix.mistakes(columns[0], columns[1:])) == 2
-    broken = [matrix.Column(title, rows=[row("broken", "openvino", reason="KeyError")]) for title in ("made with", "newest")]
-    assert len(matrix.mistakes(broken[0], broken[1:])) == 2
-    assert matrix.mistakes(matrix.Column("made with"), [matrix.Column("3.13 newest", failed=["no wheel"])]) == [
-        "3.13 newest: no wheel"
+    broken = [
+        matrix.Column(title, rows=[row("broken", "openvino", reason="KeyError")])
+        for title in ("made with", "newest")
     ]
+    assert len(matrix.mistakes(broken[0], broken[1:])) == 2
+    assert matrix.mistakes(
+        matrix.Column("made with"), [matrix.Column("3.13 newest", failed=["no wheel"])]
+    ) == ["3.13 newest: no wheel"]
 
 
 def test_the_table(modules: Any) -> None:
@@ -78,7 +83,11 @@ def test_the_table(modules: Any) -> None:
 def test_the_device_side_s_tests_need_no_torch(modules: Any) -> None:
     _, device_tests = modules
     found = {file.name for file in device_tests.device_tests()}
-    assert {"test_probe.py", "test_bundle.py", "test_engines.py", "test_recording.py", "test_openvino.py"} <= found | {
-        "test_engines.py"
-    }
+    assert {
+        "test_probe.py",
+        "test_bundle.py",
+        "test_engines.py",
+        "test_recording.py",
+        "test_openvino.py",
+    } <= found | {"test_engines.py"}
     assert not {"test_parity.py", "test_qat.py", "test_train_loop.py", "test_dialects.py"} & found

@@ -1,4 +1,6 @@
-"""A command whose stdout or stderr is closed, full, ASCII, or read by nobody: a message at most, never a traceback."""
+"""A command whose stdout or stderr is closed, full, ASCII, or read by nobody: a message at most, never a
+traceback.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made.path
 
 
-def edgeseg(line: Sequence[str | Path], folder: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([*EDGESEG, *map(os.fspath, line)], cwd=folder, capture_output=True, env=os.environ | environment)
+def edgeseg(
+    line: Sequence[str | Path], folder: Path, **environment: str
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*EDGESEG, *map(os.fspath, line)], cwd=folder, capture_output=True, env=os.environ | environment
+    )
 
 
 def read_a_line(line: Sequence[str | Path], folder: Path) -> tuple[bytes, int, str]:
@@ -101,10 +107,15 @@ def test_a_pipe_that_nobody_reads(line: list[str], tmp_path: Path) -> None:
 def test_closed_streams(closed: tuple[int, ...], bundle: Path, tmp_path: Path) -> None:
     """What is not there is not written to, and above all not the files that would be opened in its place."""
     redirections = " ".join(f"{number}{'<' if number == 0 else '>'}&-" for number in closed)
-    line = f"exec {sys.executable} -m edgeseg run {bundle} {' '.join(SCENE[:1])} '{SCENE[1]}' --sink r.ndjson --report r.json"
+    line = (
+        f"exec {sys.executable} -m edgeseg run {bundle} {' '.join(SCENE[:1])} '{SCENE[1]}' --sink r.ndjson"
+        " --report r.json"
+    )
     done = subprocess.run(["sh", "-c", f"{line} {redirections}"], cwd=tmp_path, capture_output=True)
     assert done.returncode == 0, done.stderr
-    assert [json.loads(text)["index"] for text in (tmp_path / "r.ndjson").read_text().splitlines()] == list(range(40))
+    assert [json.loads(text)["index"] for text in (tmp_path / "r.ndjson").read_text().splitlines()] == list(
+        range(40)
+    )
     json.loads((tmp_path / "r.json").read_text())
     assert b"segment: " not in done.stdout, "messages for stderr are not printed among results"
 
@@ -117,14 +128,20 @@ def test_a_full_disk_behind_stdout(tmp_path: Path) -> None:
     assert done.stderr.startswith(b"error: No space left on device") and b"Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("environment", [{}, ASCII, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}])
+@pytest.mark.parametrize(
+    "environment", [{}, ASCII, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}]
+)
 def test_names_that_a_terminal_cannot_show(environment: dict[str, str], bundle: Path, tmp_path: Path) -> None:
     folder = tmp_path / "straße 東京"
     folder.mkdir()
     write_video(tmp_path / "a.mp4", random_images(3), 25)
     os.rename(tmp_path / "a.mp4", folder / "kä.mp4")
     os.symlink(folder, tmp_path / "in")
-    for line in (["run", bundle, "--source", "in/nö.mp4"], ["bundle", "verify", "ö.edgeseg"], ["recipe", "check", "ö.yaml"]):
+    for line in (
+        ["run", bundle, "--source", "in/nö.mp4"],
+        ["bundle", "verify", "ö.edgeseg"],
+        ["recipe", "check", "ö.yaml"],
+    ):
         for json_flag in ([], ["--json"]):
             done = edgeseg([*line, *json_flag], tmp_path, **environment)
             assert b"Traceback" not in done.stderr, done.stderr.decode(errors="replace")
@@ -140,7 +157,20 @@ def test_pictures_whose_names_are_not_text(bundle: Path, tmp_path: Path) -> None
 
     Image.new("RGB", (64, 48)).save(tmp_path / "one.png")
     os.rename(tmp_path / "one.png", os.fsencode(pictures) + b"/a\xff.png")
-    line = ["run", bundle, "--source", "in/", "--sink", "-", "--sink", "masks/", "--sink", "r.ndjson", "--report", "r.json"]
+    line = [
+        "run",
+        bundle,
+        "--source",
+        "in/",
+        "--sink",
+        "-",
+        "--sink",
+        "masks/",
+        "--sink",
+        "r.ndjson",
+        "--report",
+        "r.json",
+    ]
     done = edgeseg(line, tmp_path)
     assert done.returncode == 0, done.stderr.decode(errors="replace")
     for text in (done.stdout, (tmp_path / "r.ndjson").read_bytes()):
@@ -170,7 +200,11 @@ def test_a_folder_whose_name_is_not_text(bundle: Path, tmp_path: Path) -> None:
 
 def test_an_argument_that_is_not_text_is_refused_in_words(bundle: Path, tmp_path: Path) -> None:
     name = os.fsdecode(b"a\xff.mp4")
-    for line in (["run", bundle, "--source", name], ["run", bundle, *SCENE, "--report", name], ["train", name]):
+    for line in (
+        ["run", bundle, "--source", name],
+        ["run", bundle, *SCENE, "--report", name],
+        ["train", name],
+    ):
         done = edgeseg(line, tmp_path)
         assert done.returncode == 2
         assert rb"a\xff.mp4: the name is not text in UTF-8" in done.stderr and b"Traceback" not in done.stderr

@@ -36,13 +36,16 @@ def test_what_is_shown_can_be_written_by_every_encoding_of_unicode(text: str) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "seen"), [(b"a\xff.png", r"a\xff.png"), ("kä.png".encode(), "kä.png"), (b"\xc3\xa4\xe4", r"ä\xe4")]
+    ("name", "seen"),
+    [(b"a\xff.png", r"a\xff.png"), ("kä.png".encode(), "kä.png"), (b"\xc3\xa4\xe4", r"ä\xe4")],
 )
 def test_a_byte_that_is_no_text_is_shown_as_ls_does(name: bytes, seen: str) -> None:
     assert shown(os.fsdecode(name)) == seen
 
 
-@given(st.recursive(TEXTS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3)))
+@given(
+    st.recursive(TEXTS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3))
+)
 def test_json_is_ascii_and_holds_no_lone_surrogates(data: Any) -> None:
     text = json_text(data)
     text.encode("ascii")
@@ -50,13 +53,22 @@ def test_json_is_ascii_and_holds_no_lone_surrogates(data: Any) -> None:
         found.encode("utf-8")
 
 
-@given(st.recursive(st.text(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)))
+@given(
+    st.recursive(
+        st.text(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
+    )
+)
 def test_json_of_text_is_json(data: Any) -> None:
     assert json.loads(json_text(data, indent=2)) == data
 
 
 def test_json_of_a_name() -> None:
-    assert json.loads(json_text([os.fsdecode(b"a\xff"), "\\udcff", "😀", "\ud83d"])) == [r"a\xff", "\\udcff", "😀", "\\ud83d"]
+    assert json.loads(json_text([os.fsdecode(b"a\xff"), "\\udcff", "😀", "\ud83d"])) == [
+        r"a\xff",
+        "\\udcff",
+        "😀",
+        "\\ud83d",
+    ]
     with pytest.raises(ValueError, match="Out of range"):
         json_text(float("nan"))
 
@@ -97,7 +109,9 @@ def test_bash_reads_back_what_was_quoted() -> None:
         "~",
     ]
     words = " ".join(quoted(name) for name in names)
-    printed = subprocess.run(["bash", "-c", f"printf '%s\\0' {words}"], capture_output=True, check=True).stdout
+    printed = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {words}"], capture_output=True, check=True
+    ).stdout
     expected = [os.fsencode(f"./{name}" if name.startswith("-") else name) for name in names]
     assert printed.split(b"\0")[:-1] == expected
 

@@ -1,4 +1,6 @@
-"""What this machine can do with edgeseg: each finding is a fact, and where something is missing, what to type."""
+"""What this machine can do with edgeseg: each finding is a fact, and where something is missing, what to
+type.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def checkup() -> list[Finding]:
 
 
 def installed() -> dict[str, str]:
-    """Python packages that this interpreter sees: normalised name -> version; the first on its path counts."""
+    """Python packages that this interpreter sees: normalised name -> version; the first on its path
+    counts.
+    """
     found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"]
@@ -63,7 +67,14 @@ def installed() -> dict[str, str]:
 def _python() -> Iterator[Finding]:
     found = f"{platform.python_version()} at {sys.executable}"
     new_enough = sys.version_info >= (3, 10)
-    yield Finding("python", "python", new_enough, found, "" if new_enough else "install Python 3.10 or newer", required=True)
+    yield Finding(
+        "python",
+        "python",
+        new_enough,
+        found,
+        "" if new_enough else "install Python 3.10 or newer",
+        required=True,
+    )
 
 
 def _processor() -> Iterator[Finding]:
@@ -81,19 +92,33 @@ def _processor() -> Iterator[Finding]:
     try:
         import onnxruntime
     except ImportError as error:  # absent, or its binary does not fit this system
-        yield Finding("machine", "ONNX Runtime", False, str(error), "pip install --force-reinstall onnxruntime", required=True)
+        yield Finding(
+            "machine",
+            "ONNX Runtime",
+            False,
+            str(error),
+            "pip install --force-reinstall onnxruntime",
+            required=True,
+        )
     else:
         # Azure's sends frames to a server; edgeseg has no use for it, and every package names it.
         names = (name for name in onnxruntime.get_available_providers() if name != "AzureExecutionProvider")
         providers = (name.removesuffix("ExecutionProvider") for name in names)
-        yield Finding("machine", "ONNX Runtime", True, f"{onnxruntime.__version__}, runs on {', '.join(providers)}")
+        yield Finding(
+            "machine", "ONNX Runtime", True, f"{onnxruntime.__version__}, runs on {', '.join(providers)}"
+        )
 
 
 def _instruction_sets() -> Finding:
-    """What is unknown is not computed with, and engines that were built so are not opened where it is known."""
+    """What is unknown is not computed with, and engines that were built so are not opened where it is
+    known.
+    """
     found, hint = processor(), ""
     told = told_isa(found.isa, found.isa_unknown) + (f"; {found.remark}" if found.remark else "")
-    if any(flag.startswith("avx") for flag in found.isa_unknown) and importlib.util.find_spec("archspec") is None:
+    if (
+        any(flag.startswith("avx") for flag in found.isa_unknown)
+        and importlib.util.find_spec("archspec") is None
+    ):
         hint = "pip install archspec"
     elif found.isa_unknown and platform.system() == "Linux":
         hint = f"make {PROC_CPUINFO} of this processor readable"
@@ -106,7 +131,10 @@ def _settings(machine: Machine) -> Iterator[Finding]:
         yield Finding("machine", "memory", True, told_memory(machine))
     if machine.clocks:
         yield Finding(
-            "machine", "power and clocks", True, ", ".join(f"{told(name)} {value}" for name, value in machine.clocks.items())
+            "machine",
+            "power and clocks",
+            True,
+            ", ".join(f"{told(name)} {value}" for name, value in machine.clocks.items()),
         )
 
 
@@ -114,10 +142,18 @@ def _packages() -> Iterator[Finding]:
     try:
         groups = _requirements()
     except importlib.metadata.PackageNotFoundError:
-        yield Finding("packages", _DISTRIBUTION, False, "runs from a folder, not installed", f"pip install {_DISTRIBUTION}")
+        yield Finding(
+            "packages",
+            _DISTRIBUTION,
+            False,
+            "runs from a folder, not installed",
+            f"pip install {_DISTRIBUTION}",
+        )
         return
     for extra, distributions in groups.items():
-        modules = {name: _IMPORT_NAMES.get(name.lower(), name.lower().replace("-", "_")) for name in distributions}
+        modules = {
+            name: _IMPORT_NAMES.get(name.lower(), name.lower().replace("-", "_")) for name in distributions
+        }
         absent = [name for name, module in modules.items() if importlib.util.find_spec(module) is None]
         versions = (f"{name} {_version(name, module)}" for name, module in modules.items())
         yield Finding(
@@ -125,7 +161,9 @@ def _packages() -> Iterator[Finding]:
             f"extra {extra}" if extra else "core",
             not absent,
             f"not installed: {', '.join(absent)}" if absent else ", ".join(versions),
-            (f"pip install '{_DISTRIBUTION}[{extra}]'" if extra else f"pip install {' '.join(absent)}") if absent else "",
+            (f"pip install '{_DISTRIBUTION}[{extra}]'" if extra else f"pip install {' '.join(absent)}")
+            if absent
+            else "",
             required=not extra,
         )
 
@@ -142,12 +180,16 @@ def _requirements() -> dict[str, list[str]]:
 
 
 def _version(distribution: str, module: str) -> str:
-    """Version of an installed package, also where another distribution (a vendor's OpenCV, a GPU runtime) brings the module."""
+    """Version of an installed package, also where another distribution (a vendor's OpenCV, a GPU runtime)
+    brings the module.
+    """
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         owners = importlib.metadata.packages_distributions().get(module)
-        return f"{importlib.metadata.version(owners[0])} (from {owners[0]})" if owners else "of unknown version"
+        return (
+            f"{importlib.metadata.version(owners[0])} (from {owners[0]})" if owners else "of unknown version"
+        )
 
 
 def _video() -> Iterator[Finding]:
@@ -156,9 +198,16 @@ def _video() -> Iterator[Finding]:
     except MissingDependency as error:
         yield Finding("video", "OpenCV", False, "not installed", error.hint)
         return
-    except (ImportError, AttributeError) as error:  # a library that it needs is not there, or another numpy than it is made for
+    except (
+        ImportError,
+        AttributeError,
+    ) as error:  # a library that it needs is not there, or another numpy than it is made for
         of_the_system = "dist-packages" in str(module("cv2"))
-        hint = "pip install 'numpy>=1.26,<2'" if of_the_system else "pip install --force-reinstall opencv-python-headless"
+        hint = (
+            "pip install 'numpy>=1.26,<2'"
+            if of_the_system
+            else "pip install --force-reinstall opencv-python-headless"
+        )
         yield Finding("video", "OpenCV", False, f"cannot be imported: {error}", hint)
         return
     build = cv2.getBuildInformation()
@@ -168,7 +217,13 @@ def _video() -> Iterator[Finding]:
     ):
         match = re.search(rf"^\s*{feature}:\s*(\S+)(.*)$", build, re.MULTILINE)
         there = match is not None and match[1] == "YES"
-        yield Finding("video", feature, there, "in this OpenCV" if there else "not in this OpenCV", "" if there else hint)
+        yield Finding(
+            "video",
+            feature,
+            there,
+            "in this OpenCV" if there else "not in this OpenCV",
+            "" if there else hint,
+        )
     works = _writes_mp4()
     yield Finding(
         "video",
@@ -180,7 +235,9 @@ def _video() -> Iterator[Finding]:
 
 
 def _writes_mp4() -> bool:
-    """Write three frames and count them on the way back: a codec's name in the build is no proof that it works."""
+    """Write three frames and count them on the way back: a codec's name in the build is no proof that it
+    works.
+    """
     try:
         av = importlib.import_module("av")
     except ImportError:
@@ -206,6 +263,14 @@ def _storage() -> Iterator[Finding]:
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
-            yield Finding("storage", name, False, f"{folder}: {error.strerror}", "change to a folder that can be written")
+            yield Finding(
+                "storage",
+                name,
+                False,
+                f"{folder}: {error.strerror}",
+                "change to a folder that can be written",
+            )
         else:
-            yield Finding("storage", name, True, f"{folder}, {shutil.disk_usage(folder).free / 1e9:.1f} GB free")
+            yield Finding(
+                "storage", name, True, f"{folder}, {shutil.disk_usage(folder).free / 1e9:.1f} GB free"
+            )

@@ -1,4 +1,6 @@
-"""What this device can build engines for, by the catalogue, and what to type for each runtime that is missing."""
+"""What this device can build engines for, by the catalogue, and what to type for each runtime that is
+missing.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def targets(machine: Machine, packages: Mapping[str, str], python: str) -> Itera
     yield from _fits(catalog, machine, stack, python)
     if stack.notes:
         yield Finding("device", "notes", True, "; ".join(note.value for note in stack.notes))
-    if machine.jetson and machine.gpu_hidden:  # apt has no JetPack in there: another image does, as the trap "container" says
+    if (
+        machine.jetson and machine.gpu_hidden
+    ):  # apt has no JetPack in there: another image does, as the trap "container" says
         return
     for name, line in stack.install.items():
         yield _runtime(catalog, machine, packages, name, line)
@@ -58,8 +62,18 @@ def _limits(entries: Sequence[Device]) -> Iterator[str]:
 def _jetpack(catalog: Catalog, machine: Machine, stack: Stack | None) -> Finding:
     release = machine.jetson.l4t if machine.jetson else None
     if stack is None:
-        found = f"Jetson Linux {release} is not in the catalogue" if release else "nothing tells the Jetson Linux release"
-        return Finding("device", "JetPack", False, found, f"pip install --upgrade edgeseg, or {_FLASH}" if release else _FLASH)
+        found = (
+            f"Jetson Linux {release} is not in the catalogue"
+            if release
+            else "nothing tells the Jetson Linux release"
+        )
+        return Finding(
+            "device",
+            "JetPack",
+            False,
+            found,
+            f"pip install --upgrade edgeseg, or {_FLASH}" if release else _FLASH,
+        )
     # A release that the catalogue does not name belongs to a line all the same.
     named = f"JetPack {catalog.jetpack(machine)}" if catalog.jetpack(machine) else stack.name
     if stack.unsupported:
@@ -68,7 +82,9 @@ def _jetpack(catalog: Catalog, machine: Machine, stack: Stack | None) -> Finding
         found = f"{named} (Jetson Linux {release}): {stack.unsupported}"
         return Finding("device", "JetPack", False, found, _FLASH if newer else _OTHER_DEVICE)
     versions = {"CUDA": stack.cuda, "TensorRT": stack.tensorrt, "torch-tensorrt": stack.torch_tensorrt}
-    fits = ", ".join((f"Python {' or '.join(stack.python)}", *(f"{name} {v or 'none'}" for name, v in versions.items())))
+    fits = ", ".join(
+        (f"Python {' or '.join(stack.python)}", *(f"{name} {v or 'none'}" for name, v in versions.items()))
+    )
     return Finding("device", "JetPack", True, f"{named} (Jetson Linux {release}): {fits}")
 
 
@@ -81,20 +97,35 @@ def _fits(catalog: Catalog, machine: Machine, stack: Stack, python: str) -> Iter
     if stack.driver_min and machine.driver:
         enough = int(machine.driver.partition(".")[0]) >= stack.driver_min
         found = machine.driver if enough else f"{machine.driver}; CUDA {stack.cuda} needs {stack.driver_min}"
-        hint = "" if enough else f"install NVIDIA's driver {stack.driver_min} or newer, and start the machine again"
+        hint = (
+            ""
+            if enough
+            else f"install NVIDIA's driver {stack.driver_min} or newer, and start the machine again"
+        )
         yield Finding("device", "NVIDIA driver", enough, found, hint)
     if stack.compute_capability_min:
         for index, gpu in enumerate(machine.gpus):
             capability = catalog.compute_capability(gpu)
             enough = capability is None or float(capability) >= float(stack.compute_capability_min)
             found = f"{gpu.name}, compute capability {capability or 'unknown'}"
-            hint = "" if enough else f"TensorRT {stack.tensorrt} needs {stack.compute_capability_min}: engines for the processor"
+            hint = (
+                ""
+                if enough
+                else (
+                    f"TensorRT {stack.tensorrt} needs {stack.compute_capability_min}: engines for the"
+                    " processor"
+                )
+            )
             yield Finding("device", f"GPU {index}", enough, found, hint)
 
 
-def _runtime(catalog: Catalog, machine: Machine, packages: Mapping[str, str], name: str, line: str) -> Finding:
+def _runtime(
+    catalog: Catalog, machine: Machine, packages: Mapping[str, str], name: str, line: str
+) -> Finding:
     runtime = catalog.runtimes[name]
-    here = next((f"{package} {packages[package]}" for package in runtime.distributions if package in packages), None)
+    here = next(
+        (f"{package} {packages[package]}" for package in runtime.distributions if package in packages), None
+    )
     if here:
         return Finding("runtimes", runtime.title, True, here)
     if name == "tensorrt" and "python3-libnvinfer" in machine.packages:

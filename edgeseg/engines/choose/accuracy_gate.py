@@ -1,6 +1,7 @@
 """What engines lose in mIoU: measured where there are validation data, else remembered from when there were.
 
-An engine that was refused for its mIoU stays refused when it is built again without the data: its arithmetic is the same.
+An engine that was refused for its mIoU stays refused when it is built again without the data: its arithmetic
+is the same.
 """
 
 from __future__ import annotations
@@ -25,15 +26,21 @@ class MiouGate:
         accuracy: mIoU of a session, a fraction; None: what is remembered counts.
     """
 
-    def __init__(self, bundle: Bundle, level: int, reference: Trial, accuracy: Callable[[Session], float] | None) -> None:
+    def __init__(
+        self, bundle: Bundle, level: int, reference: Trial, accuracy: Callable[[Session], float] | None
+    ) -> None:
         self._bundle, self._reference, self._accuracy = bundle, reference, accuracy
         manifest = bundle.manifest
-        measured: list[EngineEntry | CandidateEntry] = [engine for engine in manifest.engines if engine.level == level]
+        measured: list[EngineEntry | CandidateEntry] = [
+            engine for engine in manifest.engines if engine.level == level
+        ]
         measured += [row for choice in manifest.choices if choice.level == level for row in choice.candidates]
         self._known = {_arithmetic(one): one.measurements for one in measured if "miou" in one.measurements}
 
     def judge(self, trial: Trial, session: Session) -> None:
-        """Add the mIoU to a candidate's figures, where it is known. Raises GateFailed where too much was lost."""
+        """Add the mIoU to a candidate's figures, where it is known. Raises GateFailed where too much was
+        lost.
+        """
         if self._accuracy is not None:
             trial.figures["miou"] = round(self._accuracy(session), 6)
         else:
@@ -52,18 +59,31 @@ class MiouGate:
             )
 
     def _calibrate_again(self, trial: Trial) -> str:
-        """What to do about an INT8 engine that loses too much. A level may live on the scales of another one."""
+        """What to do about an INT8 engine that loses too much. A level may live on the scales of another
+        one.
+        """
         if trial.precision != "int8" or trial.plan is None:
             return "not packed; use another precision of the arithmetic"
         reports = self._bundle.manifest.reports
-        told = self._bundle.report("quantization")["levels"][trial.plan.level] if "quantization" in reports else {}
+        told = (
+            self._bundle.report("quantization")["levels"][trial.plan.level]
+            if "quantization" in reports
+            else {}
+        )
         home, level = told.get("calibrated_at"), told.get("isr")
         if home == level or level in told["calibration"]["isr"]:
-            return "not packed; calibrate again, or train with the quantizers in force: edgeseg quantize RECIPE"
-        return f"not packed; its scales were found at ISR {home} alone: edgeseg quantize RECIPE --level {home} --level {level}"
+            return (
+                "not packed; calibrate again, or train with the quantizers in force: edgeseg quantize RECIPE"
+            )
+        return (
+            f"not packed; its scales were found at ISR {home} alone: edgeseg quantize RECIPE --level {home}"
+            f" --level {level}"
+        )
 
 
 def _arithmetic(one: CandidateEntry | EngineEntry) -> str:
-    """What decides an engine's mIoU, of a bundle's program at a level: all that its key covers but the number of threads."""
+    """What decides an engine's mIoU, of a bundle's program at a level: all that its key covers but the number
+    of threads.
+    """
     options = {name: value for name, value in one.options.items() if name != "threads"}
     return json.dumps([one.runtime, one.precision, options, one.device_key], sort_keys=True)

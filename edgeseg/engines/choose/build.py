@@ -56,11 +56,15 @@ def build_engine(
 
     Args:
         runtime: a row of the engine table.
-        threads: default: the physical cores that this process may use. Written into the options of an engine that runs on them.
-        options: further options of the runtime, over those of its first variant; written into the engine's options too.
-        force: build even where the engine is there. Without it, one that was compiled elsewhere is checked and timed, not built.
+        threads: default: the physical cores that this process may use. Written into the options of an engine
+            that runs on them.
+        options: further options of the runtime, over those of its first variant; written into the engine's
+            options too.
+        force: build even where the engine is there. Without it, one that was compiled elsewhere is checked
+            and timed, not built.
     Raises:
-        GateFailed: on a golden frame, the engine agrees with the reference less than `gate.min_mask_agreement`; not packed.
+        GateFailed: on a golden frame, the engine agrees with the reference less than
+            `gate.min_mask_agreement`; not packed.
         BuildError: the runtime refuses the program, or `threads` is no number of threads.
         OptionError: the runtime does not take these options.
         Unsupported: there is no such runtime, or it is not installed.

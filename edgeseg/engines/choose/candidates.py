@@ -30,7 +30,8 @@ class Trial:
     Attributes:
         bundle: folder of the bundle.
         kept: the engine that was in the bundle, where it is taken as it is.
-        lacks: the programs that the runtime wants and the bundle lacks, and how they come in; empty where there are none.
+        lacks: the programs that the runtime wants and the bundle lacks, and how they come in; empty where
+            there are none.
         figures: what was measured so far.
     """
 
@@ -56,7 +57,9 @@ class Trial:
             options=dict(self.plan.options) if self.plan else {},
             device_key=self.plan.device.key if self.plan else None,
             key=self.plan.key if self.plan else None,
-            verdict="refused" if isinstance(self.error, GateFailed) else "not built" if self.error else "passed",
+            verdict=(
+                "refused" if isinstance(self.error, GateFailed) else "not built" if self.error else "passed"
+            ),
             reason=self._reason(),
             hint=self._hint(),
             measurements=self.figures,
@@ -64,7 +67,11 @@ class Trial:
 
     def _reason(self) -> str:
         """Without the place of the bundle, which moves."""
-        told = f"{self.error}: {self.error.hint}" if isinstance(self.error, Unsupported) else str(self.error or "")
+        told = (
+            f"{self.error}: {self.error.hint}"
+            if isinstance(self.error, Unsupported)
+            else str(self.error or "")
+        )
         return told.replace(f"{self.bundle}{os.sep}", "").replace(f" of {self.bundle}", "")
 
     def _hint(self) -> str:
@@ -88,20 +95,22 @@ def candidates(
 ) -> list[Trial]:
     """All engines to try for a level: the reference first, those of the float program before all others.
 
-    A runtime that is not installed is a candidate with an error, and one that runs on no device that is here is none; if it is
-    among `runtimes` or has options, the user wants it, and either is an error.
+    A runtime that is not installed is a candidate with an error, and one that runs on no device that is here
+    is none; if it is among `runtimes` or has options, the user wants it, and either is an error.
 
     Args:
         runtimes: consider these only, and the reference; empty: every one that is installed.
         wanted: what the user asks of them.
     Raises:
         OptionError: `wanted` holds what a runtime does not take, or a runtime that is not considered.
-        Unsupported: a runtime that the user wants does not exist, is not installed, or cannot do here what is wanted.
+        Unsupported: a runtime that the user wants does not exist, is not installed, or cannot do here what is
+            wanted.
         BundleError: the bundle is damaged, or has no such level.
     """
     if threads is not None and threads > (cores := usable_cores()):
         progress.message(
-            f"{threads} threads on {cores} cores: they take turns, which is slower; leave --threads out for one each"
+            f"{threads} threads on {cores} cores: they take turns, which is slower; leave --threads out for"
+            " one each"
         )
     names = list(dict.fromkeys((REFERENCE, *(runtimes or table.engines()))))
     options.check(wanted, names)
@@ -110,14 +119,21 @@ def candidates(
     for precision in sorted(bundle.level(level).programs):
         for runtime in names:
             plan = partial(plan_engine, bundle, runtime, level, precision, threads, progress=progress)
-            found += _of_runtime(bundle.path, runtime, precision, plan, wanted.get(runtime, NO_OPTIONS), runtime in named)
+            found += _of_runtime(
+                bundle.path, runtime, precision, plan, wanted.get(runtime, NO_OPTIONS), runtime in named
+            )
     for trial in found:
         trial.lacks = lacking(bundle, level, trial.plan.backend) if trial.plan else ""
     return found
 
 
 def _of_runtime(
-    bundle: Path, runtime: str, precision: Precision, plan: Callable[..., Plan], asked: Mapping[str, Any], named: bool
+    bundle: Path,
+    runtime: str,
+    precision: Precision,
+    plan: Callable[..., Plan],
+    asked: Mapping[str, Any],
+    named: bool,
 ) -> list[Trial]:
     """The candidates of one runtime for one program.
 
@@ -140,5 +156,9 @@ def _of_runtime(
 
 
 def _elsewhere(runtime: str) -> str:
-    compiles = "; for the RTX card of another machine: edgeseg build BUNDLE --device rtx4090" if runtime == "tensorrt_rtx" else ""
+    compiles = (
+        "; for the RTX card of another machine: edgeseg build BUNDLE --device rtx4090"
+        if runtime == "tensorrt_rtx"
+        else ""
+    )
     return f"it needs an NVIDIA GPU that it builds for: edgeseg devices --here{compiles}"

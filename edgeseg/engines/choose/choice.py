@@ -1,7 +1,9 @@
-"""Which engine a device uses: every candidate is built, checked, and timed against the others in turns; the fastest stays.
+"""Which engine a device uses: every candidate is built, checked, and timed against the others in turns; the
+fastest stays.
 
-The first candidate is the reference: ONNX Runtime in float, which runs everywhere. Speed-ups refer to it, and no other engine may
-lose more mIoU against it than the recipe's gate for its precision, where validation data is at hand.
+The first candidate is the reference: ONNX Runtime in float, which runs everywhere. Speed-ups refer to it, and
+no other engine may lose more mIoU against it than the recipe's gate for its precision, where validation data
+is at hand.
 """
 
 from __future__ import annotations
@@ -67,17 +69,21 @@ def build_level(
 
     Args:
         runtimes: consider these only, and the reference; default: every runtime that is installed.
-        options: of runtimes, by name: {"tensorrt": {"optimization_level": 5}}. What each takes: `EngineBackend.options`.
+        options: of runtimes, by name: {"tensorrt": {"optimization_level": 5}}. What each takes:
+            `EngineBackend.options`.
         threads: default: the physical cores that this process may use.
-        force: build and time all anew. Without it, what is there is kept; an engine that was compiled elsewhere is checked and
-            timed, not compiled.
-        accuracy: mIoU of a session, a fraction; where it is given, engines that are there are checked and timed anew. Without
-            it, what was measured the last time holds, and what was refused for it stays refused.
-        memory: also measure each engine's peak memory, in a process of its own; engines that are there are timed anew too.
+        force: build and time all anew. Without it, what is there is kept; an engine that was compiled
+            elsewhere is checked and timed, not compiled.
+        accuracy: mIoU of a session, a fraction; where it is given, engines that are there are checked and
+            timed anew. Without it, what was measured the last time holds, and what was refused for it stays
+            refused.
+        memory: also measure each engine's peak memory, in a process of its own; engines that are there are
+            timed anew too.
     Raises:
         GateFailed, BuildError: no float engine came through; the reference's error. The bundle is as it was.
         OptionError: a runtime does not take what `options` has for it, or is not considered.
-        Unsupported: one of `runtimes` does not exist, is not installed, or cannot do here what `options` ask of it.
+        Unsupported: one of `runtimes` does not exist, is not installed, or cannot do here what `options` ask
+            of it.
         BundleError: the bundle is damaged, or cannot be written.
     """
     progress = progress or NoProgress()
@@ -100,7 +106,9 @@ def build_level(
     reason = "--force" if kept and force else f"to measure {measured}" if kept else reason
     check_writable(bundle.path)
     with tempfile.TemporaryDirectory(prefix="edgeseg-build-") as folder, ExitStack() as stack:
-        for number, trial in enumerate(trials):  # all before the first is opened: builders get the memory to themselves
+        for number, trial in enumerate(
+            trials
+        ):  # all before the first is opened: builders get the memory to themselves
             home = Path(folder) / str(number)
             home.mkdir()
             _build(trial, bundle, home, force, progress)
@@ -124,17 +132,21 @@ def build_level(
             machine=here,
         )
         through = [(trial, trial.plan) for trial in trials if trial.session and trial.plan]
-        passed = [(plan.entry(trial.files, trial.figures, kept=trial.kept), trial.files) for trial, plan in through]
+        passed = [
+            (plan.entry(trial.files, trial.figures, kept=trial.kept), trial.files) for trial, plan in through
+        ]
         engines = bundle.add_engines(passed, choice)
-    return LevelBuild(choice, next(engine for engine in engines if engine.key == choice.engine), built=True, reason=reason)
+    return LevelBuild(
+        choice, next(engine for engine in engines if engine.key == choice.engine), built=True, reason=reason
+    )
 
 
 def select(candidates: Sequence[CandidateEntry]) -> list[CandidateEntry]:
     """Name the default among candidates that passed: the fastest. Others keep their verdict.
 
-    What counts is the speed-up, which compares times of one round, where all have one; else the median. An INT8 engine must be
-    faster than every other, in float or half precision, by both, and there must be one: an engine that nothing was compared with
-    may be the slow one. Where only INT8 passed there is no default.
+    What counts is the speed-up, which compares times of one round, where all have one; else the median. An
+    INT8 engine must be faster than every other, in float or half precision, by both, and there must be one:
+    an engine that nothing was compared with may be the slow one. Where only INT8 passed there is no default.
 
     Args:
         candidates: "passed" ones have `measurements["median_ms"]`, of one run in turns.
@@ -143,9 +155,13 @@ def select(candidates: Sequence[CandidateEntry]) -> list[CandidateEntry]:
     floats = [candidate for candidate in passed if candidate.precision != "int8"]
     if not floats:
         return list(candidates)
-    cost = _inverse_speedup if all("speedup" in candidate.measurements for candidate in passed) else _median_ms
+    cost = (
+        _inverse_speedup if all("speedup" in candidate.measurements for candidate in passed) else _median_ms
+    )
     twin, least_ms = min(floats, key=cost), min(map(_median_ms, floats))
-    faster = [c for c in passed if c.precision == "int8" and cost(c) < cost(twin) and _median_ms(c) < least_ms]
+    faster = [
+        c for c in passed if c.precision == "int8" and cost(c) < cost(twin) and _median_ms(c) < least_ms
+    ]
     best = min([twin, *faster], key=cost)  # of equal ones the first
     judged = []
     for candidate in candidates:
@@ -169,10 +185,14 @@ def _inverse_speedup(candidate: CandidateEntry) -> float:
 
 
 def _key(trials: Sequence[Trial]) -> str:
-    """Hash over all that is compared, and NVIDIA's driver where anything runs by it: it decides times, and what runs at all."""
+    """Hash over all that is compared, and NVIDIA's driver where anything runs by it: it decides times, and
+    what runs at all.
+    """
     by_driver = any(trial.plan and trial.plan.backend.on_accelerator for trial in trials)
     compared = [(trial.name, trial.plan and trial.plan.key) for trial in trials]
-    return hashlib.sha256(json.dumps([*compared, *([look().driver] if by_driver else [])]).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([*compared, *([look().driver] if by_driver else [])]).encode()
+    ).hexdigest()
 
 
 def _unfinished(key: str) -> str:
@@ -180,10 +200,14 @@ def _unfinished(key: str) -> str:
     return hashlib.sha256(f"{key} unfinished".encode()).hexdigest()
 
 
-def _kept(bundle: Bundle, level: int, key: str, here: str, trials: Sequence[Trial]) -> tuple[ChoiceEntry | None, str]:
-    """The choice that was made here among just these candidates, if its engines are intact; and why it can be kept or cannot.
+def _kept(
+    bundle: Bundle, level: int, key: str, here: str, trials: Sequence[Trial]
+) -> tuple[ChoiceEntry | None, str]:
+    """The choice that was made here among just these candidates, if its engines are intact; and why it can be
+    kept or cannot.
 
-    One that was compiled elsewhere is tried until it was checked: it costs nothing, and it may be the driver that was missing.
+    One that was compiled elsewhere is tried until it was checked: it costs nothing, and it may be the driver
+    that was missing.
 
     Args:
         here: this machine.
@@ -200,7 +224,10 @@ def _kept(bundle: Bundle, level: int, key: str, here: str, trials: Sequence[Tria
             return None, f"{trial.name}: compiled elsewhere, and never checked"
     if found:
         return found, "same program, runtimes, device and options"
-    return None, "timed against each other on another machine only" if same else "never timed against each other"
+    return (
+        None,
+        "timed against each other on another machine only" if same else "never timed against each other",
+    )
 
 
 def _build(trial: Trial, bundle: Bundle, folder: Path, force: bool, progress: Progress) -> None:
@@ -265,7 +292,9 @@ def _time(trials: Sequence[Trial], bundle: Bundle, level: int, progress: Progres
     sessions = {number: trial.session for number, trial in enumerate(trials) if trial.session}
     if not sessions:
         return
-    progress.message(f"level {level}: timing {', '.join(trials[number].name for number in sessions)} in turns")
+    progress.message(
+        f"level {level}: timing {', '.join(trials[number].name for number in sessions)} in turns"
+    )
     calls = {number: partial(session.infer, image) for number, session in sessions.items()}
     meter = PowerMeter()
     meter.read()

@@ -1,4 +1,6 @@
-"""How far a compilation is: runtimes do not say, so the seconds of the last one of its kind are the measure."""
+"""How far a compilation is: runtimes do not say, so the seconds of the last one of its kind are the
+measure.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +16,24 @@ TICK_S = 1.0
 
 
 def expected_s(engines: Sequence[EngineEntry], runtime: str, kind: str, device_key: str) -> float | None:
-    """How long the last compilation of a runtime took, in seconds: on this device and of this kind if there was one.
+    """How long the last compilation of a runtime took, in seconds: on this device and of this kind if there
+    was one.
 
     Args:
         engines: those of a bundle, which are of one model, oldest first.
     """
-    timed = [engine for engine in engines if engine.runtime == runtime and "compile_ms" in engine.measurements]
+    timed = [
+        engine for engine in engines if engine.runtime == runtime and "compile_ms" in engine.measurements
+    ]
     last = max(timed, key=lambda e: (e.device_key == device_key, e.kind == kind, e.created), default=None)
     return last.measurements["compile_ms"] / 1000 if last else None
 
 
 @contextmanager
 def paced(progress: Progress, task: str, expected_s: float | None) -> Iterator[None]:
-    """Show seconds as the steps of a task, out of those expected; nothing is shown of what is over in less than `TICK_S`."""
+    """Show seconds as the steps of a task, out of those expected; nothing is shown of what is over in less
+    than `TICK_S`.
+    """
     total = math.ceil(expected_s) if expected_s else None
     over = threading.Event()
 

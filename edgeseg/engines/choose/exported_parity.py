@@ -1,7 +1,9 @@
-"""The rungs of the parity ladder that were climbed when a bundle was made: from the torch model to its programs.
+"""The rungs of the parity ladder that were climbed when a bundle was made: from the torch model to its
+programs.
 
-They need torch, which a device need not have, so a bundle carries what they gave as its report `parity`. An engine is built of a
-program that stood them, and of no other; what is left of the ladder, the engine's own masks and mIoU, `edgeseg build` climbs.
+They need torch, which a device need not have, so a bundle carries what they gave as its report `parity`. An
+engine is built of a program that stood them, and of no other; what is left of the ladder, the engine's own
+masks and mIoU, `edgeseg build` climbs.
 """
 
 from __future__ import annotations
@@ -32,7 +34,10 @@ class Climbed:
     passed: bool | None
 
     def __str__(self) -> str:
-        told = " ".join(f"{name} {value:.4g}" if name != "value" else f"{value:.4g}" for name, value in self.figures.items())
+        told = " ".join(
+            f"{name} {value:.4g}" if name != "value" else f"{value:.4g}"
+            for name, value in self.figures.items()
+        )
         return f"{self.name} {told or ('skipped' if self.passed is None else 'without figures')}"
 
 
@@ -52,10 +57,16 @@ def climbed(bundle: Bundle, level: int, precision: Precision) -> list[Climbed]:
 
 
 def check(bundle: Bundle, level: int, precision: Precision) -> None:
-    """Raise GateFailed where a program broke a rung: it does not say what its model said, and no engine of it can."""
+    """Raise GateFailed where a program broke a rung: it does not say what its model said, and no engine of it
+    can.
+    """
     if broken := [rung for rung in climbed(bundle, level, precision) if rung.passed is False]:
         raise GateFailed(
-            f"the {precision} program of level {level} broke the parity ladder at {'; '.join(map(str, broken))}",
-            hint="nothing is built of it; edgeseg parity BUNDLE shows the ladder, edgeseg export RECIPE makes the program anew",
+            f"the {precision} program of level {level} broke the parity ladder at"
+            f" {'; '.join(map(str, broken))}",
+            hint=(
+                "nothing is built of it; edgeseg parity BUNDLE shows the ladder, edgeseg export RECIPE makes"
+                " the program anew"
+            ),
             report={},
         )

@@ -1,8 +1,8 @@
 """Engines for another machine: compiled here for a customer's graphics card, neither checked nor timed.
 
-Such an engine carries the fingerprint of its target, the one that the card itself has with this release of TensorRT-RTX. There,
-`edgeseg build` finds it, checks and times it without compiling, and makes it the default if it is the best. Until then nothing
-opens it, on the card or elsewhere.
+Such an engine carries the fingerprint of its target, the one that the card itself has with this release of
+TensorRT-RTX. There, `edgeseg build` finds it, checks and times it without compiling, and makes it the default
+if it is the best. Until then nothing opens it, on the card or elsewhere.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def build_for_card(
         force: build even where the engine is there.
     Raises:
         OptionError: TensorRT-RTX does not take these options, or not with this card.
-        Unsupported: there is no such card, TensorRT-RTX does not build for it, or TensorRT-RTX is not installed.
+        Unsupported: there is no such card, TensorRT-RTX does not build for it, or TensorRT-RTX is not
+            installed.
         BuildError: TensorRT-RTX refuses a program, or its process ended early.
         BundleError: the bundle is damaged, or cannot be written.
     """
@@ -50,7 +51,8 @@ def build_for_card(
     check({TensorRtRtx.name: options})
     if options.get("compute_capability", capability) != capability:
         raise OptionError(
-            f"{name} is of compute capability {capability}, not {options['compute_capability']}", hint="leave that option out"
+            f"{name} is of compute capability {capability}, not {options['compute_capability']}",
+            hint="leave that option out",
         )
     options = {**options, "compute_capability": capability}
     made = []
@@ -67,7 +69,9 @@ def build_for_card(
             check_writable(bundle.path)
             with tempfile.TemporaryDirectory(prefix="edgeseg-build-") as folder:
                 files, compile_ms = plan.compile(bundle, Path(folder), f"for {name}; {reason}", progress)
-                engine = bundle.add_engine(plan.entry(files, {"compile_ms": compile_ms}, checked=False), files)
+                engine = bundle.add_engine(
+                    plan.entry(files, {"compile_ms": compile_ms}, checked=False), files
+                )
             made.append(EngineBuild(engine, built=True, reason=reason))
     return made
 
@@ -85,7 +89,8 @@ def compute_capability(name: str) -> str:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)  # a gtx1080 is no rtx5080
         raise Unsupported(
-            f"there is no device named {name!r}", hint=f"did you mean {near[0]!r}?" if near else "edgeseg devices names them"
+            f"there is no device named {name!r}",
+            hint=f"did you mean {near[0]!r}?" if near else "edgeseg devices names them",
         )
     if known[name] not in COMPUTE_CAPABILITIES:
         raise Unsupported(

@@ -1,4 +1,6 @@
-"""Latency, measured the same way for every runtime: calls in turns, so that whatever else the machine does hits all of them."""
+"""Latency, measured the same way for every runtime: calls in turns, so that whatever else the machine does
+hits all of them.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,10 @@ class Latency:
     """Wall-clock figures of one call over several rounds.
 
     Attributes:
-        median_ms, p10_ms, p90_ms, p99_ms: quantiles over `runs`; of 30 runs, the last one is all but the slowest of them.
-        spread: (p90 - p10) / median; a fraction. Beyond about 0.2 something else was using the machine.
-        speedup: the first call's time over this one's, the median over rounds: both times of a round were taken close together.
-        runs, warmup: rounds that count, and rounds before them that do not.
+        median_ms, p10_ms, p90_ms, p99_ms: quantiles over `runs`; of 30 runs, the last one is all but the
+        slowest of them. spread: (p90 - p10) / median; a fraction. Beyond about 0.2 something else was using
+        the machine. speedup: the first call's time over this one's, the median over rounds: both times of a
+        round were taken close together. runs, warmup: rounds that count, and rounds before them that do not.
     """
 
     median_ms: float
@@ -40,7 +42,10 @@ class Latency:
     warmup: int
 
     def to_json(self) -> dict[str, Any]:
-        return {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(self).items()}
+        return {
+            name: round(value, 4) if isinstance(value, float) else value
+            for name, value in asdict(self).items()
+        }
 
 
 def measure_together(
@@ -72,9 +77,13 @@ def measure_latency(call: Callable[[], object], runs: int = 30, warmup: int = 5)
 
 
 def measure_power(
-    call: Callable[[], object], meter: PowerMeter, seconds: float = 1.5, clock: Callable[[], float] = time.monotonic
+    call: Callable[[], object],
+    meter: PowerMeter,
+    seconds: float = 1.5,
+    clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
-    """What the machine draws while it calls again and again: {"power_w": mean watts by rail}; {} where no meter can be read.
+    """What the machine draws while it calls again and again: {"power_w": mean watts by rail}; {} where no
+    meter can be read.
 
     Args:
         meter: was read a moment ago: some meters tell only what was drawn since.
@@ -93,5 +102,9 @@ def measure_power(
 
 def _latency(own_ms: list[float], first_ms: list[float], warmup: int) -> Latency:
     p10, median, p90, p99 = (float(q) for q in np.quantile(own_ms, (0.1, 0.5, 0.9, 0.99)))
-    speedup = statistics.median(first / own if own else 1.0 for first, own in zip(first_ms, own_ms, strict=True))
-    return Latency(median, p10, p90, p99, (p90 - p10) / median if median else 0.0, speedup, len(own_ms), warmup)
+    speedup = statistics.median(
+        first / own if own else 1.0 for first, own in zip(first_ms, own_ms, strict=True)
+    )
+    return Latency(
+        median, p10, p90, p99, (p90 - p10) / median if median else 0.0, speedup, len(own_ms), warmup
+    )

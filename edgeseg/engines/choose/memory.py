@@ -1,9 +1,10 @@
-"""Peak memory of an engine, in a process of its own: beside other engines, or after them, nobody could tell whose pages they are.
+"""Peak memory of an engine, in a process of its own: beside other engines, or after them, nobody could tell
+whose pages they are.
 
-The child imports the runtime, forgets the peak up to there, opens the engine and runs it on an empty image. What counts is how
-far its resident memory rises, so the interpreter and the libraries are left out; weights that are mapped count as they are
-touched. What a GPU holds is not in it, not even where it is the system's memory, as on a Jetson. Linux only: elsewhere nothing
-tells the peak of a process.
+The child imports the runtime, forgets the peak up to there, opens the engine and runs it on an empty image.
+What counts is how far its resident memory rises, so the interpreter and the libraries are left out; weights
+that are mapped count as they are touched. What a GPU holds is not in it, not even where it is the system's
+memory, as on a Jetson. Linux only: elsewhere nothing tells the peak of a process.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ _INFERENCES = 3
 _LIMIT_S = 300
 
 
-def peak_memory_bytes(runtime: str, program: Program, files: Sequence[Path], options: Mapping[str, Any]) -> int | None:
+def peak_memory_bytes(
+    runtime: str, program: Program, files: Sequence[Path], options: Mapping[str, Any]
+) -> int | None:
     """How much memory opening and running an engine takes at most; None where this system does not tell.
 
     Raises:
@@ -48,9 +51,14 @@ def peak_memory_bytes(runtime: str, program: Program, files: Sequence[Path], opt
     try:
         told = _asked(command, json.dumps(task))
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        last = (error.stderr or "it said nothing").strip().splitlines()[-1] if isinstance(error.stderr, str) else str(error)
+        last = (
+            (error.stderr or "it said nothing").strip().splitlines()[-1]
+            if isinstance(error.stderr, str)
+            else str(error)
+        )
         raise BuildError(
-            f"the memory of the {runtime} {program.precision} engine cannot be measured: {last}", hint="leave --memory out"
+            f"the memory of the {runtime} {program.precision} engine cannot be measured: {last}",
+            hint="leave --memory out",
         ) from error
     return int(told)
 
@@ -58,7 +66,9 @@ def peak_memory_bytes(runtime: str, program: Program, files: Sequence[Path], opt
 def _asked(command: Sequence[str], question: str) -> str:
     """What a child process answers. Raises CalledProcessError and TimeoutExpired as `subprocess.run` does."""
     with children_spared():
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
     with child:
         try:
             answer, complaint = child.communicate(question, _LIMIT_S)
@@ -74,7 +84,9 @@ def measure(task: Mapping[str, Any]) -> int:
     """In the child: what `peak_memory_bytes` asks for."""
     backend = table.backend(task["runtime"])
     backend.version()
-    program = Program.from_json(task["program"], Path(task["onnx_path"]), tuple(Path(blob) for blob in task["blobs"]))
+    program = Program.from_json(
+        task["program"], Path(task["onnx_path"]), tuple(Path(blob) for blob in task["blobs"])
+    )
     image = np.zeros((*program.image.size_hw, 3), np.uint8)
     CLEAR.write_text(_FORGET_PEAK)
     before = _status("VmRSS")

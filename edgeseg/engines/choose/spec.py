@@ -1,10 +1,11 @@
 """What an engine would be before it is built, and its key.
 
-Engines are caches; one whose key is the same and whose files are intact is kept. The key covers all that decides what an engine
-may be: program (every file's hash), precision, shapes, options, the device with the runtime and its version, and how edgeseg lays
-out engine files. It does not cover the times of kernels that TensorRT keeps between builds: the builder itself writes to that
-file, so that a key over it would never be met again. Which kernels were taken does depend on it; its hash, before and after, is
-in the facts that lie beside such an engine.
+Engines are caches; one whose key is the same and whose files are intact is kept. The key covers all that
+decides what an engine may be: program (every file's hash), precision, shapes, options, the device with the
+runtime and its version, and how edgeseg lays out engine files. It does not cover the times of kernels that
+TensorRT keeps between builds: the builder itself writes to that file, so that a key over it would never be
+met again. Which kernels were taken does depend on it; its hash, before and after, is in the facts that lie
+beside such an engine.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ from edgeseg.errors import BuildError, IntegrityError, OutOfRoom
 from edgeseg.specs import Precision, Program
 
 LAYOUT = 1
-"""Of engine files: raised with every change of what `compile` writes or `load` wants. Engines of another one are built anew."""
+"""Of engine files: raised with every change of what `compile` writes or `load` wants. Engines of another one
+are built anew.
+"""
 _FULL_BYTES = 1 << 20
 
 
@@ -76,8 +79,14 @@ class Plan:
             return None, f"the one that is there was built for {same[-1].device}, not for {self.device}"
         engine = here[0]
         if engine.key != self.key:
-            changed = [name for name in {**engine.options, **self.options} if engine.options.get(name) != self.options.get(name)]
-            told = ", ".join(f"{name} {_shown(engine.options, name)} -> {_shown(self.options, name)}" for name in changed)
+            changed = [
+                name
+                for name in {**engine.options, **self.options}
+                if engine.options.get(name) != self.options.get(name)
+            ]
+            told = ", ".join(
+                f"{name} {_shown(engine.options, name)} -> {_shown(self.options, name)}" for name in changed
+            )
             return None, told or "the program changed, or how edgeseg lays out engines"
         try:
             for path in engine.files:
@@ -86,13 +95,23 @@ class Plan:
             return None, f"damaged: {error}"
         return engine, "same program, runtime, device and options"
 
-    def kept(self, bundle: Bundle, engine: EngineEntry, progress: Progress) -> tuple[str, tuple[Path, ...], float]:
-        """Why nothing is compiled, the engine's files, and how long it took when it was built, in milliseconds."""
-        reason = "same program, runtime, device and options" if engine.checked else "compiled elsewhere, checked here"
+    def kept(
+        self, bundle: Bundle, engine: EngineEntry, progress: Progress
+    ) -> tuple[str, tuple[Path, ...], float]:
+        """Why nothing is compiled, the engine's files, and how long it took when it was built, in
+        milliseconds.
+        """
+        reason = (
+            "same program, runtime, device and options"
+            if engine.checked
+            else "compiled elsewhere, checked here"
+        )
         progress.message(f"level {self.level} {self.name}: kept ({reason})")
         return reason, tuple(bundle.file(path) for path in engine.files), engine.measurements["compile_ms"]
 
-    def compile(self, bundle: Bundle, folder: Path, reason: str, progress: Progress) -> tuple[tuple[Path, ...], float]:
+    def compile(
+        self, bundle: Bundle, folder: Path, reason: str, progress: Progress
+    ) -> tuple[tuple[Path, ...], float]:
         """Build the engine into a folder; its files, and how long it took in milliseconds.
 
         Args:
@@ -106,7 +125,9 @@ class Plan:
         last_s = expected_s(bundle.manifest.engines, self.backend.name, self.kind, self.device.key)
         estimate = f"; the last one took {last_s:.1f} s" if last_s and last_s >= 1 else ""
         task = f"level {self.level} {self.name}"
-        progress.message(f"{task}: building with {self.backend.name} {self.device.runtime_version} ({reason}){estimate}")
+        progress.message(
+            f"{task}: building with {self.backend.name} {self.device.runtime_version} ({reason}){estimate}"
+        )
         started = time.perf_counter()
         with _room(folder), paced(progress, f"{task}, seconds", last_s):
             files = tuple(self.backend.compile(self.program, folder, self.options))
@@ -120,7 +141,12 @@ class Plan:
             yield session, _since_ms(started)
 
     def entry(
-        self, files: Sequence[Path], figures: Mapping[str, Any], *, checked: bool = True, kept: EngineEntry | None = None
+        self,
+        files: Sequence[Path],
+        figures: Mapping[str, Any],
+        *,
+        checked: bool = True,
+        kept: EngineEntry | None = None,
     ) -> EngineEntry:
         """The engine as the manifest holds it.
 
@@ -160,13 +186,16 @@ def plan_engine(
     options: Mapping[str, Any],
     progress: Progress | None = None,
 ) -> Plan:
-    """The engine of a runtime with these options, for this device or what they name. Raises as `build.build_engine`.
+    """The engine of a runtime with these options, for this device or what they name. Raises as
+    `build.build_engine`.
 
     Args:
         threads: of the processor, for a runtime that takes them and is not told otherwise by `options`.
     """
     if threads is not None and threads < 1:
-        raise BuildError(f"{threads} threads cannot run anything", hint="--threads 1 or more; leave it out for all cores")
+        raise BuildError(
+            f"{threads} threads cannot run anything", hint="--threads 1 or more; leave it out for all cores"
+        )
     backend, device = table.backend(runtime, progress), table.fingerprint(runtime, options=options)
     own = {"threads": threads or usable_cores()} if "threads" in backend.options else {}
     options = {**own, **options}
@@ -207,8 +236,8 @@ def _built_with(machine: Machine) -> dict[str, str]:
 
 @contextmanager
 def _room(folder: Path) -> Iterator[None]:
-    """Tell what the system lacks as what it is: runtimes take a full disk for a fault of the program, or leave with Python's own
-    error."""
+    """Tell what the system lacks as what it is: runtimes take a full disk for a fault of the program, or
+    leave with Python's own error."""
     try:
         yield
     except (OSError, BuildError) as error:
@@ -217,7 +246,10 @@ def _room(folder: Path) -> Iterator[None]:
             told = "no space left" if full else str(error)
             raise OutOfRoom(
                 f"cannot build below {tempfile.gettempdir()}: {told}",
-                hint="free space there and memory; or build in another folder: TMPDIR=FOLDER edgeseg build BUNDLE",
+                hint=(
+                    "free space there and memory; or build in another folder: TMPDIR=FOLDER edgeseg build"
+                    " BUNDLE"
+                ),
             ) from error
         raise
 

@@ -1,4 +1,5 @@
-"""An ONNX program as operators and numpy arrays, for engines that are not built from the file itself: without the onnx package.
+"""An ONNX program as operators and numpy arrays, for engines that are not built from the file itself: without
+the onnx package.
 
 Source: onnx.proto (onnx 1.17) and the protocol buffers' wire format.
 """
@@ -17,13 +18,31 @@ from edgeseg.bundle.graph_files import opset, wire_number, wire_values
 
 Array = npt.NDArray[Any]
 
-DTYPES: dict[int, str] = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
+DTYPES: dict[int, str] = {
+    1: "float32",
+    2: "uint8",
+    3: "int8",
+    6: "int32",
+    7: "int64",
+    9: "bool",
+    10: "float16",
+    11: "float64",
+}
 """Number of an element type -> its name in numpy."""
 
 _GRAPH = 7  # in a model
 _NODE, _CONSTANT, _INPUT, _OUTPUT = 1, 5, 11, 12  # in a graph
 _READS, _WRITES, _NAME, _OPERATOR, _ATTRIBUTE, _DOMAIN = 1, 2, 3, 4, 5, 7  # in a node
-_A_NAME, _A_FLOAT, _A_INT, _A_TEXT, _A_TENSOR, _A_FLOATS, _A_INTS, _A_KIND = 1, 2, 3, 4, 5, 7, 8, 20  # in an attribute
+_A_NAME, _A_FLOAT, _A_INT, _A_TEXT, _A_TENSOR, _A_FLOATS, _A_INTS, _A_KIND = (
+    1,
+    2,
+    3,
+    4,
+    5,
+    7,
+    8,
+    20,
+)  # in an attribute
 _T_DIMS, _T_KIND, _T_NAME, _T_RAW, _T_EXTERNAL = 1, 2, 8, 9, 13  # in a tensor
 _T_TYPED = (4, 5, 7, 10, 11)  # its values, where they are not raw bytes
 _ONNX = ("", "ai.onnx")
@@ -85,7 +104,10 @@ def read_graph(model: bytes, folder: Path) -> Graph:
             constants.update(zip(node.outputs, map(_constant, node.attributes.values()), strict=True))
         else:
             nodes.append(node)
-    inputs, outputs = (tuple(_text(_fields(message), 1) for message in _messages(parts, number)) for number in (_INPUT, _OUTPUT))
+    inputs, outputs = (
+        tuple(_text(_fields(message), 1) for message in _messages(parts, number))
+        for number in (_INPUT, _OUTPUT)
+    )
     if not (nodes and inputs and outputs):
         raise ValueError("it holds no operators, or nothing goes in or comes out")
     return Graph(tuple(nodes), constants, inputs, outputs, opset(model))
@@ -182,7 +204,11 @@ def _text(fields: _Fields, number: int) -> str:
 
 
 def _floats(fields: _Fields, number: int) -> list[float]:
-    return [value for content in fields.get(number, ()) for value in np.frombuffer(_bytes(content), "<f4").tolist()]
+    return [
+        value
+        for content in fields.get(number, ())
+        for value in np.frombuffer(_bytes(content), "<f4").tolist()
+    ]
 
 
 def _number(fields: _Fields, number: int) -> int:

@@ -1,4 +1,6 @@
-"""The quantizers of an ONNX program: QuantizeLinear with DequantizeLinear as one operator on floats. No torch here."""
+"""The quantizers of an ONNX program: QuantizeLinear with DequantizeLinear as one operator on floats. No torch
+here.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +12,28 @@ import numpy as np
 from edgeseg.engines.onnx_files.graph import Array, Graph, Node
 
 FAKE_QUANTIZE = "FakeQuantize"
-"""Rounds its input to INT8 and back. Attributes: `amax`, see `amax_of`, and `narrow`: whether -128 is left out."""
+"""Rounds its input to INT8 and back. Attributes: `amax`, see `amax_of`, and `narrow`: whether -128 is left
+out.
+"""
 
 
 def with_fake_quantizers(graph: Graph) -> Graph:
-    """QuantizeLinear with its DequantizeLinear as one node; integer weights as the float ones that they round.
+    """QuantizeLinear with its DequantizeLinear as one node; integer weights as the float ones that they
+    round.
 
     Raises:
-        ValueError: integers that are more than rounding, or rounding that is not TensorRT's: symmetric int8, with one scale for
-            a tensor or one for each slice of axis 0.
+        ValueError: integers that are more than rounding, or rounding that is not TensorRT's: symmetric int8,
+            with one scale for a tensor or one for each slice of axis 0.
     """
     makers = {output: node for node in graph.nodes for output in node.outputs}
     constants, nodes = dict(graph.constants), []
     for node in graph.nodes:
         if node.operator == "QuantizeLinear":
             readers = [other for other in graph.nodes if node.outputs[0] in other.inputs]
-            if any(other.operator != "DequantizeLinear" or other.inputs[1:] != node.inputs[1:] for other in readers):
+            if any(
+                other.operator != "DequantizeLinear" or other.inputs[1:] != node.inputs[1:]
+                for other in readers
+            ):
                 raise ValueError(f"{node.name}: what it quantizes is not dequantized the same way")
         elif node.operator == "DequantizeLinear":
             codes, scale = node.inputs[0], _scale(node, constants)
@@ -45,7 +53,9 @@ def with_fake_quantizers(graph: Graph) -> Graph:
 
 
 def _scale(node: Node, constants: Mapping[str, Array]) -> Array:
-    """The scale of a DequantizeLinear: () or (C,). Raises ValueError where TensorRT would not take the quantizer."""
+    """The scale of a DequantizeLinear: () or (C,). Raises ValueError where TensorRT would not take the
+    quantizer.
+    """
     scale, *zeros = (constants.get(name) for name in node.inputs[1:] if name)
     weight = constants.get(node.inputs[0])
     # Without a zero point, QuantizeLinear gives uint8.

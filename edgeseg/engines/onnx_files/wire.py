@@ -1,6 +1,8 @@
-"""Messages of protocol buffers, taken apart and put together again: for edits of an ONNX graph without the onnx package.
+"""Messages of protocol buffers, taken apart and put together again: for edits of an ONNX graph without the
+onnx package.
 
-Only messages whose fields all have a length can be put together again from `fields`: graphs and nodes of ONNX are such.
+Only messages whose fields all have a length can be put together again from `fields`: graphs and nodes of ONNX
+are such.
 
 Source: protobuf.dev/programming-guides/encoding.
 """
@@ -13,7 +15,9 @@ from edgeseg.bundle.graph_files import wire_fields
 
 
 def fields(message: bytes) -> list[tuple[int, bytes]]:
-    """Number and content of each field that has a length, in their order. Raises ValueError where the bytes are no message."""
+    """Number and content of each field that has a length, in their order. Raises ValueError where the bytes
+    are no message.
+    """
     return [(number, bytes(content)) for number, content in wire_fields(memoryview(message))]
 
 

@@ -1,22 +1,25 @@
 """ONNX Runtime: on the CPU, and on a GPU where `options["provider"]` says so.
 
-On a GPU, an engine is a copy of the program, and the provider compiles it when it is opened (`onnxruntime_providers`). What
-follows is about the CPU.
+On a GPU, an engine is a copy of the program, and the provider compiles it when it is opened
+(`onnxruntime_providers`). What follows is about the CPU.
 
-`compile` lets ONNX Runtime optimise the program at its highest level and keeps the result as the engine file; `load` opens
-that file with optimisation off. Compared with optimising at every load, the session opens in about half the time, runs as
-fast, and is exactly the graph that was checked on the golden frames. The highest level chooses convolution layouts (NCHWc
-blocks) by the width of the vector unit, so the file belongs to one instruction set, which the engine's fingerprint holds.
-The file is larger than a program whose weights are stored as fp16: the casts are folded.
+`compile` lets ONNX Runtime optimise the program at its highest level and keeps the result as the engine file;
+`load` opens that file with optimisation off. Compared with optimising at every load, the session opens in
+about half the time, runs as fast, and is exactly the graph that was checked on the golden frames. The highest
+level chooses convolution layouts (NCHWc blocks) by the width of the vector unit, so the file belongs to one
+instruction set, which the engine's fingerprint holds. The file is larger than a program whose weights are
+stored as fp16: the casts are folded.
 
-It is in ONNX Runtime's own format, which holds every weight and cannot name another file. As ONNX, it would read those weights
-that the optimiser left alone from the file that programs share, which does not lie beside it.
+It is in ONNX Runtime's own format, which holds every weight and cannot name another file. As ONNX, it would
+read those weights that the optimiser left alone from the file that programs share, which does not lie beside
+it.
 
-Spinning (`options["spinning"]`) is off unless asked for. Worker threads that spin for their next piece of work gain some
-percent on an idle machine, and more than double the latency where the reader and the writer of a stream share the cores.
+Spinning (`options["spinning"]`) is off unless asked for. Worker threads that spin for their next piece of
+work gain some percent on an idle machine, and more than double the latency where the reader and the writer of
+a stream share the cores.
 
-Plain `run` is used rather than I/O binding: on the CPU, binding saves one copy of the image and the mask, which cannot be
-measured.
+Plain `run` is used rather than I/O binding: on the CPU, binding saves one copy of the image and the mask,
+which cannot be measured.
 """
 
 from __future__ import annotations
@@ -38,11 +41,21 @@ from edgeseg.engines.onnxruntime.providers import PROVIDERS, Bound, installed, o
 from edgeseg.engines.options import CUDA_GRAPH, OPTIMIZATION_LEVEL, THREADS, WORKSPACE_BYTES
 from edgeseg.engines.session import ProgramSession, misfit
 from edgeseg.errors import BuildError, BundleError, EdgesegError, Unsupported
-from edgeseg.specs import CANONICAL_FORM, DEFAULT_FORM, DIALECTS, GPU_FORM, ImageU8, MaskU8, Precision, Program
+from edgeseg.specs import (
+    CANONICAL_FORM,
+    DEFAULT_FORM,
+    DIALECTS,
+    GPU_FORM,
+    ImageU8,
+    MaskU8,
+    Precision,
+    Program,
+)
 
 EXPORTS: Mapping[Precision, str] = {"float": DEFAULT_FORM, "int8": CANONICAL_FORM}
 _PROVIDERS = ["CPUExecutionProvider"]
-_ERROR = 3  # of ONNX Runtime's log levels; below it, compile warns that the file is for this machine, which is the point
+# of ONNX Runtime's log levels; below it, compile warns that the file is for this machine, which is the point
+_ERROR = 3
 _TOO_OLD = (
     *("Could not find an implementation for", "is not a registered function/op", "is under development"),
     "Unsupported model IR",
@@ -50,10 +63,14 @@ _TOO_OLD = (
 """How it says that an operator, a type of one, or a version of ONNX came after it."""
 OPTIONS = {
     "threads": THREADS,
-    "provider": Option(str, "consider this provider only, beside the CPU; by default every one here", ("cpu", *PROVIDERS)),
+    "provider": Option(
+        str, "consider this provider only, beside the CPU; by default every one here", ("cpu", *PROVIDERS)
+    ),
     "spinning": Option(bool, "threads spin for work: faster alone, slower in a stream; by default false"),
     "cuda_graph": replace(CUDA_GRAPH, text=f"cuda, tensorrt: {CUDA_GRAPH.text}"),
-    "workspace_bytes": replace(WORKSPACE_BYTES, text="all but cpu: memory that they may take; by default no limit"),
+    "workspace_bytes": replace(
+        WORKSPACE_BYTES, text="all but cpu: memory that they may take; by default no limit"
+    ),
     "optimization_level": replace(OPTIMIZATION_LEVEL, text=f"tensorrt: {OPTIMIZATION_LEVEL.text}"),
 }
 
@@ -74,7 +91,9 @@ class OnnxRuntime:
         return bool(self._gpu_providers())
 
     def form_for(self, precision: Precision) -> str | None:
-        """None for half precision without a GPU: a processor computes in it by casting. INT8: see `integers`."""
+        """None for half precision without a GPU: a processor computes in it by casting. INT8: see
+        `integers`.
+        """
         if precision == "fp16":
             return GPU_FORM if self._gpu_providers() else None
         if precision == "float":
@@ -85,8 +104,8 @@ class OnnxRuntime:
         return str(_ort().__version__)
 
     def variants(self, wanted: Mapping[str, Any] = NO_OPTIONS) -> Sequence[Mapping[str, Any]]:
-        """The CPU, and each provider that is installed where there is a GPU, or that which is wanted. Spinning would win on an
-        idle machine, and lose in a stream."""
+        """The CPU, and each provider that is installed where there is a GPU, or that which is wanted.
+        Spinning would win on an idle machine, and lose in a stream."""
         return providers_to_try(_ort(), wanted, self._gpu_providers(), (self._machine or look()).accelerator)
 
     def _gpu_providers(self) -> list[str]:
@@ -102,27 +121,41 @@ class OnnxRuntime:
         """One file, the optimised graph; for a GPU the program's own files.
 
         Raises:
-            BuildError: ONNX Runtime refuses the program, or it is of a precision that this provider brings nothing.
+            BuildError: ONNX Runtime refuses the program, or it is of a precision that this provider brings
+                nothing.
             Unsupported: the provider is not here, or ONNX Runtime is too old for the program.
         """
         on_gpu = options.get("provider", "cpu") != "cpu"
         if program.precision == ("int8" if on_gpu else "fp16"):
-            why = "its INT8 programs are for processors" if on_gpu else "a processor computes in half precision by casting"
+            why = (
+                "its INT8 programs are for processors"
+                if on_gpu
+                else "a processor computes in half precision by casting"
+            )
             raise BuildError(
-                f"no {program.precision} engine with this provider: {why}", hint="edgeseg build BUNDLE --runtime tensorrt"
+                f"no {program.precision} engine with this provider: {why}",
+                hint="edgeseg build BUNDLE --runtime tensorrt",
             )
         if on_gpu:
-            files = [Path(shutil.copyfile(file, out_dir / file.name)) for file in (program.onnx_path, *program.blobs)]
+            files = [
+                Path(shutil.copyfile(file, out_dir / file.name))
+                for file in (program.onnx_path, *program.blobs)
+            ]
             self._open_on_gpu(program, files, options, BuildError, "edgeseg export RECIPE").close()
             return files
         engine = out_dir / "engine.ort"
         session = open_program(program, options, engine, "ORT")
         if problem := _misfit(session, program):
-            raise BuildError(f"{program.onnx_path} is not the program it is said to be: {problem}", hint="edgeseg export RECIPE")
+            raise BuildError(
+                f"{program.onnx_path} is not the program it is said to be: {problem}",
+                hint="edgeseg export RECIPE",
+            )
         return [engine]
 
     def load(self, program: Program, files: Sequence[Path], options: Mapping[str, Any]) -> OnnxRuntimeSession:
-        """Open what `compile` wrote. Raises BundleError where ONNX Runtime refuses it, Unsupported without its provider."""
+        """Open what `compile` wrote. Raises BundleError where ONNX Runtime refuses it, Unsupported without
+        its provider.
+        """
         ort = _ort()
         if options.get("provider", "cpu") != "cpu":
             return self._open_on_gpu(program, files, options, BundleError, "edgeseg build BUNDLE --force")
@@ -140,15 +173,26 @@ class OnnxRuntime:
         return OnnxRuntimeSession(program, session)
 
     def _open_on_gpu(
-        self, program: Program, files: Sequence[Path], options: Mapping[str, Any], refused: type[EdgesegError], hint: str
+        self,
+        program: Program,
+        files: Sequence[Path],
+        options: Mapping[str, Any],
+        refused: type[EdgesegError],
+        hint: str,
     ) -> OnnxRuntimeSession:
-        """A session on a GPU. Raises `refused` where ONNX Runtime refuses the files, Unsupported without the provider."""
+        """A session on a GPU. Raises `refused` where ONNX Runtime refuses the files, Unsupported without the
+        provider.
+        """
         ort = _ort()
         failures: tuple[type[Exception], ...] = (*_failures(ort), OSError)
         try:
-            session = open_on_gpu(ort, _settings(ort, options), files, options, (self._machine or look()).accelerator)
+            session = open_on_gpu(
+                ort, _settings(ort, options), files, options, (self._machine or look()).accelerator
+            )
         except failures as error:
-            raise refused(f"onnxruntime refuses {files[0]} on {options['provider']}: {error}", hint=hint) from error
+            raise refused(
+                f"onnxruntime refuses {files[0]} on {options['provider']}: {error}", hint=hint
+            ) from error
         if problem := _misfit(session, program):
             raise refused(f"{files[0]} is not what it is said to be: {problem}", hint=hint)
         binds = PROVIDERS[options["provider"]].binds
@@ -156,8 +200,11 @@ class OnnxRuntime:
         return OnnxRuntimeSession(program, session, Bound(ort, session, *shapes) if binds else None)
 
 
-def open_program(program: Program, options: Mapping[str, Any], optimised: Path, kind: Literal["ORT", "ONNX"]) -> Any:
-    """ONNX Runtime's session of a program, optimised at the highest level for this machine; the optimised graph is written too.
+def open_program(
+    program: Program, options: Mapping[str, Any], optimised: Path, kind: Literal["ORT", "ONNX"]
+) -> Any:
+    """ONNX Runtime's session of a program, optimised at the highest level for this machine; the optimised
+    graph is written too.
 
     Raises:
         BuildError, Unsupported: as `open_graph`.
@@ -186,7 +233,9 @@ def open_graph(graph: str | bytes, program: Program, settings: Any = None, *, op
     if optimise and program.precision == "int8" and program.form not in DIALECTS:
         # It would make a Gemm of a product and its float bias, for which there is no integer operator.
         kept_apart.append("MatMulAddFusion")
-        if integers_here().saturates:  # then the optimiser chooses the types of integer operators; both unsigned are exact
+        if (
+            integers_here().saturates
+        ):  # then the optimiser chooses the types of integer operators; both unsigned are exact
             settings.add_session_config_entry("session.x64quantprecision", "1")
     try:
         return ort.InferenceSession(graph, settings, providers=_PROVIDERS, disabled_optimizers=kept_apart)
@@ -201,9 +250,12 @@ def _refusal(ort: ModuleType, program: Program, error: Exception) -> EdgesegErro
     of_bounds = any(f"implementation for {operator}(" in str(error) for operator in ("Max", "Min"))
     return Unsupported(
         f"onnxruntime {ort.__version__} lacks what {program.onnx_path} is made of: {error}",
-        hint=f"edgeseg export RECIPE --force, which does without; or install onnxruntime {INT8_BOUNDS} or newer"
-        if of_bounds
-        else "pip install --upgrade onnxruntime",
+        hint=(
+            f"edgeseg export RECIPE --force, which does without; or install onnxruntime {INT8_BOUNDS} or"
+            " newer"
+            if of_bounds
+            else "pip install --upgrade onnxruntime"
+        ),
     )
 
 
@@ -224,7 +276,8 @@ class OnnxRuntimeSession(ProgramSession):
                 (labels,) = self._session.run([self._output], {self._input: np.ascontiguousarray(pixels)})
         except _failures(_ort()) as error:
             raise BundleError(
-                f"onnxruntime failed on an image: {error}", hint="check free memory; edgeseg bundle verify BUNDLE --run"
+                f"onnxruntime failed on an image: {error}",
+                hint="check free memory; edgeseg bundle verify BUNDLE --run",
             ) from error
         return labels
 
@@ -247,7 +300,9 @@ def _settings(ort: ModuleType, options: Mapping[str, Any]) -> Any:
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options["threads"]
     settings.inter_op_num_threads = 1
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.get("spinning", False) else "0")
+    settings.add_session_config_entry(
+        "session.intra_op.allow_spinning", "1" if options.get("spinning", False) else "0"
+    )
     settings.log_severity_level = _ERROR
     return settings
 
@@ -255,7 +310,15 @@ def _settings(ort: ModuleType, options: Mapping[str, Any]) -> Any:
 def _failures(ort: ModuleType) -> tuple[type[Exception], ...]:
     """What ONNX Runtime raises about a file; its exceptions have no base of their own."""
     state = ort.capi.onnxruntime_pybind11_state
-    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented", "RuntimeException")
+    names = (
+        "Fail",
+        "InvalidArgument",
+        "InvalidGraph",
+        "InvalidProtobuf",
+        "NoSuchFile",
+        "NotImplemented",
+        "RuntimeException",
+    )
     return tuple(getattr(state, name) for name in names)
 
 

@@ -1,7 +1,7 @@
 """Which operators ONNX Runtime runs for a program: what its optimiser made of the graph, counted.
 
-An INT8 program is only as fast as the integer operators in it. What the optimiser leaves between DequantizeLinear and
-QuantizeLinear runs in float, and is slower than the float program.
+An INT8 program is only as fast as the integer operators in it. What the optimiser leaves between
+DequantizeLinear and QuantizeLinear runs in float, and is slower than the float program.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _GRAPH, _NODE, _OP = 7, 1, 4
 
 
 def optimised_ops(program: Program, options: Mapping[str, Any]) -> Counter[str]:
-    """How many nodes of each operator ONNX Runtime's optimiser leaves of a program, with the session options of an engine.
+    """How many nodes of each operator ONNX Runtime's optimiser leaves of a program, with the session options
+    of an engine.
 
     Raises:
         BuildError: ONNX Runtime refuses the program.
@@ -37,10 +38,14 @@ def optimised_ops(program: Program, options: Mapping[str, Any]) -> Counter[str]:
 
 
 def count_ops(model: bytes) -> Counter[str]:
-    """How many nodes of each operator an ONNX file holds, read without the onnx package. Raises ValueError: no ONNX model."""
+    """How many nodes of each operator an ONNX file holds, read without the onnx package. Raises ValueError:
+    no ONNX model.
+    """
     graphs = (graph for number, graph in wire_fields(memoryview(model)) if number == _GRAPH)
     nodes = (node for graph in graphs for number, node in wire_fields(graph) if number == _NODE)
-    return Counter(bytes(text).decode() for node in nodes for number, text in wire_fields(node) if number == _OP)
+    return Counter(
+        bytes(text).decode() for node in nodes for number, text in wire_fields(node) if number == _OP
+    )
 
 
 def fused_ops(counts: Mapping[str, int], operators: Iterable[str] = INTEGER_PRODUCTS) -> dict[str, int]:

@@ -1,11 +1,11 @@
 """Building engines with TensorRT or TensorRT-RTX, whose Python modules have the same names in them.
 
-The network is strongly typed: each operator computes in the type that the program gives it. That is the one language of precision
-that TensorRT 10, TensorRT 11 and TensorRT-RTX share. The exception is a network for a deep-learning accelerator in TensorRT 10
-(`dla`).
+The network is strongly typed: each operator computes in the type that the program gives it. That is the one
+language of precision that TensorRT 10, TensorRT 11 and TensorRT-RTX share. The exception is a network for a
+deep-learning accelerator in TensorRT 10 (`dla`).
 
-The builder works in a process of its own, so that one that runs out of memory or crashes ends nothing else. It is spawned: a
-script that builds needs the usual `if __name__ == "__main__":`.
+The builder works in a process of its own, so that one that runs out of memory or crashes ends nothing else.
+It is spawned: a script that builds needs the usual `if __name__ == "__main__":`.
 
 Source: docs.nvidia.com/deeplearning/tensorrt, Python API; "Strongly Typed Networks", "Timing Cache".
 """
@@ -46,8 +46,8 @@ class Order:
     Attributes:
         module: "tensorrt" or "tensorrt_rtx".
         engine, facts: the files to write: the engine, and as JSON what it was built with.
-        settings: of the builder: `compute_capability` ("8.9", TensorRT-RTX only), `dla_core`, `optimization_level` (0 to 5),
-            `workspace_bytes`; each may be missing.
+        settings: of the builder: `compute_capability` ("8.9", TensorRT-RTX only), `dla_core`,
+            `optimization_level` (0 to 5), `workspace_bytes`; each may be missing.
         timing_cache: times of kernels on this device, read and written; None: none is kept.
     """
 
@@ -70,8 +70,8 @@ def build(order: Order, progress: Progress, work: Callable[[Connection, Order], 
     """Build in a child process, showing the phase that it is in.
 
     Args:
-        work: what the child does; default: `construct`. It sends phases (texts), `Note`s, and a list of what speaks against it,
-            or an EdgesegError.
+        work: what the child does; default: `construct`. It sends phases (texts), `Note`s, and a list of what
+            speaks against it, or an EdgesegError.
     Raises:
         BuildError: the builder refuses the program, or its process ended early.
         EdgesegError: as the child sends it.
@@ -103,12 +103,16 @@ def build(order: Order, progress: Progress, work: Callable[[Connection, Order], 
     if isinstance(refused, EdgesegError):
         raise refused
     if refused:
-        raise BuildError(f"{order.module} refuses {program}: {'; '.join(refused)}", hint="edgeseg export RECIPE")
+        raise BuildError(
+            f"{order.module} refuses {program}: {'; '.join(refused)}", hint="edgeseg export RECIPE"
+        )
     if child.exitcode:
         how = signal.Signals(-child.exitcode).name if child.exitcode < 0 else f"exit code {child.exitcode}"
         raise (OutOfRoom if child.exitcode == -signal.SIGKILL else BuildError)(
             f"the process that built {program} with {order.module} ended early ({how})",
-            hint="SIGKILL is the system's answer to too little memory: free some, or add swap, and build again",
+            hint=(
+                "SIGKILL is the system's answer to too little memory: free some, or add swap, and build again"
+            ),
         )
 
 
@@ -162,7 +166,9 @@ def construct(pipe: Connection, order: Order) -> None:
         "outputs": outputs,
     }
     order.engine.write_bytes(engine)
-    order.facts.write_text(json.dumps({name: value for name, value in facts.items() if value is not None}, indent=2))
+    order.facts.write_text(
+        json.dumps({name: value for name, value in facts.items() if value is not None}, indent=2)
+    )
     return None
 
 
@@ -173,35 +179,51 @@ def _strongly_typed(trt: ModuleType) -> int:
 
 
 def _read(program: Program, *, implicit: bool) -> tuple[bytes, Mapping[str, float]]:
-    """The program as TensorRT takes it; with `implicit`, the INT8 quantizers of one as ranges beside it. Raises ValueError."""
+    """The program as TensorRT takes it; with `implicit`, the INT8 quantizers of one as ranges beside it.
+    Raises ValueError.
+    """
     try:
         graph = cast_first(program.onnx_path.read_bytes())
-        return without_quantizers(graph, program.onnx_path.parent) if implicit and program.precision == "int8" else (graph, {})
+        return (
+            without_quantizers(graph, program.onnx_path.parent)
+            if implicit and program.precision == "int8"
+            else (graph, {})
+        )
     except OSError as error:
         raise ValueError(str(error)) from error
 
 
-def _parse(trt: ModuleType, network: Any, logger: Any, program: Program, graph: bytes, *, for_dla: bool) -> None:
+def _parse(
+    trt: ModuleType, network: Any, logger: Any, program: Program, graph: bytes, *, for_dla: bool
+) -> None:
     """Read the program into the network. Raises ValueError with what speaks against it, one argument each."""
     parser = trt.OnnxParser(network, logger)
     fitting = getattr(trt.OnnxParserFlag, "ADJUST_FOR_DLA", None) if for_dla else None
     if fitting is not None:
         parser.set_flag(fitting)
-    if not parser.parse(graph, str(program.onnx_path)):  # the path is where weights beside the graph are looked for
+    if not parser.parse(
+        graph, str(program.onnx_path)
+    ):  # the path is where weights beside the graph are looked for
         problems = [parser.get_error(index) for index in range(parser.num_errors)]
-        raise ValueError(*(" ".join(f"{one.node_operator()} {one.node_name()}: {one.desc()}".split()) for one in problems))
+        raise ValueError(
+            *(" ".join(f"{one.node_operator()} {one.node_name()}: {one.desc()}".split()) for one in problems)
+        )
     inputs, outputs = (_ports(trt, network, kind) for kind in ("input", "output"))
     if problem := misfit(inputs, outputs, program):
         raise ValueError(f"it is not the program it is said to be: {problem}")
 
 
 def _config(trt: ModuleType, builder: Any, order: Order, log: Log) -> Any:
-    """What the builder is told. Raises ValueError with its words where it refuses a setting: it logs an error, and goes on."""
+    """What the builder is told. Raises ValueError with its words where it refuses a setting: it logs an
+    error, and goes on.
+    """
     config, settings, before = builder.create_builder_config(), order.settings, len(log.errors)
     if capability := settings.get("compute_capability"):
         config.num_compute_capabilities = 1
         known = getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}")
-        if not config.set_compute_capability(known, 0):  # it would build for the GPU that is here, without a word
+        if not config.set_compute_capability(
+            known, 0
+        ):  # it would build for the GPU that is here, without a word
             raise ValueError(f"it does not build for compute capability {capability}")
     if workspace := settings.get("workspace_bytes"):
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, max(workspace, WORKSPACE_BYTES.least))
@@ -212,7 +234,9 @@ def _config(trt: ModuleType, builder: Any, order: Order, log: Log) -> Any:
         raise ValueError(f"it does not take these settings: {told}")
     if order.timing_cache is not None:
         times = _known_times(order.timing_cache)
-        cache = config.create_timing_cache(times) or config.create_timing_cache(b"")  # one of another version is not taken
+        cache = config.create_timing_cache(times) or config.create_timing_cache(
+            b""
+        )  # one of another version is not taken
         config.set_timing_cache(cache, False)
     return config
 
@@ -226,7 +250,8 @@ def _known_times(path: Path) -> bytes:
 
 
 def _keep_times(config: Any, path: Path | None) -> dict[str, Any] | None:
-    """Write the timing cache back; its size, and its sha256 before the build (None: there was none) and after it.
+    """Write the timing cache back; its size, and its sha256 before the build (None: there was none) and after
+    it.
 
     Where the folder cannot be written, the next build measures anew.
     """

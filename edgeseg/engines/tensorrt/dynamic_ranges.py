@@ -1,9 +1,10 @@
-"""INT8 programs for builders that quantize by the range of each tensor ("implicit quantization"), and take no Q/DQ: DLA in
-TensorRT 10.
+"""INT8 programs for builders that quantize by the range of each tensor ("implicit quantization"), and take no
+Q/DQ: DLA in TensorRT 10.
 
-The quantizers are taken out, integer weights become the floats that they stand for, and what an activation's quantizer said is
-told as the "dynamic range" of its tensor. Where a tensor has none, the builder computes in half precision what touches it. This
-is what NVIDIA's Q/DQ translator does to a file, done in memory: a device that builds has no onnx package.
+The quantizers are taken out, integer weights become the floats that they stand for, and what an activation's
+quantizer said is told as the "dynamic range" of its tensor. Where a tensor has none, the builder computes in
+half precision what touches it. This is what NVIDIA's Q/DQ translator does to a file, done in memory: a device
+that builds has no onnx package.
 
 Source: github.com/NVIDIA/Deep-Learning-Accelerator-SW, tools/qdq-translator; onnx.proto (onnx 1.17).
 """
@@ -32,10 +33,11 @@ def without_quantizers(model: bytes, folder: Path) -> tuple[bytes, dict[str, flo
     Args:
         folder: where the files lie that hold weights beside the graph.
     Returns:
-        The model; name of a tensor -> r, for values from -r to r. Of several quantizers of one tensor the widest counts.
+        The model; name of a tensor -> r, for values from -r to r. Of several quantizers of one tensor the
+        widest counts.
     Raises:
-        ValueError: the bytes are no ONNX model, its quantizers are not those that TensorRT takes, or one of an activation has
-            several scales.
+        ValueError: the bytes are no ONNX model, its quantizers are not those that TensorRT takes, or one of
+            an activation has several scales.
         OSError: a file of weights cannot be read.
     """
     floats = with_fake_quantizers(read_graph(model, folder))
@@ -43,11 +45,15 @@ def without_quantizers(model: bytes, folder: Path) -> tuple[bytes, dict[str, flo
     ranges = _ranges(floats, sources)
     graph = next(content for name, content in fields(model) if name == _GRAPH)
     parts = [
-        (name, content) for name, content in fields(graph) if name != _NODE or texts(content, _OPERATOR)[0] not in _QUANTIZERS
+        (name, content)
+        for name, content in fields(graph)
+        if name != _NODE or texts(content, _OPERATOR)[0] not in _QUANTIZERS
     ]
     parts = [(name, _reading(content, sources) if name == _NODE else content) for name, content in parts]
     read = {text for name, content in parts if name == _NODE for text in texts(content, _READS)}
-    kept = [(name, content) for name, content in parts if name != _CONSTANT or texts(content, _T_NAME)[0] in read]
+    kept = [
+        (name, content) for name, content in parts if name != _CONSTANT or texts(content, _T_NAME)[0] in read
+    ]
     weights = {name: floats.constants[name] for name in sources.values() if name in floats.constants}
     made = [(_CONSTANT, _tensor(name, values)) for name, values in weights.items()]
     return model.replace(field(_GRAPH, graph), field_with(_GRAPH, [*kept, *made]), 1), ranges
@@ -68,7 +74,8 @@ def _ranges(floats: Graph, sources: Mapping[str, str]) -> dict[str, float]:
 def _reading(node: bytes, sources: Mapping[str, str]) -> bytes:
     """A node that reads what was quantized, where it read what was dequantized."""
     return b"".join(
-        field(name, _source(content.decode(), sources).encode() if name == _READS else content) for name, content in fields(node)
+        field(name, _source(content.decode(), sources).encode() if name == _READS else content)
+        for name, content in fields(node)
     )
 
 

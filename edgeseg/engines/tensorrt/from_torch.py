@@ -2,18 +2,21 @@
 
 torch compiles; it is not there when the engine runs, which is opened as TensorRT's own are.
 
-The torch program is made from the bundle's ONNX program, operator by operator (`torch_trt`). What is compiled is then the very
-program whose parity with the model was proved, at every ISR level and in every precision; a bundle needs no second copy of its
-weights; and a device needs torch and Torch-TensorRT, but no model code and no training side. The other ways were worse:
-torch.export's own .pt2 is written by one release of torch and read by that or a later one, while a Jetson with JetPack 6 has 2.8
-and models are trained with 2.13, and its archive holds a pickle (the sample inputs); and a checkpoint must be deployed and
-quantized anew on the device, with modelopt, into something that nobody has compared with anything.
+The torch program is made from the bundle's ONNX program, operator by operator (`torch_trt`). What is compiled
+is then the very program whose parity with the model was proved, at every ISR level and in every precision; a
+bundle needs no second copy of its weights; and a device needs torch and Torch-TensorRT, but no model code and
+no training side. The other ways were worse: torch.export's own .pt2 is written by one release of torch and
+read by that or a later one, while a Jetson with JetPack 6 has 2.8 and models are trained with 2.13, and its
+archive holds a pickle (the sample inputs); and a checkpoint must be deployed and quantized anew on the
+device, with modelopt, into something that nobody has compared with anything.
 
-The program is compiled whole, in a child process: a single operator without a converter is a BuildError, never a piece left to
-torch. Networks are strongly typed: half precision is what the program says is half. INT8 goes through
-`torch.ops.tensorrt.quantize_op`, an operator of modelopt, which INT8 programs therefore need on the device that builds.
+The program is compiled whole, in a child process: a single operator without a converter is a BuildError,
+never a piece left to torch. Networks are strongly typed: half precision is what the program says is half.
+INT8 goes through `torch.ops.tensorrt.quantize_op`, an operator of modelopt, which INT8 programs therefore
+need on the device that builds.
 
-Source: pytorch.org/TensorRT; github.com/pytorch/TensorRT, py/torch_tensorrt/dynamo/conversion/impl/quantize.py.
+Source: pytorch.org/TensorRT; github.com/pytorch/TensorRT,
+    py/torch_tensorrt/dynamo/conversion/impl/quantize.py.
 """
 
 from __future__ import annotations
@@ -38,7 +41,11 @@ from edgeseg.specs import GPU_FORMS, Precision, Program
 _PURPOSE = "compile engines with Torch-TensorRT"
 _COMPILER = "edgeseg.torch_trt.compiler"
 """What the child process runs. It imports torch: a room above this one, named as the table names runtimes."""
-OPTIONS = {"cuda_graph": CUDA_GRAPH, "optimization_level": OPTIMIZATION_LEVEL, "workspace_bytes": WORKSPACE_BYTES}
+OPTIONS = {
+    "cuda_graph": CUDA_GRAPH,
+    "optimization_level": OPTIMIZATION_LEVEL,
+    "workspace_bytes": WORKSPACE_BYTES,
+}
 
 
 class TorchTensorRt:
@@ -49,7 +56,9 @@ class TorchTensorRt:
     on_accelerator = True
     exports = GPU_FORMS
 
-    def __init__(self, progress: Progress | None = None, machine: Machine | None = None, cuda: Cuda | None = None) -> None:
+    def __init__(
+        self, progress: Progress | None = None, machine: Machine | None = None, cuda: Cuda | None = None
+    ) -> None:
         self._progress, self._machine, self._cuda = progress or NoProgress(), machine, cuda
 
     def form_for(self, precision: Precision) -> str:
@@ -76,7 +85,8 @@ class TorchTensorRt:
 
         Raises:
             BuildError: Torch-TensorRT refuses the program, or its process ended early.
-            Unsupported: no Torch-TensorRT, no TensorRT, no CUDA runtime, no GPU or none that torch sees; for INT8: no modelopt.
+            Unsupported: no Torch-TensorRT, no TensorRT, no CUDA runtime, no GPU or none that torch sees; for
+                INT8: no modelopt.
         """
         here = fingerprint(self.name, self.version(), accelerator=(self._machine or look()).accelerator)
         order = order_here(here, self._runtime, program, out_dir, _own(options))
@@ -84,7 +94,9 @@ class TorchTensorRt:
         return [order.engine, order.facts]
 
     def load(self, program: Program, files: Sequence[Path], options: Mapping[str, Any]) -> TensorRtSession:
-        """Open what `compile` wrote. Raises BundleError where TensorRT refuses it, Unsupported without a CUDA runtime."""
+        """Open what `compile` wrote. Raises BundleError where TensorRT refuses it, Unsupported without a CUDA
+        runtime.
+        """
         return TensorRt(machine=self._machine, cuda=self._runtime()).load(program, files, _own(options))
 
     def _runtime(self) -> Cuda:

@@ -1,7 +1,8 @@
-"""What TensorRT's parser wants of an ONNX graph, done to the bytes of the file: a device that builds has no onnx package.
+"""What TensorRT's parser wants of an ONNX graph, done to the bytes of the file: a device that builds has no
+onnx package.
 
-TensorRT takes a uint8 input, but no operator on it other than Cast. A program for HWC images may transpose the bytes first and
-cast then, which is the same as casting first. `cast_first` changes the order.
+TensorRT takes a uint8 input, but no operator on it other than Cast. A program for HWC images may transpose
+the bytes first and cast then, which is the same as casting first. `cast_first` changes the order.
 
 Source: onnx.proto (onnx 1.17) and the protocol buffers' wire format.
 """
@@ -17,7 +18,8 @@ _READS, _WRITES, _OPERATOR = 1, 2, 4  # in a node
 
 
 def cast_first(model: bytes) -> bytes:
-    """Let the graph cast its image before it transposes it: the Transpose that reads the image and the Cast behind swap.
+    """Let the graph cast its image before it transposes it: the Transpose that reads the image and the Cast
+    behind swap.
 
     Exact: a transposition moves values, a cast changes each by itself. Any other model is returned as it is.
 
@@ -29,7 +31,11 @@ def cast_first(model: bytes) -> bytes:
     images = [texts(content, _NAME) for number, content in parts if number == _INPUT]
     nodes = [content for number, content in parts if number == _NODE]
     readers = [node for node in nodes if texts(node, _READS) in images]
-    casts = [node for node in nodes if any(set(texts(node, _READS)) & set(texts(reader, _WRITES)) for reader in readers)]
+    casts = [
+        node
+        for node in nodes
+        if any(set(texts(node, _READS)) & set(texts(reader, _WRITES)) for reader in readers)
+    ]
     if [texts(node, _OPERATOR) for node in (*readers, *casts)] != [[b"Transpose"], [b"Cast"]]:
         return model
     changed = graph

@@ -1,8 +1,10 @@
-"""TensorRT: engines for the NVIDIA GPU of this device, by the Python package that JetPack ships, or PyPI's. No torch.
+"""TensorRT: engines for the NVIDIA GPU of this device, by the Python package that JetPack ships, or PyPI's.
+No torch.
 
-An engine is for one GPU and one release of TensorRT. It is built where it runs, in a child process, with half of the memory that
-is free then. Times of kernels are kept between builds, in the user's cache folder, one file for each device. With `dla_core`, a
-deep-learning accelerator computes what it can (`dla`), and the GPU the rest.
+An engine is for one GPU and one release of TensorRT. It is built where it runs, in a child process, with half
+of the memory that is free then. Times of kernels are kept between builds, in the user's cache folder, one
+file for each device. With `dla_core`, a deep-learning accelerator computes what it can (`dla`), and the GPU
+the rest.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ class TensorRt:
     on_accelerator = True
     exports = GPU_FORMS
 
-    def __init__(self, progress: Progress | None = None, machine: Machine | None = None, cuda: Cuda | None = None) -> None:
+    def __init__(
+        self, progress: Progress | None = None, machine: Machine | None = None, cuda: Cuda | None = None
+    ) -> None:
         self._progress, self._machine, self._cuda = progress or NoProgress(), machine, cuda
 
     def form_for(self, precision: Precision) -> str:
@@ -55,7 +59,9 @@ class TensorRt:
         return str(_trt().__version__)
 
     def variants(self, wanted: Mapping[str, Any] = NO_OPTIONS) -> Sequence[Mapping[str, Any]]:
-        """The GPU, where there is one; none elsewhere. With `dla_core`, that accelerator too, where the device has it."""
+        """The GPU, where there is one; none elsewhere. With `dla_core`, that accelerator too, where the
+        device has it.
+        """
         machine = self._machine or look()
         if not machine.accelerator:
             return []
@@ -70,18 +76,24 @@ class TensorRt:
         """Two files: the engine, and as JSON what it was built with.
 
         Raises:
-            BuildError: TensorRT refuses the program, DLA does not compute its precision, or the builder's process ended early.
+            BuildError: TensorRT refuses the program, DLA does not compute its precision, or the builder's
+                process ended early.
             Unsupported: no TensorRT, no CUDA runtime, or no GPU.
         """
         if "dla_core" in options and (problem := dla.refusal(program.precision)):
-            raise BuildError(problem, hint="name tensorrt in the recipe's targets, and export again: it brings an fp16 program")
+            raise BuildError(
+                problem,
+                hint="name tensorrt in the recipe's targets, and export again: it brings an fp16 program",
+            )
         here = fingerprint(self.name, self.version(), accelerator=(self._machine or look()).accelerator)
         order = order_here(here, self._runtime, program, out_dir, options)
         build(order, self._progress)
         return [order.engine, order.facts]
 
     def load(self, program: Program, files: Sequence[Path], options: Mapping[str, Any]) -> TensorRtSession:
-        """Open what `compile` wrote. Raises BundleError where TensorRT refuses it, Unsupported without a CUDA runtime."""
+        """Open what `compile` wrote. Raises BundleError where TensorRT refuses it, Unsupported without a CUDA
+        runtime.
+        """
         core = options.get("dla_core")
         recorded = bool(options.get("cuda_graph", True)) and core is None
         opener = partial(open_engine, dla_core=core)
@@ -92,7 +104,9 @@ class TensorRt:
         return self._cuda
 
 
-def order_here(here: Fingerprint, cuda: Callable[[], Cuda], program: Program, out_dir: Path, options: Mapping[str, Any]) -> Order:
+def order_here(
+    here: Fingerprint, cuda: Callable[[], Cuda], program: Program, out_dir: Path, options: Mapping[str, Any]
+) -> Order:
     """What to build for the GPU of this machine, with half of its free memory unless `options` says how much.
 
     Args:
@@ -102,7 +116,10 @@ def order_here(here: Fingerprint, cuda: Callable[[], Cuda], program: Program, ou
         Unsupported: there is no GPU, or no CUDA runtime.
     """
     if not here.accelerator:
-        raise Unsupported(f"{here.runtime} builds on the GPU that it builds for, and here is none", hint="edgeseg devices --here")
+        raise Unsupported(
+            f"{here.runtime} builds on the GPU that it builds for, and here is none",
+            hint="edgeseg devices --here",
+        )
     settings = {name: options[name] for name in _BUILDER if name in options}
     settings.setdefault("workspace_bytes", cuda().free_bytes() // 2)
     timing_cache = cache_folder() / f"{here.key}.timing"
@@ -120,7 +137,10 @@ def _trt() -> ModuleType:
     except ImportError as error:
         raise Unsupported(
             "the package 'tensorrt' is needed to build and run engines on the GPU, and it is not installed",
-            hint="edgeseg doctor says how to install it here; a Jetson has it: python3 -m venv --system-site-packages",
+            hint=(
+                "edgeseg doctor says how to install it here; a Jetson has it: python3 -m venv"
+                " --system-site-packages"
+            ),
         ) from error
     module: ModuleType = tensorrt
     return module

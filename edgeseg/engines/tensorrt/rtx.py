@@ -1,10 +1,13 @@
-"""TensorRT-RTX: engines for NVIDIA's RTX graphics cards, compiled on any machine; none of them has to be there.
+"""TensorRT-RTX: engines for NVIDIA's RTX graphics cards, compiled on any machine; none of them has to be
+there.
 
-An engine is for one compute capability and one release of TensorRT-RTX, and for nothing else of a machine: one that was compiled
-elsewhere is the very engine that would be compiled on the card, has the same key, and is only checked and timed there. The card's
-kernels are made when an engine is first opened on it, and kept (`rtx_engine`).
+An engine is for one compute capability and one release of TensorRT-RTX, and for nothing else of a machine:
+one that was compiled elsewhere is the very engine that would be compiled on the card, has the same key, and
+is only checked and timed there. The card's kernels are made when an engine is first opened on it, and kept
+(`rtx_engine`).
 
-Source: docs.nvidia.com/deeplearning/tensorrt-rtx, "CPU-Only AOT and TensorRT-RTX Engines", "Engine Compatibility".
+Source: docs.nvidia.com/deeplearning/tensorrt-rtx, "CPU-Only AOT and TensorRT-RTX Engines", "Engine
+    Compatibility".
 """
 
 from __future__ import annotations
@@ -29,21 +32,27 @@ from edgeseg.specs import GPU_FORMS, Precision, Program
 COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """What an engine can be built for: values of `options["compute_capability"]`."""
 OPTIONS = {
-    "compute_capability": Option(str, "build for these cards; by default for each kind that is here", COMPUTE_CAPABILITIES),
+    "compute_capability": Option(
+        str, "build for these cards; by default for each kind that is here", COMPUTE_CAPABILITIES
+    ),
     "cuda_graph": CUDA_GRAPH,
 }
 ENGINE, FACTS = "engine.rtx", "engine.json"
 
 
 class TensorRtRtx:
-    """The backend; a `PortableBackend`. Where options name no `compute_capability`, that of the first card here is meant."""
+    """The backend; a `PortableBackend`. Where options name no `compute_capability`, that of the first card
+    here is meant.
+    """
 
     name = "tensorrt_rtx"
     options = OPTIONS
     on_accelerator = True
     exports = GPU_FORMS
 
-    def __init__(self, progress: Progress | None = None, machine: Machine | None = None, cuda: Cuda | None = None) -> None:
+    def __init__(
+        self, progress: Progress | None = None, machine: Machine | None = None, cuda: Cuda | None = None
+    ) -> None:
         self._progress, self._machine, self._cuda = progress or NoProgress(), machine, cuda
 
     def form_for(self, precision: Precision) -> str:
@@ -54,7 +63,8 @@ class TensorRtRtx:
         return str(_rtx().__version__)
 
     def variants(self, wanted: Mapping[str, Any] = NO_OPTIONS) -> Sequence[Mapping[str, Any]]:
-        """One for each compute capability of the cards here; none where there is no card, whether it is installed or not.
+        """One for each compute capability of the cards here; none where there is no card, whether it is
+        installed or not.
 
         Raises:
             MissingDependency: there is a card, and TensorRT-RTX is not installed.
@@ -84,7 +94,8 @@ class TensorRtRtx:
 
         Raises:
             BuildError: TensorRT-RTX refuses the program, or its process ended early.
-            Unsupported: TensorRT-RTX does not build for this compute capability, or none is given and no card is here.
+            Unsupported: TensorRT-RTX does not build for this compute capability, or none is given and no card
+                is here.
         """
         _rtx()
         capability = self._capability(options)
@@ -94,7 +105,9 @@ class TensorRtRtx:
                 f"tensorrt_rtx builds for compute capabilities {', '.join(COMPUTE_CAPABILITIES)}, {wanted}",
                 hint="edgeseg build BUNDLE --device rtx4090, or another RTX card",
             )
-        order = Order(self.name, program, out_dir / ENGINE, out_dir / FACTS, {"compute_capability": capability})
+        order = Order(
+            self.name, program, out_dir / ENGINE, out_dir / FACTS, {"compute_capability": capability}
+        )
         build(order, self._progress)
         return [order.engine, order.facts]
 
@@ -102,14 +115,18 @@ class TensorRtRtx:
         """Open what `compile` wrote, on the first card that it is for.
 
         Raises:
-            EngineMismatch: it is for other cards than those that CUDA sees here, or for another release of TensorRT-RTX.
+            EngineMismatch: it is for other cards than those that CUDA sees here, or for another release of
+                TensorRT-RTX.
             BundleError: the runtime refuses it.
             Unsupported: no TensorRT-RTX, no CUDA runtime, no GPU, or a driver that is too old.
         """
         rtx, cuda = _rtx(), self._cuda or Cuda()
         here, wanted = cuda.capabilities(), self._capability(options)
         if wanted not in here:
-            seen = " and ".join(card(capability) for capability in dict.fromkeys(here)) or "a machine without one that CUDA sees"
+            seen = (
+                " and ".join(card(capability) for capability in dict.fromkeys(here))
+                or "a machine without one that CUDA sees"
+            )
             raise EngineMismatch(card(wanted) if wanted else "an RTX card", seen, hint="edgeseg build BUNDLE")
         return TensorRtSession(
             program,

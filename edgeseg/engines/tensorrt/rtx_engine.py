@@ -1,8 +1,10 @@
-"""Opening a TensorRT-RTX engine on its card: asked first whether it fits, then with the kernels of earlier runs.
+"""Opening a TensorRT-RTX engine on its card: asked first whether it fits, then with the kernels of earlier
+runs.
 
-TensorRT-RTX compiles the kernels for the very card when an engine is opened and run for the first time. They are kept in the
-user's cache folder, one file for each engine, so that the next start need not wait for them. It takes a file back only where its
-own release, the card and the driver are the same; any other is written anew.
+TensorRT-RTX compiles the kernels for the very card when an engine is opened and run for the first time. They
+are kept in the user's cache folder, one file for each engine, so that the next start need not wait for them.
+It takes a file back only where its own release, the card and the driver are the same; any other is written
+anew.
 
 Source: docs.nvidia.com/deeplearning/tensorrt-rtx, "Engine Compatibility" and "Working with Runtime Cache".
 """
@@ -26,7 +28,10 @@ _DRIVER = {
     "OLD_CUDA_DRIVER": "NVIDIA's driver is too old",
     "OLD_CUDA_RUNTIME": "the CUDA runtime is too old",
 }
-_OTHER = {"VERSION_MISMATCH": "another release of TensorRT-RTX", "UNSUPPORTED_CC": "another compute capability"}
+_OTHER = {
+    "VERSION_MISMATCH": "another release of TensorRT-RTX",
+    "UNSUPPORTED_CC": "another compute capability",
+}
 
 
 def open_engine(rtx: ModuleType, path: Path, *, capability: str) -> OpenEngine:
@@ -48,15 +53,23 @@ def open_engine(rtx: ModuleType, path: Path, *, capability: str) -> OpenEngine:
     engine = runtime.deserialize_cuda_engine(content)
     if engine is None:
         raise cannot_open(rtx, path, log)
-    kernels = Kernels(engine.create_runtime_config(), cache_folder() / f"{hashlib.sha256(content).hexdigest()}.kernels")
+    kernels = Kernels(
+        engine.create_runtime_config(), cache_folder() / f"{hashlib.sha256(content).hexdigest()}.kernels"
+    )
     context = engine.create_execution_context(kernels.config)
     if context is None:
         raise cannot_open(rtx, path, log)
-    return OpenEngine(context, engine, kernels.keep, lambda open_context, stream: bool(open_context.is_stream_capturable(stream)))
+    return OpenEngine(
+        context,
+        engine,
+        kernels.keep,
+        lambda open_context, stream: bool(open_context.is_stream_capturable(stream)),
+    )
 
 
 class Kernels:
-    """The kernels that are made for an engine on this card (its "runtime cache"), read from a file, and written there.
+    """The kernels that are made for an engine on this card (its "runtime cache"), read from a file, and
+    written there.
 
     Attributes:
         config: what the execution context is to be made with.
@@ -66,11 +79,15 @@ class Kernels:
         self.config, self._path = config, path
         self._cache = config.create_runtime_cache()
         self._known = self._read()
-        if self._cache is not None:  # of which `config` holds no reference: this object must live as long as the context
+        if (
+            self._cache is not None
+        ):  # of which `config` holds no reference: this object must live as long as the context
             config.set_runtime_cache(self._cache)
 
     def keep(self) -> None:
-        """Write them, if there are others than were read. Where the folder cannot be written, the next start makes them anew."""
+        """Write them, if there are others than were read. Where the folder cannot be written, the next start
+        makes them anew.
+        """
         content = self._cache.serialize() if self._cache is not None else None
         if content is None or bytes(content) == self._known:
             return
@@ -93,12 +110,17 @@ def _misfit(rtx: ModuleType, path: Path, flags: int, log: Log, capability: str) 
     driver, other = ([what for name, what in known.items() if name in found] for known in (_DRIVER, _OTHER))
     if driver or not found:  # without a flag, it could not even ask the driver
         return Unsupported(
-            f"TensorRT-RTX {rtx.__version__} cannot use the GPU: {'; '.join([*driver, *log.errors]) or 'it gives no reason'}",
+            f"TensorRT-RTX {rtx.__version__} cannot use the GPU:"
+            f" {'; '.join([*driver, *log.errors]) or 'it gives no reason'}",
             hint="edgeseg doctor says which driver fits; after installing it, start the machine again",
         )
     if other:
         here = f"compute capability {capability} with TensorRT-RTX {rtx.__version__}"
         return EngineMismatch(" and ".join(other), here, hint="edgeseg build BUNDLE")
     if "INSUFFICIENT_GPU_MEMORY" in found:
-        return Unsupported(f"the GPU has too little memory for {path}", hint="free some of it, or take a smaller model")
-    return BundleError(f"{path} is no engine of TensorRT-RTX, or is cut short", hint="edgeseg build BUNDLE --force")
+        return Unsupported(
+            f"the GPU has too little memory for {path}", hint="free some of it, or take a smaller model"
+        )
+    return BundleError(
+        f"{path} is no engine of TensorRT-RTX, or is cut short", hint="edgeseg build BUNDLE --force"
+    )

@@ -1,9 +1,11 @@
 """A session on a serialized TensorRT or TensorRT-RTX engine: numpy in, numpy out, no torch.
 
-Image and mask pass through page-locked memory that is allocated once. Upload, inference and download are queued as one piece of
-work, which is recorded as a CUDA graph after its first run and launched in one call from then on.
+Image and mask pass through page-locked memory that is allocated once. Upload, inference and download are
+queued as one piece of work, which is recorded as a CUDA graph after its first run and launched in one call
+from then on.
 
-Source: docs.nvidia.com/deeplearning/tensorrt, Python API, IExecutionContext; "CUDA Graphs" in its best practices.
+Source: docs.nvidia.com/deeplearning/tensorrt, Python API, IExecutionContext; "CUDA Graphs" in its best
+    practices.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ Resource = TypeVar("Resource")
 
 @dataclass
 class OpenEngine:
-    """An engine of TensorRT or TensorRT-RTX that is open. It holds the only reference to the context, which goes first.
+    """An engine of TensorRT or TensorRT-RTX that is open. It holds the only reference to the context, which
+    goes first.
 
     Attributes:
         context, engine: the module's own.
@@ -76,7 +79,8 @@ class TensorRtSession(ProgramSession):
         device: the GPU, by CUDA's number; None: the current one.
         opener: opens the engine.
     Raises:
-        BundleError: the engine is not one of its program, or cannot be opened: built by another version, too little memory.
+        BundleError: the engine is not one of its program, or cannot be opened: built by another version, too
+            little memory.
         Unsupported: NVIDIA's driver does not fit, or there is no GPU.
     """
 
@@ -103,10 +107,12 @@ class TensorRtSession(ProgramSession):
                 raise BundleError(f"{engine} is not an engine of its program: {problem}", hint=_REBUILD)
             self._stream = _held(made, cuda.destroy_stream, cuda.stream())
             self._sent, self._received = (
-                _held(made, cuda.free_pinned, cuda.pinned(int(np.prod(shape)))) for _, shape in (in_port, out_port)
+                _held(made, cuda.free_pinned, cuda.pinned(int(np.prod(shape))))
+                for _, shape in (in_port, out_port)
             )
             self._inbox, self._outbox = (
-                _held(made, cuda.free, cuda.device_buffer(array.nbytes)) for array in (self._sent, self._received)
+                _held(made, cuda.free, cuda.device_buffer(array.nbytes))
+                for array in (self._sent, self._received)
             )
             for name, buffer in ((in_name, self._inbox), (out_name, self._outbox)):
                 if not self._opened.context.set_tensor_address(name, buffer):
@@ -132,24 +138,33 @@ class TensorRtSession(ProgramSession):
         return mask
 
     def _record(self) -> None:
-        """Record the work. An engine whose work CUDA does not let be recorded goes on being queued, as with trtexec."""
+        """Record the work. An engine whose work CUDA does not let be recorded goes on being queued, as with
+        trtexec.
+        """
         with suppress(BundleError):
-            self._graph = _held(self._made, self._cuda.destroy_graph, self._cuda.record(self._enqueue, self._stream))
+            self._graph = _held(
+                self._made, self._cuda.destroy_graph, self._cuda.record(self._enqueue, self._stream)
+            )
 
     def _use_device(self) -> None:
-        """CUDA's current device belongs to a thread, and a session may be opened by another than the one that runs it."""
+        """CUDA's current device belongs to a thread, and a session may be opened by another than the one that
+        runs it.
+        """
         if self._device is not None:
             self._cuda.use(self._device)
 
     def _enqueue(self) -> None:
         self._cuda.upload(self._inbox, self._sent, self._stream)
         if not self._opened.context.execute_async_v3(self._stream):
-            raise BundleError("TensorRT failed on an image", hint="edgeseg bundle verify BUNDLE --run; edgeseg doctor")
+            raise BundleError(
+                "TensorRT failed on an image", hint="edgeseg bundle verify BUNDLE --run; edgeseg doctor"
+            )
         self._cuda.download(self._received, self._outbox, self._stream)
 
     def _release(self) -> None:
-        # The context before the engine and all that it was opened with, and these after the work that reads them.
-        # On a device that fell off nothing can be freed; it was told, and this must not take the place of that.
+        # The context before the engine and all that it was opened with, and these after the work that reads
+        # them. On a device that fell off nothing can be freed; it was told, and this must not take the place
+        # of that.
         with suppress(BundleError, Unsupported):
             self._use_device()
             self._cuda.wait(self._stream)
@@ -174,5 +189,8 @@ def _ports(trt: ModuleType, engine: Any) -> tuple[tuple[str, Port], tuple[str, P
         found[engine.get_tensor_mode(name)].append((name, (kind, tuple(engine.get_tensor_shape(name)))))
     ins, outs = found.values()
     if len(ins) != 1 or len(outs) != 1:
-        raise BundleError(f"the engine has {len(ins)} inputs and {len(outs)} outputs, a program has one of each", hint=_REBUILD)
+        raise BundleError(
+            f"the engine has {len(ins)} inputs and {len(outs)} outputs, a program has one of each",
+            hint=_REBUILD,
+        )
     return ins[0], outs[0]

@@ -1,4 +1,6 @@
-"""Edits of a finished ONNX graph that keep its numbers: what the exporter leaves behind, and how weights are stored."""
+"""Edits of a finished ONNX graph that keep its numbers: what the exporter leaves behind, and how weights are
+stored.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,18 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeseg.errors import BuildError
 
 _HALF_MIN_ELEMENTS = 256
-"""Smaller tensors (biases, norms, constants) stay float32: nothing to gain, and they are the sensitive ones."""
+"""Smaller tensors (biases, norms, constants) stay float32: nothing to gain, and they are the sensitive
+ones.
+"""
 _HALF_MAX = float(np.finfo(np.float16).max)
 
 
 def clean(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Remove nodes that do nothing (Identity, multiplication by one), and text that only describes the exporting machine.
+    """Remove nodes that do nothing (Identity, multiplication by one), and text that only describes the
+    exporting machine.
 
-    The exporter joins equal tensors, such as norms that were never trained, behind Identity nodes. In place; returns `model`.
+    The exporter joins equal tensors, such as norms that were never trained, behind Identity nodes. In place;
+    returns `model`.
     """
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -67,10 +73,14 @@ def store_half(model: onnx.ModelProto) -> None:
             continue
         values = numpy_helper.to_array(tensor)
         if not np.abs(values).max() <= _HALF_MAX:
-            raise BuildError(f"weight {tensor.name} is not finite in float16", hint="export with weights fp32")
+            raise BuildError(
+                f"weight {tensor.name} is not finite in float16", hint="export with weights fp32"
+            )
         name = tensor.name
         tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
-        casts.append(helper.make_node("Cast", [tensor.name], [name], name=f"{name}.cast", to=TensorProto.FLOAT))
+        casts.append(
+            helper.make_node("Cast", [tensor.name], [name], name=f"{name}.cast", to=TensorProto.FLOAT)
+        )
     nodes = [*casts, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)

@@ -1,12 +1,14 @@
-"""The forms of an INT8 program for ONNX Runtime's integer kernels, derived from the canonical one by exact graph edits.
+"""The forms of an INT8 program for ONNX Runtime's integer kernels, derived from the canonical one by exact
+graph edits.
 
     x86       unsigned activations, signed weights: what VNNI multiplies
     x86_u8u8  both unsigned: what x86 multiplies exactly without VNNI
     arm       both signed, as in the canonical program: what SDOT multiplies
 
-Which of them a processor computes exactly, and which fast, `devices.integers` knows. All hold ONNX Runtime's own operators, so no
-other runtime reads them. None depends on how a session is set up: what is to be an integer operator is one, instead of a pattern
-that an optimiser may or may not find. Their operators, with these types, are in every version of ONNX Runtime from 1.20 on.
+Which of them a processor computes exactly, and which fast, `devices.integers` knows. All hold ONNX Runtime's
+own operators, so no other runtime reads them. None depends on how a session is set up: what is to be an
+integer operator is one, instead of a pattern that an optimiser may or may not find. Their operators, with
+these types, are in every version of ONNX Runtime from 1.20 on.
 """
 
 from __future__ import annotations

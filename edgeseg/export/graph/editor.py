@@ -17,7 +17,8 @@ MICROSOFT = "com.microsoft"
 
 
 class GraphEditor:
-    """A copy of a model's graph. Nodes may be added and inputs rewired in any order; `finish` sorts and prunes.
+    """A copy of a model's graph. Nodes may be added and inputs rewired in any order; `finish` sorts and
+    prunes.
 
     Attributes:
         nodes: those of the graph; the order means nothing before `finish`.
@@ -34,7 +35,9 @@ class GraphEditor:
         self.nodes = [node for node in graph.node if node.output[0] not in self._constants]
         self._outputs = [value.name for value in graph.output]
         self._shapes = _shapes(self._model)
-        self._taken = {name for node in self.nodes for name in (*node.input, *node.output)} | set(self._constants)
+        self._taken = {name for node in self.nodes for name in (*node.input, *node.output)} | set(
+            self._constants
+        )
         self._index()
 
     def producer(self, name: str) -> NodeProto | None:
@@ -46,7 +49,9 @@ class GraphEditor:
         return list({id(node): node for node in self._users.get(name, [])}.values())
 
     def only_user(self, name: str) -> NodeProto | None:
-        """The one node that reads a tensor, where there is exactly one and the graph does not give the tensor out."""
+        """The one node that reads a tensor, where there is exactly one and the graph does not give the tensor
+        out.
+        """
         users = self.users(name)
         return users[0] if len(users) == 1 and name not in self._outputs else None
 
@@ -73,7 +78,9 @@ class GraphEditor:
         return name in self._outputs
 
     def add_constant(self, values: Array, name: str) -> str:
-        """A new constant, under this name or one made from it; an equal one of the same name is used again."""
+        """A new constant, under this name or one made from it; an equal one of the same name is used
+        again.
+        """
         held = self._constants.get(name)
         if held is not None and held.dtype == values.dtype and np.array_equal(held, values):
             return name
@@ -89,7 +96,9 @@ class GraphEditor:
         self._register(node)
         return name
 
-    def add_many(self, op: str, inputs: Iterable[str], name: str, outputs: int, **attributes: Any) -> list[str]:
+    def add_many(
+        self, op: str, inputs: Iterable[str], name: str, outputs: int, **attributes: Any
+    ) -> list[str]:
         """A new node with several outputs; returns their names."""
         names = [self._free(f"{name}/{index}") for index in range(outputs)]
         node = helper.make_node(op, list(inputs), names, name=names[0], **attributes)
@@ -106,7 +115,9 @@ class GraphEditor:
         self._users.setdefault(new, []).append(node)
 
     def replace(self, old: str, new: str) -> None:
-        """Let everyone who reads one tensor read another. The maker of the other goes on reading the first."""
+        """Let everyone who reads one tensor read another. The maker of the other goes on reading the
+        first.
+        """
         if old in self._outputs:
             raise ValueError(f"{old} is an output of the graph")
         maker = self.producer(new)
@@ -128,7 +139,9 @@ class GraphEditor:
         self._index()
 
     def finish(self) -> onnx.ModelProto:
-        """The edited model: nodes in order, without those that lead nowhere and the constants that nobody reads."""
+        """The edited model: nodes in order, without those that lead nowhere and the constants that nobody
+        reads.
+        """
         graph = self._model.graph
         self.prune()
         used = {name for node in self.nodes for name in node.input}
@@ -141,13 +154,17 @@ class GraphEditor:
             if name in used
         )
         del graph.value_info[:]
-        if any(node.domain == MICROSOFT for node in self.nodes) and all(o.domain != MICROSOFT for o in self._model.opset_import):
+        if any(node.domain == MICROSOFT for node in self.nodes) and all(
+            o.domain != MICROSOFT for o in self._model.opset_import
+        ):
             self._model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
         return self._model
 
     def _sorted(self) -> Iterator[NodeProto]:
         done: set[str] = set()
-        stack = [(node, False) for name in reversed(self._outputs) if (node := self.producer(name)) is not None]
+        stack = [
+            (node, False) for name in reversed(self._outputs) if (node := self.producer(name)) is not None
+        ]
         while stack:
             node, ready = stack.pop()
             if node.output[0] in done:
@@ -157,7 +174,9 @@ class GraphEditor:
                 yield node
                 continue
             stack.append((node, True))
-            stack.extend((maker, False) for name in reversed(node.input) if (maker := self.producer(name)) is not None)
+            stack.extend(
+                (maker, False) for name in reversed(node.input) if (maker := self.producer(name)) is not None
+            )
 
     def _index(self) -> None:
         self._producers: dict[str, NodeProto] = {}

@@ -1,17 +1,20 @@
 """Half-precision forms of programs, for runtimes that compute in the types that a program names.
 
-TensorRT's networks are strongly typed: there is no switch for FP16, the program itself must say half. What half would spoil
-stays in float32: subtracting the mean from the image, layer norms and softmax, whose sums and exponentials leave its range, the
-positions at which maps are sampled, and everything from the logits on, where rounding makes ties between classes. Casts stand
-only where the types change. The general converters (onnxruntime.transformers.float16) cast on both sides of every node that they
-leave alone, so that logits would be rounded between the resize and the argmax.
+TensorRT's networks are strongly typed: there is no switch for FP16, the program itself must say half. What
+half would spoil stays in float32: subtracting the mean from the image, layer norms and softmax, whose sums
+and exponentials leave its range, the positions at which maps are sampled, and everything from the logits on,
+where rounding makes ties between classes. Casts stand only where the types change. The general converters
+(onnxruntime.transformers.float16) cast on both sides of every node that they leave alone, so that logits
+would be rounded between the resize and the argmax.
 
-An INT8 program in this form computes in half wherever the canonical one computes in float32: same integers, half scales.
-Depthwise convolutions read their rounded weights as half. In INT8, TensorRT-RTX 1.7.1 gives each of their groups three channels
-of zeros more: maps are four times as large, and the zeros are stored in the engine. EDAFormer-T at 512x384: 45 MB instead of 34,
-kernels read and write 463 MB instead of 383. They are 2 % of its multiply-adds.
+An INT8 program in this form computes in half wherever the canonical one computes in float32: same integers,
+half scales. Depthwise convolutions read their rounded weights as half. In INT8, TensorRT-RTX 1.7.1 gives each
+of their groups three channels of zeros more: maps are four times as large, and the zeros are stored in the
+engine. EDAFormer-T at 512x384: 45 MB instead of 34, kernels read and write 463 MB instead of 383. They are 2
+% of its multiply-adds.
 
-Source: docs.nvidia.com/deeplearning/tensorrt, "Strongly Typed Networks"; ONNX operators, QuantizeLinear since opset 19.
+Source: docs.nvidia.com/deeplearning/tensorrt, "Strongly Typed Networks"; ONNX operators, QuantizeLinear since
+    opset 19.
 """
 
 from __future__ import annotations
@@ -37,7 +40,9 @@ _NEVER_HALF = {"Resize": {2}}
 """Inputs that are float32 in every case: the factors of a resize."""
 _SCALES_OPSET = 19
 _SCALE_ERROR = 2.0**-9
-"""A scale that half changes by more, which happens only far below 1e-4, would move the largest value by over a quarter step."""
+"""A scale that half changes by more, which happens only far below 1e-4, would move the largest value by over
+a quarter step.
+"""
 _MOST = float(np.finfo(np.float16).max)
 
 
@@ -45,8 +50,8 @@ def write_half(program: Program, out: Path) -> Program:
     """Write the half-precision form of a canonical program.
 
     Args:
-        program: float in any form, which becomes precision "fp16" in that form; or the canonical INT8 one, which gets the form
-            "half".
+        program: float in any form, which becomes precision "fp16" in that form; or the canonical INT8 one,
+            which gets the form "half".
         out: the file; it appears whole or not at all.
     Raises:
         BuildError: a weight is not finite in half precision, or the file cannot be written.
@@ -64,7 +69,8 @@ def write_half(program: Program, out: Path) -> Program:
 
 
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that computes in half precision but for the operators named above; inputs and outputs keep their types.
+    """A copy that computes in half precision but for the operators named above; inputs and outputs keep their
+    types.
 
     Args:
         model: a program: uint8 in, uint8 out, float32 between, quantizers as in opset 19.
@@ -83,14 +89,18 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
                 if index not in _NEVER_HALF.get(node.op_type, ()):
                     graph.rewire(node, name, graph.add_constant(_halved(values, name), f"{name}.half"))
             elif wide or name in kept:
-                graph.rewire(node, name, _cast(graph, name, TensorProto.FLOAT if wide else TensorProto.FLOAT16))
+                graph.rewire(
+                    node, name, _cast(graph, name, TensorProto.FLOAT if wide else TensorProto.FLOAT16)
+                )
         if node.op_type == "Cast" and not wide and node.output[0] in floats:
             node.attribute[0].i = TensorProto.FLOAT16
     return graph.finish()
 
 
 def _with_float_depthwise(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The weights of depthwise convolutions as what their integers stand for; activations are rounded as before."""
+    """The weights of depthwise convolutions as what their integers stand for; activations are rounded as
+    before.
+    """
     graph = GraphEditor(model)
     for conv in graph.of_type("Conv"):
         dequantized = graph.producer(conv.input[1])
@@ -98,7 +108,9 @@ def _with_float_depthwise(model: onnx.ModelProto) -> onnx.ModelProto:
             continue
         codes, scales = (graph.needed(name) for name in dequantized.input[:2])
         if codes.shape[1] == 1:
-            values = codes * scales.reshape(scales.shape + (1,) * (codes.ndim - scales.ndim if scales.ndim else 0))
+            values = codes * scales.reshape(
+                scales.shape + (1,) * (codes.ndim - scales.ndim if scales.ndim else 0)
+            )
             graph.rewire(conv, conv.input[1], graph.add_constant(values, f"{conv.input[1]}.values"))
     return graph.finish()
 
@@ -112,7 +124,10 @@ def _with_half_scales(model: onnx.ModelProto) -> onnx.ModelProto:
 def _float_tensors(model: onnx.ModelProto) -> set[str]:
     """Names of all float32 tensors, constants included."""
     graph = onnx.shape_inference.infer_shapes(model).graph
-    known = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input, *graph.output)}
+    known = {
+        value.name: value.type.tensor_type.elem_type
+        for value in (*graph.value_info, *graph.input, *graph.output)
+    }
     known |= {tensor.name: tensor.data_type for tensor in graph.initializer}
     return {name for name, kind in known.items() if kind == TensorProto.FLOAT}
 

@@ -1,9 +1,9 @@
-"""Exact edits of a canonical INT8 graph that put ONNX Runtime's integer operators where float ones stand between DequantizeLinear
-and QuantizeLinear.
+"""Exact edits of a canonical INT8 graph that put ONNX Runtime's integer operators where float ones stand
+between DequantizeLinear and QuantizeLinear.
 
-Its operators keep maps channels-last and give either codes (QLinearConv) or floats (MatMulIntegerToFloat). Their sums
-are integers, and the bias of a QLinearConv is rounded to one step of those sums: results differ from the canonical ones by float
-rounding.
+Its operators keep maps channels-last and give either codes (QLinearConv) or floats (MatMulIntegerToFloat).
+Their sums are integers, and the bias of a QLinearConv is rounded to one step of those sums: results differ
+from the canonical ones by float rounding.
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ def codes_of(graph: GraphEditor, name: str) -> Codes | None:
 
 
 def unsigned_activations(graph: GraphEditor) -> None:
-    """int8 activations around 0 become uint8 around 128, with the same scale: every code grows by 128, and no value changes.
+    """int8 activations around 0 become uint8 around 128, with the same scale: every code grows by 128, and no
+    value changes.
 
-    Zero stays at 128 where values are never negative, too: around 0, codes beyond 127 would no longer saturate.
+    Zero stays at 128 where values are never negative, too: around 0, codes beyond 127 would no longer
+    saturate.
 
     Raises:
         ValueError: something else than DequantizeLinear reads codes; this edit comes first.
@@ -54,9 +56,11 @@ def unsigned_activations(graph: GraphEditor) -> None:
 
 
 def unsigned_weights(graph: GraphEditor) -> None:
-    """int8 weights of integer operators become uint8 around 128, as `unsigned_activations` does with what they are multiplied by.
+    """int8 weights of integer operators become uint8 around 128, as `unsigned_activations` does with what
+    they are multiplied by.
 
-    The file holds them as they are, one copy for every form, and the graph moves them; runtimes do that once, at load.
+    The file holds them as they are, one copy for every form, and the graph moves them; runtimes do that once,
+    at load.
     """
     step = graph.add_constant(np.array(128, np.int32), "step_u8")
     for operator, weight, zero in (("QLinearConv", 3, 5), ("MatMulIntegerToFloat", 1, 5)):
@@ -66,7 +70,9 @@ def unsigned_weights(graph: GraphEditor) -> None:
                 continue
             name = node.input[weight]
             wide = graph.add("Cast", [name], f"{name}/wide", to=TensorProto.INT32)
-            moved = graph.add("Cast", [graph.add("Add", [wide, step], f"{name}/moved")], f"{name}/u8", to=TensorProto.UINT8)
+            moved = graph.add(
+                "Cast", [graph.add("Add", [wide, step], f"{name}/moved")], f"{name}/u8", to=TensorProto.UINT8
+            )
             graph.rewire(node, name, moved)
             origin = graph.needed(zeros).astype(np.int16) + 128
             graph.rewire(node, zeros, graph.add_constant(origin.astype(np.uint8), f"{zeros}/u8"))
@@ -86,20 +92,34 @@ def join_gelu(graph: GraphEditor) -> None:
             continue
         found = [(node.op_type, _single(graph, node)) for node in (divide, plus, half)]
         if found == [("Div", _SQRT_2), ("Add", 1.0), ("Mul", 0.5)] and divide.input[0] in times.input:
-            graph.replace(half.output[0], graph.add("Gelu", [divide.input[0]], f"{half.output[0]}/gelu", MICROSOFT))
+            graph.replace(
+                half.output[0], graph.add("Gelu", [divide.input[0]], f"{half.output[0]}/gelu", MICROSOFT)
+            )
 
 
 def join_padding(graph: GraphEditor) -> None:
-    """Zeros around a map, which is then quantized for one convolution, become that convolution's own padding: 0 is a code."""
+    """Zeros around a map, which is then quantized for one convolution, become that convolution's own padding:
+    0 is a code.
+    """
     for conv in graph.of_type("Conv"):
         dequantize = graph.producer(conv.input[0])
-        quantize = graph.producer(dequantize.input[0]) if dequantize and dequantize.op_type == "DequantizeLinear" else None
+        quantize = (
+            graph.producer(dequantize.input[0])
+            if dequantize and dequantize.op_type == "DequantizeLinear"
+            else None
+        )
         pad = graph.producer(quantize.input[0]) if quantize and quantize.op_type == "QuantizeLinear" else None
         around = _zeros_around(graph, pad)
         if dequantize is None or quantize is None or pad is None or around is None:
             continue
-        if all(graph.only_user(maker.output[0]) is user for maker, user in pairwise((pad, quantize, dequantize, conv))):
-            kept = {**attributes(conv), "pads": [a + b for a, b in zip(attribute(conv, "pads", [0] * 4), around, strict=True)]}
+        if all(
+            graph.only_user(maker.output[0]) is user
+            for maker, user in pairwise((pad, quantize, dequantize, conv))
+        ):
+            kept = {
+                **attributes(conv),
+                "pads": [a + b for a, b in zip(attribute(conv, "pads", [0] * 4), around, strict=True)],
+            }
             graph.rewire(quantize, pad.output[0], pad.input[0])
             graph.replace(conv.output[0], graph.add("Conv", conv.input, f"{conv.output[0]}/padded", **kept))
             graph.drop(conv)
@@ -113,14 +133,16 @@ def integer_products(graph: GraphEditor) -> None:
             continue
         end, bias = _bias_after(graph, node)
         inputs = [left.codes, right.codes, left.scale, right.scale, left.zero, right.zero, *bias]
-        graph.replace(end.output[0], graph.add("MatMulIntegerToFloat", inputs, f"{node.output[0]}/int8", MICROSOFT))
+        graph.replace(
+            end.output[0], graph.add("MatMulIntegerToFloat", inputs, f"{node.output[0]}/int8", MICROSOFT)
+        )
 
 
 def integer_convolutions(graph: GraphEditor) -> None:
     """Convolutions of codes, channels-last.
 
-    Where the result is quantized, QLinearConv, and a ReLU or Clip between is one of codes. Else, a convolution whose windows do
-    not overlap is a MatMulIntegerToFloat of them. Others stay float.
+    Where the result is quantized, QLinearConv, and a ReLU or Clip between is one of codes. Else, a
+    convolution whose windows do not overlap is a MatMulIntegerToFloat of them. Others stay float.
     """
     for node in graph.of_type("Conv"):
         image, weight = codes_of(graph, node.input[0]), codes_of(graph, node.input[1])
@@ -141,18 +163,29 @@ def float_weights(graph: GraphEditor) -> None:
             continue
         scale = graph.needed(node.input[1])
         steps = scale.reshape(scale.shape + (1,) * (codes.ndim - 1)) if scale.ndim else scale
-        graph.replace(node.output[0], graph.add_constant(codes.astype(np.float32) * steps, f"{node.input[0]}/float"))
+        graph.replace(
+            node.output[0], graph.add_constant(codes.astype(np.float32) * steps, f"{node.input[0]}/float")
+        )
 
 
 def _zeros_around(graph: GraphEditor, pad: NodeProto | None) -> list[int] | None:
-    """What a Pad adds to the sides of a map, as a convolution writes it: top, left, bottom, right. None where it does else."""
+    """What a Pad adds to the sides of a map, as a convolution writes it: top, left, bottom, right. None where
+    it does else.
+    """
     if pad is None or pad.op_type != "Pad" or attribute(pad, "mode", b"constant") != b"constant":
         return None
     pads, value = (
         graph.constant(pad.input[1]),
         graph.constant(pad.input[2]) if len(pad.input) > 2 and pad.input[2] else np.zeros(1),
     )
-    if pads is None or value is None or len(pads) != 8 or pads.min() < 0 or pads[[0, 1, 4, 5]].any() or value.any():
+    if (
+        pads is None
+        or value is None
+        or len(pads) != 8
+        or pads.min() < 0
+        or pads[[0, 1, 4, 5]].any()
+        or value.any()
+    ):
         return None
     return [int(pads[side]) for side in (2, 3, 6, 7)]
 
@@ -167,11 +200,15 @@ def _right_factor(graph: GraphEditor, name: str) -> Codes | None:
     values = graph.constant(codes.codes) if codes else None
     if codes is None or values is None:
         return None
-    return Codes(graph.add_constant(np.ascontiguousarray(values.T), f"{codes.codes}/T"), codes.scale, codes.zero)
+    return Codes(
+        graph.add_constant(np.ascontiguousarray(values.T), f"{codes.codes}/T"), codes.scale, codes.zero
+    )
 
 
 def _bias_after(graph: GraphEditor, node: NodeProto) -> tuple[NodeProto, list[str]]:
-    """The node that ends a product, and its bias's name: the Add that alone reads it, or the product itself and nothing."""
+    """The node that ends a product, and its bias's name: the Add that alone reads it, or the product itself
+    and nothing.
+    """
     user = graph.only_user(node.output[0])
     if user is not None and user.op_type == "Add":
         for name in user.input:
@@ -182,7 +219,9 @@ def _bias_after(graph: GraphEditor, node: NodeProto) -> tuple[NodeProto, list[st
 
 
 def _quantized_after(graph: GraphEditor, node: NodeProto) -> tuple[tuple[float, float], NodeProto | None]:
-    """The bounds of the ReLU or Clip that follows, and the QuantizeLinear that then alone reads the result."""
+    """The bounds of the ReLU or Clip that follows, and the QuantizeLinear that then alone reads the
+    result.
+    """
     user, bounds = graph.only_user(node.output[0]), (-np.inf, np.inf)
     if user is not None and (found := _bounds(graph, user)) is not None:
         user, bounds = graph.only_user(user.output[0]), found
@@ -200,17 +239,28 @@ def _bounds(graph: GraphEditor, node: NodeProto) -> tuple[float, float] | None:
 
 
 def _patch(graph: GraphEditor, conv: NodeProto) -> int | None:
-    """The side of a convolution's windows where they lie side by side and cover the whole map, 1 for 1x1; else None."""
+    """The side of a convolution's windows where they lie side by side and cover the whole map, 1 for 1x1;
+    else None.
+    """
     kernel, strides, pads = (attribute(conv, name, [1, 1]) for name in ("kernel_shape", "strides", "pads"))
     side, before = kernel[0], graph.shape(conv.input[0])
-    if {*kernel, *strides} != {side} or (attribute(conv, "pads") and any(pads)) or attribute(conv, "group", 1) != 1:
+    if (
+        {*kernel, *strides} != {side}
+        or (attribute(conv, "pads") and any(pads))
+        or attribute(conv, "group", 1) != 1
+    ):
         return None
     covered = side == 1 or (before is not None and before[2] % side == 0 and before[3] % side == 0)
     return int(side) if covered else None
 
 
 def _convolution_to_codes(
-    graph: GraphEditor, node: NodeProto, image: Codes, weight: Codes, bounds: tuple[float, float], quantize: NodeProto
+    graph: GraphEditor,
+    node: NodeProto,
+    image: Codes,
+    weight: Codes,
+    bounds: tuple[float, float],
+    quantize: NodeProto,
 ) -> None:
     name, (_, scale, zero) = node.output[0], quantize.input
     steps = graph.needed(image.scale).astype(np.float64) * graph.needed(weight.scale).reshape(-1)
@@ -225,17 +275,27 @@ def _convolution_to_codes(
     graph.replace(quantize.output[0], graph.add("Transpose", [out], f"{name}/nchw", perm=TO_NCHW))
 
 
-def _bounded(graph: GraphEditor, codes: str, bounds: tuple[float, float], scale: str, zero: str, name: str) -> str:
-    """Codes of a tensor that is limited to some bounds before it is quantized: rounding keeps order, so limits may come after."""
+def _bounded(
+    graph: GraphEditor, codes: str, bounds: tuple[float, float], scale: str, zero: str, name: str
+) -> str:
+    """Codes of a tensor that is limited to some bounds before it is quantized: rounding keeps order, so
+    limits may come after.
+    """
     origin, step = graph.needed(zero), graph.needed(scale)
     kind = np.iinfo(origin.dtype)
     low, high = (
-        np.clip(np.round(np.float32(bound) / step) + origin, kind.min, kind.max).astype(origin.dtype) for bound in bounds
+        np.clip(np.round(np.float32(bound) / step) + origin, kind.min, kind.max).astype(origin.dtype)
+        for bound in bounds
     )
     if low == kind.min and high == kind.max:
         return codes
-    limits = [graph.add_constant(np.asarray(limit), f"{name}/{side}") for limit, side in ((low, "low"), (high, "high"))]
-    return graph.add("Clip", [codes, *limits], f"{name}/limited")  # Max and Min of bytes came with ONNX Runtime 1.24
+    limits = [
+        graph.add_constant(np.asarray(limit), f"{name}/{side}")
+        for limit, side in ((low, "low"), (high, "high"))
+    ]
+    return graph.add(
+        "Clip", [codes, *limits], f"{name}/limited"
+    )  # Max and Min of bytes came with ONNX Runtime 1.24
 
 
 def _product_of_patches(graph: GraphEditor, node: NodeProto, image: Codes, weight: Codes, patch: int) -> None:
@@ -244,7 +304,14 @@ def _product_of_patches(graph: GraphEditor, node: NodeProto, image: Codes, weigh
     source = graph.add("Transpose", [image.codes], f"{name}/nhwc", perm=TO_NHWC)
     if patch > 1:
         source = _patches(graph, source, graph.shape(node.input[0]) or (), patch, name)
-    factors = [source, graph.add_constant(matrix, f"{weight.codes}/matrix"), image.scale, weight.scale, image.zero, weight.zero]
+    factors = [
+        source,
+        graph.add_constant(matrix, f"{weight.codes}/matrix"),
+        image.scale,
+        weight.scale,
+        image.zero,
+        weight.zero,
+    ]
     out = graph.add("MatMulIntegerToFloat", [*factors, *node.input[2:]], f"{name}/int8", MICROSOFT)
     graph.replace(name, graph.add("Transpose", [out], f"{name}/nchw", perm=TO_NCHW))
 
@@ -258,11 +325,15 @@ def _patches(graph: GraphEditor, source: str, shape: tuple[int, ...], patch: int
         if sizes is None:
             source = graph.add(op, [source], f"{name}/patches", perm=[0, 1, 3, 2, 4, 5])
         else:
-            source = graph.add(op, [source, graph.add_constant(np.array(sizes), f"{name}/sizes")], f"{name}/patches")
+            source = graph.add(
+                op, [source, graph.add_constant(np.array(sizes), f"{name}/sizes")], f"{name}/patches"
+            )
     return source
 
 
 def _single(graph: GraphEditor, node: NodeProto) -> float | None:
     """The constant of one value that a node reads; None where there is none."""
-    found: list[Array] = [values for name in node.input if (values := graph.constant(name)) is not None and values.size == 1]
+    found: list[Array] = [
+        values for name in node.input if (values := graph.constant(name)) is not None and values.size == 1
+    ]
     return float(found[0].reshape(())) if found else None

@@ -1,4 +1,6 @@
-"""Exact edits of how tensors lie in memory: transposes and reshapes travel down the graph until they meet and cancel."""
+"""Exact edits of how tensors lie in memory: transposes and reshapes travel down the graph until they meet and
+cancel.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,21 @@ from onnx import NodeProto
 from edgeseg.export.graph.editor import GraphEditor, attribute, attributes
 
 ELEMENTWISE = frozenset(
-    {"Add", "Cast", "Clip", "DequantizeLinear", "Div", "Erf", "Gelu", "Max", "Min", "Mul", "QuantizeLinear", "Relu", "Sub"}
+    {
+        "Add",
+        "Cast",
+        "Clip",
+        "DequantizeLinear",
+        "Div",
+        "Erf",
+        "Gelu",
+        "Max",
+        "Min",
+        "Mul",
+        "QuantizeLinear",
+        "Relu",
+        "Sub",
+    }
 )
 """Operators that compute every element from those at the same place, constants broadcast."""
 IMAGE_CHANNELS = 4
@@ -16,10 +32,12 @@ IMAGE_CHANNELS = 4
 
 
 def settle_transposes(graph: GraphEditor) -> None:
-    """Move every Transpose behind the elementwise operators that follow it, and join those that meet; in place.
+    """Move every Transpose behind the elementwise operators that follow it, and join those that meet; in
+    place.
 
-    f(T(x)) = T(f(x)) for an elementwise f whose other inputs are single values, or transposed alike; two transposes in a row are
-    one, or none. A transpose that comes to rest behind a QuantizeLinear moves bytes where it moved floats.
+    f(T(x)) = T(f(x)) for an elementwise f whose other inputs are single values, or transposed alike; two
+    transposes in a row are one, or none. A transpose that comes to rest behind a QuantizeLinear moves bytes
+    where it moved floats.
     """
     moved = True
     while moved:
@@ -30,12 +48,18 @@ def settle_transposes(graph: GraphEditor) -> None:
 
 
 def settle_reshapes(graph: GraphEditor) -> None:
-    """Move every Reshape and Transpose behind the QuantizeLinear that alone reads it, so that it moves bytes; in place."""
+    """Move every Reshape and Transpose behind the QuantizeLinear that alone reads it, so that it moves bytes;
+    in place.
+    """
     pending = graph.of_type("QuantizeLinear")
     while pending:
         node = pending.pop()
         mover = graph.producer(node.input[0])
-        if mover is None or mover.op_type not in ("Reshape", "Transpose") or graph.only_user(mover.output[0]) is not node:
+        if (
+            mover is None
+            or mover.op_type not in ("Reshape", "Transpose")
+            or graph.only_user(mover.output[0]) is not node
+        ):
             continue
         if graph.needed(node.input[1]).ndim:
             continue
@@ -74,10 +98,16 @@ def _join(graph: GraphEditor, node: NodeProto) -> bool:
 
 
 def _sink(graph: GraphEditor, node: NodeProto) -> bool:
-    """Move a transpose behind the elementwise operators that read it and whose other inputs can be had the other way round."""
+    """Move a transpose behind the elementwise operators that read it and whose other inputs can be had the
+    other way round.
+    """
     moved = False
     for user in graph.users(node.output[0]):
-        sources = [_source(graph, name, node, user) for name in user.input] if user.op_type in ELEMENTWISE else [None]
+        sources = (
+            [_source(graph, name, node, user) for name in user.input]
+            if user.op_type in ELEMENTWISE
+            else [None]
+        )
         if any(source is None for source in sources) or graph.is_output(user.output[0]):
             continue
         inputs = [source for source in sources if source is not None]
@@ -97,15 +127,21 @@ def _source(graph: GraphEditor, name: str, transpose: NodeProto, user: NodeProto
     if values is not None:
         return name if values.size == 1 else _along_rows(graph, name, transpose, user)
     maker = graph.producer(name)
-    if maker is not None and maker.op_type == "Transpose" and attribute(maker, "perm") == attribute(transpose, "perm"):
+    if (
+        maker is not None
+        and maker.op_type == "Transpose"
+        and attribute(maker, "perm") == attribute(transpose, "perm")
+    ):
         return maker.input[0]
     return None
 
 
 def _along_rows(graph: GraphEditor, name: str, transpose: NodeProto, user: NodeProto) -> str | None:
-    """One value a channel of an image, written out for a row of its pixels, channels last: (C, 1, 1) -> (W, C).
+    """One value a channel of an image, written out for a row of its pixels, channels last: (C, 1, 1) -> (W,
+    C).
 
-    Runtimes compute along rows; three values that repeat are a hundred times slower. Maps of many channels stay as they are.
+    Runtimes compute along rows; three values that repeat are a hundred times slower. Maps of many channels
+    stay as they are.
     """
     values, shape = graph.needed(name), graph.shape(user.output[0])
     if attribute(transpose, "perm") != [0, 3, 1, 2] or shape is None or len(shape) != 4:

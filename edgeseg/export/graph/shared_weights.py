@@ -1,7 +1,7 @@
 """Several programs of one model store their weights once.
 
-ISR levels differ in pooling windows, and precisions in a part of the weights: what is equal byte for byte goes into one file
-that every graph reads (ONNX external data), so a further level costs its graph alone.
+ISR levels differ in pooling windows, and precisions in a part of the weights: what is equal byte for byte
+goes into one file that every graph reads (ONNX external data), so a further level costs its graph alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ ALIGN_BYTES = 4096
 
 
 def share_weights(programs: Sequence[Program], folder: Path) -> list[Program]:
-    """Write programs anew into a folder of their own: graphs, and one `weights.bin` that holds every large weight once.
+    """Write programs anew into a folder of their own: graphs, and one `weights.bin` that holds every large
+    weight once.
 
     Args:
         programs: in any precision and with weights stored in any type; their own files stay as they are.
@@ -49,16 +50,24 @@ def share_weights(programs: Sequence[Program], folder: Path) -> list[Program]:
                 path.write_bytes(graph.SerializeToString(deterministic=True))
                 written.append(replace(program, onnx_path=path, blobs=(folder / WEIGHTS,)))
     except OSError as error:
-        raise BuildError(f"{folder} cannot be written: {error.strerror}", hint="choose another folder, or free space") from error
+        raise BuildError(
+            f"{folder} cannot be written: {error.strerror}", hint="choose another folder, or free space"
+        ) from error
     for program in written:
         onnx.checker.check_model(program.onnx_path, full_check=True)
     return written
 
 
 def _large(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    """Those worth moving; never sizes and shapes, which are int64: ONNX reads them from the graph to infer what follows."""
+    """Those worth moving; never sizes and shapes, which are int64: ONNX reads them from the graph to infer
+    what follows.
+    """
     tensors = model.graph.initializer
-    return (tensor for tensor in tensors if tensor.ByteSize() >= MIN_BYTES and tensor.data_type != TensorProto.INT64)
+    return (
+        tensor
+        for tensor in tensors
+        if tensor.ByteSize() >= MIN_BYTES and tensor.data_type != TensorProto.INT64
+    )
 
 
 def _move(tensor: TensorProto, weights: BinaryIO, offsets: dict[bytes, int]) -> None:
@@ -72,7 +81,9 @@ def _move(tensor: TensorProto, weights: BinaryIO, offsets: dict[bytes, int]) -> 
     if key not in offsets:
         offsets[key] = weights.seek(-(-weights.tell() // ALIGN_BYTES) * ALIGN_BYTES)
         weights.write(values)
-    moved = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, data_location=TensorProto.EXTERNAL)
+    moved = TensorProto(
+        name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, data_location=TensorProto.EXTERNAL
+    )
     for name, value in (("location", WEIGHTS), ("offset", offsets[key]), ("length", len(values))):
         moved.external_data.add(key=name, value=str(value))
     tensor.CopyFrom(moved)

@@ -18,8 +18,8 @@ _BETWEEN = ("Softmax", "QuantizeLinear", "DequantizeLinear")
 def attention_in_pieces(graph: GraphEditor, piece_bytes: int = PIECE_BYTES) -> int:
     """Compute softmax(q k^T) v for some queries after the others; in place.
 
-    It has one row a query, and no row depends on another. The scores of all queries at once would go to memory and come back,
-    twice. Shapes are those of the model as it came to the editor.
+    It has one row a query, and no row depends on another. The scores of all queries at once would go to
+    memory and come back, twice. Shapes are those of the model as it came to the editor.
 
     Returns:
         How many softmaxes were split.
@@ -38,7 +38,9 @@ def attention_in_pieces(graph: GraphEditor, piece_bytes: int = PIECE_BYTES) -> i
 
 
 def _to_product(graph: GraphEditor, softmax: NodeProto) -> list[NodeProto]:
-    """The nodes from a softmax to the product that takes its result as the left factor; empty where there is none."""
+    """The nodes from a softmax to the product that takes its result as the left factor; empty where there is
+    none.
+    """
     chain = [softmax]
     while chain[-1].op_type not in PRODUCTS:
         name = chain[-1].output[0]
@@ -50,9 +52,13 @@ def _to_product(graph: GraphEditor, softmax: NodeProto) -> list[NodeProto]:
 
 
 def _pieces(shape: tuple[int, ...], piece_bytes: int) -> int:
-    """The smallest number of equal pieces of the rows that are small enough; as many as there are rows where none is."""
+    """The smallest number of equal pieces of the rows that are small enough; as many as there are rows where
+    none is.
+    """
     rows, size = shape[-2], 4 * math.prod(shape)
-    return next((count for count in range(1, rows + 1) if rows % count == 0 and size <= count * piece_bytes), rows)
+    return next(
+        (count for count in range(1, rows + 1) if rows % count == 0 and size <= count * piece_bytes), rows
+    )
 
 
 def _split(graph: GraphEditor, chain: list[NodeProto], axis: int, pieces: int, rows: int) -> None:
@@ -61,6 +67,12 @@ def _split(graph: GraphEditor, chain: list[NodeProto], axis: int, pieces: int, r
     ends = []
     for value in graph.add_many("Split", [source, sizes], f"{source}/piece", pieces, axis=axis):
         for node in chain:
-            value = graph.add(node.op_type, [value, *node.input[1:]], f"{node.output[0]}/piece", node.domain, **attributes(node))
+            value = graph.add(
+                node.op_type,
+                [value, *node.input[1:]],
+                f"{node.output[0]}/piece",
+                node.domain,
+                **attributes(node),
+            )
         ends.append(value)
     graph.replace(end, graph.add("Concat", ends, f"{end}/pieces", axis=axis))

@@ -4,8 +4,9 @@
     optimised  the same against ONNX Runtime at its highest optimisation level
     mask       torch class maps against the optimised program's
 
-A failing report names the first rung that broke: the export, the runtime's optimiser, or only ties between classes. Every
-export of every form of a float program climbs these rungs; `parity` has the whole ladder, of a bundle and in both precisions.
+A failing report names the first rung that broke: the export, the runtime's optimiser, or only ties between
+classes. Every export of every form of a float program climbs these rungs; `parity` has the whole ladder, of a
+bundle and in both precisions.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from edgeseg.specs import ImageU8, Program
 
 
 def compare(
-    reference: TorchReference, program: Program, images: Sequence[ImageU8], thresholds: Thresholds | None = None
+    reference: TorchReference,
+    program: Program,
+    images: Sequence[ImageU8],
+    thresholds: Thresholds | None = None,
 ) -> dict[str, Any]:
     """Climb the ladder on some images and report every rung.
 
@@ -42,7 +46,9 @@ def compare(
     if not images:
         raise ValueError("parity needs an image")
     limits = thresholds or thresholds_of(onnx.load(program.onnx_path), reference.model)
-    runs = {name: onnxruntime_runner(program, optimised=name == "optimised") for name in ("graph", "optimised")}
+    runs = {
+        name: onnxruntime_runner(program, optimised=name == "optimised") for name in ("graph", "optimised")
+    }
     peak, errors, agreement = 0.0, dict.fromkeys(runs, 0.0), 1.0
     for image_rgb in images:
         expected = reference.logits(image_rgb).cpu().numpy()
@@ -50,7 +56,9 @@ def compare(
         mask = np.empty(0, np.uint8)
         for name, run in runs.items():
             mask, logits = run(image_rgb)
-            errors[name] = float(np.maximum(errors[name], np.abs(logits - expected).max()))  # NaN stays NaN, and fails
+            errors[name] = float(
+                np.maximum(errors[name], np.abs(logits - expected).max())
+            )  # NaN stays NaN, and fails
         agreement = min(agreement, mask_agreement(expected[0].argmax(0).astype(np.uint8), mask))
     values = {name: error / (peak or 1.0) for name, error in errors.items()}
     rungs = {name: {"value": value, "passed": value <= limits.logits_error} for name, value in values.items()}
@@ -61,7 +69,10 @@ def compare(
         raise ParityError(
             f"{program.onnx_path} differs from its torch model at rung {broken[0]!r}: "
             + ", ".join(f"{name} {rung['value']:.3g}" for name, rung in rungs.items()),
-            hint="try other versions of torch and onnxruntime; report it with the recipe and what edgeseg doctor says",
+            hint=(
+                "try other versions of torch and onnxruntime; report it with the recipe and what edgeseg"
+                " doctor says"
+            ),
             report=report,
         )
     return report

@@ -1,5 +1,5 @@
-"""The parity ladder: from the trained model to the engine, each rung compares two neighbours, so that the first that breaks
-says where.
+"""The parity ladder: from the trained model to the engine, each rung compares two neighbours, so that the
+first that breaks says where.
 
     P0  torch module          against  the golden frames that the bundle was made with
     P1  torch model           against  ONNX Runtime, every optimisation off, canonical program
@@ -7,8 +7,9 @@ says where.
     P3  that                  against  another runtime
     P4  compiled engine       against  float checkpoint, mIoU on the validation set
 
-P1 of INT8 imposes the same integers on both sides, see `imposed`; its P2 and P3 leave both sides alone. `thresholds` has all
-limits. A rung that cannot be climbed, for want of a checkpoint, a runtime or data, says why.
+P1 of INT8 imposes the same integers on both sides, see `imposed`; its P2 and P3 leave both sides alone.
+`thresholds` has all limits. A rung that cannot be climbed, for want of a checkpoint, a runtime or data, says
+why.
 """
 
 from __future__ import annotations
@@ -104,9 +105,17 @@ def check(what: str, rungs: Sequence[Rung]) -> None:
 
 _HINTS: dict[Name, str] = {
     "P0": "give the checkpoint that the bundle was exported from, or export again",
-    "P1": "give the checkpoint that the bundle was exported from; else report it with the recipe and what edgeseg doctor says",
-    "P2": "try another version of onnxruntime; report it with the recipe and what edgeseg devices --here says",
-    "P3": "edgeseg build BUNDLE --runtime onnxruntime; report it with the other runtime's version and edgeseg devices --here",
+    "P1": (
+        "give the checkpoint that the bundle was exported from; else report it with the recipe and what"
+        " edgeseg doctor says"
+    ),
+    "P2": (
+        "try another version of onnxruntime; report it with the recipe and what edgeseg devices --here says"
+    ),
+    "P3": (
+        "edgeseg build BUNDLE --runtime onnxruntime; report it with the other runtime's version and edgeseg"
+        " devices --here"
+    ),
     "P4": "edgeseg quantize RECIPE with another calibration or with QAT, or a larger gate in the recipe",
 }
 
@@ -137,7 +146,9 @@ def graph_rung(reference: TorchReference, program: Program, images: Sequence[Ima
     run, error, peak = onnxruntime_runner(program, optimised=False), 0.0, 0.0
     for image_rgb in images:
         expected = reference.logits(image_rgb).cpu().numpy()
-        error = float(np.maximum(error, np.abs(run(image_rgb).logits - expected).max()))  # NaN stays NaN, and fails
+        error = float(
+            np.maximum(error, np.abs(run(image_rgb).logits - expected).max())
+        )  # NaN stays NaN, and fails
         peak = max(peak, float(np.abs(expected).max()))
     limits = {"logits_error": Limit(most=limit)}
     compares = "torch model against ONNX Runtime unoptimised"
@@ -145,9 +156,11 @@ def graph_rung(reference: TorchReference, program: Program, images: Sequence[Ima
 
 
 def optimised_rung(canonical: Program, forms: Mapping[str, Program], images: Sequence[ImageU8]) -> Rung:
-    """P2: the canonical program without optimisation, and every form as ONNX Runtime optimises it for an engine here.
+    """P2: the canonical program without optimisation, and every form as ONNX Runtime optimises it for an
+    engine here.
 
-    Left out are forms that it computes wrongly on this processor, which never gets them; the details say which.
+    Left out are forms that it computes wrongly on this processor, which never gets them; the details say
+    which.
     """
     plain = answers(onnxruntime_runner(canonical, optimised=False), images)
     wrong = integers_here().wrong
@@ -162,7 +175,8 @@ def optimised_rung(canonical: Program, forms: Mapping[str, Program], images: Seq
 
 
 def runtime_rung(canonical: Program, runtime: str, program: Program, images: Sequence[ImageU8]) -> Rung:
-    """P3: the canonical program in ONNX Runtime without optimisation, and another runtime with the form that it gets.
+    """P3: the canonical program in ONNX Runtime without optimisation, and another runtime with the form that
+    it gets.
 
     Skipped where the other runtime is not installed, or computes such programs wrongly on this processor.
     """
@@ -170,7 +184,11 @@ def runtime_rung(canonical: Program, runtime: str, program: Program, images: Seq
     try:
         other = OTHERS[runtime](program)
     except Unsupported as error:
-        return Rung("P3", compares, skipped=f"{error}: {error.hint}" if isinstance(error, MissingDependency) else str(error))
+        return Rung(
+            "P3",
+            compares,
+            skipped=f"{error}: {error.hint}" if isinstance(error, MissingDependency) else str(error),
+        )
     found = _against(answers(onnxruntime_runner(canonical, optimised=False), images), other, images)
     return Rung("P3", compares, found, runtime_limits(canonical.precision))
 
@@ -178,7 +196,13 @@ def runtime_rung(canonical: Program, runtime: str, program: Program, images: Seq
 def accuracy_rung(lost: float, gate: str, allowed: float, details: Mapping[str, Any]) -> Rung:
     """P4: mIoU that the engine lost against the float checkpoint, held to the recipe's gate."""
     limits = {"miou_drop": Limit(most=allowed)}
-    return Rung("P4", f"compiled engine against float checkpoint, {gate}", {"miou_drop": lost}, limits, details=details)
+    return Rung(
+        "P4",
+        f"compiled engine against float checkpoint, {gate}",
+        {"miou_drop": lost},
+        limits,
+        details=details,
+    )
 
 
 def _against(plain: Sequence[Answer], runner: Runner, images: Sequence[ImageU8]) -> dict[str, float]:

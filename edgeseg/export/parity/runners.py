@@ -33,12 +33,15 @@ def pixels_of(program: Program, image_rgb: ImageU8) -> ImageU8:
 
 
 def onnxruntime_runner(program: Program, *, optimised: bool) -> Runner:
-    """ONNX Runtime on the CPU: as an engine of it would run here, or with every optimisation off, operator by operator.
+    """ONNX Runtime on the CPU: as an engine of it would run here, or with every optimisation off, operator by
+    operator.
 
     Raises:
         BuildError: ONNX Runtime refuses the program; Unsupported: it is too old for it.
     """
-    session = open_graph(with_logits(onnx.load(program.onnx_path)).SerializeToString(), program, optimise=optimised)
+    session = open_graph(
+        with_logits(onnx.load(program.onnx_path)).SerializeToString(), program, optimise=optimised
+    )
 
     def run(image_rgb: ImageU8) -> Answer:
         mask, logits = session.run(["mask", "logits"], {"image": pixels_of(program, image_rgb)})
@@ -55,7 +58,9 @@ def openvino_runner(program: Program) -> Runner:
     """
     check_computes(program)
     graph = with_logits(onnx.load(program.onnx_path)).SerializeToString()
-    compiled = lasting_core().compile_model(lasting_core().read_model(graph), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = lasting_core().compile_model(
+        lasting_core().read_model(graph), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
 
     def run(image_rgb: ImageU8) -> Answer:
         found = compiled([pixels_of(program, image_rgb)])

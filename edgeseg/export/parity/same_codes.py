@@ -1,21 +1,24 @@
-"""P1 of an INT8 program: the quantized torch model against the graph, with the same integers imposed on both sides.
+"""P1 of an INT8 program: the quantized torch model against the graph, with the same integers imposed on both
+sides.
 
-Both sides compute float32 sums in their own order, so values differ in their last bits; where such a value lies at a tie, the
-two round to neighbours, a whole step apart, and that step goes on through the net. After a hundred quantizers logits differ by
-percents though both sides are right; torch does not even agree with itself at another number of threads. A max abs of the plain
-outputs measures these flips and nothing else.
+Both sides compute float32 sums in their own order, so values differ in their last bits; where such a value
+lies at a tie, the two round to neighbours, a whole step apart, and that step goes on through the net. After a
+hundred quantizers logits differ by percents though both sides are right; torch does not even agree with
+itself at another number of threads. A max abs of the plain outputs measures these flips and nothing else.
 
-So ONNX Runtime, with every optimisation off, runs the graph and gives out what goes into each quantizer and the integers that
-come out. Then the torch model runs on the same image, each quantizer asked what it would have made of ONNX Runtime's input, and
-answering with ONNX Runtime's integers. What is left to differ is the order of additions between two roundings. Compared, over
-all quantizers:
+So ONNX Runtime, with every optimisation off, runs the graph and gives out what goes into each quantizer and
+the integers that come out. Then the torch model runs on the same image, each quantizer asked what it would
+have made of ONNX Runtime's input, and answering with ONNX Runtime's integers. What is left to differ is the
+order of additions between two roundings. Compared, over all quantizers:
 
-    different_codes      integers that differ where both sides round the same input: wrong zero point, range or rounding
-    input_error_steps    what goes into a quantizer, in its steps: wrong weights, biases or operators since those before it
+    different_codes      integers that differ where both sides round the same input: wrong zero point, range
+    or rounding
+    input_error_steps    what goes into a quantizer, in its steps: wrong weights, biases or operators since
+    those before it
     logits_error         the same of the logits, over the largest of them
 
-A quantizer that one side lacks is an error too. They are matched by scale and shape; where several have the same, in the order
-in which the model calls them, which the graph keeps.
+A quantizer that one side lacks is an error too. They are matched by scale and shape; where several have the
+same, in the order in which the model calls them, which the graph keeps.
 """
 
 from __future__ import annotations
@@ -106,13 +109,20 @@ def compare_imposed(reference: TorchReference, program: Program, images: Sequenc
             imposed = reference.logits(image_rgb).cpu().numpy()
         total.add_logits(imposed, alone, seen.logits)
     return Imposed(
-        total.logits_error / (total.peak or 1.0), total.peak, total.input_error, total.different, total.codes, total.free
+        total.logits_error / (total.peak or 1.0),
+        total.peak,
+        total.input_error,
+        total.different,
+        total.codes,
+        total.free,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Quantized:
-    """One quantizer of the graph on one image: what went in, float32, and the integers that came out, int8, and its scale."""
+    """One quantizer of the graph on one image: what went in, float32, and the integers that came out, int8,
+    and its scale.
+    """
 
     node: str
     scale: float
@@ -133,13 +143,17 @@ _Left = dict[tuple[float, tuple[int, ...]], deque[_Quantized]]
 
 
 class _Watched:
-    """A canonical program in ONNX Runtime, without optimisation, that also gives both sides of every activation's quantizer."""
+    """A canonical program in ONNX Runtime, without optimisation, that also gives both sides of every
+    activation's quantizer.
+    """
 
     def __init__(self, program: Program) -> None:
         self._program = program
         graph = with_logits(onnx.load(program.onnx_path))
         constants = {tensor.name: tensor for tensor in graph.graph.initializer}
-        constants |= {node.output[0]: node.attribute[0].t for node in graph.graph.node if node.op_type == "Constant"}
+        constants |= {
+            node.output[0]: node.attribute[0].t for node in graph.graph.node if node.op_type == "Constant"
+        }
         self._nodes = [
             (node.name, float(numpy_helper.to_array(constants[node.input[1]])), node.input[0], node.output[0])
             for node in graph.graph.node
@@ -148,15 +162,21 @@ class _Watched:
         self._wanted = list(dict.fromkeys(name for _, _, *both in self._nodes for name in both))
         codes = {code for _, _, _, code in self._nodes}
         graph.graph.output.extend(
-            helper.make_tensor_value_info(name, TensorProto.INT8 if name in codes else TensorProto.FLOAT, None)
+            helper.make_tensor_value_info(
+                name, TensorProto.INT8 if name in codes else TensorProto.FLOAT, None
+            )
             for name in self._wanted
         )
         self._session = open_graph(graph.SerializeToString(), program, optimise=False)
 
     def run(self, image_rgb: ImageU8) -> _Seen:
-        logits, *found = self._session.run(["logits", *self._wanted], {"image": pixels_of(self._program, image_rgb)})
+        logits, *found = self._session.run(
+            ["logits", *self._wanted], {"image": pixels_of(self._program, image_rgb)}
+        )
         values = dict(zip(self._wanted, found, strict=True))
-        return _Seen(logits, [_Quantized(name, scale, values[a], values[b]) for name, scale, a, b in self._nodes])
+        return _Seen(
+            logits, [_Quantized(name, scale, values[a], values[b]) for name, scale, a, b in self._nodes]
+        )
 
 
 @dataclass
@@ -188,7 +208,8 @@ class _Total:
 
 @contextmanager
 def _imposing(model: nn.Module, seen: _Seen, total: _Total) -> Iterator[None]:
-    """In this context every quantizer of a model's activations answers with the graph's integers, and is compared with them.
+    """In this context every quantizer of a model's activations answers with the graph's integers, and is
+    compared with them.
 
     Raises:
         Misplaced: at the end, where the graph has quantizers that the model did not call.
@@ -207,7 +228,9 @@ def _imposing(model: nn.Module, seen: _Seen, total: _Total) -> Iterator[None]:
         for handle in handles:
             handle.remove()
     if spare := [one.node for same in left.values() for one in same]:
-        raise Misplaced(f"the graph has {len(spare)} quantizers that the model lacks: {', '.join(spare[:_SHOWN])}")
+        raise Misplaced(
+            f"the graph has {len(spare)} quantizers that the model lacks: {', '.join(spare[:_SHOWN])}"
+        )
 
 
 class _Imposer:
@@ -219,7 +242,9 @@ class _Imposer:
     def __call__(self, quantizer: Any, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         scale, shape = float(scale_of(quantizer.amax)), tuple(output.shape)
         if not self._left[scale, shape]:
-            raise Misplaced(f"{self.name} rounds {shape} to steps of {scale:.6g}; the graph has no quantizer like it")
+            raise Misplaced(
+                f"{self.name} rounds {shape} to steps of {scale:.6g}; the graph has no quantizer like it"
+            )
         one = self._left[scale, shape].popleft()
         before = torch.from_numpy(one.before)
         answer = torch.from_numpy(one.codes).to(torch.float32) * scale_of(quantizer.amax)

@@ -2,8 +2,9 @@
 
     watch thread --tick--> Supervisor --connect, abandon--> capture thread --frames--> mailbox
 
-A capture that hangs is left behind: its thread ends by itself when the driver lets it go, closes what it holds, and is not
-listened to any more. At most three may hang at once, then no further connection is tried until one of them ended.
+A capture that hangs is left behind: its thread ends by itself when the driver lets it go, closes what it
+holds, and is not listened to any more. At most three may hang at once, then no further connection is tried
+until one of them ended.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ _LOST = ("damaged", "undecodable")
 
 
 class Mishandled(StreamError):
-    """What is no failure of a source, but a bug that its frames brought to light: `bug`. It costs that source, and no other."""
+    """What is no failure of a source, but a bug that its frames brought to light: `bug`. It costs that
+    source, and no other.
+    """
 
     def __init__(self, source_id: str, what: str, bug: Exception) -> None:
         # The text may quote the URI, and that a password.
@@ -65,7 +68,8 @@ class Capture:
         mailbox: closed when no frame will come any more.
         failure: gets what no source can be blamed for.
         limit: frames at most, of a source that is not live.
-        policy: what the mailbox does, asked whenever the source was opened and says whether it is live; None: it stays as it is.
+        policy: what the mailbox does, asked whenever the source was opened and says whether it is live; None:
+            it stays as it is.
     Attributes:
         is_live: whether frames that are not read are lost, as the source said when it was opened last.
         error: why it FAILED; None where it did not.
@@ -89,7 +93,8 @@ class Capture:
         self.error: EdgesegError | None = None
         self.read, self.age, self._outages = Timings(), Timings(), Timings()
         self.fps, self.frame_count = source.fps, source.frame_count
-        self._source, self._events, self._failure, self._limit, self._clock = source, events, failure, limit, clock
+        self._source, self._events, self._failure = source, events, failure
+        self._limit, self._clock = limit, clock
         self._policy = policy
         self._supervisor = Supervisor(source.is_live, patience, clock(), random.random)
         self._stamps = Stamps()
@@ -112,7 +117,11 @@ class Capture:
         with self._lock:
             self._threads = [thread for thread in self._threads if thread.is_alive()]
             hanging = [thread for thread in self._threads if thread is not self._reader]
-            if self._reader and self._reading is not None and self._count_lost(self._reading, self._connection):
+            if (
+                self._reader
+                and self._reading is not None
+                and self._count_lost(self._reading, self._connection)
+            ):
                 self._supervisor.alive(self._clock())
             if self._reader or len(hanging) < _MOST_HANGING or self._supervisor.is_final:
                 step = self._supervisor.poll(self._clock())
@@ -125,7 +134,10 @@ class Capture:
             elif not self._told_hanging:
                 self._told_hanging = True
                 self._events.emit(
-                    "state", f"{len(hanging)} captures hang: waiting for one to end", self.source_id, state=self._supervisor.state
+                    "state",
+                    f"{len(hanging)} captures hang: waiting for one to end",
+                    self.source_id,
+                    state=self._supervisor.state,
                 )
             self._tell()
             if self._supervisor.is_final:
@@ -147,8 +159,8 @@ class Capture:
     # any thread
 
     def guard(self, frame: Frame, what: str, work: Callable[[], T]) -> T | None:
-        """Do something with a frame, in a thread that serves all sources. Where it goes wrong, this source has FAILED, and nobody
-        else: None, also for the frames after it.
+        """Do something with a frame, in a thread that serves all sources. Where it goes wrong, this source
+        has FAILED, and nobody else: None, also for the frames after it.
 
         Args:
             what: what was to be done with it, for the message: "resized".
@@ -157,7 +169,9 @@ class Capture:
             try:
                 return work()
             except Exception as error:  # noqa: BLE001  a bug is raised in the end, where no source is left
-                self.fail(as_told(error, self.source_id, f"frame {frame.index} could not be {what}"), frame.index)
+                self.fail(
+                    as_told(error, self.source_id, f"frame {frame.index} could not be {what}"), frame.index
+                )
         self.mailbox.count_dropped("failed")
         return None
 
@@ -288,10 +302,19 @@ class Capture:
     def _checked(self, frame: Frame) -> Frame:
         """The frame, which is a picture: what follows need not ask. Raises StreamError."""
         image_rgb = frame.image_rgb
-        if image_rgb.dtype != np.uint8 or image_rgb.ndim != 3 or image_rgb.shape[2] != 3 or not image_rgb.size:
+        if (
+            image_rgb.dtype != np.uint8
+            or image_rgb.ndim != 3
+            or image_rgb.shape[2] != 3
+            or not image_rgb.size
+        ):
             raise StreamError(
-                f"{self.source_id}: frame {frame.index} is no RGB picture of 8 bits: {image_rgb.dtype} {image_rgb.shape}",
-                hint="look at what the source delivers; a file can be converted: ffmpeg -i FILE -pix_fmt yuv420p out.mp4",
+                f"{self.source_id}: frame {frame.index} is no RGB picture of 8 bits: {image_rgb.dtype}"
+                f" {image_rgb.shape}",
+                hint=(
+                    "look at what the source delivers; a file can be converted: ffmpeg -i FILE -pix_fmt"
+                    " yuv420p out.mp4"
+                ),
             )
         return frame
 
@@ -330,7 +353,9 @@ class Capture:
         with self._lock:
             before = self._lost
             if number == self._connection:
-                self._lost = {reason: self._lost_before[reason] + int(getattr(source, reason, 0)) for reason in _LOST}
+                self._lost = {
+                    reason: self._lost_before[reason] + int(getattr(source, reason, 0)) for reason in _LOST
+                }
             return self._lost != before
 
     def _hear(self, number: int, kind: str, reason: str, details: Mapping[str, Any]) -> None:
@@ -343,7 +368,9 @@ class Capture:
         before, self._size_hw = self._size_hw, size_hw
         if self.is_live and before is not None and before != size_hw:
             reason = f"{before[1]}x{before[0]} -> {size_hw[1]}x{size_hw[0]}"
-            self._events.emit("resized", reason, self.source_id, before_hw=list(before), size_hw=list(size_hw))
+            self._events.emit(
+                "resized", reason, self.source_id, before_hw=list(before), size_hw=list(size_hw)
+            )
 
     def _over(self, number: int, error: EdgesegError | None, broken: bool = False) -> None:
         """A connection ended. Tells the supervisor, unless it was left behind long ago."""
@@ -358,7 +385,9 @@ class Capture:
             elif error is None:
                 self._supervisor.ended(now_s)
             else:
-                self._supervisor.failed(now_s, str(error), hopeless=isinstance(error, (AccessDenied, Unsupported)))
+                self._supervisor.failed(
+                    now_s, str(error), hopeless=isinstance(error, (AccessDenied, Unsupported))
+                )
             if self._supervisor.is_final:
                 self.error = error
                 self.mailbox.close()

@@ -14,14 +14,16 @@ _POLL_S = 0.1
 
 
 class Closed(Exception):
-    """The other end of a channel is gone: for a receiver the end of the data, for a sender nobody to send to."""
+    """The other end of a channel is gone: for a receiver the end of the data, for a sender nobody to send
+    to.
+    """
 
 
 class Channel(Generic[T]):
     """Items pass in order from one sending to one receiving thread; every wait has a time-out.
 
-    The ends work as those of a pipe: after the sender's `close` the receiver still gets what was put before; after the
-    receiver's `cancel` nothing is taken any more.
+    The ends work as those of a pipe: after the sender's `close` the receiver still gets what was put before;
+    after the receiver's `cancel` nothing is taken any more.
 
     Args:
         capacity: items held at most, from 1 up; a full channel makes the sender wait.
@@ -40,7 +42,9 @@ class Channel(Generic[T]):
         return len(self._items)
 
     def put(self, item: T, timeout_s: float) -> bool:
-        """Add an item. False where the channel is still full after `timeout_s`; raises Closed where nobody will take it."""
+        """Add an item. False where the channel is still full after `timeout_s`; raises Closed where nobody
+        will take it.
+        """
         deadline_s = time.monotonic() + timeout_s
         with self._changed:
             while True:
@@ -119,7 +123,9 @@ def received(channel: Channel[T], stop: threading.Event | None = None) -> Iterat
 
 
 class FirstError:
-    """Where threads leave what went wrong. The first error is kept: those that follow are its consequences."""
+    """Where threads leave what went wrong. The first error is kept: those that follow are its
+    consequences.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

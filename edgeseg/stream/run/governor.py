@@ -1,17 +1,21 @@
-"""Which ISR level a stream runs at, so that it holds its target: pure logic, without threads and without a clock.
+"""Which ISR level a stream runs at, so that it holds its target: pure logic, without threads and without a
+clock.
 
 The levels of a bundle are one model at several costs, from most exact to fastest. The governor moves
 
-- down (to a faster level) as soon as the 90th percentile of the last frames misses the limit, at once to the most exact level
-  that is expected to hold it;
-- up (a return) when a more exact level is expected to hold the limit with head-room to spare, and a stay has passed.
+- down (to a faster level) as soon as the 90th percentile of the last frames misses the limit, at once to the
+  most exact level that is expected to hold it;
+- up (a return) when a more exact level is expected to hold the limit with head-room to spare, and a stay has
+  passed.
 
-What a level is expected to take comes from the frames just seen: their inference time scaled by the ratio of the levels'
-inference times, plus the rest of their time, which no level changes. The ratios start as the engines were measured; each
-return that holds corrects them, though never beyond the measured ones, so that no chance can make it too shy to return.
+What a level is expected to take comes from the frames just seen: their inference time scaled by the ratio of
+the levels' inference times, plus the rest of their time, which no level changes. The ratios start as the
+engines were measured; each return that holds corrects them, though never beyond the measured ones, so that no
+chance can make it too shy to return.
 
-That it does not flap has three causes: the gap between "misses the limit" and "fits with head-room"; a minimum stay at every
-level; and a stay that doubles with every return that failed. A load that has clearly eased since then is tried again at once.
+That it does not flap has three causes: the gap between "misses the limit" and "fits with head-room"; a
+minimum stay at every level; and a stay that doubles with every return that failed. A load that has clearly
+eased since then is tried again at once.
 """
 
 from __future__ import annotations
@@ -37,11 +41,13 @@ _EASED = 0.8
 class Target:
     """What a stream has to hold: `limit_ms` for one of two times of a frame.
 
-    - "deadline": the latency, from the frame in hand to its mask at the frame's size (resize, infer, postprocess), waiting in
-      queues left out. It is the frame's age where the stream keeps up with a camera. A file is read as fast as its frames are
-      taken, so the queues are always full, and age would measure them instead of the work.
-    - "fps": the time of the inference alone. Stages overlap, so the slowest thread sets the rate, and a level changes only the
-      engine's. Where reading or writing is slower than the rate, no level can hold it, and none is wasted on it.
+    - "deadline": the latency, from the frame in hand to its mask at the frame's size (resize, infer,
+      postprocess), waiting in queues left out. It is the frame's age where the stream keeps up with a camera.
+      A file is read as fast as its frames are taken, so the queues are always full, and age would measure
+      them instead of the work.
+    - "fps": the time of the inference alone. Stages overlap, so the slowest thread sets the rate, and a level
+      changes only the engine's. Where reading or writing is slower than the rate, no level can hold it, and
+      none is wasted on it.
 
     Raises:
         ValueError: the limit is not a positive, finite number.
@@ -81,19 +87,22 @@ class Decision:
 
 
 class Governor:
-    """Chooses the level of the next frames from the times of the last ones. Not thread-safe: one thread calls `observe`.
+    """Chooses the level of the next frames from the times of the last ones. Not thread-safe: one thread calls
+    `observe`.
 
     Args:
-        measured_ms: median inference time of each level of the bundle, from most exact to fastest; only their ratios count. A
-            level that was measured slower than one before it counts as equally fast.
+        measured_ms: median inference time of each level of the bundle, from most exact to fastest; only their
+            ratios count. A level that was measured slower than one before it counts as equally fast.
         target: what to hold.
         first: the most exact level that may be used; the stream starts there. At least one other must follow.
-        window_frames: frames at the current level that the percentile is taken over, from 10 up. While the window fills, the
-            frames that are still to come count as in time; head-room shows in a full window only.
+        window_frames: frames at the current level that the percentile is taken over, from 10 up. While the
+            window fills, the frames that are still to come count as in time; head-room shows in a full window
+            only.
         min_stay_s: no switch earlier than this after the last one (or the first frame).
-        return_stay_s: no return to a more exact level earlier than this after the last switch. It doubles for a level with every
-            return to it that failed: that had to be taken back within four times the stay waited for. It counts undoubled where
-            the level is now expected to take less than 0.8 of what it was when the return failed.
+        return_stay_s: no return to a more exact level earlier than this after the last switch. It doubles for
+            a level with every return to it that failed: that had to be taken back within four times the stay
+            waited for. It counts undoubled where the level is now expected to take less than 0.8 of what it
+            was when the return failed.
         headroom: share of the limit that a more exact level must be expected to fit in, above 0 and below 1.
 
     Attributes:
@@ -144,7 +153,8 @@ class Governor:
         """Take in a finished frame; returns the switch that follows from it.
 
         Args:
-            level: that the frame ran at. Frames that were under way at a switch say nothing of the new level, and are left out.
+            level: that the frame ran at. Frames that were under way at a switch say nothing of the new level,
+                and are left out.
             infer_ms: its inference.
             other_ms: the rest of its latency: what no level changes.
             now_s: any clock that does not go back.
@@ -180,12 +190,16 @@ class Governor:
                 self._failed_ms[self.level] = min(self._failed_ms[self.level], self._arrival.expected_ms)
             else:
                 self._failures[self.level], self._failed_ms[self.level] = 0, math.inf
-        to_level = next((level for level in faster if self._expected_ms(level) <= self.target.limit_ms), faster[-1])
+        to_level = next(
+            (level for level in faster if self._expected_ms(level) <= self.target.limit_ms), faster[-1]
+        )
         return self._move(Decision(now_s, self.level, to_level, "late", p90_ms, self._expected_ms(to_level)))
 
     def _move(self, decision: Decision) -> Decision:
         returned = decision.reason == "headroom"
-        self._infer_before_ms = statistics.median(infer_ms for infer_ms, _ in self._frames) if returned else None
+        self._infer_before_ms = (
+            statistics.median(infer_ms for infer_ms, _ in self._frames) if returned else None
+        )
         self.level, self._since_s, self._arrival = decision.to_level, decision.at_s, decision
         self._frames.clear()
         return decision
@@ -196,9 +210,14 @@ class Governor:
         return self._return_stay_s * (1 if eased else 2 ** self._failures[level])
 
     def _expected_ms(self, level: int) -> float:
-        """90th percentile (nearest rank) of what the window's frames would have taken at a level; 0 while they are too few."""
+        """90th percentile (nearest rank) of what the window's frames would have taken at a level; 0 while
+        they are too few.
+        """
         ratio = self._ratio(level)
-        times_ms = sorted((self.governed_ms(infer_ms * ratio, other_ms) for infer_ms, other_ms in self._frames), reverse=True)
+        times_ms = sorted(
+            (self.governed_ms(infer_ms * ratio, other_ms) for infer_ms, other_ms in self._frames),
+            reverse=True,
+        )
         longer = self._window_frames - math.ceil(_PERCENTILE * self._window_frames)
         return times_ms[longer] if longer < len(times_ms) else 0.0
 
@@ -210,9 +229,11 @@ class Governor:
         return ratio if level < self.level else 1 / ratio
 
     def _learn(self) -> None:
-        """After a return that has filled a window: half of what its ratio was taken for, half of what it turned out to be.
+        """After a return that has filled a window: half of what its ratio was taken for, half of what it
+        turned out to be.
 
-        Only then were both sides of a switch measured close in time at a steady load. A fall happens because the load changes.
+        Only then were both sides of a switch measured close in time at a steady load. A fall happens because
+        the load changes.
         """
         if self._arrival is None or self._infer_before_ms is None:
             return

@@ -5,9 +5,9 @@
                                 ^        shares, regions
                                 +-------- level -------- governor
 
-Decoders, encoders and runtimes leave Python's lock while they work, so threads are enough. Bounded channels join the lanes.
-Whoever ends, in whatever way, closes the channel ahead (what is in it is still written) and cancels the one behind. What goes
-wrong with a frame costs its source, not the lane: `Capture.guard`.
+Decoders, encoders and runtimes leave Python's lock while they work, so threads are enough. Bounded channels
+join the lanes. Whoever ends, in whatever way, closes the channel ahead (what is in it is still written) and
+cancels the one behind. What goes wrong with a frame costs its source, not the lane: `Capture.guard`.
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ class Lanes:
         self._threads: list[threading.Thread] = []
 
     def open_sinks(self, origin: Capture, frame: Frame) -> None:
-        """Start the writer's thread, which opens the sinks first. Returns when they are open; raises where one cannot be.
+        """Start the writer's thread, which opens the sinks first. Returns when they are open; raises where
+        one cannot be.
 
         KeyboardInterrupt, or the stop event, end the waiting.
         """
@@ -141,19 +142,29 @@ class Lanes:
         self._to_finish.close()
 
     def cancel(self, deadline_s: float) -> None:
-        """End all lanes; those that hang at `deadline_s`, a reading of the monotonic clock, are left behind."""
+        """End all lanes; those that hang at `deadline_s`, a reading of the monotonic clock, are left
+        behind.
+        """
         for channel in (self._to_infer, self._to_finish, self._to_write):
             channel.cancel()
         for thread in self._threads:
             thread.join(max(0.0, deadline_s - time.monotonic()))
 
-    def _start(self, name: str, work: Callable[[], None], inbox: Channel[Any] | None, outbox: Channel[Any] | None) -> None:
-        thread = threading.Thread(target=lambda: self._lane(work, inbox, outbox), name=f"edgeseg-{name}", daemon=True)
+    def _start(
+        self, name: str, work: Callable[[], None], inbox: Channel[Any] | None, outbox: Channel[Any] | None
+    ) -> None:
+        thread = threading.Thread(
+            target=lambda: self._lane(work, inbox, outbox), name=f"edgeseg-{name}", daemon=True
+        )
         self._threads.append(thread)
         thread.start()
 
-    def _lane(self, work: Callable[[], None], inbox: Channel[Any] | None, outbox: Channel[Any] | None) -> None:
-        """One thread's life: it leaves its error, lets the lanes before it end, and the lanes after it finish."""
+    def _lane(
+        self, work: Callable[[], None], inbox: Channel[Any] | None, outbox: Channel[Any] | None
+    ) -> None:
+        """One thread's life: it leaves its error, lets the lanes before it end, and the lanes after it
+        finish.
+        """
         self.failure.attempt(work)
         if inbox is not None:
             inbox.cancel()
@@ -207,12 +218,20 @@ class Lanes:
 
     def _finish(self) -> None:
         for segmented in received(self._to_finish):
-            finished = segmented.origin.guard(segmented.frame, "finished", partial(self._finished, *segmented))
+            finished = segmented.origin.guard(
+                segmented.frame, "finished", partial(self._finished, *segmented)
+            )
             if finished is not None and not send(self._to_write, finished):
                 return
 
     def _finished(
-        self, origin: Capture, frame: Frame, small_mask: MaskU8, choice: Choice, resize_ms: float, infer_ms: float
+        self,
+        origin: Capture,
+        frame: Frame,
+        small_mask: MaskU8,
+        choice: Choice,
+        resize_ms: float,
+        infer_ms: float,
     ) -> _Finished:
         """The mask at the frame's size, and the record that says what is in it."""
         names = self._levels.program.labels.names
@@ -224,7 +243,9 @@ class Lanes:
         now_s = time.monotonic()
         self._levels.finished(frame.index, choice.level, infer_ms, other_ms, now_s - self.start_s)
         if self._levels.choice != choice and self._levels.choice.level != choice.level:
-            self._events.emit("level", self._levels.choice.reason, before=choice.level, level=self._levels.choice.level)
+            self._events.emit(
+                "level", self._levels.choice.reason, before=choice.level, level=self._levels.choice.level
+            )
         age_ms = 1e3 * (now_s - frame.arrival_s)
         self.latency.add(infer_ms + other_ms)
         self.age.add(age_ms)
@@ -234,7 +255,9 @@ class Lanes:
             "pts_s": round(frame.pts_s, 6) if origin.fps or origin.is_live else None,
             "source": frame.source_id,
             "name": frame.name,
-            "class_share": {name: round(float(value), 6) for name, value in zip(names, share, strict=False) if value},
+            "class_share": {
+                name: round(float(value), 6) for name, value in zip(names, share, strict=False) if value
+            },
             **regions,
             "infer_ms": round(infer_ms, 3),
             "latency_ms": round(infer_ms + other_ms, 3),

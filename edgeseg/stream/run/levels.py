@@ -20,7 +20,9 @@ _SWITCHES_KEPT = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A level, and why it is in force: "fixed" without a governor, "start" until its first switch, then that switch's reason."""
+    """A level, and why it is in force: "fixed" without a governor, "start" until its first switch, then that
+    switch's reason.
+    """
 
     level: int
     reason: Literal["fixed", "start"] | Reason
@@ -42,7 +44,9 @@ class Levels:
     def __init__(self, sessions: Mapping[int, Session], governor: Governor | None = None) -> None:
         wanted = list(governor.levels) if governor else list(sessions)[:1]
         if not sessions or sorted(sessions) != wanted:
-            raise ValueError(f"there are sessions for levels {sorted(sessions)}, and the run is about {wanted}")
+            raise ValueError(
+                f"there are sessions for levels {sorted(sessions)}, and the run is about {wanted}"
+            )
         check_alike(sessions)
         self.sessions = sessions
         self.choice = Choice(wanted[0], "start" if governor else "fixed")
@@ -53,7 +57,9 @@ class Levels:
         self._switches: deque[tuple[int, Decision]] = deque(maxlen=_SWITCHES_KEPT)
 
     def finished(self, frame_index: int, level: int, infer_ms: float, other_ms: float, now_s: float) -> None:
-        """Count a frame's time and let the governor decide on it. `now_s` counts from the start of the run."""
+        """Count a frame's time and let the governor decide on it. `now_s` counts from the start of the
+        run.
+        """
         if self.governor is None:
             return
         governed_ms = self.governor.governed_ms(infer_ms, other_ms)
@@ -99,6 +105,7 @@ def check_alike(sessions: Mapping[int, Session]) -> None:
         ):
             if one != two:
                 raise BundleError(
-                    f"level {level} has {what} {one}, level {other_level} {two}: a stream cannot move between them",
+                    f"level {level} has {what} {one}, level {other_level} {two}: a stream cannot move between"
+                    " them",
                     hint="export the levels together: edgeseg export RECIPE --levels PLAN.json",
                 )

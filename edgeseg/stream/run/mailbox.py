@@ -1,7 +1,8 @@
-"""Which frames are dropped when they come faster than they can be segmented, and the mailboxes where they wait.
+"""Which frames are dropped when they come faster than they can be segmented, and the mailboxes where they
+wait.
 
-Every source has a mailbox of its own, and one taker goes round them, so that a fast source cannot starve a slow one, and a dead
-one holds up nobody.
+Every source has a mailbox of its own, and one taker goes round them, so that a fast source cannot starve a
+slow one, and a dead one holds up nobody.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class Policy:
     """What a mailbox does.
 
     Attributes:
-        drop: when it is full: "oldest" makes room for the new frame, "newest" refuses the new one, "none" lets the source wait.
+        drop: when it is full: "oldest" makes room for the new frame, "newest" refuses the new one, "none"
+            lets the source wait.
         queue: frames that it holds, from 1 up.
         max_age_ms: frames that are older when the engine could take them are dropped; None: none are.
     Raises:
@@ -64,7 +66,9 @@ def by_kind(is_live: bool) -> Policy:
 
 
 PolicyOf = Callable[[bool], Policy]
-"""Whether a source is live, which may be known only when it is open -> what its mailbox does. `by_kind` is one."""
+"""Whether a source is live, which may be known only when it is open -> what its mailbox does. `by_kind` is
+one.
+"""
 
 
 class Mailbox:

@@ -1,9 +1,11 @@
-"""The sinks of a run: opened, fed, told of events, replaced when the frame size changes, taken out when they fail.
+"""The sinks of a run: opened, fed, told of events, replaced when the frame size changes, taken out when they
+fail.
 
-Every call of a sink comes from one thread, the writer's, but for the `open` after a failure, and no two at once. A sink that
-fails takes no other down: it is closed, an event says so, and with live sources it is opened again after a while. A run that
-only reads files has its results as its purpose: when its last sink has failed it ends with that error, and nothing is written
-behind a gap. A pipe whose reader goes away has ended and not failed; where that leaves nothing to write to, so has the run.
+Every call of a sink comes from one thread, the writer's, but for the `open` after a failure, and no two at
+once. A sink that fails takes no other down: it is closed, an event says so, and with live sources it is
+opened again after a while. A run that only reads files has its results as its purpose: when its last sink has
+failed it ends with that error, and nothing is written behind a gap. A pipe whose reader goes away has ended
+and not failed; where that leaves nothing to write to, so has the run.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ class _Opening:
 
     def __init__(self, work: Callable[[], None]) -> None:
         self.failure = FirstError()
-        self.thread = threading.Thread(target=lambda: self.failure.attempt(work), name="edgeseg-reopen", daemon=True)
+        self.thread = threading.Thread(
+            target=lambda: self.failure.attempt(work), name="edgeseg-reopen", daemon=True
+        )
         self.thread.start()
 
     def succeeded(self, patience_s: float) -> bool:
@@ -62,7 +66,14 @@ class _Output:
         self.opening: _Opening | None = None
 
     def status(self) -> SinkStatus:
-        return SinkStatus(self.name, self.origin, self.state, self.written, self.missed, str(self.error) if self.error else None)
+        return SinkStatus(
+            self.name,
+            self.origin,
+            self.state,
+            self.written,
+            self.missed,
+            str(self.error) if self.error else None,
+        )
 
 
 class Outputs:
@@ -71,7 +82,8 @@ class Outputs:
     Args:
         sinks: of every source; or by source id, with those of every source under "".
         origins: ids of the sources.
-        live: whether a source is live, as far as that is known by now: then sinks that failed are tried again.
+        live: whether a source is live, as far as that is known by now: then sinks that failed are tried
+            again.
         expendable: True where the run goes on without any sink.
     Raises:
         ValueError: sinks of a source that is none of the run's.
@@ -94,7 +106,9 @@ class Outputs:
         self._several = len(origins) > 1
         # With one source, "all" is that one: its frame size is the sinks'.
         only = origins[0] if len(origins) == 1 else ""
-        self._outputs = [_Output(sink, origin or only, not origin) for origin, group in by_origin.items() for sink in group]
+        self._outputs = [
+            _Output(sink, origin or only, not origin) for origin, group in by_origin.items() for sink in group
+        ]
         self._labels, self._events, self._clock = labels, events, clock
         self._live, self._expendable = live, expendable
         self._first_error: EdgesegError | None = None
@@ -103,10 +117,11 @@ class Outputs:
             events.fill(self._waiting)
 
     def open_first(self, origin: Capture, frame: Frame) -> None:
-        """Open the sinks of the first source that has a frame, and those of all. Raises StreamError where one cannot be.
+        """Open the sinks of the first source that has a frame, and those of all. Raises StreamError where one
+        cannot be.
 
-        But for a sink of one of several sources, which that one's frames do not fit (their size, no rate): that is its affair. A
-        place that cannot be written is everybody's; it is known by the OSError behind.
+        But for a sink of one of several sources, which that one's frames do not fit (their size, no rate):
+        that is its affair. A place that cannot be written is everybody's; it is known by the OSError behind.
         """
         for output in self._of(origin.source_id):
             try:
@@ -121,7 +136,8 @@ class Outputs:
 
         Raises:
             EdgesegError: the last sink failed, and the run is nothing without one: the first failure of all.
-            Exception: whatever else a sink of all sources raises is a bug, or a reader of stdout that is gone.
+            Exception: whatever else a sink of all sources raises is a bug, or a reader of stdout that is
+                gone.
         """
         for output in self._of(origin.source_id):
             self._attempt(output, lambda output=output: self._write_to(output, origin, frame, mask, record))  # type: ignore[misc]
@@ -132,14 +148,20 @@ class Outputs:
             event = self._waiting.popleft()
             for output in self._outputs:
                 tell = getattr(output.sink, "event", None)
-                if tell and output.state == "OPEN" and (output.for_all or event.source in ("", output.origin, output.name)):
+                if (
+                    tell
+                    and output.state == "OPEN"
+                    and (output.for_all or event.source in ("", output.origin, output.name))
+                ):
                     self._attempt(output, lambda tell=tell, event=event: tell(event))  # type: ignore[misc]
 
     def close(self, failure: FirstError) -> None:
         """Close them all. What they cannot finish counts as their failure; bugs are left in `failure`."""
         failure.attempt(self.idle)
         for output in self._outputs:
-            if output.state == "OPEN" or (output.opening is not None and output.opening.succeeded(_REOPEN_PATIENCE_S)):
+            if output.state == "OPEN" or (
+                output.opening is not None and output.opening.succeeded(_REOPEN_PATIENCE_S)
+            ):
                 failure.attempt(lambda output=output: self._close(output))  # type: ignore[misc]
 
     def raise_if_all_failed(self) -> None:
@@ -169,10 +191,14 @@ class Outputs:
     def _of(self, source_id: str) -> list[_Output]:
         return [output for output in self._outputs if output.origin in ("", source_id)]
 
-    def _write_to(self, output: _Output, origin: Capture, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
+    def _write_to(
+        self, output: _Output, origin: Capture, frame: Frame, mask: MaskU8, record: Mapping[str, Any]
+    ) -> None:
         if output.state == "FAILED" and self._reopened(output, origin, frame):
             output.state = "OPEN"
-            self._events.emit("sink_recovered", f"open again, {output.missed} frames were missed", output.name)
+            self._events.emit(
+                "sink_recovered", f"open again, {output.missed} frames were missed", output.name
+            )
         if output.state == "WAITING":
             self._open(output, origin, frame)
         if output.state == "OPEN" and origin.is_live and output.origin and output.shape != _shape(frame):
@@ -198,8 +224,8 @@ class Outputs:
         return lambda: output.sink.open(size_hw, fps, self._labels)
 
     def _reopened(self, output: _Output, origin: Capture, frame: Frame) -> bool:
-        """Whether a sink that failed is open again. It is tried on a thread of its own: a broker that is away takes seconds to
-        say so.
+        """Whether a sink that failed is open again. It is tried on a thread of its own: a broker that is away
+        takes seconds to say so.
 
         Raises what `open` raised.
         """

@@ -27,33 +27,42 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """The figures of one run. All stages count from the moment the first frame was there and the engine was warm.
+    """The figures of one run. All stages count from the moment the first frame was there and the engine was
+    warm.
 
     Attributes:
         source: where the frames came from; several are joined by ", ".
         source_fps: nominal rate of the first; 0 for pictures without one.
-        size_hw: height and width of the first frame in pixels; (0, 0) where the run was stopped before there was one.
-        program: arch, precision, ISR plan, input size and mask stride of what was run; with a governor, of the most exact level.
+        size_hw: height and width of the first frame in pixels; (0, 0) where the run was stopped before there
+            was one.
+        program: arch, precision, ISR plan, input size and mask stride of what was run; with a governor, of
+            the most exact level.
         level: the bundle's program level; with a governor, the most exact that was allowed.
         frames: frames read, segmented and written.
         frames_expected: what the source had announced, cut to the limit; None where it could not say.
-        frames_dropped: frames read and not written; 0 for files unless the run was interrupted. `sources` says why.
+        frames_dropped: frames read and not written; 0 for files unless the run was interrupted. `sources`
+            says why.
         interrupted: True where Ctrl-C or the stop event ended the run.
         wall_s, fps: from the first frame to the last write, and frames over that time.
-        stages: by name (read, resize, infer, postprocess, write): count, mean, p50, p90, p99 and max in ms, and `busy`,
-            the share of the wall time that the stage worked (of `read`: the mean over the sources, a camera's pace included).
+        stages: by name (read, resize, infer, postprocess, write): count, mean, p50, p90, p99 and max in ms,
+            and `busy`, the share of the wall time that the stage worked (of `read`: the mean over the
+            sources, a camera's pace included).
         latency: resize, infer and postprocess of a frame, without waiting: the same figures in ms.
-        frame_age: from the hand-over by the source to the finished mask, waiting included: the same figures in ms.
-        bottleneck: the stage that holds the others up, the busiest. A camera's pace counts only where nothing was dropped.
+        frame_age: from the hand-over by the source to the finished mask, waiting included: the same figures
+            in ms.
+        bottleneck: the stage that holds the others up, the busiest. A camera's pace counts only where nothing
+            was dropped.
         class_share: mean share of a frame's pixels, 0..1, by class name.
-        governor: None without one. `target` ("deadline" or "fps") and `limit_ms` (see `stream.governor.Target`); `over_limit`,
-            the share of frames that took longer; `levels`: each one's ISR plan, `share` of the frames, and figures of the time
-            that is limited; `switch_count`, and the last 1000 `switches`: `at_s` from the start of the run, `frame` (index of the
-            one whose time decided), `from_level`, `to_level`, `reason`, `p90_ms` before and `expected_ms` after.
+        governor: None without one. `target` ("deadline" or "fps") and `limit_ms` (see
+            `stream.governor.Target`); `over_limit`, the share of frames that took longer; `levels`: each
+            one's ISR plan, `share` of the frames, and figures of the time that is limited; `switch_count`,
+            and the last 1000 `switches`: `at_s` from the start of the run, `frame` (index of the one whose
+            time decided), `from_level`, `to_level`, `reason`, `p90_ms` before and `expected_ms` after.
         host: machine, system, CPUs that this process may use.
         sources, sinks: one `stream.status.SourceStatus` or `SinkStatus` each, as data.
         events: `counts` by kind, and the last 200 as `recent` (see `stream.events.Event`).
-        failures: sources and sinks that did not do all that they should: `what` failed, `error`, `hint`. Empty where all is well.
+        failures: sources and sinks that did not do all that they should: `what` failed, `error`, `hint`.
+            Empty where all is well.
     """
 
     source: str
@@ -93,7 +102,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Abandoned(BrokenPipeError):
-    """All sinks of a run were pipes, and their readers went away: it ended in good order; `report` covers what was written."""
+    """All sinks of a run were pipes, and their readers went away: it ended in good order; `report` covers
+    what was written.
+    """
 
     def __init__(self, report: RunReport) -> None:
         super().__init__(errno.EPIPE, os.strerror(errno.EPIPE))
@@ -116,7 +127,9 @@ def make_report(
     program = levels.program
     stages = _stages(lanes, captures, wall_s)
     statuses = [capture.status() for capture in captures]
-    failed = [(capture.source_id, capture.error) for capture in captures if capture.error] + outputs.failures()
+    failed = [
+        (capture.source_id, capture.error) for capture in captures if capture.error
+    ] + outputs.failures()
     return RunReport(
         source=", ".join(capture.source_id for capture in captures),
         source_fps=captures[0].fps,
@@ -149,7 +162,9 @@ def make_report(
     )
 
 
-def make_status(lanes: Lanes, levels: Levels, captures: Sequence[Capture], outputs: Outputs, events: EventBus) -> RunStatus:
+def make_status(
+    lanes: Lanes, levels: Levels, captures: Sequence[Capture], outputs: Outputs, events: EventBus
+) -> RunStatus:
     """How a run is doing. From any thread."""
     now_s = time.monotonic()
     recent_s = [at_s for at_s in tuple(lanes.finished_s) if now_s - at_s < 10]
@@ -180,7 +195,10 @@ def _stages(lanes: Lanes, captures: Sequence[Capture], wall_s: float) -> dict[st
 
 def _bottleneck(stages: Mapping[str, Mapping[str, Any]], paced: bool) -> str:
     """The busiest stage. `paced`: frames of a camera were dropped, so that it cannot be the camera."""
-    return max((stage for stage in stages if not (paced and stage == "read")), key=lambda stage: stages[stage]["busy"])
+    return max(
+        (stage for stage in stages if not (paced and stage == "read")),
+        key=lambda stage: stages[stage]["busy"],
+    )
 
 
 def _class_share(lanes: Lanes, levels: Levels) -> dict[str, float]:

@@ -1,15 +1,16 @@
 """The main job: frames of one or more sources through a session into sinks, with all stages overlapped.
 
-    source -> capture thread -> mailbox =+                                     watch thread: states, time-outs, reconnects
-    source -> capture thread -> mailbox =+==> prepare -> engine -> finish -> writer -> sinks
-    source -> capture thread -> mailbox =+
+    source -> capture thread -> mailbox =+                                     watch thread: states,
+    time-outs, reconnects source -> capture thread -> mailbox =+==> prepare -> engine -> finish -> writer ->
+    sinks source -> capture thread -> mailbox =+
 
-Each source has its own thread, its own state and its own queue; one lane takes a frame from each in turn. The caller's thread
-only waits, so Ctrl-C never lands inside a stage. Nothing waits without a time-out. Programs have batch 1, so frames of several
-sources go through the engine one after the other.
+Each source has its own thread, its own state and its own queue; one lane takes a frame from each in turn. The
+caller's thread only waits, so Ctrl-C never lands inside a stage. Nothing waits without a time-out. Programs
+have batch 1, so frames of several sources go through the engine one after the other.
 
-With a governor, the finishing thread tells it each frame's times, and the engine's thread takes every frame through the session
-of the level that is in force at that moment. A switch of levels touches no queue: no frame is lost or overtaken.
+With a governor, the finishing thread tells it each frame's times, and the engine's thread takes every frame
+through the session of the level that is in force at that moment. A switch of levels touches no queue: no
+frame is lost or overtaken.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ from edgeseg.stream.watch.status import Monitor, RunStatus
 _LIVE_QUEUE, _RECORDED_QUEUE = 1, 2
 _POLL_S = 0.1
 _TICK_S = 0.05
-# After a stop: the engine may finish its frame, then the sinks theirs, then all threads end. Together less than two seconds.
+# After a stop: the engine may finish its frame, then the sinks theirs, then all threads end. Together less
+# than two seconds.
 _DRAIN_S, _WRITE_S, _HURRY_S = 1.0, 1.4, 0.4
 _PATIENCE_S = 10.0
 
@@ -60,38 +62,44 @@ def run(
     stop: threading.Event | None = None,
     monitor: Monitor | None = None,
 ) -> RunReport:
-    """Segment the frames of sources, in order, into sinks. Opens and closes sources and sinks; sessions stay open.
+    """Segment the frames of sources, in order, into sinks. Opens and closes sources and sinks; sessions stay
+    open.
 
-    Every frame of a file is segmented. Of live sources the newest frame is kept, and a connection that is lost is made again, see
-    `stream.supervisor`. A source that fails stops no other.
+    Every frame of a file is segmented. Of live sources the newest frame is kept, and a connection that is
+    lost is made again, see `stream.supervisor`. A source that fails stops no other.
 
-    Each sink gets the frame, its mask at the frame's size, exactly as `segment` of the frame's session gives it, and a record:
-    `index` (of the frames that came from the source: gaps are dropped frames), `pts_s` (None for pictures without a rate),
-    `source`, `name`, `class_share` (class name -> share of the frame's pixels, classes present), `regions` (where there are any:
-    region -> class -> share), `infer_ms`, `latency_ms` (resize, infer and postprocess, without waiting), `age_ms` (from the
-    frame's arrival to the finished mask, waiting included), `level` and `level_reason` (see `stream.levels.Choice`);
-    `pixel_aspect` (width of a pixel over its height) and `damaged` where they are not 1 and false.
+    Each sink gets the frame, its mask at the frame's size, exactly as `segment` of the frame's session gives
+    it, and a record: `index` (of the frames that came from the source: gaps are dropped frames), `pts_s`
+    (None for pictures without a rate), `source`, `name`, `class_share` (class name -> share of the frame's
+    pixels, classes present), `regions` (where there are any: region -> class -> share), `infer_ms`,
+    `latency_ms` (resize, infer and postprocess, without waiting), `age_ms` (from the frame's arrival to the
+    finished mask, waiting included), `level` and `level_reason` (see `stream.levels.Choice`); `pixel_aspect`
+    (width of a pixel over its height) and `damaged` where they are not 1 and false.
 
     Args:
         session: an open session; with a governor one for each of its levels, by level.
         source: one or more, each with a `source_id` of its own.
         sinks: of all sources; or by source id, with those of all sources under "".
         limit: frames at most, of each source.
-        warmup: inferences on a black picture, with every session, when the first frame is there and before the clock starts.
+        warmup: inferences on a black picture, with every session, when the first frame is there and before
+            the clock starts.
         level: the bundle's program level that the session runs, for the records; not used with a governor.
         governor: chooses the level of each frame.
-        policy: which frames are dropped, for all sources or by source id, also by whether it is live; else `policy.by_kind`.
+        policy: which frames are dropped, for all sources or by source id, also by whether it is live; else
+            `policy.by_kind`.
         patience: time-outs and waits of live sources.
         regions: what is watched in the masks, by source id; what crosses a threshold is an event.
         on_frame: called with what the sinks got, after them, on the writer's thread.
         stop: ends the run in good order within two seconds when set: what was inferred is written.
         monitor: shows the run while it goes on.
     Raises:
-        StreamError: no source had a frame, all sources failed, or a sink could not be opened, or failed where it was all that the
-            run was for; what was finished before is written. The first error of any thread is raised.
+        StreamError: no source had a frame, all sources failed, or a sink could not be opened, or failed where
+            it was all that the run was for; what was finished before is written. The first error of any
+            thread is raised.
         BundleError: the levels differ in image or classes.
         Abandoned: the sinks were pipes, and their readers went away; the exception carries the report.
-        Interrupted: Ctrl-C; sinks are closed, and the exception carries the report. A second Ctrl-C does not wait for them.
+        Interrupted: Ctrl-C; sinks are closed, and the exception carries the report. A second Ctrl-C does not
+            wait for them.
         ValueError: two sources with one id, or sinks, policies or regions of a source that is not there.
     """
     levels = Levels(session if isinstance(session, Mapping) else {level: session}, governor)
@@ -113,7 +121,9 @@ def run(
 
 
 class _Run:
-    """One run: its sources, its lanes, the thread that watches over the sources, and the caller's thread, which waits."""
+    """One run: its sources, its lanes, the thread that watches over the sources, and the caller's thread,
+    which waits.
+    """
 
     def __init__(
         self,
@@ -203,7 +213,9 @@ class _Run:
         return report
 
     def _first_frame(self) -> tuple[Capture, Frame] | None:
-        """Wait for the first frame of any source; it stays where it is. None where the run was stopped before there was one."""
+        """Wait for the first frame of any source; it stays where it is. None where the run was stopped before
+        there was one.
+        """
         give_up_s = None if self._patience.start_s is None else time.monotonic() + self._patience.start_s
         while not self._stop.is_set():
             self._lanes.failure.reraise()
@@ -233,7 +245,9 @@ class _Run:
         self._lanes.start()
 
     def _wait(self) -> None:
-        """Until the writer is done. After a stop an engine that hangs is given up, and so is a sink, in the end."""
+        """Until the writer is done. After a stop an engine that hangs is given up, and so is a sink, in the
+        end.
+        """
         stopped_s = None
         while not self._lanes.written.wait(_POLL_S):
             if self._stop.is_set():
@@ -271,11 +285,18 @@ class _Run:
     def _no_frames(self) -> StreamError:
         states = [capture.status() for capture in self._captures]
         told = [
-            f"{state.source}: {state.last_error}" for state in states if state.last_error and state.source not in state.last_error
+            f"{state.source}: {state.last_error}"
+            for state in states
+            if state.last_error and state.source not in state.last_error
         ]
-        told += [state.last_error for state in states if state.last_error and state.source in state.last_error]
+        told += [
+            state.last_error for state in states if state.last_error and state.source in state.last_error
+        ]
         names = ", ".join(capture.source_id for capture in self._captures)
-        return StreamError("; ".join(told) or f"{names}: no frames", hint="check the source, and that the limit is at least 1")
+        return StreamError(
+            "; ".join(told) or f"{names}: no frames",
+            hint="check the source, and that the limit is at least 1",
+        )
 
     def _raise_if_all_failed(self) -> None:
         errors = [capture.error for capture in self._captures if capture.error]
@@ -288,7 +309,9 @@ class _Run:
         counts = [capture.frame_count for capture in self._captures]
         if any(count is None for count in counts):
             return None
-        return sum(count if self._limit is None else min(count, self._limit) for count in counts if count is not None)
+        return sum(
+            count if self._limit is None else min(count, self._limit) for count in counts if count is not None
+        )
 
     def _status(self) -> RunStatus:
         return make_status(self._lanes, self._levels, self._captures, self._outputs, self._monitor.events)
@@ -308,7 +331,9 @@ class _Run:
 
 
 def _policies(
-    sources: Sequence[FrameSource], policy: Policy | Mapping[str, Policy | PolicyOf] | None, regions: Mapping[str, RegionMonitor]
+    sources: Sequence[FrameSource],
+    policy: Policy | Mapping[str, Policy | PolicyOf] | None,
+    regions: Mapping[str, RegionMonitor],
 ) -> list[PolicyOf]:
     """One for each source. Raises ValueError where sources share an id, or something is for none of them."""
     ids = [source.source_id for source in sources]

@@ -28,13 +28,15 @@ class Stamps:
         self._is_live = source.is_live
         self._live.connected()
         jumping = bool(getattr(source, "stamps_may_jump", False))
-        self._recorded = RecordedTimeline(1 / source.fps, jumping) if source.fps > 0 and not source.is_live else None
+        self._recorded = (
+            RecordedTimeline(1 / source.fps, jumping) if source.fps > 0 and not source.is_live else None
+        )
 
     def place(self, frame: Frame, now_s: float) -> tuple[Frame, tuple[str, dict[str, Any]] | None]:
         """The frame with its times; and where its stamp jumped, reason and details of the event.
 
-        Five jumps a minute are told: a source whose every stamp is wrong would push all other events out. `count` in the details
-        counts those that were not.
+        Five jumps a minute are told: a source whose every stamp is wrong would push all other events out.
+        `count` in the details counts those that were not.
 
         Args:
             now_s: any clock that does not go back.

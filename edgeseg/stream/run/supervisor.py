@@ -1,16 +1,19 @@
-"""The life of one source, as pure logic: it is told what happened and when, and answers what is to be done. No thread, no clock.
+"""The life of one source, as pure logic: it is told what happened and when, and answers what is to be done.
+No thread, no clock.
 
     CONNECTING --frame--> RUNNING --silence--> STALLED --frame--> RUNNING
         ^  |                 |                    |
         |  | failed          | failed, ended      | more silence: the watchdog
         +--+                 v                    v
-                        RECONNECTING <------------+   waits (back-off), connects, waits for a frame --frame--> RUNNING
+                        RECONNECTING <------------+   waits (back-off), connects, waits for a frame --frame-->
+                        RUNNING
 
     ENDED   a file was read to its end, or the run stopped
     FAILED  a file broke off, or trying again cannot help (wrong password, missing package)
 
-Back-off doubles from attempt to attempt up to a cap, with jitter, so that many sources of one dead switch do not come back in
-step; a connection that lasted resets it. A source whose frames are seconds apart is given that much more patience.
+Back-off doubles from attempt to attempt up to a cap, with jitter, so that many sources of one dead switch do
+not come back in step; a connection that lasted resets it. A source whose frames are seconds apart is given
+that much more patience.
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ class Patience:
         retry_s, retry_cap_s: first and longest wait before connecting again; doubled in between.
         jitter: share by which each wait is changed at random, 0..1.
         stable_s: a connection that lasted so long starts the waits anew.
-        start_s: a run in which no source has delivered a frame by then ends with an error; None: it waits for ever.
+        start_s: a run in which no source has delivered a frame by then ends with an error; None: it waits for
+            ever.
     Raises:
         ValueError: a time that is not above 0, or jitter outside 0..1.
     """
@@ -72,12 +76,13 @@ class Change:
 class Supervisor:
     """The state of one source.
 
-    The owner calls `poll` every few tens of ms and does what it says: "connect" starts a capture, "abandon" leaves the one that
-    runs. It tells `frame`, `alive`, `ended` and `failed` of the capture in force. `changes` collects the transitions, for the
-    owner to take away.
+    The owner calls `poll` every few tens of ms and does what it says: "connect" starts a capture, "abandon"
+    leaves the one that runs. It tells `frame`, `alive`, `ended` and `failed` of the capture in force.
+    `changes` collects the transitions, for the owner to take away.
 
     Args:
-        is_live: True where a source that ended or failed is connected again, and silence is a failure; `opened` may tell better.
+        is_live: True where a source that ended or failed is connected again, and silence is a failure;
+            `opened` may tell better.
         patience: times.
         now_s: any clock that does not go back; the same one for every call.
         dice: a number from 0 to 1 at random, for the jitter.
@@ -133,8 +138,8 @@ class Supervisor:
         return "wait"
 
     def opened(self, fps: float, is_live: bool) -> None:
-        """The capture is connected, and its source says whether it is live, and how many frames a second it gives; 0 where it
-        does not say."""
+        """The capture is connected, and its source says whether it is live, and how many frames a second it
+        gives; 0 where it does not say."""
         self._is_live = is_live
         self._stated_s = 1 / fps if fps > 0 else 0.0
 
@@ -143,7 +148,9 @@ class Supervisor:
         self._alive_s = now_s
 
     def frame(self, now_s: float) -> float | None:
-        """A frame came. The seconds since the connection was lost where it is the first of a new one, else None."""
+        """A frame came. The seconds since the connection was lost where it is the first of a new one, else
+        None.
+        """
         if self.is_final or not self._capturing:
             return None
         outage_s = None
@@ -157,7 +164,11 @@ class Supervisor:
             self.connects += 1
             if self.connects > 1 and self._lost_s is not None:
                 outage_s = now_s - self._lost_s
-            self._enter(now_s, "RUNNING", "first frame" if outage_s is None else f"frames again after {outage_s:.1f} s")
+            self._enter(
+                now_s,
+                "RUNNING",
+                "first frame" if outage_s is None else f"frames again after {outage_s:.1f} s",
+            )
             self._lost_s = None
         self._last_s = now_s
         return outage_s
@@ -169,7 +180,9 @@ class Supervisor:
             self._enter(now_s, "ENDED", reason)
 
     def failed(self, now_s: float, reason: str, hopeless: bool = False) -> None:
-        """The capture broke off; `hopeless` where trying again cannot help. That may turn out when all has been read."""
+        """The capture broke off; `hopeless` where trying again cannot help. That may turn out when all has
+        been read.
+        """
         if self.state == "FAILED" or (self.is_final and not hopeless):
             return
         if hopeless or not self._is_live:
@@ -196,7 +209,9 @@ class Supervisor:
         self._enter(now_s, state, reason, attempt=self._attempt, retry_in_s=round(wait_s, 3))
 
     def _allowed_s(self, patience_s: float, intervals: int) -> float:
-        """Patience with a source whose frames are far apart: at least that many of its intervals, as stated or as seen."""
+        """Patience with a source whose frames are far apart: at least that many of its intervals, as stated
+        or as seen.
+        """
         seen_s = statistics.median(self._intervals_s) if self._intervals_s else 0.0
         return max(patience_s, intervals * self._stated_s, intervals * seen_s)
 

@@ -1,9 +1,9 @@
 """One line of time over all connections of a source, whatever its stamps say, and how late its frames are.
 
-A camera counts from zero again after each connection, is set by a time server, wraps its counter, or stamps a frame hours ahead;
-and what was held up on the way (in the camera, in the network, in a server that was frozen) arrives in a burst. Taken by its
-arrival such a frame is fresh; in truth it is old. What is certain is the arrival, and it decides what a stamp can mean. A
-recording has no arrival: there its container decides.
+A camera counts from zero again after each connection, is set by a time server, wraps its counter, or stamps a
+frame hours ahead; and what was held up on the way (in the camera, in the network, in a server that was
+frozen) arrives in a burst. Taken by its arrival such a frame is fresh; in truth it is old. What is certain is
+the arrival, and it decides what a stamp can mean. A recording has no arrival: there its container decides.
 """
 
 from __future__ import annotations
@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 TOLD_S = 1.0
 """A stamp that is further off than this is a discontinuity, and told."""
 MOST_LATE_S = 10.0
-"""The greatest lateness that a stamp is believed: the presented time of a live source is never further behind its arrival."""
+"""The greatest lateness that a stamp is believed: the presented time of a live source is never further behind
+its arrival.
+"""
 LONGEST_STILL_S = 10.0
-"""The longest that a picture can stand in a container whose stamps may jump (MPEG-TS); the same as FFmpeg's limit there."""
+"""The longest that a picture can stand in a container whose stamps may jump (MPEG-TS); the same as FFmpeg's
+limit there.
+"""
 
 _AHEAD_S = 0.2
 _BUCKET_S = 1.0
@@ -47,15 +51,18 @@ class Placed(NamedTuple):
 class Timeline:
     """Times of a live source's frames. One thread at a time.
 
-    A frame is presented when it was due: at its arrival, less what it was held up. Held up is what came later, by its stamp, than
-    the least delayed frames of the last ten seconds did; so a clock that runs slow is not taken for a source that falls behind.
+    A frame is presented when it was due: at its arrival, less what it was held up. Held up is what came
+    later, by its stamp, than the least delayed frames of the last ten seconds did; so a clock that runs slow
+    is not taken for a source that falls behind.
 
-    A stamp is believed where it puts its frame after the one before, by a millisecond or more, and not after its arrival (0.2 s
-    are granted, and taken back). Any other says nothing: the frame follows the one before as it arrived, and the stamps count on
-    from there. Where they return to the line that they left, as after one frame that was stamped hours ahead, that line goes on.
+    A stamp is believed where it puts its frame after the one before, by a millisecond or more, and not after
+    its arrival (0.2 s are granted, and taken back). Any other says nothing: the frame follows the one before
+    as it arrived, and the stamps count on from there. Where they return to the line that they left, as after
+    one frame that was stamped hours ahead, that line goes on.
 
-    So presented time never stands, is never ahead of arrival (but for 0.1 ms a frame where many come at once) and never
-    more than MOST_LATE_S behind it; any stretch of it is as long as it took, give or take how late its ends came.
+    So presented time never stands, is never ahead of arrival (but for 0.1 ms a frame where many come at once)
+    and never more than MOST_LATE_S behind it; any stretch of it is as long as it took, give or take how late
+    its ends came.
     """
 
     def __init__(self) -> None:
@@ -95,7 +102,9 @@ class Timeline:
         return Placed(self._time_s, min(arrival_s, self._origin_s + self._time_s), jump_s)
 
     def _line_of(self, pts_s: float, now_s: float) -> tuple[float, float]:
-        """The line that a stamp lies on, a new one where it can be on none; and how far it jumped, where that is to be told."""
+        """The line that a stamp lies on, a new one where it can be on none; and how far it jumped, where that
+        is to be told.
+        """
         expected_s = now_s - self._late_s
         if self._line_s is None:
             return expected_s - self._floor_s - pts_s, 0.0
@@ -113,7 +122,9 @@ class Timeline:
         return new_s, off_s if abs(off_s) > TOLD_S else 0.0
 
     def _learn(self, delay_s: float, now_s: float) -> None:
-        """Keep the least delay: down at once, up by a tenth of the time that goes by at most, so that no hole comes of it."""
+        """Keep the least delay: down at once, up by a tenth of the time that goes by at most, so that no hole
+        comes of it.
+        """
         if not self._delays or now_s - self._delays[-1][0] >= _BUCKET_S:
             self._delays.append((now_s, delay_s))
         elif delay_s < self._delays[-1][1]:
@@ -128,9 +139,10 @@ class Timeline:
 class RecordedTimeline:
     """Times of a recording's frames: its stamps, made to increase. One thread at a time.
 
-    A stamp that is missing or repeated, or lies before the one before, is a nominal step after it. More than TOLD_S back it is a
-    discontinuity, as where two files were joined: what follows is joined on. So is a gap of more than LONGEST_STILL_S where the
-    container's stamps may jump; in all others (MP4, Matroska) a gap is a picture that stands, however long.
+    A stamp that is missing or repeated, or lies before the one before, is a nominal step after it. More than
+    TOLD_S back it is a discontinuity, as where two files were joined: what follows is joined on. So is a gap
+    of more than LONGEST_STILL_S where the container's stamps may jump; in all others (MP4, Matroska) a gap is
+    a picture that stands, however long.
 
     Args:
         step_s: nominal seconds a frame, above 0.
@@ -144,7 +156,9 @@ class RecordedTimeline:
         self._line_s = 0.0
 
     def stamp(self, pts_s: float | None) -> tuple[float, float]:
-        """A frame's presentation time, always later than the last one, and how far its stamp jumped, where that is to be told."""
+        """A frame's presentation time, always later than the last one, and how far its stamp jumped, where
+        that is to be told.
+        """
         if not _is_time(pts_s):
             pts_s = self._pts_s
         jump_s = 0.0

@@ -10,7 +10,8 @@ from edgeseg.specs import Frame, ImageU8, LabelSpace, MaskU8
 
 
 class FrameSampler:
-    """Keeps `count` frames of a stream of unknown length, in memory that does not grow. Give it to `run` as `on_frame`.
+    """Keeps `count` frames of a stream of unknown length, in memory that does not grow. Give it to `run` as
+    `on_frame`.
 
     It keeps every n-th frame, and doubles n whenever it holds twice as many as are wanted.
     """
@@ -37,4 +38,6 @@ class FrameSampler:
         wanted = min(self._count, len(self._kept))
         last = len(self._kept) - 1
         picked = [self._kept[round(place * last / max(1, wanted - 1))] for place in range(wanted)]
-        return contact_sheet([image for image, _ in picked], [mask for _, mask in picked], labels, opacity=opacity)
+        return contact_sheet(
+            [image for image, _ in picked], [mask for _, mask in picked], labels, opacity=opacity
+        )

@@ -1,4 +1,6 @@
-"""Writing results: what `edgeseg.files` refuses becomes a StreamError, and a full disk is noticed before it is full."""
+"""Writing results: what `edgeseg.files` refuses becomes a StreamError, and a full disk is noticed before it
+is full.
+"""
 
 from __future__ import annotations
 
@@ -49,21 +51,27 @@ def prepare_folder(folder: Path) -> None:
 
 
 def check_space(path: Path, beside_bytes: int = 0) -> None:
-    """Raises StreamError where the disk of a folder, or of a file in it, has less than RESERVE_BYTES and `beside_bytes` free."""
+    """Raises StreamError where the disk of a folder, or of a file in it, has less than RESERVE_BYTES and
+    `beside_bytes` free.
+    """
     _require_free(path, RESERVE_BYTES + beside_bytes, _usage(path).free)
 
 
 def check_space_to_resume(path: Path) -> None:
-    """Raises StreamError until a disk that was full has room worth going on for: the lesser of 64 MiB and a tenth of it.
+    """Raises StreamError until a disk that was full has room worth going on for: the lesser of 64 MiB and a
+    tenth of it.
 
     Without this, every freed megabyte would become a recording of its own.
     """
     usage = _usage(path)
-    _require_free(path, max(2 * RESERVE_BYTES, min(_RESUME_BYTES, int(_RESUME_SHARE * usage.total))), usage.free)
+    _require_free(
+        path, max(2 * RESERVE_BYTES, min(_RESUME_BYTES, int(_RESUME_SHARE * usage.total))), usage.free
+    )
 
 
 def lock_file(path: Path) -> BinaryIO:
-    """Open a file to be written, made where it is missing, and hold it until it is closed, against other processes that do so.
+    """Open a file to be written, made where it is missing, and hold it until it is closed, against other
+    processes that do so.
 
     The lock ends with the process, however that ends. Contents stay.
 

@@ -44,7 +44,9 @@ class Display:
                 hint="watch --sink http://127.0.0.1:8090/",
             )
         if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            raise Unsupported(f"{self.name}: no screen here", hint="watch it from elsewhere: --sink http://127.0.0.1:8090/")
+            raise Unsupported(
+                f"{self.name}: no screen here", hint="watch it from elsewhere: --sink http://127.0.0.1:8090/"
+            )
         self._labels = labels
         cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
         height, width = squared_hw(self._view.size_hw(size_hw), self.pixel_aspect)

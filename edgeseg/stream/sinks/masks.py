@@ -18,7 +18,8 @@ from edgeseg.stream.sinks.disk import check_space_to_resume, prepare_folder, wri
 
 
 class MaskFiles:
-    """A folder of PNG class maps of the frame's size: pixel value = class index, coloured by the label palette.
+    """A folder of PNG class maps of the frame's size: pixel value = class index, coloured by the label
+    palette.
 
     A picture's mask takes the picture's name, a video's frame its number. Existing files are replaced.
     """
@@ -42,7 +43,8 @@ class MaskFiles:
         name = f"{Path(frame.name).stem if frame.name else f'{frame.index:06d}'}.png"
         if frame.name and name in self._written:
             raise StreamError(
-                f"{self._folder / name}: two pictures of this name, the second is {frame.name} (frame {frame.index})",
+                f"{self._folder / name}: two pictures of this name, the second is {frame.name} (frame"
+                f" {frame.index})",
                 hint="rename one of them, or run each folder by itself",
             )
         if frame.name:
@@ -65,17 +67,24 @@ def encode_mask_png(mask: MaskU8, palette_rgb: npt.NDArray[np.uint8], pixel_aspe
     Args:
         mask: (H, W) uint8.
         palette_rgb: (256, 3) uint8.
-        pixel_aspect: width of a pixel over its height, for viewers that go by it: the mask has the frame's pixels.
+        pixel_aspect: width of a pixel over its height, for viewers that go by it: the mask has the frame's
+            pixels.
     Source: PNG specification (ISO/IEC 15948), colour type 3, filter 0.
     """
     height, width = mask.shape
     rows = np.zeros((height, width + 1), np.uint8)
     rows[:, 1:] = mask
     header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"PLTE", palette_rgb.tobytes()), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b"")]
+    chunks = [
+        (b"IHDR", header),
+        (b"PLTE", palette_rgb.tobytes()),
+        (b"IDAT", zlib.compress(rows.tobytes(), 1)),
+        (b"IEND", b""),
+    ]
     if pixel_aspect != 1:
         ratio = Fraction(pixel_aspect).limit_denominator(1_000)
         chunks.insert(1, (b"pHYs", struct.pack(">IIB", ratio.denominator, ratio.numerator, 0)))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
     )

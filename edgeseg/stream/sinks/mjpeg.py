@@ -4,8 +4,9 @@
     http://127.0.0.1:8090/cam.jpg    the newest picture
     http://127.0.0.1:8090/           what there is
 
-Sinks of one address share a server. Pictures are drawn and compressed only while somebody looks, once for all who look, on a
-thread of the sink; each viewer gets the newest when it is ready for one, so a slow one misses pictures and holds nothing up.
+Sinks of one address share a server. Pictures are drawn and compressed only while somebody looks, once for all
+who look, on a thread of the sink; each viewer gets the newest when it is ready for one, so a slow one misses
+pictures and holds nothing up.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ class JpegStream:
             self._changed.notify_all()
 
     def newer(self, than: int, timeout_s: float) -> tuple[int, bytes, int] | None:
-        """The newest picture, its number here (from 1), and its frame's index; None where none came or the stream was closed."""
+        """The newest picture, its number here (from 1), and its frame's index; None where none came or the
+        stream was closed.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self.closed or self._newest[0] > than, timeout_s)
             return None if self.closed or self._newest[0] <= than else self._newest
@@ -93,10 +96,19 @@ class _Handler(BaseHTTPRequestHandler):
         stream, login = server.streams.get(path) or server.streams.get(name) or (None, "")
         given = self.headers.get("Authorization", "")
         if login and not hmac.compare_digest(given.encode(), login.encode()):
-            self._answer(401, b"a user name and a password are needed", {"WWW-Authenticate": 'Basic realm="edgeseg"'})
+            self._answer(
+                401, b"a user name and a password are needed", {"WWW-Authenticate": 'Basic realm="edgeseg"'}
+            )
         elif stream is None and path == "/":
-            links = "".join(f'<li><a href=".{html.escape(name)}">{html.escape(name)}</a></li>' for name in sorted(server.streams))
-            self._answer(200, f"<!doctype html><title>edgeseg</title><ul>{links}</ul>".encode(), {"Content-Type": "text/html"})
+            links = "".join(
+                f'<li><a href=".{html.escape(name)}">{html.escape(name)}</a></li>'
+                for name in sorted(server.streams)
+            )
+            self._answer(
+                200,
+                f"<!doctype html><title>edgeseg</title><ul>{links}</ul>".encode(),
+                {"Content-Type": "text/html"},
+            )
         elif stream is None:
             self._answer(404, b"no such picture")
         elif not stream.join():
@@ -123,7 +135,10 @@ class _Handler(BaseHTTPRequestHandler):
             newest = stream.newer(number, 1.0)
             if newest is not None:
                 number, jpeg, index = newest
-                head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\nX-Frame: {index}\r\n\r\n"
+                head = (
+                    f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\nX-Frame:"
+                    f" {index}\r\n\r\n"
+                )
                 self.wfile.write(head.encode() + jpeg + b"\r\n")
 
     def _show_one(self, stream: JpegStream) -> None:
@@ -164,7 +179,8 @@ _servers_lock = threading.Lock()
 
 
 class MjpegOut:
-    """A view as MJPEG over HTTP: `http://HOST:PORT/NAME`, with `user:password@` for those who must log in (HTTP Basic).
+    """A view as MJPEG over HTTP: `http://HOST:PORT/NAME`, with `user:password@` for those who must log in
+    (HTTP Basic).
 
     Attributes:
         port: where it listens; the free one that was found, for a URI with port 0.
@@ -197,10 +213,13 @@ class MjpegOut:
                 server = _servers.get(key) or _Server(*key)
             except OSError as error:
                 raise StreamError(
-                    f"{self.name}: cannot listen there: {error.strerror or error}", hint="take another port, or end what holds it"
+                    f"{self.name}: cannot listen there: {error.strerror or error}",
+                    hint="take another port, or end what holds it",
                 ) from error
             if self._path in server.streams:
-                raise StreamError(f"{self.name}: another sink shows its pictures there", hint="give this sink another name")
+                raise StreamError(
+                    f"{self.name}: another sink shows its pictures there", hint="give this sink another name"
+                )
             server.streams[self._path] = (self._stream, self._login)
             if self._asked_port:
                 _servers[key] = server
@@ -231,11 +250,15 @@ class MjpegOut:
 
     def _encode(self, item: tuple[Frame, MaskU8]) -> None:
         frame, mask = item
-        self._stream.publish(encode_jpeg(self._view.show(frame, mask, self._labels), self._quality), frame.index)
+        self._stream.publish(
+            encode_jpeg(self._view.show(frame, mask, self._labels), self._quality), frame.index
+        )
 
 
 def encode_jpeg(image_rgb: ImageU8, quality: int) -> bytes:
     """An RGB image (H, W, 3) uint8 as the bytes of a JPEG file; quality 1..100."""
     cv2 = opencv()
-    encoded: np.ndarray = cv2.imencode(".jpg", cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    encoded: np.ndarray = cv2.imencode(
+        ".jpg", cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
+    )[1]
     return encoded.tobytes()

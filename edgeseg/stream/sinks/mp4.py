@@ -1,8 +1,9 @@
-"""Recordings: mp4 files that play up to the last second whatever ends them, in one piece or in numbered segments.
+"""Recordings: mp4 files that play up to the last second whatever ends them, in one piece or in numbered
+segments.
 
-A recording grows as `NAME.partial.mp4`, in fragments of about a second. Closing it, also after an error or Ctrl-C, makes it an
-ordinary mp4 and gives it its name. What a killed process or a power cut left under the partial name plays as far as it was
-written; the next recording to that place gives it a number and keeps it.
+A recording grows as `NAME.partial.mp4`, in fragments of about a second. Closing it, also after an error or
+Ctrl-C, makes it an ordinary mp4 and gives it its name. What a killed process or a power cut left under the
+partial name plays as far as it was written; the next recording to that place gives it a number and keeps it.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class Rotation:
     """When a recording goes on in a new file, and how many are kept.
 
     Attributes:
-        segment_s, segment_bytes: the greatest length and size of a file; None for no limit. The size may be passed by one frame.
-        keep: finished segments that are kept, the newest; None for all.
+        segment_s, segment_bytes: the greatest length and size of a file; None for no limit. The size may be
+        passed by one frame. keep: finished segments that are kept, the newest; None for all.
     """
 
     segment_s: float | None = None
@@ -50,16 +51,19 @@ class Rotation:
 class Recording:
     """An mp4 of what a view shows of each frame, at the frames' own presentation times.
 
-    Without rotation it is the file `path`; where it has to go on in another one (another frame size, a disk that was full) and
-    always with rotation, files are numbered: `cam-0001.mp4` beside `cam.mp4`, never over one that is there.
+    Without rotation it is the file `path`; where it has to go on in another one (another frame size, a disk
+    that was full) and always with rotation, files are numbered: `cam-0001.mp4` beside `cam.mp4`, never over
+    one that is there.
 
-    The index of a file is held in memory while it grows, about 70 bytes a frame (8 MB an hour at 30 fps): what records for days
-    wants segments.
+    The index of a file is held in memory while it grows, about 70 bytes a frame (8 MB an hour at 30 fps):
+    what records for days wants segments.
     """
 
     takes_all_sources = False
 
-    def __init__(self, path: Path, view: View, *, codec: str = "h264", rotation: Rotation | None = None) -> None:
+    def __init__(
+        self, path: Path, view: View, *, codec: str = "h264", rotation: Rotation | None = None
+    ) -> None:
         self.name = str(path)
         self.codec = codec
         self.pixel_aspect = 1.0
@@ -115,16 +119,23 @@ class Recording:
         """Whether a file might be deleted as an old segment, or is the recording itself."""
         place = Path(os.path.realpath(self._path))
         same_folder = path.resolve().parent == place.parent
-        segment = self._rotation.keep is not None and self._numbered_of(place).fullmatch(path.name) is not None
+        segment = (
+            self._rotation.keep is not None and self._numbered_of(place).fullmatch(path.name) is not None
+        )
         return same_folder and (path.name == place.name or segment)
 
     def _find_place(self) -> None:
-        """Follow links, so that they stay; raise StreamError where no finished file can be renamed into place."""
+        """Follow links, so that they stay; raise StreamError where no finished file can be renamed into
+        place.
+        """
         with writing(self._path):
             if is_stream(self._path):
                 raise StreamError(
                     f"{self.name}: is no file, and a recording goes back to its beginning when it ends",
-                    hint="record to a file; a pipe takes result lines (--sink -), a player pictures (--sink http://127.0.0.1:8090/)",
+                    hint=(
+                        "record to a file; a pipe takes result lines (--sink -), a player pictures (--sink"
+                        " http://127.0.0.1:8090/)"
+                    ),
                 )
             self._path = followed(self._path)
             if not can_replace(self._path):
@@ -161,7 +172,10 @@ class Recording:
                 container="mp4",
                 options=_FRAGMENTED,
                 pixel_aspect=self.pixel_aspect,
-                hint=f"check permissions and free space (df -h {quoted(self._path.parent)}), take another codec, or write masks/",
+                hint=(
+                    f"check permissions and free space (df -h {quoted(self._path.parent)}), take another"
+                    " codec, or write masks/"
+                ),
             )
         except BaseException:
             self._release()
@@ -169,7 +183,9 @@ class Recording:
             raise
 
     def _end(self) -> None:
-        """Finish the file and give it its name, where that fails too, if it plays: it does so as far as it was written."""
+        """Finish the file and give it its name, where that fails too, if it plays: it does so as far as it
+        was written.
+        """
         muxer, self._muxer = self._muxer, None
         if muxer is None:
             return
@@ -198,7 +214,9 @@ class Recording:
     def _next_target(self) -> Path:
         if not self._rotation and not self._finished:
             return self._path
-        return self._path.with_name(f"{self._path.stem}-{max([0, *self._segments()]) + 1:04d}{self._path.suffix}")
+        return self._path.with_name(
+            f"{self._path.stem}-{max([0, *self._segments()]) + 1:04d}{self._path.suffix}"
+        )
 
     def _segments(self) -> dict[int, Path]:
         """The numbered files that are there, finished, by number."""
@@ -215,14 +233,19 @@ class Recording:
                 segments[number].unlink(missing_ok=True)
 
     def _recover(self) -> None:
-        """Give what an earlier run left behind a number: nothing is lost. Raises StreamError where another run writes it."""
+        """Give what an earlier run left behind a number: nothing is lost. Raises StreamError where another
+        run writes it.
+        """
         left = re.compile(rf"{re.escape(self._path.stem)}(-\d{{4,}})?\.partial{re.escape(self._path.suffix)}")
         with writing(self._path):
             for partial in sorted(path for path in self._path.parent.iterdir() if left.fullmatch(path.name)):
                 with lock_file(partial):
                     if _plays(partial):
                         number = max([0, *self._segments()]) + 1
-                        os.replace(partial, self._path.with_name(f"{self._path.stem}-{number:04d}{self._path.suffix}"))
+                        os.replace(
+                            partial,
+                            self._path.with_name(f"{self._path.stem}-{number:04d}{self._path.suffix}"),
+                        )
                     else:
                         partial.unlink()
 

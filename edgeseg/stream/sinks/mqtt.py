@@ -2,8 +2,8 @@
 
     mqtt://user:password@broker:1883/plant/cam1#qos=1&every_s=1      mqtts:// for TLS
 
-Publishes the record of each frame at TOPIC/result, each event at TOPIC/event, as JSON, and "online", retained, at TOPIC/status.
-"offline" is said there when the run ends, by the broker itself when it dies.
+Publishes the record of each frame at TOPIC/result, each event at TOPIC/event, as JSON, and "online",
+retained, at TOPIC/status. "offline" is said there when the run ends, by the broker itself when it dies.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 
 class MqttOut:
-    """An MQTT publisher. A broker that is slow misses results, which are counted in `skipped`; one that is gone is a StreamError.
+    """An MQTT publisher. A broker that is slow misses results, which are counted in `skipped`; one that is
+    gone is a StreamError.
 
     Args:
         address: URI without options.
@@ -51,9 +52,22 @@ class MqttOut:
             port = parts.port or _PORTS[parts.scheme.lower()]
         except ValueError:
             port = 0
-        if not parts.hostname or not port or not topic or any(letter in topic for letter in "+#\0") or parts.query:
-            raise StreamError(f"{self.name}: not a broker and a topic", hint="write it as mqtt://broker:1883/plant/cam1")
-        self._host, self._port, self._topic, self._tls = parts.hostname, port, topic, parts.scheme.lower() == "mqtts"
+        if (
+            not parts.hostname
+            or not port
+            or not topic
+            or any(letter in topic for letter in "+#\0")
+            or parts.query
+        ):
+            raise StreamError(
+                f"{self.name}: not a broker and a topic", hint="write it as mqtt://broker:1883/plant/cam1"
+            )
+        self._host, self._port, self._topic, self._tls = (
+            parts.hostname,
+            port,
+            topic,
+            parts.scheme.lower() == "mqtts",
+        )
         self._user = unquote(parts.username) if parts.username else None
         self._password = unquote(parts.password) if parts.password else None
         self._qos, self._retain, self._every_s = qos, retain, every_s

@@ -1,7 +1,8 @@
-"""Video out by FFmpeg, through PyAV: pictures in, packets with exact times out, into a container or to whoever sends them.
+"""Video out by FFmpeg, through PyAV: pictures in, packets with exact times out, into a container or to
+whoever sends them.
 
-The encoder is given frame numbers and the container the true times, so that neither a constant rate such as 30000/1001 nor a
-variable one is rounded to what an encoder can hold.
+The encoder is given frame numbers and the container the true times, so that neither a constant rate such as
+30000/1001 nor a variable one is rounded to what an encoder can hold.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ CODECS: Mapping[str, Codec] = {
     "h264": Codec("libx264", {"preset": "ultrafast", "tune": "zerolatency", "crf": "23"}),
     "mpeg4": Codec("mpeg4", {"qmin": "4", "qmax": "4"}),
 }
-"""By the name that users give: H.264, which plays everywhere, and MPEG-4 part 2, which the oldest players take."""
+"""By the name that users give: H.264, which plays everywhere, and MPEG-4 part 2, which the oldest players
+take.
+"""
 
 
 def pyav() -> Any:
@@ -49,10 +52,11 @@ def exact_rate(fps: float) -> Fraction:
 
 
 class VideoClock:
-    """Presentation times in ticks of a clock in which the nominal frame duration is a whole number; strictly increasing, from 0.
+    """Presentation times in ticks of a clock in which the nominal frame duration is a whole number; strictly
+    increasing, from 0.
 
-    Gaps are kept. A time that does not increase, or is more than an hour ahead, is that of a source that began anew: it is joined
-    on, one nominal step after the last frame.
+    Gaps are kept. A time that does not increase, or is more than an hour ahead, is that of a source that
+    began anew: it is joined on, one nominal step after the last frame.
 
     Attributes:
         time_base: seconds a tick, at most 1/90000 s.
@@ -87,11 +91,17 @@ class Encoder:
         clock: of the packets.
     """
 
-    def __init__(self, context: Any, codec: Codec, size_hw: tuple[int, int], rate: Fraction, pixel_aspect: float = 1.0) -> None:
+    def __init__(
+        self, context: Any, codec: Codec, size_hw: tuple[int, int], rate: Fraction, pixel_aspect: float = 1.0
+    ) -> None:
         height, width = size_hw
         # The encoders take even sides only: odd ones get one more row or column, a copy of the last.
         self._pad_hw = (height % 2, width % 2)
-        context.width, context.height, context.pix_fmt = width + self._pad_hw[1], height + self._pad_hw[0], "yuv420p"
+        context.width, context.height, context.pix_fmt = (
+            width + self._pad_hw[1],
+            height + self._pad_hw[0],
+            "yuv420p",
+        )
         if pixel_aspect != 1:
             context.sample_aspect_ratio = Fraction(pixel_aspect).limit_denominator(_MOST_ASPECT)
         context.options = dict(codec.options)
@@ -105,9 +115,13 @@ class Encoder:
         """The packets that a picture (H, W, 3) adds."""
         cv2 = opencv()
         if any(self._pad_hw):
-            image_rgb = cv2.copyMakeBorder(image_rgb, 0, self._pad_hw[0], 0, self._pad_hw[1], cv2.BORDER_REPLICATE)
+            image_rgb = cv2.copyMakeBorder(
+                image_rgb, 0, self._pad_hw[0], 0, self._pad_hw[1], cv2.BORDER_REPLICATE
+            )
         # OpenCV's conversion takes a third of the time of FFmpeg's.
-        picture = pyav().VideoFrame.from_ndarray(cv2.cvtColor(image_rgb, cv2.COLOR_RGB2YUV_I420), format="yuv420p")
+        picture = pyav().VideoFrame.from_ndarray(
+            cv2.cvtColor(image_rgb, cv2.COLOR_RGB2YUV_I420), format="yuv420p"
+        )
         picture.pts, picture.time_base = self._count, self._context.time_base
         self._times[self._count] = self.clock.ticks(pts_s)
         self._count += 1
@@ -139,7 +153,8 @@ class Muxer:
         codec: name of the codec.
         frames: pictures taken.
         size_bytes: of the packets so far.
-        waiting_bytes: what a fragmented mp4 may still add to the disk: packets since the last keyframe, one more, and its index.
+        waiting_bytes: what a fragmented mp4 may still add to the disk: packets since the last keyframe, one
+            more, and its index.
     Raises:
         StreamError: the target cannot be opened, or the codec cannot hold this size.
         Unsupported: this FFmpeg lacks the encoder.
@@ -171,19 +186,24 @@ class Muxer:
             self._stream = self._container.add_stream(row.encoder, rate=exact_rate(fps))
             self._encoder = Encoder(self._stream.codec_context, row, size_hw, exact_rate(fps), pixel_aspect)
             self._stream.time_base = self._encoder.clock.time_base
-            # Opened here, so that a size that it cannot hold is told now; the header goes out with the first packet.
+            # Opened here, so that a size that it cannot hold is told now; the header goes out with the first
+            # packet.
             self._stream.codec_context.open()
         except (OSError, av.FFmpegError) as error:
             self._abandon()
             height, width = size_hw
-            raise self._failed(f"cannot be written as {codec} of {width}x{height} at {fps:g} fps", error) from error
+            raise self._failed(
+                f"cannot be written as {codec} of {width}x{height} at {fps:g} fps", error
+            ) from error
 
     @property
     def waiting_bytes(self) -> int:
         return self._since_bytes + self._keyframe_bytes + _INDEX_BYTES * self.frames
 
     def start(self) -> None:
-        """Write the container's head now, which is where a network is connected; without this, the first picture does it."""
+        """Write the container's head now, which is where a network is connected; without this, the first
+        picture does it.
+        """
         av = pyav()
         try:
             self._container.start_encoding()
@@ -240,5 +260,6 @@ def check_encoder(codec: str, what: str) -> None:
     except av.codec.codec.UnknownCodecError as error:
         others = " or ".join(f"#codec={name}" for name in CODECS if name != codec)
         raise Unsupported(
-            f"{what}: this FFmpeg has no encoder {CODECS[codec].encoder} for {codec}", hint=f"take another codec: {others}"
+            f"{what}: this FFmpeg has no encoder {CODECS[codec].encoder} for {codec}",
+            hint=f"take another codec: {others}",
         ) from error

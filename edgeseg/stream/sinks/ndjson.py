@@ -19,12 +19,12 @@ from edgeseg.text import json_text
 
 
 class ResultLines:
-    """One JSON object a frame, one a line (NDJSON), in a file that can be followed while it grows, on stdout for `-`, or into a
-    FIFO or device.
+    """One JSON object a frame, one a line (NDJSON), in a file that can be followed while it grows, on stdout
+    for `-`, or into a FIFO or device.
 
-    The keys are those of the record that `stream.runner` makes. With `with_events`, events stand between the frames as
-    {"event": {...}}. A file is begun anew by the first `open`, and gone on with by later ones. Whoever reads a pipe may go away:
-    see `ReaderGone`.
+    The keys are those of the record that `stream.runner` makes. With `with_events`, events stand between the
+    frames as {"event": {...}}. A file is begun anew by the first `open`, and gone on with by later ones.
+    Whoever reads a pipe may go away: see `ReaderGone`.
     """
 
     takes_all_sources = True

@@ -29,7 +29,9 @@ def read_options(uri: str, readers: Mapping[str, Reader], *, suffix: str = "") -
         try:
             options[key] = readers[key](text)
         except ValueError as error:
-            raise StreamError(f"{redact(base)}: {key}={text}: not {error}", hint=f"write it as #{key}=...") from error
+            raise StreamError(
+                f"{redact(base)}: {key}={text}: not {error}", hint=f"write it as #{key}=..."
+            ) from error
     return base, options
 
 

@@ -4,8 +4,8 @@
     rtsp://127.0.0.1:8554/cam#serve=1   served on one address
     rtsp://server:8554/cam              pushed (ANNOUNCE and RECORD, over TCP) to a server such as MediaMTX
 
-Pictures are drawn, compressed and sent on a thread of the sink, always the newest: a network that is slow makes the picture jump,
-and holds nothing up.
+Pictures are drawn, compressed and sent on a thread of the sink, always the newest: a network that is slow
+makes the picture jump, and holds nothing up.
 """
 
 from __future__ import annotations
@@ -44,12 +44,17 @@ class RtspOut:
         except ValueError:
             port = 0
         if not parts.hostname or not port or not parts.path.strip("/"):
-            raise StreamError(f"{self.name}: not the address of a stream", hint="write it as rtsp://0.0.0.0:8554/name")
+            raise StreamError(
+                f"{self.name}: not the address of a stream", hint="write it as rtsp://0.0.0.0:8554/name"
+            )
         self._serve = parts.hostname in _EVERYWHERE if serve is None else serve
         if self._serve and (parts.username or parts.scheme.lower() == "rtsps"):
             raise StreamError(
                 f"{self.name}: what is served from here has neither login nor encryption",
-                hint="serve it on rtsp://127.0.0.1:8554/name#serve=1, or push it to a server that asks for them",
+                hint=(
+                    "serve it on rtsp://127.0.0.1:8554/name#serve=1, or push it to a server that asks for"
+                    " them"
+                ),
             )
         self._address, self._host, self._port, self._path = address, parts.hostname, port, parts.path
         self.pixel_aspect = 1.0
@@ -60,13 +65,20 @@ class RtspOut:
     def open(self, size_hw: tuple[int, int], fps: float, labels: LabelSpace) -> None:
         if fps <= 0:
             raise StreamError(
-                f"{self.name}: a stream needs a frame rate, and pictures have none", hint="--source 'FOLDER/?fps=10'"
+                f"{self.name}: a stream needs a frame rate, and pictures have none",
+                hint="--source 'FOLDER/?fps=10'",
             )
         self._labels, self._size_hw = labels, size_hw
         shown_hw = self._view.size_hw(size_hw)
         if self._serve:
             self._out = ServedStream(
-                self._host, self._port, self._path, shown_hw, fps, what=self.name, pixel_aspect=self.pixel_aspect
+                self._host,
+                self._port,
+                self._path,
+                shown_hw,
+                fps,
+                what=self.name,
+                pixel_aspect=self.pixel_aspect,
             )
         else:
             self._out = muxer = Muxer(
@@ -78,7 +90,10 @@ class RtspOut:
                 container="rtsp",
                 options={"rtsp_transport": "tcp", "timeout": str(int(1e6 * _TIMEOUT_S))},
                 pixel_aspect=self.pixel_aspect,
-                hint="check that a server which takes streams (such as MediaMTX) runs there, and user and password",
+                hint=(
+                    "check that a server which takes streams (such as MediaMTX) runs there, and user and"
+                    " password"
+                ),
             )
             muxer.start()
         self._worker = LatestWorker("edgeseg-rtsp", self._show)

@@ -2,10 +2,10 @@
 
     python3 rtsp_child.py HOST PORT
 
-A message is a head of 7 bytes, big endian (kind: 1 byte, stream: 2, length of the body: 4), and a body: kind 0 names the path
-of a stream, 1 is a packet of H.264 (Annex B, one picture), 2 one that starts with a keyframe, 3 ends a stream. It prints
-"ready", or why not, in one line, "named" when a path can be watched, and ends with its stdin. It imports nothing of edgeseg,
-which the system's Python does not have.
+A message is a head of 7 bytes, big endian (kind: 1 byte, stream: 2, length of the body: 4), and a body: kind
+0 names the path of a stream, 1 is a packet of H.264 (Annex B, one picture), 2 one that starts with a
+keyframe, 3 ends a stream. It prints "ready", or why not, in one line, "named" when a path can be watched, and
+ends with its stdin. It imports nothing of edgeseg, which the system's Python does not have.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ HEAD = struct.Struct(">BHI")
 NAME, DELTA, KEY, END = range(4)
 
 _LAUNCH = (
-    "( appsrc name=video is-live=true do-timestamp=true format=time max-buffers=60 leaky-type=downstream "
-    "caps=video/x-h264,stream-format=byte-stream,alignment=au ! h264parse config-interval=-1 ! rtph264pay name=pay0 pt=96 )"
+    "( appsrc name=video is-live=true do-timestamp=true format=time max-buffers=60 leaky-type=downstream"
+    " caps=video/x-h264,stream-format=byte-stream,alignment=au ! h264parse config-interval=-1 ! rtph264pay"
+    " name=pay0 pt=96 )"
 )
 
 
 class Stream:
-    """One path. Packets go to the pipeline that GStreamer makes when the first viewer comes, from the next keyframe on."""
+    """One path. Packets go to the pipeline that GStreamer makes when the first viewer comes, from the next
+    keyframe on.
+    """
 
     def __init__(self, glib: Any, gst: Any, rtsp: Any, server: Any, path: str) -> None:
         self._gst, self._server, self._path = gst, server, path
@@ -90,7 +93,9 @@ def main() -> None:
     from gi.repository import GLib, Gst, GstRtspServer
 
     Gst.init(None)
-    missing = [name for name in ("appsrc", "h264parse", "rtph264pay") if Gst.ElementFactory.find(name) is None]
+    missing = [
+        name for name in ("appsrc", "h264parse", "rtph264pay") if Gst.ElementFactory.find(name) is None
+    ]
     if missing:
         sys.exit(print(f"GStreamer lacks {', '.join(missing)}", flush=True))
     server = GstRtspServer.RTSPServer()

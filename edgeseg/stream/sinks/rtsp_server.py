@@ -19,14 +19,27 @@ from edgeseg.stream.sinks.muxer import CODECS, Encoder, check_encoder, exact_rat
 _START_S = 10.0
 _ENDED = "run again, or look for what ended it: dmesg | tail"
 _PROBE = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
-_INSTALL = "sudo apt install python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good gstreamer1.0-plugins-bad"
+_INSTALL = (
+    "sudo apt install python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good"
+    " gstreamer1.0-plugins-bad"
+)
 
 
 class ServedStream:
-    """One path of the server at an address: takes pictures, compresses them as H.264, and shows them to who asks."""
+    """One path of the server at an address: takes pictures, compresses them as H.264, and shows them to who
+    asks.
+    """
 
     def __init__(
-        self, host: str, port: int, path: str, size_hw: tuple[int, int], fps: float, *, what: str, pixel_aspect: float = 1.0
+        self,
+        host: str,
+        port: int,
+        path: str,
+        size_hw: tuple[int, int],
+        fps: float,
+        *,
+        what: str,
+        pixel_aspect: float = 1.0,
     ) -> None:
         codec, rate = CODECS["h264"], exact_rate(fps)
         check_encoder("h264", what)
@@ -69,12 +82,16 @@ class _Server:
             )
         with children_spared():  # it ends with its stdin, after the last picture
             self._child = subprocess.Popen(
-                [python, str(Path(rtsp_child.__file__)), host, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                [python, str(Path(rtsp_child.__file__)), host, str(port)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
             )
         answer = _first_line(self._child)
         if answer != "ready":
             self.stop()
-            raise StreamError(f"{what}: cannot be served: {answer}", hint="take another port, or end what holds it")
+            raise StreamError(
+                f"{what}: cannot be served: {answer}", hint="take another port, or end what holds it"
+            )
 
     @property
     def is_alive(self) -> bool:
@@ -83,7 +100,9 @@ class _Server:
     def add(self, path: str, what: str) -> int:
         """Show a new path; its number."""
         if path in self._paths.values():
-            raise StreamError(f"{what}: another sink shows its pictures there", hint="give this sink another name")
+            raise StreamError(
+                f"{what}: another sink shows its pictures there", hint="give this sink another name"
+            )
         number = next(self._numbers)
         self.send(rtsp_child.NAME, number, path.encode(), what)
         self._paths[number] = path
@@ -135,10 +154,14 @@ _servers_lock = threading.Lock()
 
 @cache
 def find_gstreamer_python() -> str | None:
-    """A Python that can run GStreamer's RTSP server: this one, or the system's, for which distributions package it."""
+    """A Python that can run GStreamer's RTSP server: this one, or the system's, for which distributions
+    package it.
+    """
     for python in (sys.executable, "/usr/bin/python3"):
         try:
-            found = subprocess.run([python, "-c", _PROBE], capture_output=True, timeout=_START_S).returncode == 0
+            found = (
+                subprocess.run([python, "-c", _PROBE], capture_output=True, timeout=_START_S).returncode == 0
+            )
         except (OSError, subprocess.TimeoutExpired):
             continue
         if found:

@@ -1,7 +1,8 @@
 """Where results go: one row per URI form.
 
-A sink that cannot be written says so when it is opened, before any inference. What was written before a run broke off stays
-readable. A sink that failed may be opened again: it goes on without touching what it wrote before.
+A sink that cannot be written says so when it is opened, before any inference. What was written before a run
+broke off stays readable. A sink that failed may be opened again: it goes on without touching what it wrote
+before.
 """
 
 from __future__ import annotations
@@ -84,7 +85,9 @@ def _recording(uri: str, opacity: float) -> FrameSink:
     path, options = read_options(uri, _MP4, suffix=".mp4")
     megabytes = options.get("segment_mb")
     rotation = Rotation(options.get("segment_s"), megabytes and 1e6 * megabytes, options.get("keep"))
-    return Recording(Path(path), _view(options, opacity), codec=options.get("codec", "h264"), rotation=rotation)
+    return Recording(
+        Path(path), _view(options, opacity), codec=options.get("codec", "h264"), rotation=rotation
+    )
 
 
 def _result_lines(uri: str, opacity: float) -> FrameSink:
@@ -142,7 +145,9 @@ def _pipe_target(uri: str) -> Path | None:
 SINKS: tuple[SinkForm, ...] = (
     SinkForm("null:", re.compile("null:$").match, lambda uri, opacity: Nothing()),
     SinkForm("results.ndjson", _file("ndjson"), _result_lines, _file_target(".ndjson", _NDJSON)),
-    SinkForm("masks/ or png:DIR", _names_folder, lambda uri, opacity: MaskFiles(_mask_folder(uri)), _mask_folder),
+    SinkForm(
+        "masks/ or png:DIR", _names_folder, lambda uri, opacity: MaskFiles(_mask_folder(uri)), _mask_folder
+    ),
     SinkForm("out.mp4", _file("mp4"), _recording, _file_target(".mp4", _MP4)),
     SinkForm("- (stdout)", _names_pipe, _result_lines, _pipe_target),
     SinkForm("rtsp://0.0.0.0:8554/out", re.compile("rtsps?://").match, _rtsp),
@@ -163,7 +168,8 @@ def open_sinks(uris: Sequence[str], *, source_uri: str = "", opacity: float = 0.
         opacity: share of the class colour in overlays, 0..1.
     Raises:
         Unsupported: a form that this machine cannot write.
-        StreamError: no form that is known, a malformed option, two sinks with one target, or the source as target.
+        StreamError: no form that is known, a malformed option, two sinks with one target, or the source as
+            target.
     """
     routed = route_sinks(uris, {_plain(source_uri) or "source": source_uri}, opacity=opacity)
     return [sink for sinks in routed.values() for sink in sinks]
@@ -172,7 +178,8 @@ def open_sinks(uris: Sequence[str], *, source_uri: str = "", opacity: float = 0.
 def route_sinks(
     uris: Sequence[str], sources: Mapping[str, str], *, opacity: float = 0.5, beside: Sequence[Path] = ()
 ) -> dict[str, list[FrameSink]]:
-    """The sinks for the frames of several sources, by the id of the source that each belongs to; those of all under "".
+    """The sinks for the frames of several sources, by the id of the source that each belongs to; those of all
+    under "".
 
     A URI that holds `{source}` makes a sink for each source, with its name in that place.
 
@@ -180,8 +187,8 @@ def route_sinks(
         sources: URI by source id.
         beside: further files that the run writes.
     Raises:
-        as `open_sinks`, and StreamError for a sink that shows one source only where there are several, or two names of sources
-        that cannot be told apart in a file name.
+        as `open_sinks`, and StreamError for a sink that shows one source only where there are several, or two
+        names of sources that cannot be told apart in a file name.
     """
     files = {path.resolve() for uri in sources.values() for path in files_of(uri)}
     folders = {path.parent for path in files if path.suffix.lower() in IMAGE_SUFFIXES}
@@ -195,9 +202,12 @@ def route_sinks(
             for source_id, name in names.items():
                 if len(os.fsencode(name)) > _LONGEST_NAME:
                     raise StreamError(
-                        f"{source_id}: too long for a part of a file's name", hint="name the source: --source NAME=URI"
+                        f"{source_id}: too long for a part of a file's name",
+                        hint="name the source: --source NAME=URI",
                     )
-                routed.setdefault(source_id, []).append(_make(uri.replace(SOURCE_FIELD, name), opacity, files, taken))
+                routed.setdefault(source_id, []).append(
+                    _make(uri.replace(SOURCE_FIELD, name), opacity, files, taken)
+                )
             continue
         sink = _make(uri, opacity, files, taken)
         if len(sources) > 1 and not getattr(sink, "takes_all_sources", False):
@@ -223,7 +233,8 @@ def _take(path: Path, uri: str, taken: set[Hashable]) -> None:
         return
     if (identity := _identity(path)) in taken:
         raise StreamError(
-            f"{redact(uri)}: would write over the source or another sink", hint="give this sink, or the report, another name"
+            f"{redact(uri)}: would write over the source or another sink",
+            hint="give this sink, or the report, another name",
         )
     taken.add(identity)
 
@@ -235,7 +246,9 @@ def _make(uri: str, opacity: float, files: set[Path], taken: set[Hashable]) -> F
     if target is not None:
         _take(target, uri, taken)
         if isinstance(sink, Recording) and any(sink.would_replace(path) for path in files):
-            raise StreamError(f"{redact(uri)}: would write over the source", hint="give this sink another name")
+            raise StreamError(
+                f"{redact(uri)}: would write over the source", hint="give this sink another name"
+            )
     return sink
 
 
@@ -251,7 +264,8 @@ def _file_names(sources: Mapping[str, str]) -> dict[str, str]:
     for source_id, name in names.items():
         if list(names.values()).count(name) > 1:
             raise StreamError(
-                f"{source_id}: its name in files, {name}, is that of another source", hint="name the sources: --source NAME=URI"
+                f"{source_id}: its name in files, {name}, is that of another source",
+                hint="name the sources: --source NAME=URI",
             )
     return names
 

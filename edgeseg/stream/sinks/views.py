@@ -48,5 +48,7 @@ class View:
         return square_pixels(self.draw(frame.image_rgb, mask, labels), frame.pixel_aspect)
 
     def draw(self, image_rgb: ImageU8, mask: MaskU8, labels: LabelSpace) -> ImageU8:
-        """The picture as it is stored, (H, W, 3) uint8 RGB; not to be written to, for it may be the frame itself."""
+        """The picture as it is stored, (H, W, 3) uint8 RGB; not to be written to, for it may be the frame
+        itself.
+        """
         return VIEWS[self.name](image_rgb, mask, labels, self.opacity)

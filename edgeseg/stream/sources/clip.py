@@ -1,8 +1,9 @@
-"""Something that has an end, read from its first picture to its last: a video file, or one behind an HTTP address.
+"""Something that has an end, read from its first picture to its last: a video file, or one behind an HTTP
+address.
 
-Whether it is whole is judged by what came: packets that the container marks as cut or damaged, pictures that could not be
-decoded, and data that its index, or its outermost box, promises and that is not there. Counts of samples and durations in headers
-are no promise: edit lists leave samples out, and tags go stale.
+Whether it is whole is judged by what came: packets that the container marks as cut or damaged, pictures that
+could not be decoded, and data that its index, or its outermost box, promises and that is not there. Counts of
+samples and durations in headers are no promise: edit lists leave samples out, and tags go stale.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Clip:
         hint: what to do where it is damaged.
     Attributes:
         fps: nominal rate; 0 where it has none.
-        frame_count: pictures that are to be expected; an estimate where the container has no index, None where it has no length.
+        frame_count: pictures that are to be expected; an estimate where the container has no index, None
+            where it has no length.
         stamps_may_jump: its format allows them to (MPEG-TS): a long gap is none.
         decoder: with what became of the pictures.
     Raises:
@@ -57,7 +59,9 @@ class Clip:
         self.fps = rate_of(self._stream)
         self.stamps_may_jump = bool(int(container.format.flags) & pyav().format.Flags.ts_discont.value)
         self.frame_count = self._expected()
-        self.decoder = Decoder(container, self._stream, what, threads=threads, by_frame=True, damaged=damaged, tell=tell)
+        self.decoder = Decoder(
+            container, self._stream, what, threads=threads, by_frame=True, damaged=damaged, tell=tell
+        )
         self._pictures = self.decoder.pictures()
         try:
             self._first: Picture | None = next(self._pictures)
@@ -65,7 +69,9 @@ class Clip:
             raise self._damaged(reason_of(error)) from None
 
     def frames(self, source_id: str) -> Iterator[Frame]:
-        """Every picture, with times from the first one on. Raises StreamError behind the last where something is missing."""
+        """Every picture, with times from the first one on. Raises StreamError behind the last where something
+        is missing.
+        """
         index, pts_s, origin_s = 0, 0.0, None
         step_s = 1.0 / self.fps if self.fps else 0.0
         try:
@@ -76,8 +82,14 @@ class Clip:
                 if origin_s is None:
                     origin_s = picture.time_s
                 # Raw streams carry no times: those count on at the nominal rate.
-                time_s = picture.time_s - origin_s if picture.time_s is not None and origin_s is not None else None
-                pts_s = time_s if time_s is not None and (time_s > pts_s or not index) else pts_s + (step_s if index else 0.0)
+                time_s = (
+                    picture.time_s - origin_s if picture.time_s is not None and origin_s is not None else None
+                )
+                pts_s = (
+                    time_s
+                    if time_s is not None and (time_s > pts_s or not index)
+                    else pts_s + (step_s if index else 0.0)
+                )
                 yield Frame(
                     picture.image_rgb,
                     index,
@@ -106,7 +118,9 @@ class Clip:
         return min(counts, default=None)
 
     def _is_complete(self) -> bool:
-        """Whether all came before an error: where a server says no length, FFmpeg takes the end of the answer for one."""
+        """Whether all came before an error: where a server says no length, FFmpeg takes the end of the answer
+        for one.
+        """
         if size_of(self._container) > 0:
             return False
         stream, end_s = self._stream, self.decoder.end_s
@@ -116,13 +130,19 @@ class Clip:
         return bool(length) and end_s >= ((self._container.start_time or 0) + length) / 1e6 - _TOLERANCE_S
 
     def _short_of_index(self) -> str:
-        """Whether an mp4's index names samples that did not come, where those that came do not fill its time either."""
+        """Whether an mp4's index names samples that did not come, where those that came do not fill its time
+        either.
+        """
         stream = self._stream
         if not _INDEXED & set(self._container.format.name.split(",")) or not stream.duration:
             return ""
         missing = stream.frames - self.decoder.packets
         end_s = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
-        return f"{missing} pictures are not there" if missing > 0 and self.decoder.end_s < end_s - _TOLERANCE_S else ""
+        return (
+            f"{missing} pictures are not there"
+            if missing > 0 and self.decoder.end_s < end_s - _TOLERANCE_S
+            else ""
+        )
 
     def _damaged(self, reason: str) -> StreamError:
         decoder = self.decoder
@@ -130,7 +150,8 @@ class Clip:
         count = max(decoder.shown, self.frame_count or 0)
         of = f" of {count}" if self.frame_count else ""
         return StreamError(
-            f"{self._what}: damaged after frame {at}; {decoder.shown}{of} frames could be decoded, and were delivered ({reason})",
+            f"{self._what}: damaged after frame {at}; {decoder.shown}{of} frames could be decoded, and were"
+            f" delivered ({reason})",
             hint=self._hint or "copy it again, or re-encode what is left of it: ffmpeg -i FILE fixed.mp4",
         )
 
@@ -149,7 +170,8 @@ def rate_of(stream: Any) -> float:
 
 
 def missing_at_end(path: Path) -> str:
-    """What a file promises beyond its end, of formats whose readers take that for the end; empty where it promises nothing.
+    """What a file promises beyond its end, of formats whose readers take that for the end; empty where it
+    promises nothing.
 
     Matroska and WebM say the size of their outermost element; MPEG-TS is of packets of one size.
     Source: RFC 8794 (EBML), sections 4 and 5; RFC 9559 (Matroska), section 5.1; ISO/IEC 13818-1, 2.4.3.2.

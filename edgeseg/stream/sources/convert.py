@@ -1,10 +1,13 @@
-"""From a decoded frame to a picture as people see it: RGB, its colours by its own tags, upright, with the shape of its pixels.
+"""From a decoded frame to a picture as people see it: RGB, its colours by its own tags, upright, with the
+shape of its pixels.
 
-FFmpeg's own filters convert, so that a picture is the one that `ffmpeg -i CLIP -pix_fmt rgb24` gives, and a refusal is an error
-and not a picture of the last frame. What a picture's file says and is not done is told in words, once:
+FFmpeg's own filters convert, so that a picture is the one that `ffmpeg -i CLIP -pix_fmt rgb24` gives, and a
+refusal is an error and not a picture of the last frame. What a picture's file says and is not done is told in
+words, once:
 
 * HDR (PQ and HLG) is not tone-mapped: the values are those that FFmpeg gives, greyer than on an HDR screen.
-* Interlaced pictures are shown whole, both fields at once, as every player does by default: moving edges may comb.
+* Interlaced pictures are shown whole, both fields at once, as every player does by default: moving edges may
+  comb.
 * Colour tags that FFmpeg does not know count as not set (BT.601), as its decoder takes them.
 """
 
@@ -23,7 +26,9 @@ Note = Callable[[str], object]
 
 _UNSPECIFIED = 2
 _HDR = {16: "PQ", 18: "HLG"}
-_DOMINANT = 32  # a display matrix counts as a turn by right angles where its other entries are smaller by this
+_DOMINANT = (
+    32  # a display matrix counts as a turn by right angles where its other entries are smaller by this
+)
 
 
 class Converted(NamedTuple):
@@ -64,7 +69,9 @@ class Converter:
         if transfer in _HDR:
             self._tell(f"HDR ({_HDR[transfer]}) is shown without tone mapping: paler than on an HDR screen")
         if frame.interlaced_frame:
-            self._tell("it is coded interlaced: both fields are shown as one picture, and moving edges may comb")
+            self._tell(
+                "it is coded interlaced: both fields are shown as one picture, and moving edges may comb"
+            )
         return self._upright(image_rgb, frame, sample_aspect)
 
     def _tell(self, text: str) -> None:
@@ -136,7 +143,9 @@ def _graph(frame: Any, matrix: int, colour_range: int) -> Any:
     )
     filters = [("scale", "flags=bicubic"), ("format", "pix_fmts=rgb24"), ("buffersink", None)]
     if matrix != frame.colorspace:
-        filters.insert(0, ("setparams", f"colorspace={matrix}:color_primaries={_UNSPECIFIED}:color_trc={_UNSPECIFIED}"))
+        filters.insert(
+            0, ("setparams", f"colorspace={matrix}:color_primaries={_UNSPECIFIED}:color_trc={_UNSPECIFIED}")
+        )
     for name, arguments in filters:
         step = graph.add(name, arguments)
         last.link_to(step)

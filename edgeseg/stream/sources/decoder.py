@@ -1,8 +1,10 @@
-"""One decoder for files and for networks: packets of a PyAV container in, pictures out, and of the others a count and a reason.
+"""One decoder for files and for networks: packets of a PyAV container in, pictures out, and of the others a
+count and a reason.
 
-A picture that could not be decoded whole, or not be converted, is never handed over as good. What refers to what is lost is
-smeared, and no decoder flags it: it is left out until the next key frame, or handed over marked as damaged where that is asked
-for. What stands before the first key frame of a recording that begins in the middle is no damage, and counts by itself.
+A picture that could not be decoded whole, or not be converted, is never handed over as good. What refers to
+what is lost is smeared, and no decoder flags it: it is left out until the next key frame, or handed over
+marked as damaged where that is asked for. What stands before the first key frame of a recording that begins
+in the middle is no damage, and counts by itself.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ Tell = Callable[..., object]
 
 _COPY_OPAQUE = 1 << 7
 _ATTACHED_PICTURE = 1 << 10
-# With one thread these decoders flag every damaged picture that they notice. With a thread a slice they do not repair, nor flag,
-# what is missing; with a thread a frame, flags come too late for pictures that are given out reordered.
+# With one thread these decoders flag every damaged picture that they notice. With a thread a slice they do
+# not repair, nor flag, what is missing; with a thread a frame, flags come too late for pictures that are
+# given out reordered.
 _EXACT = {"h264", "mpeg4", "h263"}
 _EXACT_PX = 1920 * 1088
 _QUIET_S = 5.0
@@ -57,7 +60,11 @@ def choose_video(container: Any, what: str) -> Any:
     """
     streams = container.streams
     # A number, or an enumeration in older PyAVs.
-    videos = [one for one in streams.video if not int(getattr(one.disposition, "value", one.disposition)) & _ATTACHED_PICTURE]
+    videos = [
+        one
+        for one in streams.video
+        if not int(getattr(one.disposition, "value", one.disposition)) & _ATTACHED_PICTURE
+    ]
     usable = [one for one in videos if one.codec_context is not None]
     if usable:
         best = streams.best("video")
@@ -65,7 +72,10 @@ def choose_video(container: Any, what: str) -> Any:
     if videos:
         raise StreamError(
             f"{what}: its video has a codec that this FFmpeg cannot decode",
-            hint="see which one it is: ffprobe FILE; re-encode it: ffmpeg -i FILE fixed.mp4; or: pip install --upgrade av",
+            hint=(
+                "see which one it is: ffprobe FILE; re-encode it: ffmpeg -i FILE fixed.mp4; or: pip install"
+                " --upgrade av"
+            ),
         )
     there = ", only sound" if streams.audio else ""
     cover = " and a cover picture" if streams.video else ""
@@ -78,7 +88,8 @@ class Decoder:
     Args:
         container, stream: of PyAV; the stream is `choose_video`'s.
         what: how messages call it; without credentials.
-        threads: of the codec; 0 takes one where only that tells damage for certain (H.264 up to 1080p), else FFmpeg decides.
+        threads: of the codec; 0 takes one where only that tells damage for certain (H.264 up to 1080p), else
+            FFmpeg decides.
         by_frame: decode several frames at once: faster, and some frames late.
         damaged: "skip" leaves out what a loss may have smeared; "show" hands it over, marked.
         joins: a gap may be where recordings were joined, and not a loss.
@@ -89,7 +100,8 @@ class Decoder:
         undecodable: pictures before the first key frame of what begins in the middle.
         packets: read so far.
         end_s: where the last of them ends, by the container's clock.
-        first_error: what went wrong first, None where nothing did; `first_error_at`: pictures handed over by then.
+        first_error: what went wrong first, None where nothing did; `first_error_at`: pictures handed over by
+            then.
     """
 
     def __init__(
@@ -162,7 +174,8 @@ class Decoder:
                 if len(held) < _MOST_HELD:
                     continue
                 packet = None
-            # A gap right before a key frame is where two recordings were joined: nothing refers to what is missing.
+            # A gap right before a key frame is where two recordings were joined: nothing refers to what is
+            # missing.
             joined = self._joins and packet is not None and packet.is_keyframe
             for doubtful in held:
                 yield from self._decode(doubtful, lost=not joined)
@@ -253,7 +266,9 @@ class Decoder:
         return Picture(image_rgb, time_s, aspect, behind)
 
     def _lose(self, number: int | None, reason: str) -> None:
-        """Count a picture that is lost; with its place in the order of packets, where others may refer to it."""
+        """Count a picture that is lost; with its place in the order of packets, where others may refer to
+        it.
+        """
         if self._losses.in_the_middle:
             self._early_error = reason
             self.undecodable += number is None
@@ -266,7 +281,11 @@ class Decoder:
         now_s = time.monotonic()
         if now_s - self._told_s >= _QUIET_S:
             self._told_s = now_s
-            then = "what refers to it is marked" if self._show else "pictures are left out until the next key frame"
+            then = (
+                "what refers to it is marked"
+                if self._show
+                else "pictures are left out until the next key frame"
+            )
             self._tell("damaged", reason if number is None else f"{reason}; {then}", count=self.damaged)
 
     def _check_hope(self) -> None:
@@ -276,7 +295,11 @@ class Decoder:
             raise self._nothing()
 
     def _nothing(self) -> StreamError:
-        reason = self.first_error or self._early_error or ("it holds no key frame" if self.packets else "it is empty")
+        reason = (
+            self.first_error
+            or self._early_error
+            or ("it holds no key frame" if self.packets else "it is empty")
+        )
         return StreamError(
             f"{self._what}: holds no picture that can be decoded ({self.codec}): {reason}",
             hint="re-encode it: ffmpeg -i FILE fixed.mp4; or take a newer FFmpeg: pip install --upgrade av",
@@ -299,7 +322,9 @@ class Decoder:
             self._in_flight = set(sorted(self._in_flight)[_MOST_IN_FLIGHT // 2 :])
 
     def _first_shown(self, pts: int | None) -> None:
-        """Count and tell what came before the first picture, where nothing was wrong but that it begins there."""
+        """Count and tell what came before the first picture, where nothing was wrong but that it begins
+        there.
+        """
         if pts is not None and self.first_error is None:
             early = {packet_pts for packet_pts in self._in_flight if packet_pts < pts}
             self._first_pts = pts
@@ -308,7 +333,8 @@ class Decoder:
         if self.undecodable:
             self._tell(
                 "undecodable",
-                f"it begins in the middle: {self.undecodable} pictures before its first key frame cannot be decoded",
+                f"it begins in the middle: {self.undecodable} pictures before its first key frame cannot be"
+                " decoded",
                 count=self.undecodable,
             )
 

@@ -1,9 +1,10 @@
-"""Sources by GStreamer: `gst:PIPELINE` for whatever it can read, `csi://0` for the cameras on a Jetson's ribbon cable.
+"""Sources by GStreamer: `gst:PIPELINE` for whatever it can read, `csi://0` for the cameras on a Jetson's
+ribbon cable.
 
-The pipeline runs in a child process, `gst-launch-1.0`, which writes each picture with its size in front (PPM) into a pipe. So it
-works with any Python and any OpenCV (the wheels from the package index have no GStreamer, and a virtual environment hides the
-system's), a size that changes on the way is no matter, and a pipeline that hangs is killed. Where the command is missing, an
-OpenCV that was built with GStreamer does.
+The pipeline runs in a child process, `gst-launch-1.0`, which writes each picture with its size in front (PPM)
+into a pipe. So it works with any Python and any OpenCV (the wheels from the package index have no GStreamer,
+and a virtual environment hides the system's), a size that changes on the way is no matter, and a pipeline
+that hangs is killed. Where the command is missing, an OpenCV that was built with GStreamer does.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ _HINT = "try it alone: gst-launch-1.0 -v PIPELINE ! fakesink; elements are liste
 
 
 class Pipeline:
-    """A GStreamer pipeline that ends in raw video: `gst:videotestsrc is-live=true ! video/x-raw,width=640,height=480`.
+    """A GStreamer pipeline that ends in raw video: `gst:videotestsrc is-live=true !
+    video/x-raw,width=640,height=480`.
 
     Frames have no presentation time of their own: they count from the first one's arrival.
     """
@@ -50,7 +52,9 @@ class Pipeline:
         self.frame_count: int | None = None
         self._uri, self._name = uri, name
         # Users bring pipelines written for OpenCV, which end in an appsink.
-        self._elements = re.sub(r"!\s*appsink\b[^!]*$", "", uri.removeprefix("gst:")).strip().rstrip("!").strip()
+        self._elements = (
+            re.sub(r"!\s*appsink\b[^!]*$", "", uri.removeprefix("gst:")).strip().rstrip("!").strip()
+        )
         if not self._elements:
             raise StreamError("gst: needs a pipeline", hint="for example gst:videotestsrc is-live=true")
         self._reader: _Child | _OpenCV | None = None
@@ -65,7 +69,8 @@ class Pipeline:
             self._reader = _OpenCV(self._elements)
         else:
             raise Unsupported(
-                f"{self.source_id}: there is no GStreamer on this machine, neither gst-launch-1.0 nor in OpenCV",
+                f"{self.source_id}: there is no GStreamer on this machine, neither gst-launch-1.0 nor in"
+                " OpenCV",
                 hint="sudo apt install gstreamer1.0-tools gstreamer1.0-plugins-good gstreamer1.0-plugins-bad",
             )
 
@@ -88,18 +93,23 @@ class Pipeline:
 
 
 class CsiCamera(Pipeline):
-    """A camera on the ribbon cable of a Jetson, through its image processor: `csi://0#size=1920x1080&fps=30`."""
+    """A camera on the ribbon cable of a Jetson, through its image processor:
+    `csi://0#size=1920x1080&fps=30`.
+    """
 
     def __init__(self, uri: str, name: str | None = None) -> None:
         address, options = split_options(uri, {"size", "fps"})
         sensor = address.removeprefix("csi://")
         if not sensor.isdecimal():
-            raise StreamError(f"{redact(uri)}: not a CSI camera", hint="write csi://0, or csi://0#size=1920x1080&fps=30")
+            raise StreamError(
+                f"{redact(uri)}: not a CSI camera", hint="write csi://0, or csi://0#size=1920x1080&fps=30"
+            )
         height, width = parse_size(uri, options.get("size", "1920x1080"))
         fps = int(number(uri, options, "fps", 30, 1, 240))
         super().__init__(
-            f"gst:nvarguscamerasrc sensor-id={sensor} ! video/x-raw(memory:NVMM),width={width},height={height},framerate={fps}/1 "
-            "! nvvidconv ! video/x-raw,format=BGRx",
+            f"gst:nvarguscamerasrc sensor-id={sensor} !"
+            f" video/x-raw(memory:NVMM),width={width},height={height},framerate={fps}/1 ! nvvidconv !"
+            " video/x-raw,format=BGRx",
             name or redact(uri),
         )
         self._stated_fps = float(fps)
@@ -110,10 +120,19 @@ class CsiCamera(Pipeline):
 
     def open(self) -> None:
         inspect = shutil.which("gst-inspect-1.0")
-        if inspect and subprocess.run([inspect, "--exists", "nvarguscamerasrc"], timeout=_TIMEOUT_S, check=False).returncode:
+        if (
+            inspect
+            and subprocess.run(
+                [inspect, "--exists", "nvarguscamerasrc"], timeout=_TIMEOUT_S, check=False
+            ).returncode
+        ):
             raise Unsupported(
-                f"{self.source_id}: GStreamer has no nvarguscamerasrc here; CSI cameras are read on a Jetson only",
-                hint="on the Jetson: sudo apt install nvidia-l4t-gstreamer; other cameras: --source /dev/video0",
+                f"{self.source_id}: GStreamer has no nvarguscamerasrc here; CSI cameras are read on a Jetson"
+                " only",
+                hint=(
+                    "on the Jetson: sudo apt install nvidia-l4t-gstreamer; other cameras: --source"
+                    " /dev/video0"
+                ),
             )
         super().open()
         self.fps = self._stated_fps
@@ -143,7 +162,9 @@ class _Child:
             os.close(write_fd)
 
     def read(self) -> ImageU8 | None:
-        """The next picture; None at the end of the stream. Raises StreamError where the pipeline fails, or gives none in time."""
+        """The next picture; None at the end of the stream. Raises StreamError where the pipeline fails, or
+        gives none in time.
+        """
         header = self._header()
         if header is None:
             if self._process.wait(_KILL_S) != 0:
@@ -202,7 +223,9 @@ class _Child:
             self._process.wait(_KILL_S)
         self._errors.seek(0)
         lines = self._errors.read(8192).decode(errors="replace").splitlines()
-        told = [line for line in lines if "ERROR" in line or "erroneous" in line] or lines or ["it said nothing"]
+        told = (
+            [line for line in lines if "ERROR" in line or "erroneous" in line] or lines or ["it said nothing"]
+        )
         return scrub(told[0].strip())
 
 
@@ -211,7 +234,9 @@ class _OpenCV:
 
     def __init__(self, elements: str) -> None:
         cv2 = opencv()
-        line = f"{elements} ! videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
+        line = (
+            f"{elements} ! videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
+        )
         self._capture: Any = cv2.VideoCapture(line, cv2.CAP_GSTREAMER)
         if not self._capture.isOpened():
             raise StreamError(f"{scrub(elements)}: OpenCV's GStreamer cannot start this pipeline", hint=_HINT)

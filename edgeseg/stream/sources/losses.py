@@ -1,9 +1,10 @@
-"""Which pictures are behind a loss, as pure logic: told what was lost and what came, by the order of the packets.
+"""Which pictures are behind a loss, as pure logic: told what was lost and what came, by the order of the
+packets.
 
-A picture refers to pictures before it, so after a loss all are suspect until a key frame, which refers to none. Decoders give
-pictures out late and reordered: a picture that went in before the loss is whole, whenever it comes out. Streams that refresh
-bit by bit have no key frames, but packets that begin a round: behind a whole round they are whole again. And the waiting is
-bounded in any case.
+A picture refers to pictures before it, so after a loss all are suspect until a key frame, which refers to
+none. Decoders give pictures out late and reordered: a picture that went in before the loss is whole, whenever
+it comes out. Streams that refresh bit by bit have no key frames, but packets that begin a round: behind a
+whole round they are whole again. And the waiting is bounded in any case.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ class Losses:
 
     Attributes:
         in_the_middle: the stream began without a key frame, and none has come yet.
-        next_number: the packet after the last one of which a picture came: where a loss is that has no number of its own.
+        next_number: the packet after the last one of which a picture came: where a loss is that has no number
+            of its own.
     """
 
     def __init__(self) -> None:
@@ -53,7 +55,8 @@ class Losses:
         self._unseen_key = (number, pts)
 
     def is_behind(self, number: int, pts: int | None, is_whole_key: bool, at_s: float) -> bool:
-        """Whether a picture is suspect. To be asked of every picture that comes, in the order in which they come.
+        """Whether a picture is suspect. To be asked of every picture that comes, in the order in which they
+        come.
 
         Args:
             number: of its packet.
@@ -72,7 +75,9 @@ class Losses:
             if len(begun) > 1 and number >= begun[1]:
                 self._found(begun[1])
         if is_whole_key:
-            self._interval_s = max(self._interval_s, at_s - self._last_key_s if self._last_key_s is not None else 0.0)
+            self._interval_s = max(
+                self._interval_s, at_s - self._last_key_s if self._last_key_s is not None else 0.0
+            )
             self._last_key_s = at_s
         if all(lost > number for lost in self._lost):
             self._since_s = None

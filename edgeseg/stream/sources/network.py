@@ -1,12 +1,13 @@
 """Sources over a network, RTSP, HTTP and UDP, by FFmpeg (PyAV), and cameras by V4L2.
 
-Every wait in here has a time-out. Pictures are handed over as soon as they are decoded; those that a loss has damaged or smeared
-are left out, or marked (see `stream.decoder`): a grey smear is worse than a missing frame. What follows a "#" in the URI are
-options:
+Every wait in here has a time-out. Pictures are handed over as soon as they are decoded; those that a loss has
+damaged or smeared are left out, or marked (see `stream.decoder`): a grey smear is worse than a missing frame.
+What follows a "#" in the URI are options:
 
-    rtsp://user:password@camera/stream?channel=1#transport=udp&timeout=3     transport: tcp (default) or udp; timeout in seconds
-    rtsp://camera/stream#damaged=show&threads=2                              damaged: skip (default) or show; threads of the codec
-    /dev/video0#size=1280x720&fps=30
+    rtsp://user:password@camera/stream?channel=1#transport=udp&timeout=3     transport: tcp (default) or udp;
+    timeout in seconds
+    rtsp://camera/stream#damaged=show&threads=2                              damaged: skip (default) or show;
+    threads of the codec /dev/video0#size=1280x720&fps=30
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from edgeseg.text import quoted
 
 _TIMEOUT_S = 5.0
 _MOST_FPS = 1_000.0
-# How long FFmpeg looks at a stream before it hands over the first frame; its own 5 s make every reconnect take seconds.
+# How long FFmpeg looks at a stream before it hands over the first frame; its own 5 s make every reconnect
+# take seconds.
 _ANALYZE_US = 200_000
 _TRANSPORTS = ("tcp", "udp")
 # Formats without a clock: FFmpeg makes their times up from a rate that it guesses.
@@ -40,10 +42,12 @@ _PLAYLISTS = {"hls", "applehttp", "dash"}
 
 
 class NetworkStream:
-    """A stream that FFmpeg reads over the network: `rtsp://`, `rtsps://`, `http://`, `https://` (MJPEG and others), `udp://`.
+    """A stream that FFmpeg reads over the network: `rtsp://`, `rtsps://`, `http://`, `https://` (MJPEG and
+    others), `udp://`.
 
-    Whether what is behind an HTTP address is live is known once it is open: a clip or a finished playlist is read whole, like a
-    file, and what is endless is not. That is decided by what the container and the server say of its length.
+    Whether what is behind an HTTP address is live is known once it is open: a clip or a finished playlist is
+    read whole, like a file, and what is endless is not. That is decided by what the container and the server
+    say of its length.
 
     Attributes:
         is_live: valid once open; before, a stream that cannot be reached is tried again as a live one is.
@@ -58,7 +62,9 @@ class NetworkStream:
         self.tell: Tell = silent
         self._uri, self._name = uri, name
         self._scheme = uri.partition(":")[0].lower()
-        allowed = {"timeout", "fps", "threads", "damaged"} | ({"transport"} if self._scheme.startswith("rtsp") else set())
+        allowed = {"timeout", "fps", "threads", "damaged"} | (
+            {"transport"} if self._scheme.startswith("rtsp") else set()
+        )
         self._address, options = split_options(uri, allowed)
         self.source_id = name or redact(self._address)
         self._timeout_s = number(uri, options, "timeout", _TIMEOUT_S, 0.1, 3600)
@@ -136,7 +142,10 @@ class NetworkStream:
             raise self._failure(error) from None
         # A live playlist ends where its list says so; other live things end where they break off.
         if self._container is not None and not _PLAYLISTS & self._formats:
-            raise StreamError(f"{self._shown}: the stream was ended by the other side", hint="check the camera or the server")
+            raise StreamError(
+                f"{self._shown}: the stream was ended by the other side",
+                hint="check the camera or the server",
+            )
 
     def close(self) -> None:
         container, self._container = self._container, None
@@ -166,7 +175,8 @@ class NetworkStream:
 
     def _connected(self) -> Any:
         av = pyav()
-        # The pair: time-outs of opening and of each read. The option in microseconds is that of the socket below.
+        # The pair: time-outs of opening and of each read. The option in microseconds is that of the socket
+        # below.
         settings: dict[str, Any] = {"timeout": (self._timeout_s, self._timeout_s), "options": self._options()}
         try:
             return av.open(self._address, **settings)
@@ -197,9 +207,12 @@ class NetworkStream:
                 f"{self._shown}: user name or password are refused",
                 hint="write them as rtsp://USER:PASSWORD@HOST/..., with %40 for @ and %2F for / in them",
             )
-        reason = f"no answer within {self._timeout_s:g} s" if isinstance(error, av.ExitError) else reason_of(error)
+        reason = (
+            f"no answer within {self._timeout_s:g} s" if isinstance(error, av.ExitError) else reason_of(error)
+        )
         return StreamError(
-            f"{self._shown}: {scrub(reason)}", hint="check the camera: is it on, is the address right, who else uses it"
+            f"{self._shown}: {scrub(reason)}",
+            hint="check the camera: is it on, is the address right, who else uses it",
         )
 
 
@@ -212,7 +225,9 @@ def _is_finite(container: Any) -> bool:
 
 
 class Camera:
-    """A camera of this machine, by Video4Linux: `/dev/video0` or `v4l2://0`; `#size=1280x720&fps=30` asks it for that."""
+    """A camera of this machine, by Video4Linux: `/dev/video0` or `v4l2://0`; `#size=1280x720&fps=30` asks it
+    for that.
+    """
 
     is_live = True
 
@@ -239,7 +254,10 @@ class Camera:
         if not self._capture.isOpened():
             raise StreamError(
                 f"{self._device}: cannot be opened as a camera (in use, no permission, or no camera)",
-                hint=f"see who uses it: fuser {quoted(self._device)}; and join the group: sudo usermod -aG video $USER",
+                hint=(
+                    f"see who uses it: fuser {quoted(self._device)}; and join the group: sudo usermod -aG"
+                    " video $USER"
+                ),
             )
         if self._wanted_hw:
             self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, self._wanted_hw[0])
@@ -257,9 +275,14 @@ class Camera:
         while True:
             good, image_bgr = self._capture.read()
             if not good:
-                raise StreamError(f"{self._device}: the camera gives no pictures any more", hint="check its cable: dmesg | tail")
+                raise StreamError(
+                    f"{self._device}: the camera gives no pictures any more",
+                    hint="check its cable: dmesg | tail",
+                )
             now_s = time.monotonic()
-            yield Frame(cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB), index, now_s - start_s, now_s, self.source_id)
+            yield Frame(
+                cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB), index, now_s - start_s, now_s, self.source_id
+            )
             index += 1
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """Recorded sources: video files, pictures, generated scenes.
 
-Nothing is dropped here: these sources wait for their reader. A clip or an image that turns out damaged is an error that says
-where, behind what could be read of it.
+Nothing is dropped here: these sources wait for their reader. A clip or an image that turns out damaged is an
+error that says where, behind what could be read of it.
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ _HINT = "check the path; a source is a file, a folder, a pattern or a URI: edges
 
 
 class VideoFile:
-    """A video file, or what comes through a pipe (`-`: stdin). Frames come upright, with the container's rate and times.
+    """A video file, or what comes through a pipe (`-`: stdin). Frames come upright, with the container's rate
+    and times.
 
-    `clip.mp4#damaged=show` hands over what a damaged place may have smeared, marked, instead of leaving it out.
+    `clip.mp4#damaged=show` hands over what a damaged place may have smeared, marked, instead of leaving it
+    out.
 
     Attributes:
         damaged, undecodable: see `stream.decoder`.
@@ -76,7 +78,8 @@ class VideoFile:
                 self._container = av.open(address)
         except failures() as error:
             raise StreamError(
-                f"{self._path}: no video that FFmpeg can read (another kind of file, or cut off): {reason_of(error)}",
+                f"{self._path}: no video that FFmpeg can read (another kind of file, or cut off):"
+                f" {reason_of(error)}",
                 hint=f"look at it with: ffprobe {quoted(self._path)}",
             ) from None
         self._clip = Clip(
@@ -85,8 +88,10 @@ class VideoFile:
             damaged=self._keep_damaged,
             tell=self.tell,
             missing=missing_at_end(self._path) if is_file else "",
-            hint="copy the clip again, or re-encode what is left of it: "
-            f"ffmpeg -i {quoted(self._path)} fixed.mp4; #damaged=show shows what is smeared too",
+            hint=(
+                "copy the clip again, or re-encode what is left of it: "
+                f"ffmpeg -i {quoted(self._path)} fixed.mp4; #damaged=show shows what is smeared too"
+            ),
         )
         self.fps, self.frame_count = self._clip.fps, self._clip.frame_count
 
@@ -102,7 +107,8 @@ class VideoFile:
 
 
 class ImageFiles:
-    """The pictures of a folder or of a glob pattern, in natural order ("2.png" before "10.png"); each may have its own size.
+    """The pictures of a folder or of a glob pattern, in natural order ("2.png" before "10.png"); each may
+    have its own size.
 
     Pictures have no rate; `?fps=10` after the URI gives them one, which a video made of them needs.
     """
@@ -124,7 +130,8 @@ class ImageFiles:
             raise StreamError(f"{self._pattern}: no such folder or image", hint=_HINT)
         if not found:
             raise StreamError(
-                f"{self._pattern}: holds no images", hint=f"images are files ending in {' '.join(IMAGE_SUFFIXES)}; check the path"
+                f"{self._pattern}: holds no images",
+                hint=f"images are files ending in {' '.join(IMAGE_SUFFIXES)}; check the path",
             )
         self._paths = found
         self.frame_count = len(found)
@@ -136,7 +143,9 @@ class ImageFiles:
             try:
                 image_rgb = read_image(path)
             except DataError as error:
-                raise StreamError(str(error), hint="replace the file, or take it out of the folder") from error
+                raise StreamError(
+                    str(error), hint="replace the file, or take it out of the folder"
+                ) from error
             pts_s = index / self.fps if self.fps else 0.0
             yield Frame(image_rgb, index, pts_s, time.monotonic(), self.source_id, path.name)
 
@@ -153,11 +162,16 @@ class ImageFiles:
         except cv2.error:
             return
         if pages > 1:
-            self.tell("picture", f"{path.name} holds {pages} pictures, and only the first is read; make a video of it for all")
+            self.tell(
+                "picture",
+                f"{path.name} holds {pages} pictures, and only the first is read; make a video of it for all",
+            )
 
 
 class SyntheticScene:
-    """The generator's street scene: `synthetic://WIDTHxHEIGHT[@FPS][?frames=N&seed=N]`; 30 fps, 300 frames, seed 0 by default."""
+    """The generator's street scene: `synthetic://WIDTHxHEIGHT[@FPS][?frames=N&seed=N]`; 30 fps, 300 frames,
+    seed 0 by default.
+    """
 
     is_live = False
 
@@ -166,7 +180,11 @@ class SyntheticScene:
         address, _, query = uri.removeprefix("synthetic://").partition("?")
         match = re.fullmatch(r"(\d+)x(\d+)(?:@([\d./]+))?", address)
         options = dict(parse_qsl(query, keep_blank_values=True))
-        numbers = {key: int(value) for key, value in options.items() if key in ("frames", "seed") and value.isdecimal()}
+        numbers = {
+            key: int(value)
+            for key, value in options.items()
+            if key in ("frames", "seed") and value.isdecimal()
+        }
         if match is None or len(numbers) != len(options) or numbers.get("frames") == 0:
             _refuse_synthetic(uri)
         width, height = int(match[1]), int(match[2])
@@ -191,7 +209,9 @@ class SyntheticScene:
 
 
 def _check_file(path: Path) -> bool:
-    """Whether it is an ordinary file, and not a pipe. Raises StreamError where it cannot be read, or is empty."""
+    """Whether it is an ordinary file, and not a pipe. Raises StreamError where it cannot be read, or is
+    empty.
+    """
     try:
         mode = path.stat().st_mode
         if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode):
@@ -207,7 +227,9 @@ def _check_file(path: Path) -> bool:
 
 @contextmanager
 def _address(path: Path, is_file: bool) -> Iterator[str]:
-    """What FFmpeg is to open: absolute, or it would take the colon in "a:b.mp4" for a protocol; in characters that it takes."""
+    """What FFmpeg is to open: absolute, or it would take the colon in "a:b.mp4" for a protocol; in characters
+    that it takes.
+    """
     absolute = str(path.resolve() if is_file else path.absolute())
     try:
         absolute.encode()
@@ -222,12 +244,16 @@ def _address(path: Path, is_file: bool) -> Iterator[str]:
 
 
 def split_damaged(uri: str) -> tuple[str, Damaged]:
-    """ "clip.mp4#damaged=show" -> ("clip.mp4", "show"); a file that is really called so is meant as it stands."""
+    """ "clip.mp4#damaged=show" -> ("clip.mp4", "show"); a file that is really called so is meant as it
+    stands.
+    """
     path, mark, wanted = uri.rpartition("#damaged=")
     if not mark or Path(uri).exists():
         return uri, "skip"
     if wanted not in DAMAGED:
-        raise StreamError(f"{uri}: damaged={wanted} is not known", hint=f"write #damaged={' or #damaged='.join(DAMAGED)}")
+        raise StreamError(
+            f"{uri}: damaged={wanted} is not known", hint=f"write #damaged={' or #damaged='.join(DAMAGED)}"
+        )
     return path, wanted
 
 
@@ -248,13 +274,16 @@ def find_images(pattern: str) -> list[Path]:
         found = [
             file
             for file in map(Path, glob.glob(pattern, recursive=True))
-            if file.is_file() and not any(is_clutter(part) for part in set(file.parts) - wanted if part != "..")
+            if file.is_file()
+            and not any(is_clutter(part) for part in set(file.parts) - wanted if part != "..")
         ]
     return sorted(found, key=lambda file: _natural(str(file)))
 
 
 def _natural(text: str) -> list[str | int]:
-    """Sort key in which numbers count as numbers. Splitting at digits alternates text and number, so keys compare."""
+    """Sort key in which numbers count as numbers. Splitting at digits alternates text and number, so keys
+    compare.
+    """
     return [int(part) if index % 2 else part for index, part in enumerate(re.split(r"(\d+)", text))]
 
 
@@ -278,5 +307,7 @@ def _rate(text: str, uri: str) -> float:
 def _refuse_synthetic(uri: str) -> NoReturn:
     raise StreamError(
         f"{uri}: not a synthetic scene",
-        hint=f"write synthetic://640x480@30?frames=300&seed=1, sides from {_MIN_SIDE_PX} to {_MAX_SIDE_PX} px",
+        hint=(
+            f"write synthetic://640x480@30?frames=300&seed=1, sides from {_MIN_SIDE_PX} to {_MAX_SIDE_PX} px"
+        ),
     )

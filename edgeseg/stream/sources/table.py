@@ -1,4 +1,6 @@
-"""Where frames come from: one row per URI form. What the rows make is in `recorded`, `live` and `gstreamer`."""
+"""Where frames come from: one row per URI form. What the rows make is in `recorded`, `live` and
+`gstreamer`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,14 @@ from edgeseg.errors import StreamError
 from edgeseg.stream.sources.gstreamer import CsiCamera, Pipeline
 from edgeseg.stream.sources.network import Camera, NetworkStream
 from edgeseg.stream.sources.recorded import IMAGE_SUFFIXES as IMAGE_SUFFIXES
-from edgeseg.stream.sources.recorded import ImageFiles, SyntheticScene, VideoFile, find_images, split_damaged, split_rate
+from edgeseg.stream.sources.recorded import (
+    ImageFiles,
+    SyntheticScene,
+    VideoFile,
+    find_images,
+    split_damaged,
+    split_rate,
+)
 from edgeseg.stream.uris import named, redact
 
 
@@ -63,8 +72,8 @@ _ACCEPTED_HINT = "a source is one of: " + "  ".join(form.example for form in SOU
 
 
 def open_source(text: str) -> FrameSource:
-    """The source that a URI names, not opened yet. "NAME=URI" gives it a name for results; else it is the URI without
-    credentials.
+    """The source that a URI names, not opened yet. "NAME=URI" gives it a name for results; else it is the URI
+    without credentials.
 
     Raises:
         StreamError: no form that is known, or a malformed URI.
@@ -77,13 +86,16 @@ def open_source(text: str) -> FrameSource:
 
 
 def open_sources(texts: Sequence[str]) -> list[FrameSource]:
-    """The sources that several URIs name, not opened yet. Raises StreamError where two have one name, else as `open_source`."""
+    """The sources that several URIs name, not opened yet. Raises StreamError where two have one name, else as
+    `open_source`.
+    """
     sources = [open_source(text) for text in texts]
     names = [source.source_id for source in sources]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise StreamError(
-            f"{twice}: given twice", hint="give each source a name of its own: --source front=URI --source back=URI"
+            f"{twice}: given twice",
+            hint="give each source a name of its own: --source front=URI --source back=URI",
         )
     return sources
 

@@ -1,7 +1,8 @@
-"""What users do with masks: how much of a part of the picture belongs to which class, and an alarm where it is too much.
+"""What users do with masks: how much of a part of the picture belongs to which class, and an alarm where it
+is too much.
 
-Alarms have hysteresis: one is raised when a share has been past a limit for a while, and cleared when it has been back past
-another. Pure: no clock, no thread, no I/O.
+Alarms have hysteresis: one is raised when a share has been past a limit for a while, and cleared when it has
+been back past another. Pure: no clock, no thread, no I/O.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def rasterise(points: Sequence[tuple[float, float]], size_hw: tuple[int, int]) -
             continue
         if y0 > y1:
             x0, y0, x1, y1 = x1, y1, x0, y0
-        # The rows whose centres lie between its ends; from the first centre right of it on, pixels are on its other side.
+        # The rows whose centres lie between its ends; from the first centre right of it on, pixels are on its
+        # other side.
         rows = np.arange(max(0, math.ceil(y0 - 0.5)), min(height, math.ceil(y1 - 0.5)))
         x = x0 + (rows + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
         columns = np.clip(np.ceil(x - 0.5), 0, width).astype(np.intp)
@@ -46,7 +48,8 @@ def rasterise(points: Sequence[tuple[float, float]], size_hw: tuple[int, int]) -
 
 @dataclass(frozen=True, slots=True)
 class Crossing:
-    """An alarm that was raised or cleared, or a region that follows a frame of another size: what an event tells.
+    """An alarm that was raised or cleared, or a region that follows a frame of another size: what an event
+    tells.
 
     `reason` is for people, `details` are plain JSON values.
     """
@@ -96,10 +99,13 @@ class RegionMonitor:
     Regions follow the frame's size; those in pixels are of the first frame, and scaled with it.
 
     Raises:
-        StreamError: two regions or two thresholds of one name, or a threshold whose region or class does not exist.
+        StreamError: two regions or two thresholds of one name, or a threshold whose region or class does not
+            exist.
     """
 
-    def __init__(self, regions: Sequence[Region], thresholds: Sequence[Threshold], labels: LabelSpace) -> None:
+    def __init__(
+        self, regions: Sequence[Region], thresholds: Sequence[Threshold], labels: LabelSpace
+    ) -> None:
         _check_distinct("region", [region.name for region in regions], REGION_HINT)
         _check_distinct("threshold", [threshold.name for threshold in thresholds], THRESHOLD_HINT)
         names = [region.name for region in regions]
@@ -113,21 +119,25 @@ class RegionMonitor:
         self._size_hw: tuple[int, int] | None = None
         self._areas: dict[str, _Area] = {}
 
-    def update(self, mask: MaskU8, at_s: float, connection: int = 0) -> tuple[dict[str, dict[str, float]], list[Crossing]]:
+    def update(
+        self, mask: MaskU8, at_s: float, connection: int = 0
+    ) -> tuple[dict[str, dict[str, float]], list[Crossing]]:
         """Take the mask of one frame.
 
         Args:
             mask: (H, W) uint8 class indices; H and W may change between frames.
             at_s: time of the frame in seconds.
-            connection: of a live source, from 1. What alarms wait for must last within one: nobody knows what was between two. 0
-                for a recording.
+            connection: of a live source, from 1. What alarms wait for must last within one: nobody knows what
+                was between two. 0 for a recording.
         Returns:
-            By region name, the share of its pixels by class name, classes present only; then the alarms raised or cleared, and
-            what a new frame size means for a region.
+            By region name, the share of its pixels by class name, classes present only; then the alarms
+            raised or cleared, and what a new frame size means for a region.
         Raises:
             StreamError: a region that holds no pixel of the first frame.
         """
-        crossings = [] if mask.shape == self._size_hw else self._fit((mask.shape[0], mask.shape[1]), connection > 0)
+        crossings = (
+            [] if mask.shape == self._size_hw else self._fit((mask.shape[0], mask.shape[1]), connection > 0)
+        )
         if connection != self._connection:
             self._connection = connection
             for alarm in self._alarms:
@@ -161,7 +171,9 @@ class RegionMonitor:
         return {region.name: self._corners(region, size_hw) for region in self.regions}
 
     def _fit(self, size_hw: tuple[int, int], is_live: bool) -> list[Crossing]:
-        """Find the regions' pixels in a frame of another size. What is to be told of it: pictures of a folder just differ."""
+        """Find the regions' pixels in a frame of another size. What is to be told of it: pictures of a folder
+        just differ.
+        """
         size, told = f"{size_hw[1]}x{size_hw[0]}", []
         corners = self.outlines(size_hw)
         areas = {name: rasterise(points, size_hw) for name, points in corners.items()}
@@ -174,9 +186,17 @@ class RegionMonitor:
                 told.append(Crossing(f"{said}, and is not measured", details, "resized"))
             elif region.in_pixels and is_live and self._size_hw is not None and self._first_hw is not None:
                 first = f"{self._first_hw[1]}x{self._first_hw[0]}"
-                told.append(Crossing(f"region {region.name}: drawn on {first}, scaled to {size}", details, "resized"))
-            elif self._size_hw is None and any(x > size_hw[1] + 1 or y > size_hw[0] + 1 for x, y in corners[region.name]):
-                told.append(Crossing(f"region {region.name}: is cut where it reaches beyond {size}", details, "resized"))
+                told.append(
+                    Crossing(f"region {region.name}: drawn on {first}, scaled to {size}", details, "resized")
+                )
+            elif self._size_hw is None and any(
+                x > size_hw[1] + 1 or y > size_hw[0] + 1 for x, y in corners[region.name]
+            ):
+                told.append(
+                    Crossing(
+                        f"region {region.name}: is cut where it reaches beyond {size}", details, "resized"
+                    )
+                )
         self._areas = {name: _Area(inside) for name, inside in areas.items() if inside.any()}
         self._size_hw = size_hw
         return told
@@ -202,7 +222,9 @@ class _Area:
         window = mask[self._window]
         # OpenCV counts in float32: exact up to 2**24 pixels.
         parts = -(-window.size // 2**24)
-        for values, inside in zip(np.array_split(window, parts), np.array_split(self._inside, parts), strict=True):
+        for values, inside in zip(
+            np.array_split(window, parts), np.array_split(self._inside, parts), strict=True
+        ):
             counts += cv2.calcHist([values], [0], inside, [256], [0, 256]).ravel()
         shares: npt.NDArray[np.float64] = counts / self._pixels
         return shares
@@ -210,7 +232,9 @@ class _Area:
 
 def _crossing(alarm: Alarm, share: float) -> Crossing:
     threshold = alarm.threshold
-    text = f"{threshold.region}: {threshold.name} {100 * share:.0f} %" + ("" if alarm.raised else ", no longer")
+    text = f"{threshold.region}: {threshold.name} {100 * share:.0f} %" + (
+        "" if alarm.raised else ", no longer"
+    )
     return Crossing(
         text,
         {
@@ -228,7 +252,10 @@ def _misfit_hint(region: Region) -> str:
     name = region.name
     if not region.in_pixels:
         return f"draw it larger, or for another source alone: --region 'SOURCE:{name}=...'"
-    return f"say what picture its pixels are of, --region '{name}@1920x1080=...', or whose they are, --region 'SOURCE:{name}=...'"
+    return (
+        f"say what picture its pixels are of, --region '{name}@1920x1080=...', or whose they are, --region"
+        f" 'SOURCE:{name}=...'"
+    )
 
 
 def _check_distinct(kind: str, names: Sequence[str], hint: str) -> None:
@@ -241,5 +268,6 @@ def _check_known(threshold: Threshold, kind: str, wanted: Sequence[str], known: 
     for name in wanted:
         if name not in known:
             raise StreamError(
-                f"threshold {threshold.name}: no {kind} is called {name}", hint=f"there are: {', '.join(known) or 'none'}"
+                f"threshold {threshold.name}: no {kind} is called {name}",
+                hint=f"there are: {', '.join(known) or 'none'}",
             )

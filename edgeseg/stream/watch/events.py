@@ -1,7 +1,8 @@
-"""What happens during a run, as data: a source that stalls, a frame size that changes, a sink that fails, a road that is blocked.
+"""What happens during a run, as data: a source that stalls, a frame size that changes, a sink that fails, a
+road that is blocked.
 
-A stage that has something to tell publishes it, and goes on: it never waits for those who listen, and their mistakes are not its
-own.
+A stage that has something to tell publishes it, and goes on: it never waits for those who listen, and their
+mistakes are not its own.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ class Event:
     Attributes:
         at_s: seconds from the start of the run, on the monotonic clock.
         source: the source's id, or the sink's name; empty where it concerns the whole run.
-        kind: "state" (of a source), "resized", "discontinuity" (of its time stamps), "dropped", "region", "sink_failed",
-            "sink_recovered", "sink_ended", "level", "damaged" and "undecodable" (pictures that a source left out), "picture"
-            (what of a source's pictures is not shown as they ask); sinks may add their own.
+        kind: "state" (of a source), "resized", "discontinuity" (of its time stamps), "dropped", "region",
+            "sink_failed", "sink_recovered", "sink_ended", "level", "damaged" and "undecodable" (pictures that
+            a source left out), "picture" (what of a source's pictures is not shown as they ask); sinks may
+            add their own.
         reason: why, for people; never holds credentials.
         details: figures that belong to it, as plain JSON values.
     """
@@ -48,8 +50,9 @@ class Event:
 class EventBus:
     """Takes events from any thread, and tells them to each listener in order, on a thread of its own.
 
-    `publish` never waits and never raises. At most 1000 events wait for the listeners; where these are slower, the oldest go, and
-    `lost` counts them. A listener that raises is not called again; `errors` holds what it raised.
+    `publish` never waits and never raises. At most 1000 events wait for the listeners; where these are
+    slower, the oldest go, and `lost` counts them. A listener that raises is not called again; `errors` holds
+    what it raised.
 
     Attributes:
         start_s: `time.monotonic()` from which events count; set anew when a run starts.
@@ -99,7 +102,9 @@ class EventBus:
                 self._thread.start()
 
     def fill(self, inbox: deque[Event]) -> None:
-        """Put every event from now on into `inbox`, bounded, at once; for a thread that takes them out in its own time."""
+        """Put every event from now on into `inbox`, bounded, at once; for a thread that takes them out in its
+        own time.
+        """
         with self._changed:
             self._inboxes.append(inbox)
 
@@ -109,7 +114,9 @@ class EventBus:
             return list(self._recent)
 
     def close(self, patience_s: float = 0.5) -> None:
-        """Tell what still waits, and end the thread; a listener that hangs is left behind after `patience_s`."""
+        """Tell what still waits, and end the thread; a listener that hangs is left behind after
+        `patience_s`.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify_all()

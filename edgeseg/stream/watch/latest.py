@@ -1,4 +1,6 @@
-"""Work that never holds the run up: a thread that always takes the newest item, and leaves out those that it is too slow for."""
+"""Work that never holds the run up: a thread that always takes the newest item, and leaves out those that it
+is too slow for.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ _POLL_S = 0.1
 
 
 class LatestWorker(Generic[T]):
-    """Does `work` on the newest item that was offered, on a thread of its own, until it is closed or `work` raises.
+    """Does `work` on the newest item that was offered, on a thread of its own, until it is closed or `work`
+    raises.
 
     Attributes:
         done: items worked on.
@@ -40,7 +43,9 @@ class LatestWorker(Generic[T]):
             self._changed.notify_all()
 
     def close(self, patience_s: float = 1.0) -> bool:
-        """Do what waits, and end the thread. False where it hangs in its work, and was left behind after `patience_s`."""
+        """Do what waits, and end the thread. False where it hangs in its work, and was left behind after
+        `patience_s`.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify_all()

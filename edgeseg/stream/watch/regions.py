@@ -1,4 +1,6 @@
-"""Regions of interest and what is too much in them: polygons, thresholds, and how users write both. See `stream.alarms`."""
+"""Regions of interest and what is too much in them: polygons, thresholds, and how users write both. See
+`stream.alarms`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ REGION_HINT = (
     "'lane=10%,60%;90%,60%;50%,100%' or 'lane=192px,648px;1728px,648px;960px,1080px'"
 )
 THRESHOLD_HINT = (
-    "write --threshold 'road blocked=lane:!road>35%/30%@2s' or 'busy=lane:car+bus>0.2', for one source 'gate:busy=lane:car>0.2'"
+    "write --threshold 'road blocked=lane:!road>35%/30%@2s' or 'busy=lane:car+bus>0.2', for one source"
+    " 'gate:busy=lane:car>0.2'"
 )
 Unit = Literal["share", "px"]
 Corner = tuple[float | str, float | str]
@@ -34,16 +37,18 @@ _THRESHOLD = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A polygon in the picture. Its sides may cross: a point is inside where a ray from it meets an odd number of sides.
+    """A polygon in the picture. Its sides may cross: a point is inside where a ray from it meets an odd
+    number of sides.
 
     Attributes:
         name: how results call it; without "=", ":" and ";".
-        points: three or more corners (x, y), from the picture's upper left corner. Those that lie beyond the picture are cut.
-        unit: "share" of the frame's width and height, or "px", pixels of the source's first frame, which are scaled for frames of
-            another size.
+        points: three or more corners (x, y), from the picture's upper left corner. Those that lie beyond the
+            picture are cut.
+        unit: "share" of the frame's width and height, or "px", pixels of the source's first frame, which are
+            scaled for frames of another size.
     Raises:
-        StreamError: no such name, fewer corners, a number that is negative or not finite, or a polygon that holds nothing of any
-            picture.
+        StreamError: no such name, fewer corners, a number that is negative or not finite, or a polygon that
+            holds nothing of any picture.
     """
 
     name: str
@@ -56,12 +61,17 @@ class Region:
             raise StreamError(f"region {self.name}: {self.unit!r} is no unit", hint=REGION_HINT)
         if len(self.points) < 3:
             raise StreamError(
-                f"region {self.name}: a polygon has three corners at least, not {len(self.points)}", hint=REGION_HINT
+                f"region {self.name}: a polygon has three corners at least, not {len(self.points)}",
+                hint=REGION_HINT,
             )
         if not all(math.isfinite(value) and value >= 0 for point in self.points for value in point):
-            raise StreamError(f"region {self.name}: coordinates are finite numbers from 0 up", hint=REGION_HINT)
+            raise StreamError(
+                f"region {self.name}: coordinates are finite numbers from 0 up", hint=REGION_HINT
+            )
         (x0, y0), *others = self.points
-        if all((ax - x0) * (by - y0) == (bx - x0) * (ay - y0) for (ax, ay), (bx, by) in product(others, others)):
+        if all(
+            (ax - x0) * (by - y0) == (bx - x0) * (ay - y0) for (ax, ay), (bx, by) in product(others, others)
+        ):
             raise StreamError(f"region {self.name}: its corners lie on one line", hint=REGION_HINT)
         if not self.in_pixels:
             self._check_shares()
@@ -70,7 +80,8 @@ class Region:
         greatest = max(value for point in self.points for value in point)
         if greatest > _MOST_SHARE:
             raise StreamError(
-                f"region {self.name}: {greatest:g} is no share of a picture; for pixels write {greatest:g}px", hint=REGION_HINT
+                f"region {self.name}: {greatest:g} is no share of a picture; for pixels write {greatest:g}px",
+                hint=REGION_HINT,
             )
         if any(min(point[axis] for point in self.points) >= 1 for axis in (0, 1)):
             raise StreamError(f"region {self.name}: lies outside of the picture", hint=REGION_HINT)
@@ -85,7 +96,9 @@ class Region:
         """The corners as `read_region` takes them, in a form that says its unit."""
         if self.in_pixels:
             return tuple((f"{x!r}px", f"{y!r}px") for x, y in self.points)
-        return tuple((x if x <= 1 else f"{100 * x!r}%", y if y <= 1 else f"{100 * y!r}%") for x, y in self.points)
+        return tuple(
+            (x if x <= 1 else f"{100 * x!r}%", y if y <= 1 else f"{100 * y!r}%") for x, y in self.points
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +110,8 @@ class Threshold:
         region: name of the region.
         classes: names of the classes whose shares are added up.
         above: True for an alarm over `raise_at`, False for one under it.
-        raise_at, clear_at: shares 0..1. The alarm is raised past `raise_at`, and cleared at `clear_at` or back past it; in
+        raise_at, clear_at: shares 0..1. The alarm is raised past `raise_at`, and cleared at `clear_at` or
+        back past it; in
             between nothing changes.
         for_s: seconds that the share must have been there without a break, for raising and for clearing.
         others: the share of all that is *not* of `classes` counts instead.
@@ -119,18 +133,23 @@ class Threshold:
         if not self.classes:
             raise StreamError(f"threshold {self.name}: watches no class", hint=THRESHOLD_HINT)
         if not all(0 <= limit <= 1 for limit in (self.raise_at, self.clear_at)):
-            raise StreamError(f"threshold {self.name}: limits are shares from 0 to 1, or 0% to 100%", hint=THRESHOLD_HINT)
+            raise StreamError(
+                f"threshold {self.name}: limits are shares from 0 to 1, or 0% to 100%", hint=THRESHOLD_HINT
+            )
         if self.clear_at > self.raise_at if self.above else self.clear_at < self.raise_at:
             side = "below" if self.above else "above"
             raise StreamError(
-                f"threshold {self.name}: the limit that clears it must lie {side} the one that raises it", hint=THRESHOLD_HINT
+                f"threshold {self.name}: the limit that clears it must lie {side} the one that raises it",
+                hint=THRESHOLD_HINT,
             )
         if not (math.isfinite(self.for_s) and self.for_s >= 0):
             raise StreamError(f"threshold {self.name}: the time is finite, from 0 s up", hint=THRESHOLD_HINT)
 
 
 def of_source(text: str) -> tuple[str, str]:
-    """Split what a region or a threshold is for from it: "gate:lane=..." -> ("gate", "lane=..."); "" is all sources."""
+    """Split what a region or a threshold is for from it: "gate:lane=..." -> ("gate", "lane=..."); "" is all
+    sources.
+    """
     head, equals, rest = text.partition("=")
     source, _, name = head.rpartition(":")
     return source.strip(), f"{name}{equals}{rest}"
@@ -150,8 +169,8 @@ def parse_region(text: str) -> Region:
 def read_region(name: str, corners: Sequence[Corner], size_hw: tuple[int, int] | None = None) -> Region:
     """A region from corners as users write them.
 
-    The form says the unit: "50%" is a share, "640px" a pixel. Plain numbers are shares where none is greater than 1, else pixels
-    where all are whole; with a size, or beside numbers in px, they are pixels.
+    The form says the unit: "50%" is a share, "640px" a pixel. Plain numbers are shares where none is greater
+    than 1, else pixels where all are whole; with a size, or beside numbers in px, they are pixels.
 
     Args:
         size_hw: of the picture that pixels are of; None: of the source's first frame.
@@ -167,12 +186,17 @@ def read_region(name: str, corners: Sequence[Corner], size_hw: tuple[int, int] |
     if size_hw is None:
         return Region(name, tuple((x, y) for (x, _), (y, _) in points), plain)
     sides = size_hw[::-1]
-    shares = [[at / side if unit == "px" else at for (at, unit), side in zip(corner, sides, strict=True)] for corner in points]
+    shares = [
+        [at / side if unit == "px" else at for (at, unit), side in zip(corner, sides, strict=True)]
+        for corner in points
+    ]
     return Region(name, tuple((x, y) for x, y in shares))
 
 
 def _plain_unit(name: str, numbers: Sequence[tuple[float, Unit | None]]) -> Unit:
-    """What numbers without a unit are, where no size is given. Raises StreamError where that cannot be known."""
+    """What numbers without a unit are, where no size is given. Raises StreamError where that cannot be
+    known.
+    """
     stated = {unit for _, unit in numbers if unit is not None}
     plain = [value for value, unit in numbers if unit is None]
     if len(stated) == 2:
@@ -189,7 +213,10 @@ def _plain_unit(name: str, numbers: Sequence[tuple[float, Unit | None]]) -> Unit
         return "px"
     raise StreamError(
         f"region {name}: {odd:g} is neither a share, from 0 to 1, nor one of whole numbers of pixels",
-        hint=f"write {odd:g}px for pixels or {100 * odd:g}% for a share, or say the size: --region '{name}@1920x1080=...'",
+        hint=(
+            f"write {odd:g}px for pixels or {100 * odd:g}% for a share, or say the size: --region"
+            f" '{name}@1920x1080=...'"
+        ),
     )
 
 
@@ -209,8 +236,8 @@ def _coordinate(name: str, value: float | str) -> tuple[float, Unit | None]:
 def parse_threshold(text: str) -> Threshold:
     """Read "NAME=REGION:CLASS+CLASS>RAISE/CLEAR@SECONDS", RAISE and CLEAR as "35%" or "0.35".
 
-    "<" is an alarm under the limit, "!" before the classes means all the others. Without CLEAR the alarm is cleared a tenth back
-    from RAISE; without SECONDS at once. Raises StreamError.
+    "<" is an alarm under the limit, "!" before the classes means all the others. Without CLEAR the alarm is
+    cleared a tenth back from RAISE; without SECONDS at once. Raises StreamError.
     """
     match = _THRESHOLD.fullmatch(text.strip())
     if match is None:
@@ -219,7 +246,14 @@ def parse_threshold(text: str) -> Threshold:
     clear_at = _share(match["clear"]) if match["clear"] else default_clear(raise_at, above=above)
     classes, others = parse_classes(match["classes"])
     return Threshold(
-        match["name"].strip(), match["region"].strip(), classes, above, raise_at, clear_at, float(match["for"] or 0), others
+        match["name"].strip(),
+        match["region"].strip(),
+        classes,
+        above,
+        raise_at,
+        clear_at,
+        float(match["for"] or 0),
+        others,
     )
 
 

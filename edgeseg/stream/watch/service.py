@@ -38,7 +38,9 @@ def notify(state: str, environment: Mapping[str, str] = os.environ) -> bool:
     if address[:1] not in ("/", "@"):
         return False
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as channel:
+        with socket.socket(
+            socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        ) as channel:
             channel.connect("\0" + address[1:] if address[0] == "@" else address)
             channel.sendall(state.encode())
     except OSError:
@@ -60,7 +62,8 @@ def watchdog_limit_s(environment: Mapping[str, str] = os.environ) -> float | Non
 class Heartbeat:
     """Sends "WATCHDOG=1" from a thread of its own, three times per limit, for as long as `alive` says so.
 
-    A context manager; does nothing where systemd does not watch. Entering it says "READY=1", leaving it "STOPPING=1".
+    A context manager; does nothing where systemd does not watch. Entering it says "READY=1", leaving it
+    "STOPPING=1".
 
     Args:
         alive: asked before every beat, on the heartbeat's thread. An exception counts as no.
@@ -68,7 +71,10 @@ class Heartbeat:
     """
 
     def __init__(
-        self, alive: Callable[[], bool], status: Callable[[], str] = lambda: "", environment: Mapping[str, str] = os.environ
+        self,
+        alive: Callable[[], bool],
+        status: Callable[[], str] = lambda: "",
+        environment: Mapping[str, str] = os.environ,
     ) -> None:
         self._alive, self._status, self._environment = alive, status, environment
         self._over = threading.Event()
@@ -78,11 +84,15 @@ class Heartbeat:
         if notify("READY=1", self._environment):
             limit_s = watchdog_limit_s(self._environment)
             interval_s = limit_s / _BEATS_PER_LIMIT if limit_s else 5.0
-            self._thread = threading.Thread(target=self._beat, args=(interval_s,), name="edgeseg-heartbeat", daemon=True)
+            self._thread = threading.Thread(
+                target=self._beat, args=(interval_s,), name="edgeseg-heartbeat", daemon=True
+            )
             self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._over.set()
         if self._thread is not None:
             self._thread.join(1.0)
@@ -100,7 +110,8 @@ class Heartbeat:
 
 
 def is_progressing(before: RunStatus | None, now: RunStatus | None) -> bool:
-    """Whether a run does its work, by two looks at it: frames were finished in between, or none waited at both times.
+    """Whether a run does its work, by two looks at it: frames were finished in between, or none waited at
+    both times.
 
     A source that delivers nothing is no reason to restart a run that keeps trying it.
     """
@@ -115,22 +126,31 @@ def _waiting(status: RunStatus) -> int:
 
 
 class JsonLog:
-    """One JSON object a line: `time` (UTC, ISO 8601), `level` ("info", "warning" or "error"), `event`, and what belongs to it.
+    """One JSON object a line: `time` (UTC, ISO 8601), `level` ("info", "warning" or "error"), `event`, and
+    what belongs to it.
 
-    It is a `Progress` (one line every `interval_s` while frames flow), and takes the events of a run. Threads may share it.
+    It is a `Progress` (one line every `interval_s` while frames flow), and takes the events of a run. Threads
+    may share it.
     """
 
     def __init__(
-        self, stream: TextIO | None = None, interval_s: float = 10.0, clock: Callable[[], float] = time.monotonic
+        self,
+        stream: TextIO | None = None,
+        interval_s: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream = stream or sys.stderr
         self._interval_s = interval_s
         self._clock = clock
         self._lock = threading.Lock()
-        self._tasks: dict[str, list[float]] = {}  # task -> [steps, steps when last told, time when last told, started]
+        self._tasks: dict[
+            str, list[float]
+        ] = {}  # task -> [steps, steps when last told, time when last told, started]
 
     def line(self, event: str, level: str = "info", **details: Any) -> None:
-        """Write one line. Values that JSON has no form for are written as text; a stream that is gone is not an error."""
+        """Write one line. Values that JSON has no form for are written as text; a stream that is gone is not
+        an error.
+        """
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         text = json_text({"time": now, "level": level, "event": event, **_strict(details)}, default=str)
         with self._lock:

@@ -16,10 +16,11 @@ _BINS = 2_100  # from 1 us up to 1.2e6 ms (20 minutes)
 
 
 class Timings:
-    """Durations of one stage. Mean, least, greatest and total are exact; percentiles are within 1 % of a measured value.
+    """Durations of one stage. Mean, least, greatest and total are exact; percentiles are within 1 % of a
+    measured value.
 
-    A histogram with logarithmic bins, so the tail of frame one million is as well known as that of frame one hundred. One thread
-    adds; others may read meanwhile.
+    A histogram with logarithmic bins, so the tail of frame one million is as well known as that of frame one
+    hundred. One thread adds; others may read meanwhile.
     """
 
     def __init__(self) -> None:
@@ -52,7 +53,9 @@ class Timings:
         self.add_since(start_s)
 
     def percentile_ms(self, share: float) -> float:
-        """The duration that `share` (0..1) of the frames did not exceed (nearest rank); NaN where nothing was counted."""
+        """The duration that `share` (0..1) of the frames did not exceed (nearest rank); NaN where nothing was
+        counted.
+        """
         if not self.count:
             return float("nan")
         rank = max(1, int(np.ceil(share * self.count)))
@@ -63,7 +66,14 @@ class Timings:
     def to_json(self) -> dict[str, Any]:
         """Count, mean, p50, p90, p99 and max in ms; null where nothing was counted."""
         if not self.count:
-            return {"count": 0, "mean_ms": None, "p50_ms": None, "p90_ms": None, "p99_ms": None, "max_ms": None}
+            return {
+                "count": 0,
+                "mean_ms": None,
+                "p50_ms": None,
+                "p90_ms": None,
+                "p99_ms": None,
+                "max_ms": None,
+            }
         return {
             "count": self.count,
             "mean_ms": self.total_ms / self.count,

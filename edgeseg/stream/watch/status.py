@@ -1,4 +1,5 @@
-"""How a run is doing, while it goes on: one picture of it at a time, for the report, the live page and the metrics.
+"""How a run is doing, while it goes on: one picture of it at a time, for the report, the live page and the
+metrics.
 
 A snapshot is taken from any thread and holds no lock of a stage longer than it takes to copy a few numbers.
 """
@@ -22,19 +23,22 @@ class SourceStatus:
 
     Attributes:
         source: its id: the name that the user gave it, or the URI without credentials.
-        is_live: True where frames that are not read are lost; of an HTTP address it is known once that is open.
+        is_live: True where frames that are not read are lost; of an HTTP address it is known once that is
+            open.
         state: see `stream.supervisor`.
         since_s: seconds that it has been in this state.
         reason: why it is in this state, for people.
         frames: frames that came from it.
         delivered: frames that were segmented and given to the sinks.
-        dropped: frames that were not, by reason: "oldest" and "newest" (the queue was full), "stale" (older than the greatest
-            age), "stopped" (still in a queue when the run ended), "failed" (could not be handled; the source FAILED of it); and
-            of those that never came from it: "damaged" (not decoded or converted, or smeared by what was lost before them) and
-            "undecodable" (before the first key frame).
+        dropped: frames that were not, by reason: "oldest" and "newest" (the queue was full), "stale" (older
+            than the greatest age), "stopped" (still in a queue when the run ended), "failed" (could not be
+            handled; the source FAILED of it); and of those that never came from it: "damaged" (not decoded or
+            converted, or smeared by what was lost before them) and "undecodable" (before the first key
+            frame).
         connects: connections that delivered a frame; the first one counts.
         reconnects: connections but the first that delivered a frame.
-        reconnect_ms: time from the loss of a connection to the next frame: count, mean, p50, p90, p99, max; null where none.
+        reconnect_ms: time from the loss of a connection to the next frame: count, mean, p50, p90, p99, max;
+            null where none.
         age_ms: frame age: count, mean, p50, p90, p99, max.
         size_hw: of its last frame; None before the first.
         fps: its nominal rate; 0 where it has none.
@@ -68,7 +72,9 @@ class SourceStatus:
 
 @dataclass(frozen=True, slots=True)
 class SinkStatus:
-    """One sink: its name, the source that it belongs to (empty: all), its state, frames written and not, and the last failure."""
+    """One sink: its name, the source that it belongs to (empty: all), its state, frames written and not, and
+    the last failure.
+    """
 
     sink: str
     source: str
@@ -90,7 +96,8 @@ class RunStatus:
         at_s: seconds from the start of the run.
         frames: frames segmented and written so far, and `fps` of them per second, over the last seconds.
         level, level_reason: the program level of the next frame, and why (see `stream.levels.Choice`).
-        stages: by name (read, resize, infer, postprocess, write): count, mean, p50, p90, p99, max in ms, and `busy` (0..1).
+        stages: by name (read, resize, infer, postprocess, write): count, mean, p50, p90, p99, max in ms, and
+            `busy` (0..1).
         latency, frame_age: the same figures over all sources; see `stream.report.RunReport`.
         sources, sinks: one each.
         class_share: mean share of a frame's pixels so far, 0..1, by class name.

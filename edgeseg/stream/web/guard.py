@@ -1,7 +1,7 @@
 """Who may look: loopback only, or a token. Stands before every route of the page.
 
-Without a token the page answers to the names of the loopback interface alone: another site that has its own name point to
-127.0.0.1 (DNS rebinding) would otherwise read the cameras through the visitor's browser.
+Without a token the page answers to the names of the loopback interface alone: another site that has its own
+name point to 127.0.0.1 (DNS rebinding) would otherwise read the cameras through the visitor's browser.
 """
 
 from __future__ import annotations
@@ -24,16 +24,21 @@ OPEN_PATHS = ("/healthz", "/static/page.css", "/static/icon.svg")
 
 _MAX_LOGIN_BYTES = 4096
 _HEADERS = (
-    (b"content-security-policy", b"default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'"),
+    (
+        b"content-security-policy",
+        b"default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'",
+    ),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 )
 
-_LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+_LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
 <title>edgeseg</title><link rel="icon" href="static/icon.svg"><link rel="stylesheet" href="static/page.css">
 <main class="login"><form method="post" action="login"><h1>edgeseg</h1><p>{said}</p>
-<label for="token">Token</label><input id="token" name="token" type="password" autocomplete="current-password" autofocus required>
+<label for="token">Token</label><input id="token" name="token" type="password"
+autocomplete="current-password" autofocus required>
 <button type="submit">Look</button></form></main></html>"""
 
 
@@ -83,12 +88,16 @@ class Guard:
             return (
                 None
                 if is_loopback(name)
-                else PlainTextResponse("this page answers to localhost only; with --web-token it does to every name\n", 421)
+                else PlainTextResponse(
+                    "this page answers to localhost only; with --web-token it does to every name\n", 421
+                )
             )
         if path == "/login" and request.method == "POST":
             return await self._login(request)
         if path == "/" and self._known(request.query_params.get("token", "")):
-            return self._welcome(request.query_params["token"])  # also to whom is known: it leaves the address bar
+            return self._welcome(
+                request.query_params["token"]
+            )  # also to whom is known: it leaves the address bar
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if self._known(given if scheme.lower() == "bearer" else unquote(request.cookies.get(COOKIE, ""))):
             return None
@@ -96,7 +105,9 @@ class Guard:
             return PlainTextResponse("a token is needed\n", 401, {"WWW-Authenticate": "Bearer"})
         if "token" in request.query_params:
             return self._welcome(request.query_params["token"])
-        return HTMLResponse(_LOGIN.format(said="This page shows live cameras. It needs the token of the run."), 401)
+        return HTMLResponse(
+            _LOGIN.format(said="This page shows live cameras. It needs the token of the run."), 401
+        )
 
     async def _login(self, request: Request) -> Response:
         body = bytearray()
@@ -110,7 +121,8 @@ class Guard:
         """Keep a right token in a cookie, so that it leaves the address bar and the browser's history."""
         if not self._known(token):
             return HTMLResponse(_LOGIN.format(said=html.escape("This is not the token of the run.")), 401)
-        # Relative, and a cookie of no stated path: behind a proxy the page may lie below a folder that we do not know.
+        # Relative, and a cookie of no stated path: behind a proxy the page may lie below a folder that we do
+        # not know.
         answer = RedirectResponse("./", 303)
         answer.set_cookie(COOKIE, quote(token, safe=""), httponly=True, samesite="strict", path=None)
         return answer

@@ -1,4 +1,6 @@
-"""The last minute of a source, in half seconds: what the page's curves are drawn from, in memory that does not grow."""
+"""The last minute of a source, in half seconds: what the page's curves are drawn from, in memory that does
+not grow.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class Point(NamedTuple):
 
 
 class History:
-    """Points without gaps: half seconds in which no frame came are told as such. Not thread-safe: its owner locks."""
+    """Points without gaps: half seconds in which no frame came are told as such. Not thread-safe: its owner
+    locks.
+    """
 
     def __init__(self, start_s: float) -> None:
         self._points: deque[Point] = deque(maxlen=STEPS)
@@ -59,7 +63,11 @@ class History:
 
     def _close(self) -> None:
         count = self._count
-        mean = (self._age_ms / count, self._age_max_ms, self._latency_ms / count) if count else (None, None, None)
+        mean = (
+            (self._age_ms / count, self._age_max_ms, self._latency_ms / count)
+            if count
+            else (None, None, None)
+        )
         self._points.append(Point(self._end_s, count / STEP_S, *mean))
         self._end_s += STEP_S
         self._clear()

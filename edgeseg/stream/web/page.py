@@ -1,6 +1,7 @@
 """What the page shows, kept as it comes: a sink of the run, read by the web server's thread.
 
-The run's thread only stores references; pictures are encoded when somebody looks, once for all who look, on the server's threads.
+The run's thread only stores references; pictures are encoded when somebody looks, once for all who look, on
+the server's threads.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ class LivePage:
         self._encoded: dict[str, tuple[int, bytes]] = {}
 
     def open(self, size_hw: tuple[int, int], fps: float, labels: LabelSpace) -> None:
-        """Nothing to open: the server runs before the first source is there, and frames may change their size."""
+        """Nothing to open: the server runs before the first source is there, and frames may change their
+        size.
+        """
 
     def write(self, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
         now_s = self._clock()
@@ -82,7 +85,9 @@ class LivePage:
         return picture.sequence if picture else 0
 
     def packet(self, source: str) -> bytes | None:
-        """A source's newest picture (see `pictures.encode`); None before the first. Any number of threads may ask."""
+        """A source's newest picture (see `pictures.encode`); None before the first. Any number of threads may
+        ask.
+        """
         with self._encoding:
             picture = self._newest.get(source)
             if picture is None:

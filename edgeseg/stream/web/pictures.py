@@ -1,4 +1,6 @@
-"""A frame and its mask as the page takes them: one body that holds both, so that they can never belong to two frames."""
+"""A frame and its mask as the page takes them: one body that holds both, so that they can never belong to two
+frames.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,11 @@ _JPEG_QUALITY = 80
 
 
 def encode(sequence: int, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> bytes:
-    """The body of one answer: header length (uint32, little endian), header (JSON), picture (JPEG), mask (PNG).
+    """The body of one answer: header length (uint32, little endian), header (JSON), picture (JPEG), mask
+    (PNG).
 
-    The PNG is 8 bit grey, and grey is the class index: a browser colours it by the palette, so classes and opacity are switched
-    there, without asking again.
+    The PNG is 8 bit grey, and grey is the class index: a browser colours it by the palette, so classes and
+    opacity are switched there, without asking again.
 
     Args:
         sequence: what the page asks with for the next picture.
@@ -30,7 +33,9 @@ def encode(sequence: int, frame: Frame, mask: MaskU8, record: Mapping[str, Any])
     height, width = image_rgb.shape[:2]
     # In square pixels: a browser knows no others.
     shown_h, shown_w = squared_hw((height, width), frame.pixel_aspect)
-    size_hw = (max(1, round(shown_h * WIDTH_PX / shown_w)), WIDTH_PX) if shown_w > WIDTH_PX else (shown_h, shown_w)
+    size_hw = (
+        (max(1, round(shown_h * WIDTH_PX / shown_w)), WIDTH_PX) if shown_w > WIDTH_PX else (shown_h, shown_w)
+    )
     if size_hw != (height, width):
         image_rgb, mask = shrink_image(image_rgb, size_hw), resize_mask(mask, size_hw)
     image_bgr = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR)

@@ -1,7 +1,9 @@
-"""The web server of a run: the page, its numbers as server-sent events, its pictures one at a time, health and metrics.
+"""The web server of a run: the page, its numbers as server-sent events, its pictures one at a time, health
+and metrics.
 
-It runs on a thread of its own and reads what the run leaves for it. A browser takes a picture when it has drawn the last one, and
-numbers are the newest at each tick, so nothing piles up for a slow one and the run waits for nobody.
+It runs on a thread of its own and reads what the run leaves for it. A browser takes a picture when it has
+drawn the last one, and numbers are the newest at each tick, so nothing piles up for a slow one and the run
+waits for nobody.
 """
 
 from __future__ import annotations
@@ -51,7 +53,10 @@ def parse_address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     host = host.strip("[]") or "127.0.0.1"
     if not (port.isdecimal() and int(port) < 65536) or not (host == "localhost" or _is_address(host)):
-        raise RecipeError(f"{text}: not an address to listen on", hint="write 127.0.0.1:8080, or 0.0.0.0:8080 with --web-token")
+        raise RecipeError(
+            f"{text}: not an address to listen on",
+            hint="write 127.0.0.1:8080, or 0.0.0.0:8080 with --web-token",
+        )
     return ("127.0.0.1" if host == "localhost" else host), int(port)
 
 
@@ -84,11 +89,17 @@ class LiveServer:
             require(package, extra="web", purpose="serve the live page")
         if token is None and not ipaddress.ip_address(address[0]).is_loopback:
             raise RecipeError(
-                f"{address[0]}:{address[1]}: others can reach this address, and the page shows what the cameras see",
-                hint='give it a token: --web-token "$(openssl rand -hex 16)" (or EDGESEG_WEB_TOKEN), or listen on 127.0.0.1',
+                f"{address[0]}:{address[1]}: others can reach this address, and the page shows what the"
+                " cameras see",
+                hint=(
+                    'give it a token: --web-token "$(openssl rand -hex 16)" (or EDGESEG_WEB_TOKEN), or listen'
+                    " on 127.0.0.1"
+                ),
             )
         if token is not None and len(token) < _MIN_TOKEN:
-            raise RecipeError(f"a web token has at least {_MIN_TOKEN} characters", hint="openssl rand -hex 16 makes one")
+            raise RecipeError(
+                f"a web token has at least {_MIN_TOKEN} characters", hint="openssl rand -hex 16 makes one"
+            )
         self._address, self._page, self._monitor, self._token = address, page, monitor, token
         self._about = dict(about or {})
         self._power = power or dict
@@ -124,7 +135,9 @@ class LiveServer:
             timeout_graceful_shutdown=1,
         )
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="edgeseg-web", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.run, args=([listener],), name="edgeseg-web", daemon=True
+        )
         self._thread.start()
         give_up_s = time.monotonic() + _STARTUP_S
         while not self._server.started and self._thread.is_alive() and time.monotonic() < give_up_s:
@@ -132,7 +145,9 @@ class LiveServer:
         self._monitor.events.subscribe(self._page.note)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._ended = True
         self._server.should_exit = True
         self._thread.join(3.0)
@@ -194,16 +209,22 @@ class LiveServer:
             if self._ended or time.monotonic() > give_up_s or await request.is_disconnected():
                 return Response(status_code=204)
             await asyncio.sleep(_FRAME_GAP_S)
-        return Response(await run_in_threadpool(self._page.packet, source), media_type="application/octet-stream")
+        return Response(
+            await run_in_threadpool(self._page.packet, source), media_type="application/octet-stream"
+        )
 
     async def _numbers(self, request: Request) -> Response:
         from starlette.responses import StreamingResponse
 
         # A proxy that gathers an answer before it passes it on would hold back every number.
-        return StreamingResponse(self._ticks(), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+        return StreamingResponse(
+            self._ticks(), media_type="text/event-stream", headers={"x-accel-buffering": "no"}
+        )
 
     async def _ticks(self) -> AsyncIterator[str]:
-        """Server-sent events: one `hello` with all that is known, then a `tick` every half second, and `bye` at the end."""
+        """Server-sent events: one `hello` with all that is known, then a `tick` every half second, and `bye`
+        at the end.
+        """
         self._viewers += 1
         try:
             hello = await self._hello()
@@ -220,7 +241,9 @@ class LiveServer:
 
     async def _hello(self) -> dict[str, Any]:
         labels = self._page.labels
-        classes = [{"name": name, "rgb": rgb} for name, rgb in zip(labels.names, labels.palette_rgb, strict=True)]
+        classes = [
+            {"name": name, "rgb": rgb} for name, rgb in zip(labels.names, labels.palette_rgb, strict=True)
+        ]
         points = self._page.history()
         return {
             **await self._tick(0),

@@ -1,4 +1,6 @@
-"""Bundles: what is packed comes back, damage is found and named, and nothing that goes wrong costs the old bundle."""
+"""Bundles: what is packed comes back, damage is found and named, and nothing that goes wrong costs the old
+bundle.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,10 @@ def test_round_trip(bundle: Bundle, tmp_path: Path) -> None:
 
 def test_levels_and_precisions(tmp_path: Path) -> None:
     fast = IsrPlan((2, 2, 1, 1), (2, 2, 2))
-    programs = [tiny_program(tmp_path / "a.onnx"), tiny_program(tmp_path / "b.onnx", isr=fast, threshold=100.0)]
+    programs = [
+        tiny_program(tmp_path / "a.onnx"),
+        tiny_program(tmp_path / "b.onnx", isr=fast, threshold=100.0),
+    ]
     image = tiny_image()
     golden = [("x", image, tiny_mask(image)), ("x", image, tiny_mask(image, 100.0), 1)]
     bundle = tiny_bundle(tmp_path / "two.edgeseg", programs=programs, golden=golden)
@@ -105,7 +110,10 @@ def test_a_bundle_behind_a_link_is_replaced_there(bundle: Bundle, tmp_path: Path
     [
         ({"programs": []}, "at least one program"),
         ({"golden": []}, "every program needs a golden frame"),
-        ({"golden": [("x", tiny_image(), np.zeros((32, 64), np.uint8))]}, r"the mask is uint8 \(32, 64\), not uint8 \(16, 32\)"),
+        (
+            {"golden": [("x", tiny_image(), np.zeros((32, 64), np.uint8))]},
+            r"the mask is uint8 \(32, 64\), not uint8 \(16, 32\)",
+        ),
         ({"golden": [("x", tiny_image().astype(float), tiny_mask(tiny_image()))]}, "the image is float64"),
         ({"golden": [("../x", tiny_image(), tiny_mask(tiny_image()))]}, "plain file stems"),
         ({"golden": [("x", tiny_image(), tiny_mask(tiny_image()))] * 2}, "distinct"),
@@ -133,7 +141,9 @@ def test_missing(tmp_path: Path) -> None:
 
 def test_newer_format_is_told_before_anything_else(bundle: Bundle) -> None:
     (bundle.path / "manifest.json").write_text(f'{{"format": {FORMAT + 1}, "all": "new"}}')
-    with pytest.raises(BundleError, match=rf"bundle format {FORMAT + 1}; edgeseg .* reads up to {FORMAT}") as caught:
+    with pytest.raises(
+        BundleError, match=rf"bundle format {FORMAT + 1}; edgeseg .* reads up to {FORMAT}"
+    ) as caught:
         open_bundle(bundle.path)
     assert "--upgrade" in caught.value.hint
 
@@ -148,7 +158,11 @@ def test_bundles_of_the_first_format_are_read_and_get_the_new_number_with_their_
     path.write_text(json.dumps(data))
     reseal(bundle, {"format": 1})
     old = open_bundle(bundle.path)
-    assert (old.manifest.format, old.manifest.choices, old.manifest.levels[0].programs["float"].opset) == (1, (), None)
+    assert (old.manifest.format, old.manifest.choices, old.manifest.levels[0].programs["float"].opset) == (
+        1,
+        (),
+        None,
+    )
     old.add_engine(tiny_engine(), [engine_file])
     assert read_manifest(bundle.path).format == FORMAT
 
@@ -162,7 +176,16 @@ def test_bundles_of_the_first_format_are_read_and_get_the_new_number_with_their_
         ({"recipe": "/etc/passwd"}, "not a plain path inside"),
         ({"reports": {}}, "differ on report/accuracy.json"),
         (
-            {"golden": [{"level": 7, "name": "x", "image": "golden/frame0.png", "mask": "golden/level0/frame0.png"}]},
+            {
+                "golden": [
+                    {
+                        "level": 7,
+                        "name": "x",
+                        "image": "golden/frame0.png",
+                        "mask": "golden/level0/frame0.png",
+                    }
+                ]
+            },
             "differ|level 7",
         ),
     ],

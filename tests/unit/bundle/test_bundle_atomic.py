@@ -1,4 +1,6 @@
-"""Whatever fails while a bundle is written, one whole bundle is left: disk full, Ctrl-C, kill -9, two writers at once."""
+"""Whatever fails while a bundle is written, one whole bundle is left: disk full, Ctrl-C, kill -9, two writers
+at once.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def start(program: str, *args: object) -> subprocess.Popen[str]:
     """A Python of its own that runs `program`."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SUPPORT), str(REPOSITORY)])}
     command = [sys.executable, "-c", textwrap.dedent(program), *map(str, args)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def output(program: str, *args: object) -> str:
@@ -54,7 +58,9 @@ def output(program: str, *args: object) -> str:
     return out
 
 
-@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), Unplugged()], ids=["disk full", "ctrl-c"])
+@pytest.mark.parametrize(
+    "failure", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), Unplugged()], ids=["disk full", "ctrl-c"]
+)
 @pytest.mark.parametrize("call", ["fsync", "rename"])
 def test_every_step_may_fail(
     failure: BaseException, call: str, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -220,7 +226,9 @@ def test_broken_recipe_and_missing_program(bundle: Bundle, tmp_path: Path) -> No
     bundle.verify()
 
 
-@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), Unplugged()], ids=["disk full", "ctrl-c"])
+@pytest.mark.parametrize(
+    "failure", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), Unplugged()], ids=["disk full", "ctrl-c"]
+)
 def test_adding_an_engine_may_fail_at_every_step(
     failure: BaseException, bundle: Bundle, engine_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,7 +275,9 @@ def test_builds_at_once_lose_nothing(bundle: Bundle, engine_file: Path) -> None:
             bundle.add_engine(tiny_engine(device_key=f"{number:064x}"), [source])
     """
     running = [start(program, bundle.path, engine_file, first) for first in (0, 100)]
-    assert [(*process.communicate(timeout=120), process.returncode) for process in running] == [("", "", 0)] * 2
+    assert [(*process.communicate(timeout=120), process.returncode) for process in running] == [
+        ("", "", 0)
+    ] * 2
     found = open_bundle(bundle.path)
     assert len(found.manifest.engines) == 10
     assert found.verify().unlisted == ()
@@ -284,7 +294,9 @@ class TestCopy:
         assert copied.manifest == bundle.manifest
 
     @pytest.mark.parametrize(
-        "failure", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), Unplugged()], ids=["disk full", "ctrl-c"]
+        "failure",
+        [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), Unplugged()],
+        ids=["disk full", "ctrl-c"],
     )
     def test_a_failure_leaves_what_was_there(
         self, failure: BaseException, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,4 +1,6 @@
-"""Bundles whose levels share a file of weights: stored once, found anywhere, and no other file is ever read."""
+"""Bundles whose levels share a file of weights: stored once, found anywhere, and no other file is ever
+read.
+"""
 
 from __future__ import annotations
 
@@ -41,11 +43,15 @@ def answers(bundle: Bundle) -> None:
 
 
 def reseal(bundle: Bundle, files: dict[str, bytes], change: dict[str, Any] | None = None) -> Bundle:
-    """The bundle as somebody makes it who wants to deceive: files changed, their hashes and the manifest's digest right."""
+    """The bundle as somebody makes it who wants to deceive: files changed, their hashes and the manifest's
+    digest right.
+    """
     from edgeseg.bundle.files import write_file
 
     data = bundle.manifest.model_dump(mode="json") | (change or {})
-    data["files"] |= {name: write_file(bundle.path / name, content).model_dump() for name, content in files.items()}
+    data["files"] |= {
+        name: write_file(bundle.path / name, content).model_dump() for name, content in files.items()
+    }
     (bundle.path / "manifest.json").write_bytes(Manifest.model_validate_json(json.dumps(data)).to_bytes())
     return open_bundle(bundle.path)
 
@@ -139,14 +145,22 @@ def flip(path: Path) -> None:
 DAMAGE = {
     "missing": (Path.unlink, r"weights\.bin is missing"),
     "flipped bit": (flip, r"weights\.bin was changed: expected sha256"),
-    "cut short": (lambda path: path.write_bytes(path.read_bytes()[:-1]), r"weights\.bin was changed or cut short"),
-    "of another export": (lambda path: path.write_bytes(bytes(path.stat().st_size)), r"weights\.bin was changed"),
+    "cut short": (
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        r"weights\.bin was changed or cut short",
+    ),
+    "of another export": (
+        lambda path: path.write_bytes(bytes(path.stat().st_size)),
+        r"weights\.bin was changed",
+    ),
     "a folder": (lambda path: (path.unlink(), path.mkdir()), r"weights\.bin cannot be read"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_weights_never_reach_a_runtime(damage: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_weights_never_reach_a_runtime(
+    damage: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     break_it, message = DAMAGE[damage]
     build_engine(bundle, level=1, threads=1)
     break_it(bundle.path / BLOB)
@@ -170,7 +184,15 @@ def test_levels_that_are_not_there(bundle: Bundle, capsys: pytest.CaptureFixture
     assert "its levels are 0 to 1" in capsys.readouterr().err
 
 
-OUTSIDE = ("../weights.bin", "/etc/hostname", "other.bin", "./weights.bin", "sub/../weights.bin", "*/_ORT_MEM_ADDR_/*", "")
+OUTSIDE = (
+    "../weights.bin",
+    "/etc/hostname",
+    "other.bin",
+    "./weights.bin",
+    "sub/../weights.bin",
+    "*/_ORT_MEM_ADDR_/*",
+    "",
+)
 
 
 @pytest.mark.parametrize("location", OUTSIDE)
@@ -211,12 +233,19 @@ def test_what_is_no_graph(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> No
 # Shown
 
 
-def test_show_tells_what_is_known_of_each_level(bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shown = tiny_bundle(tmp_path / "shown.edgeseg", **tiny_levels(tmp_path / "again"), reports={"isr": LEVELS})
+def test_show_tells_what_is_known_of_each_level(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = tiny_bundle(
+        tmp_path / "shown.edgeseg", **tiny_levels(tmp_path / "again"), reports={"isr": LEVELS}
+    )
     build_engine(shown, level=1, threads=1)
     assert run(["bundle", "show", str(shown.path), "--json"]) == 0
     first, second = json.loads(capsys.readouterr().out)["levels"]
-    assert (first["isr"], first["miou"], first["macs"], first["median_ms"], first["runtime"]) == (str(IsrPlan()), *[None] * 4)
+    assert (first["isr"], first["miou"], first["macs"], first["median_ms"], first["runtime"]) == (
+        str(IsrPlan()),
+        *[None] * 4,
+    )
     assert (second["isr"], second["miou"], second["macs"]) == ("2,2,1,1-2,2,2", 0.5, 4_670_000_000)
     assert second["median_ms"] > 0
     assert second["runtime"] == "onnxruntime"
@@ -230,6 +259,9 @@ def test_show_tells_what_is_known_of_each_level(bundle: Bundle, tmp_path: Path, 
 def test_build_makes_every_level(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["build", str(bundle.path), "--threads", "1", "--runtime", "onnxruntime"]) == 0
     text = capsys.readouterr().out
-    for head in ("level 0 (1,1,1,1-1,1,1): onnxruntime float, built", "level 1 (2,2,1,1-2,2,2): onnxruntime float, built"):
+    for head in (
+        "level 0 (1,1,1,1-1,1,1): onnxruntime float, built",
+        "level 1 (2,2,1,1-2,2,2): onnxruntime float, built",
+    ):
         assert head in text
     assert [engine.level for engine in open_bundle(bundle.path).manifest.engines] == [0, 1]

@@ -1,4 +1,6 @@
-"""A bundle with float and INT8 programs: forms, golden frames and gates of each precision, and which engine is found."""
+"""A bundle with float and INT8 programs: forms, golden frames and gates of each precision, and which engine
+is found.
+"""
 
 from __future__ import annotations
 
@@ -53,8 +55,13 @@ def test_a_form_that_is_missing_falls_back_to_the_precisions_own(bundle: Bundle)
     assert bundle.program(form="x86").form == "onnxruntime"
 
 
-def test_each_runtime_gets_its_form_of_each_precision(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    backends = [FakeBackend("onnxruntime", tiny_mask, int8_form="x86"), FakeBackend("other", tiny_mask, int8_form="ghost")]
+def test_each_runtime_gets_its_form_of_each_precision(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backends = [
+        FakeBackend("onnxruntime", tiny_mask, int8_form="x86"),
+        FakeBackend("other", tiny_mask, int8_form="ghost"),
+    ]
     runtimes(monkeypatch, *backends)
     made = build_level(bundle, threads=1)
     assert [[(got["precision"], got["form"]) for got in backend.compiled] for backend in backends] == [
@@ -79,11 +86,14 @@ def test_a_bundle_that_is_older_than_a_processors_form_runs_in_the_canonical_one
     assert {row.hint for row in made.choice.candidates} == {told}
 
 
-def test_an_engine_is_held_to_the_golden_frames_of_its_own_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_is_held_to_the_golden_frames_of_its_own_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The quantized model says the opposite of the float model here, and so must its engine."""
     parts = tiny_precisions(tmp_path)
     parts["golden"] = [
-        frame if frame.precision == "float" else frame._replace(mask=wrong(frame.image_rgb)) for frame in parts["golden"]
+        frame if frame.precision == "float" else frame._replace(mask=wrong(frame.image_rgb))
+        for frame in parts["golden"]
     ]
     bundle = tiny_bundle(tmp_path / "b.edgeseg", **parts)
     runtimes(monkeypatch, FakeBackend("onnxruntime", {"float": tiny_mask, "int8": wrong}))
@@ -123,7 +133,8 @@ def test_int8_may_lose_what_the_quant_section_allows(
         assert "quant.max_miou_drop is 0.005" in row.reason
         assert (
             row.hint
-            == "onnxruntime int8: not packed; calibrate again, or train with the quantizers in force: edgeseg quantize RECIPE"
+            == "onnxruntime int8: not packed; calibrate again, or train with the quantizers in force: edgeseg"
+            " quantize RECIPE"
         )
 
 
@@ -136,7 +147,10 @@ def test_a_level_on_the_scales_of_another_says_so(tmp_path: Path, monkeypatch: p
     figures = {"float": 0.70, "int8": 0.60}
     made = build_level(bundle, threads=1, accuracy=lambda session: figures[session.program.precision])
     assert made.engine.precision == "float"
-    assert "edgeseg quantize RECIPE --level 1,1,1,1-1,1,1 --level 2,2,1,1-2,2,2" in made.choice.candidates[1].hint
+    assert (
+        "edgeseg quantize RECIPE --level 1,1,1,1-1,1,1 --level 2,2,1,1-2,2,2"
+        in made.choice.candidates[1].hint
+    )
 
 
 def test_programs_and_golden_frames_that_do_not_belong_together(tmp_path: Path) -> None:
@@ -154,7 +168,9 @@ def test_programs_and_golden_frames_that_do_not_belong_together(tmp_path: Path) 
             tiny_bundle(tmp_path / "t.edgeseg", **{**parts, **changes})
 
 
-def test_real_runtime_and_command_line(bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_real_runtime_and_command_line(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     line = ["build", str(bundle.path), "--threads", "1", "--runtime", "onnxruntime", "--json"]
     assert run(line) == 0
     (level,) = json.loads(capsys.readouterr().out)["engines"]

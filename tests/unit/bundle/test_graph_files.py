@@ -1,4 +1,6 @@
-"""The files that an ONNX graph reads are found wherever the format allows them, and nothing but a model passes for one."""
+"""The files that an ONNX graph reads are found wherever the format allows them, and nothing but a model
+passes for one.
+"""
 
 from __future__ import annotations
 
@@ -43,20 +45,34 @@ def test_every_place_that_the_format_has() -> None:
     main = graph(
         nested(outside("attribute"), 0),
         nested(outside("branch"), 3),
-        helper.make_node("A", [], ["l"], tensors=[outside("list")], graphs=[graph(nested(outside("graphs"), 0))]),
+        helper.make_node(
+            "A", [], ["l"], tensors=[outside("list")], graphs=[graph(nested(outside("graphs"), 0))]
+        ),
         helper.make_node("B", [], ["s"], one=sparse("sparse"), more=[sparse("sparses")]),
     )
     main.initializer.append(outside("initializer"))
     main.sparse_initializer.append(sparse("sparse_initializer"))
     default = helper.make_attribute("default", outside("default"))
-    function = helper.make_function("d", "F", [], [], [nested(outside("function"), 1)], [helper.make_opsetid("", 17)])
+    function = helper.make_function(
+        "d", "F", [], [], [nested(outside("function"), 1)], [helper.make_opsetid("", 17)]
+    )
     function.attribute_proto.append(default)
     model = helper.make_model(main, functions=[function])
     info = model.training_info.add()
     info.initialization.CopyFrom(graph(nested(outside("initialization"), 0)))
     info.algorithm.CopyFrom(graph(nested(outside("algorithm"), 0)))
     names = {
-        *("attribute", "branch", "list", "graphs", "initializer", "default", "function", "initialization", "algorithm"),
+        *(
+            "attribute",
+            "branch",
+            "list",
+            "graphs",
+            "initializer",
+            "default",
+            "function",
+            "initialization",
+            "algorithm",
+        ),
         *(f"{name}{end}" for name in ("sparse", "sparses", "sparse_initializer") for end in ("", "-indices")),
     }
     assert external_files(model.SerializeToString()) == names
@@ -92,7 +108,15 @@ def test_every_location_counts_where_several_are_written() -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"no graph", b"\x3a\x05", b"\x3a\xff\xff\xff\xff\x0f", b"\x80" * 11, b"\x0d\x00", b"\x0b", b"\xba\x80\x80\x80\x80\x01\x00"],
+    [
+        b"no graph",
+        b"\x3a\x05",
+        b"\x3a\xff\xff\xff\xff\x0f",
+        b"\x80" * 11,
+        b"\x0d\x00",
+        b"\x0b",
+        b"\xba\x80\x80\x80\x80\x01\x00",
+    ],
     ids=["text", "cut short", "long", "endless number", "half a float", "group", "tag beyond 32 bits"],
 )
 def test_no_model(content: bytes) -> None:
@@ -123,5 +147,10 @@ def test_what_protobuf_reads_we_read(cut: int, data: st.DataObject) -> None:
         found = external_files(bytes(content))
     except (ValueError, DecodeError):
         return
-    locations = {entry.value for tensor in read.graph.initializer for entry in tensor.external_data if entry.key == "location"}
+    locations = {
+        entry.value
+        for tensor in read.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
     assert locations <= found

@@ -1,4 +1,6 @@
-"""Names and colours of classes are never silently wrong: between recipe, checkpoint, bundle, data, and published files."""
+"""Names and colours of classes are never silently wrong: between recipe, checkpoint, bundle, data, and
+published files.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +36,16 @@ COLOURS = ((128, 64, 128), (70, 130, 180), (0, 0, 142))
 LABELS = LabelSpace(NAMES, COLOURS)
 
 
-def recipe(names: tuple[str, ...] = NAMES, colours: Any = COLOURS, arch: str = "edaformer_nano", **train: Any) -> Recipe:
+def recipe(
+    names: tuple[str, ...] = NAMES, colours: Any = COLOURS, arch: str = "edaformer_nano", **train: Any
+) -> Recipe:
     data = good()
     classes = {"names": list(names), "palette_rgb": [list(colour) for colour in colours]}
-    for path, value in (("quant", None), ("data", folders(classes=classes)), ("model", {"arch": arch, "options": {}})):
+    for path, value in (
+        ("quant", None),
+        ("data", folders(classes=classes)),
+        ("model", {"arch": arch, "options": {}}),
+    ):
         put(data, path, value)
     if arch != "edaformer_nano":
         put(data, "isr.decoder", [])
@@ -46,7 +54,9 @@ def recipe(names: tuple[str, ...] = NAMES, colours: Any = COLOURS, arch: str = "
     return recipe_of(data, "test")
 
 
-def saved(folder: Path, names: tuple[str, ...] | None = NAMES, arch: str = "edaformer_nano", **facts: Any) -> Path:
+def saved(
+    folder: Path, names: tuple[str, ...] | None = NAMES, arch: str = "edaformer_nano", **facts: Any
+) -> Path:
     """A checkpoint whose parameters are all different from zero."""
     count = facts.pop("count", len(names or NAMES))
     model = fill(build_model(arch, count))
@@ -54,11 +64,14 @@ def saved(folder: Path, names: tuple[str, ...] | None = NAMES, arch: str = "edaf
         palette = facts.pop("palette", [list(colour) for colour in COLOURS] * 2)
         facts["labels"] = {"names": list(names), "palette_rgb": palette[: len(names)], "ignore_index": 255}
     path = folder / "weights.safetensors"
-    save_checkpoint(path, model.state_dict(), {"kind": "weights", "arch": arch, "num_classes": count, **facts})
+    save_checkpoint(
+        path, model.state_dict(), {"kind": "weights", "arch": arch, "num_classes": count, **facts}
+    )
     return path
 
 
-# --- comparing -----------------------------------------------------------------------------------------------------------------
+# --- comparing
+# ----------------------------------------------------------------------------------------------------
 
 
 @given(names=st.permutations(["road", "Sky", "traffic light", "side-walk", "a b"]))
@@ -99,7 +112,8 @@ def test_a_difference_is_told_by_class(theirs: list[str], told: str | None) -> N
     assert found is None if told is None else found is not None and found.startswith(told)
 
 
-# --- starting from a checkpoint ------------------------------------------------------------------------------------------------
+# --- starting from a checkpoint
+# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("arch", ["edaformer_nano", "repsep_nano"])
@@ -107,7 +121,9 @@ def test_classes_in_another_order_are_taken_over_by_name(tmp_path: Path, arch: s
     path, chosen = saved(tmp_path, ("Sky", "car", "road"), arch), recipe(arch=arch)
     model = build_model(arch, 3)
     (told,) = load_initial(model, path, chosen, LABELS)
-    assert told.startswith("classes are taken over by name: the data has the classes of the checkpoint in another order")
+    assert told.startswith(
+        "classes are taken over by name: the data has the classes of the checkpoint in another order"
+    )
     before, after = load_checkpoint(path).tensors, model.state_dict()
     counting = class_dimensions(chosen, 3)
     assert {name.rpartition(".")[0] for name in counting} >= {"decoder.classifier"}
@@ -123,13 +139,20 @@ def test_classes_in_another_order_are_taken_over_by_name(tmp_path: Path, arch: s
         assert torch.allclose(model.eval()(images), source(images)[:, [2, 0, 1]], atol=1e-5)
 
 
-@pytest.mark.parametrize("names", [("road", "sky", "bus"), ("road", "sky"), ("road", "sky", "car", "bus"), ("a", "b", "c")])
+@pytest.mark.parametrize(
+    "names", [("road", "sky", "bus"), ("road", "sky"), ("road", "sky", "car", "bus"), ("a", "b", "c")]
+)
 def test_other_classes_are_refused_with_what_to_skip(tmp_path: Path, names: tuple[str, ...]) -> None:
     path = saved(tmp_path, names)
     with pytest.raises(DataError, match="is of other classes: ") as caught:
         load_initial(build_model("edaformer_nano", 3), path, recipe(), LABELS)
     assert 'train.init_skip: ["decoder.classifier.*"]' in caught.value.hint
-    assert load_initial(build_model("edaformer_nano", 3), path, recipe(init_skip=["decoder.classifier.*"]), LABELS) == []
+    assert (
+        load_initial(
+            build_model("edaformer_nano", 3), path, recipe(init_skip=["decoder.classifier.*"]), LABELS
+        )
+        == []
+    )
 
 
 def test_a_checkpoint_without_names_is_taken_at_its_word_and_told(tmp_path: Path) -> None:
@@ -138,7 +161,12 @@ def test_a_checkpoint_without_names_is_taken_at_its_word_and_told(tmp_path: Path
 
 
 def test_the_same_classes_need_no_word(tmp_path: Path) -> None:
-    assert load_initial(build_model("edaformer_nano", 3), saved(tmp_path, ("Road", "SKY", "car")), recipe(), LABELS) == []
+    assert (
+        load_initial(
+            build_model("edaformer_nano", 3), saved(tmp_path, ("Road", "SKY", "car")), recipe(), LABELS
+        )
+        == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -152,7 +180,12 @@ def test_the_same_classes_need_no_word(tmp_path: Path) -> None:
 )
 def test_a_pattern_that_skips_nothing_is_an_error(tmp_path: Path, pattern: str, near: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        load_initial(build_model("edaformer_nano", 3), saved(tmp_path), recipe(init_skip=["encoder.*", pattern]), LABELS)
+        load_initial(
+            build_model("edaformer_nano", 3),
+            saved(tmp_path),
+            recipe(init_skip=["encoder.*", pattern]),
+            LABELS,
+        )
     assert str(caught.value).startswith(f'train.init_skip: "{pattern}" matches no parameter{near}')
 
 
@@ -161,7 +194,8 @@ def test_skipping_everything_is_an_error(tmp_path: Path) -> None:
         load_initial(build_model("edaformer_nano", 3), saved(tmp_path), recipe(init_skip=["*"]), LABELS)
 
 
-# --- a recipe with a checkpoint ------------------------------------------------------------------------------------------------
+# --- a recipe with a checkpoint
+# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -201,7 +235,9 @@ def test_a_format_supplies_its_classes(tmp_path: Path, form: str) -> None:
 
 
 def test_a_published_list_may_have_other_words_for_a_few(tmp_path: Path) -> None:
-    """ "aeroplane" for "airplane" in 1 of 171 is a word; a name that stands elsewhere in the other list is another class."""
+    """ "aeroplane" for "airplane" in 1 of 171 is a word; a name that stands elsewhere in the other list is
+    another class.
+    """
     own = label_space("coco_stuff")
     data = good()
     put(data, "quant", None)
@@ -233,7 +269,12 @@ def test_options_that_change_no_shape_are_compared(tmp_path: Path) -> None:
     put(data, "isr.decoder", [])
     trained_with = recipe_of(data, "test")
     path = tmp_path / "weights.safetensors"
-    facts = {"kind": "weights", "arch": "vwformer_nano", "num_classes": 10, "recipe": trained_with.model_dump(mode="json")}
+    facts = {
+        "kind": "weights",
+        "arch": "vwformer_nano",
+        "num_classes": 10,
+        "recipe": trained_with.model_dump(mode="json"),
+    }
     save_checkpoint(path, build_model("vwformer_nano", 10, heads=2).state_dict(), facts)
     assert load_trained(trained_with, path).labels.num_classes == 10
     put(data, "model.options", {"dropout": 0.0})
@@ -243,22 +284,30 @@ def test_options_that_change_no_shape_are_compared(tmp_path: Path) -> None:
 
 
 def test_a_bundle_does_not_contradict_itself(tmp_path: Path) -> None:
-    """Recipe, programs and golden masks of one bundle: the same names and colours, whatever the checkpoint said."""
+    """Recipe, programs and golden masks of one bundle: the same names and colours, whatever the checkpoint
+    said.
+    """
     green = ((0, 255, 0), *COLOURS[1:])
     text = tmp_path / "street.yaml"
     from edgeseg.recipe.load import dump_recipe
 
     text.write_text(dump_recipe(recipe(("Road", "sky", "car"), green)), encoding="utf-8")
     done = CliRunner().invoke(
-        cli, ["export", str(text), "--checkpoint", str(saved(tmp_path)), "-o", str(tmp_path / "street.edgeseg")]
+        cli,
+        ["export", str(text), "--checkpoint", str(saved(tmp_path)), "-o", str(tmp_path / "street.edgeseg")],
     )
     assert done.exit_code == 0, done.exception
     assert "colours are the recipe's" in done.stderr
     bundle = open_bundle(tmp_path / "street.edgeseg")
-    assert bundle.any_program().labels == labels_of(bundle.recipe().data) == LabelSpace(("Road", "sky", "car"), green)
+    assert (
+        bundle.any_program().labels
+        == labels_of(bundle.recipe().data)
+        == LabelSpace(("Road", "sky", "car"), green)
+    )
 
 
-# --- from elsewhere ------------------------------------------------------------------------------------------------------------
+# --- from elsewhere
+# ----------------------------------------------------------------------------------------------------
 
 CITYSCAPES = label_space("cityscapes")
 
@@ -282,7 +331,9 @@ CITYSCAPES = label_space("cityscapes")
         ({"meta": None, "names": {0: "road", 1: "sky", 2: "car"}}, None, NAMES, None),
     ],
 )
-def test_what_a_file_says_of_its_classes(tmp_path: Path, facts: Any, beside: Any, names: Any, colours: Any) -> None:
+def test_what_a_file_says_of_its_classes(
+    tmp_path: Path, facts: Any, beside: Any, names: Any, colours: Any
+) -> None:
     if beside is not None:
         (tmp_path / "config.json").write_text(json.dumps(beside), encoding="utf-8")
     held = label_space_of(facts, tmp_path / "model.pth", 3)
@@ -291,9 +342,13 @@ def test_what_a_file_says_of_its_classes(tmp_path: Path, facts: Any, beside: Any
 
 
 @pytest.mark.parametrize("order", ["as the format", "another"])
-def test_an_imported_cityscapes_checkpoint_exports_without_a_list_of_names(tmp_path: Path, order: str) -> None:
+def test_an_imported_cityscapes_checkpoint_exports_without_a_list_of_names(
+    tmp_path: Path, order: str
+) -> None:
     names = CITYSCAPES.names if order == "as the format" else CITYSCAPES.names[::-1]
-    meta = {"dataset_meta": {"classes": names, "palette": [list(colour) for colour in CITYSCAPES.palette_rgb]}}
+    meta = {
+        "dataset_meta": {"classes": names, "palette": [list(colour) for colour in CITYSCAPES.palette_rgb]}
+    }
     file = published.saved(tmp_path, {"meta": meta, "state_dict": published.segformer_nvlabs(19)})
     runner = CliRunner()
     imported = runner.invoke(
@@ -312,7 +367,9 @@ def test_an_imported_cityscapes_checkpoint_exports_without_a_list_of_names(tmp_p
         put(data, path, value)
     trained_as = recipe_of(data, "test")
     if order == "another":
-        with pytest.raises(DataError, match="in another order: class 0 is 'road' in the recipe, 'bicycle' in "):
+        with pytest.raises(
+            DataError, match="in another order: class 0 is 'road' in the recipe, 'bicycle' in "
+        ):
             load_trained(trained_as, tmp_path / "w.safetensors")
     else:
         assert load_trained(trained_as, tmp_path / "w.safetensors").labels == CITYSCAPES

@@ -1,4 +1,6 @@
-"""Weight files from elsewhere: what is plain data is read, whatever it lies in; what is not is named and never run."""
+"""Weight files from elsewhere: what is plain data is read, whatever it lies in; what is not is named and
+never run.
+"""
 
 from __future__ import annotations
 
@@ -64,19 +66,33 @@ class TestContainers:
     @pytest.mark.parametrize(
         ("content", "entry"),
         [
-            (lambda plain, other: {"model_state_dict": plain, "optimizer_state_dict": {"state": {0: other}}}, "model_state_dict"),
+            (
+                lambda plain, other: {
+                    "model_state_dict": plain,
+                    "optimizer_state_dict": {"state": {0: other}},
+                },
+                "model_state_dict",
+            ),
             (lambda plain, other: {"net": plain, "acc": 91.2}, "net"),
             (lambda plain, other: {"module": plain}, "module"),
             (lambda plain, other: {"generator": plain, "discriminator": other}, "generator"),
             (lambda plain, other: {"student": other, "teacher": plain}, "teacher"),
-            (lambda plain, other: {"model": other, "ema": {"module": plain, "decay": 0.99}, "updates": 3}, "ema.module"),
+            (
+                lambda plain, other: {"model": other, "ema": {"module": plain, "decay": 0.99}, "updates": 3},
+                "ema.module",
+            ),
             (lambda plain, other: {"model_state_dict": other, "ema_state_dict": plain}, "ema_state_dict"),
             (lambda plain, other: {"checkpoint": {"weights": {"net": plain}}}, "checkpoint.weights.net"),
             (lambda plain, other: {"models": [plain]}, "models.0"),
-            (lambda plain, other: {"my_segmenter": plain, "optimizer": {"exp_avg": other}, "epoch": 3}, "my_segmenter"),
+            (
+                lambda plain, other: {"my_segmenter": plain, "optimizer": {"exp_avg": other}, "epoch": 3},
+                "my_segmenter",
+            ),
         ],
     )
-    def test_the_likeliest_model_comes_first(self, tmp_path: Path, content: Callable[[State, State], Any], entry: str) -> None:
+    def test_the_likeliest_model_comes_first(
+        self, tmp_path: Path, content: Callable[[State, State], Any], entry: str
+    ) -> None:
         other = {key: tensor + 1 for key, tensor in TENSORS.items()}
         first = read_foreign(saved(tmp_path, content(TENSORS, other))).entries[0]
         assert first.name == entry
@@ -88,7 +104,9 @@ class TestContainers:
         assert_equal(read_state_dict(saved(tmp_path, content)), TENSORS)
 
     def test_facts_beside_the_weights_are_kept(self, tmp_path: Path) -> None:
-        found = read_foreign(saved(tmp_path, {"meta": {"dataset_meta": {"classes": ("road",)}}, "state_dict": TENSORS}))
+        found = read_foreign(
+            saved(tmp_path, {"meta": {"dataset_meta": {"classes": ("road",)}}, "state_dict": TENSORS})
+        )
         assert found.facts["meta"] == {"dataset_meta": {"classes": ("road",)}}
 
     def test_numpy_arrays_are_weights_too(self, tmp_path: Path) -> None:
@@ -142,8 +160,19 @@ class TestStandIns:
         lists["loss"].append(1.0)
         beside = {
             "args": argparse.Namespace(lr=0.1, out=pathlib.Path("runs"), begun=datetime.datetime(2026, 1, 1)),
-            "numbers": [np.float64(3.5), np.int64(2), np.arange(3), np.array(["a"], dtype=object), np.bool_(True)],
-            "collections": [lists, collections.deque([1, 2]), collections.Counter("aab"), collections.OrderedDict(a=1)],
+            "numbers": [
+                np.float64(3.5),
+                np.int64(2),
+                np.arange(3),
+                np.array(["a"], dtype=object),
+                np.bool_(True),
+            ],
+            "collections": [
+                lists,
+                collections.deque([1, 2]),
+                collections.Counter("aab"),
+                collections.OrderedDict(a=1),
+            ],
             "state": np.random.default_rng(0).bit_generator.state,
             "space": types.SimpleNamespace(a=1),
         }
@@ -179,17 +208,28 @@ class TestStandIns:
         config.lr = 0.1
         if base is dict:
             config["nested"] = kind(a=1)
-        assert_equal(read_state_dict(saved(tmp_path, {"hyper_parameters": config, "state_dict": TENSORS})), TENSORS)
+        assert_equal(
+            read_state_dict(saved(tmp_path, {"hyper_parameters": config, "state_dict": TENSORS})), TENSORS
+        )
 
     @given(st.lists(st.integers() | st.text(max_size=3) | st.none(), max_size=4))
     def test_a_stand_in_takes_anything_and_does_nothing(self, arguments: list[Any]) -> None:
-        for name in ("argparse.Namespace", "pathlib.PosixPath", "builtins.getattr", "numpy.dtype", "numpy.ndarray", "box.Box"):
+        for name in (
+            "argparse.Namespace",
+            "pathlib.PosixPath",
+            "builtins.getattr",
+            "numpy.dtype",
+            "numpy.ndarray",
+            "box.Box",
+        ):
             inert = stand_in(name)
             assert inert is not None
             made = inert(*arguments)
             assert type(made).__module__ in ("edgeseg.models.standins", "collections")
 
-    @pytest.mark.parametrize("name", ["os.system", "builtins.eval", "subprocess.Popen", "torch.load", "mynet.Net", "numpyx.f"])
+    @pytest.mark.parametrize(
+        "name", ["os.system", "builtins.eval", "subprocess.Popen", "torch.load", "mynet.Net", "numpyx.f"]
+    )
     def test_nothing_stands_in_for_the_rest(self, name: str) -> None:
         assert stand_in(name) is None
 
@@ -214,10 +254,14 @@ class TestCode:
         target = tmp_path / "run"
         argument = f"touch {target}" if function is os.system else f"open({str(target)!r}, 'w')"
         path = tmp_path / "evil.pth"
-        torch.save({"model": TENSORS, "x": Call(function, argument)}, path, _use_new_zipfile_serialization=zipped)
+        torch.save(
+            {"model": TENSORS, "x": Call(function, argument)}, path, _use_new_zipfile_serialization=zipped
+        )
         error = refused(path)
         assert not target.exists()
-        assert function.__name__ in str(error) and "not open it" in error.hint and "python -c" not in error.hint
+        assert (
+            function.__name__ in str(error) and "not open it" in error.hint and "python -c" not in error.hint
+        )
 
     @pytest.mark.parametrize("zipped", [True, False])
     def test_a_stand_in_is_no_way_to_a_call(self, tmp_path: Path, zipped: bool) -> None:
@@ -230,7 +274,9 @@ class TestCode:
 
     @pytest.mark.parametrize("function", [torch.load, torch.jit.load, torch.serialization.load, pickle.loads])
     def test_torchs_own_doors_stay_shut(self, tmp_path: Path, function: Any) -> None:
-        assert function.__name__ in str(refused(saved(tmp_path, {"model": TENSORS, "x": Call(function, "x")})))
+        assert function.__name__ in str(
+            refused(saved(tmp_path, {"model": TENSORS, "x": Call(function, "x")}))
+        )
 
     @pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
     @pytest.mark.parametrize("zipped", [True, False])
@@ -276,7 +322,12 @@ WHOLE = {key: torch.randn(64, 64, generator=torch.Generator().manual_seed(0)) fo
     [
         ("x.pth", b"", "an empty file", "again"),
         ("x.pth", bytes(600), "a file of zeros", "again"),
-        ("x y.pth", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "Git LFS pointer", "lfs pull"),
+        (
+            "x y.pth",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n",
+            "Git LFS pointer",
+            "lfs pull",
+        ),
         ("x.pth", b"<!DOCTYPE html>\n<html>", "a web page", "/resolve/"),
         ("x.pth", b"404: Not Found", '"404: Not Found"', ".safetensors"),
         ("x.pth", b'{"error": "gated"}', "JSON", ".safetensors"),
@@ -331,7 +382,10 @@ def test_a_foreign_file_as_a_checkpoint_of_ours_names_the_import(tmp_path: Path,
 
 
 def test_what_is_no_checkpoint_at_all_is_named(tmp_path: Path) -> None:
-    for content, told in ((b"", "an empty file"), (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS")):
+    for content, told in (
+        (b"", "an empty file"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
+    ):
         (tmp_path / "best.safetensors").write_bytes(content)
         with pytest.raises(DataError, match=told):
             load_checkpoint(tmp_path / "best.safetensors")

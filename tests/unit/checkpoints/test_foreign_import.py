@@ -1,4 +1,6 @@
-"""Models in files from elsewhere: found under any prefix and in any company, and what does not fit is named."""
+"""Models in files from elsewhere: found under any prefix and in any company, and what does not fit is
+named.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def nvlabs() -> State:
     return segformer_nvlabs()
 
 
-@pytest.mark.parametrize("prefix", ["net.", "segmentor.", "net.module.", "module._orig_mod.", "student.", "model.net."])
+@pytest.mark.parametrize(
+    "prefix", ["net.", "segmentor.", "net.module.", "module._orig_mod.", "student.", "model.net."]
+)
 def test_prefixes(tmp_path: Path, nvlabs: State, prefix: str) -> None:
     plain = import_upstream(saved(tmp_path, nvlabs, "plain.pth"), "segformer_b0")
     prefixed = import_upstream(saved(tmp_path, {prefix + k: v for k, v in nvlabs.items()}), "segformer_b0")
@@ -35,7 +39,9 @@ def test_parts_that_were_saved_apart_are_one_model(tmp_path: Path, nvlabs: State
         parts[encoder if part == "backbone" else part][name] = value
     together = import_upstream(saved(tmp_path, {**parts, "epoch": 3}), "segformer_b0")
     assert together.num_classes == CLASSES
-    assert_equal(together.tensors, import_upstream(saved(tmp_path, nvlabs, "plain.pth"), "segformer_b0").tensors)
+    assert_equal(
+        together.tensors, import_upstream(saved(tmp_path, nvlabs, "plain.pth"), "segformer_b0").tensors
+    )
 
 
 @pytest.mark.parametrize("prefix", ["backbone.", "encoder."])
@@ -47,7 +53,10 @@ def test_an_encoder_under_its_name(tmp_path: Path, prefix: str) -> None:
 def test_what_lies_beside_the_model_is_left_out_with_a_word(
     tmp_path: Path, nvlabs: State, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    beside = {"criterion.weight": torch.ones(7), "model.auxiliary_head.conv_seg.weight": torch.ones(7, 3, 1, 1)}
+    beside = {
+        "criterion.weight": torch.ones(7),
+        "model.auxiliary_head.conv_seg.weight": torch.ones(7, 3, 1, 1),
+    }
     path = saved(tmp_path, {"state_dict": {**{f"model.{k}": v for k, v in nvlabs.items()}, **beside}})
     assert run(["weights", "import", str(path), "--arch", "segformer_b0"]) == 0
     shown = capsys.readouterr().out

@@ -78,7 +78,12 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 def test_what_is_read_is_what_was_written_to_the_bit(saved: tuple[Path, Any]) -> None:
     path, prepared = saved
     read = load_quantized(recipe(), path)
-    assert (read.arch, read.plan, read.settings, read.image) == ("edaformer_nano", PLAN, QUANT, prepared.image)
+    assert (read.arch, read.plan, read.settings, read.image) == (
+        "edaformer_nano",
+        PLAN,
+        QUANT,
+        prepared.image,
+    )
     assert (read.facts["kind"], read.facts["qat"]) == ("quantized", None)
     assert read.facts["coverage"]["share"] < 1
     assert all(torch.equal(value, scales(prepared.model)[name]) for name, value in scales(read.model).items())
@@ -112,7 +117,9 @@ def test_another_plan_takes_the_same_scales(saved: tuple[Path, Any]) -> None:
         ({"keep_float": ("decoder.classifier",)}, "quantized without quant.keep_float: decoder.classifier"),
     ],
 )
-def test_a_recipe_of_another_placement_is_refused(saved: tuple[Path, Any], change: dict[str, Any], told: str) -> None:
+def test_a_recipe_of_another_placement_is_refused(
+    saved: tuple[Path, Any], change: dict[str, Any], told: str
+) -> None:
     with pytest.raises(DataError, match=told) as caught:
         load_quantized(recipe(quant=QUANT.model_copy(update=change)), saved[0])
     assert "edgeseg quantize" in caught.value.hint
@@ -123,17 +130,23 @@ def test_classes_are_the_recipes_or_refused(saved: tuple[Path, Any]) -> None:
 
     def folders(names: tuple[str, ...], palette: Any) -> Data:
         split = Split(images="images", labels="labels")
-        return Data(format="folders", classes=Classes(names=names, palette_rgb=palette), train=split, val=split)
+        return Data(
+            format="folders", classes=Classes(names=names, palette_rgb=palette), train=split, val=split
+        )
 
     grey = tuple((10 * i, 10 * i, 10 * i) for i in range(LABELS.num_classes))
-    assert load_quantized(recipe(data=folders(LABELS.names, grey)), saved[0]).labels == LabelSpace(LABELS.names, grey)
+    assert load_quantized(recipe(data=folders(LABELS.names, grey)), saved[0]).labels == LabelSpace(
+        LABELS.names, grey
+    )
     for names in (LABELS.names[::-1], ("tarmac", *LABELS.names[1:])):
         with pytest.raises(DataError, match="class 0 is "):
             load_quantized(recipe(data=folders(names, grey)), saved[0])
 
 
 def test_more_float_layers_than_the_recipe_names_are_taken(saved: tuple[Path, Any]) -> None:
-    assert load_quantized(recipe(quant=QUANT.model_copy(update={"keep_float": ()})), saved[0]).settings == QUANT
+    assert (
+        load_quantized(recipe(quant=QUANT.model_copy(update={"keep_float": ()})), saved[0]).settings == QUANT
+    )
 
 
 def test_files_that_are_something_else(saved: tuple[Path, Any], tmp_path: Path) -> None:
@@ -141,9 +154,21 @@ def test_files_that_are_something_else(saved: tuple[Path, Any], tmp_path: Path) 
     cases: list[tuple[dict[str, torch.Tensor], dict[str, Any], str]] = [
         ({}, {**held.meta, "kind": "weights"}, "no quantized checkpoint, but of kind 'weights'"),
         (held.tensors, {**held.meta, "form": "abacus"}, "its form is 'abacus'"),
-        (held.tensors, {**held.meta, "quant": {"calibration": 3}}, "cannot read what the file says of itself"),
-        ({k: v for k, v in held.tensors.items() if k != "scales.decoder.classifier.input_scale"}, held.meta, "scales do not fit"),
-        ({k: v for k, v in held.tensors.items() if k != "weights.decoder.classifier.bias"}, held.meta, "weights do not fit"),
+        (
+            held.tensors,
+            {**held.meta, "quant": {"calibration": 3}},
+            "cannot read what the file says of itself",
+        ),
+        (
+            {k: v for k, v in held.tensors.items() if k != "scales.decoder.classifier.input_scale"},
+            held.meta,
+            "scales do not fit",
+        ),
+        (
+            {k: v for k, v in held.tensors.items() if k != "weights.decoder.classifier.bias"},
+            held.meta,
+            "weights do not fit",
+        ),
     ]
     for tensors, meta, told in cases:
         save_checkpoint(tmp_path / "x.safetensors", tensors, meta)

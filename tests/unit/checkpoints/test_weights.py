@@ -1,4 +1,6 @@
-"""Published checkpoints: files are read safely, what does not fit is named, and what fits becomes a checkpoint of ours."""
+"""Published checkpoints: files are read safely, what does not fit is named, and what fits becomes a
+checkpoint of ours.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ class TestFiles:
     def test_code_in_a_pickle_is_refused_and_not_run(self, tmp_path: Path, zipped: bool) -> None:
         target = tmp_path / "written"
         path = tmp_path / "evil.pth"
-        torch.save({"state_dict": TENSORS, "meta": Payload(target)}, path, _use_new_zipfile_serialization=zipped)
+        torch.save(
+            {"state_dict": TENSORS, "meta": Payload(target)}, path, _use_new_zipfile_serialization=zipped
+        )
         with pytest.raises(DataError, match="not a checkpoint of plain tensors") as caught:
             read_state_dict(path)
         assert not target.exists()
@@ -90,9 +94,13 @@ class TestFiles:
 
     @settings(max_examples=80)
     @given(data=st.data())
-    def test_a_truncated_or_foreign_file_is_named(self, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    def test_a_truncated_or_foreign_file_is_named(
+        self, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    ) -> None:
         suffix, whole = data.draw(st.sampled_from(_whole_files()))
-        content = data.draw(st.integers(0, len(whole) - 1).map(lambda end: whole[:end]) | st.binary(max_size=64))
+        content = data.draw(
+            st.integers(0, len(whole) - 1).map(lambda end: whole[:end]) | st.binary(max_size=64)
+        )
         path = tmp_path_factory.mktemp("files") / f"x{suffix}"
         path.write_bytes(content)
         with pytest.raises(DataError, match=re.escape(str(path))):
@@ -117,7 +125,9 @@ def _whole_files() -> list[tuple[str, bytes]]:
 
 @pytest.fixture(scope="module")
 def segformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved(tmp_path_factory.mktemp("segformer"), {"state_dict": segformer_nvlabs(), "meta": {"epoch": 160}})
+    return saved(
+        tmp_path_factory.mktemp("segformer"), {"state_dict": segformer_nvlabs(), "meta": {"epoch": 160}}
+    )
 
 
 class TestImport:
@@ -148,22 +158,43 @@ class TestImport:
         assert import_upstream(path, "segformer_b0", ("decoder.branches.1.*",)).num_classes == CLASSES
 
     def test_unknown_layout_architecture_and_our_own(self, tmp_path: Path, segformer: Path) -> None:
-        with pytest.raises(DataError, match=r"its layout is not known; its keys start with conv1\.weight") as caught:
+        with pytest.raises(
+            DataError, match=r"its layout is not known; its keys start with conv1\.weight"
+        ) as caught:
             import_upstream(saved(tmp_path, {"conv1.weight": torch.zeros(1)}), "segformer_b0")
         assert "SegFormer (Hugging Face)" in caught.value.hint
         with pytest.raises(RecipeError, match="segformer_b9") as unknown:
             import_upstream(segformer, "segformer_b9")
         assert "segformer_b" in unknown.value.hint
-        assert run(["weights", "import", str(segformer), "--arch", "segformer_b0", "-o", str(tmp_path / "ours.safetensors")]) == 0
+        assert (
+            run(
+                [
+                    "weights",
+                    "import",
+                    str(segformer),
+                    "--arch",
+                    "segformer_b0",
+                    "-o",
+                    str(tmp_path / "ours.safetensors"),
+                ]
+            )
+            == 0
+        )
         with pytest.raises(DataError, match="is a checkpoint of edgeseg"):
             import_upstream(tmp_path / "ours.safetensors", "segformer_b0")
 
     def test_a_decoder_without_its_classifier(self, tmp_path: Path) -> None:
-        state = {key: tensor for key, tensor in upstream_state("edaformer_t").items() if not key.endswith("linear_pred.weight")}
+        state = {
+            key: tensor
+            for key, tensor in upstream_state("edaformer_t").items()
+            if not key.endswith("linear_pred.weight")
+        }
         with pytest.raises(DataError, match="without a classifier"):
             import_upstream(saved(tmp_path, state), "edaformer_t")
 
-    def test_an_encoder_alone_is_somewhere_to_train_from(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_an_encoder_alone_is_somewhere_to_train_from(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         classifier = state_of(head__weight=(1000, 256), head__bias=(1000,))
         path = saved(tmp_path, {"model": upstream_state("mit_b0") | classifier})
         assert run(["weights", "import", str(path), "--arch", "segformer_b0", "--json"]) == 0
@@ -182,7 +213,9 @@ class TestImport:
         ours = load_checkpoint(Path(shown["checkpoint"]))
         assert ours.meta["num_classes"] is None
         assert all(name.startswith("encoder.") for name in ours.tensors)
-        recipe = load_recipe(find_recipe("edaformer_nano_synthetic"), ("model={arch: segformer_b0}", "isr.decoder=[]"))
+        recipe = load_recipe(
+            find_recipe("edaformer_nano_synthetic"), ("model={arch: segformer_b0}", "isr.decoder=[]")
+        )
         with pytest.raises(DataError, match="encoder alone") as refused:
             load_trained(recipe, Path(shown["checkpoint"]))
         assert "--init" in refused.value.hint
@@ -190,9 +223,13 @@ class TestImport:
         before = model.decoder.classifier.weight.clone()
         with pytest.raises(DataError, match=r"missing: decoder\."):
             load_initial(model, Path(shown["checkpoint"]), recipe, three)
-        skipping = recipe.model_copy(update={"train": recipe.train.model_copy(update={"init_skip": ("decoder.*",)})})
+        skipping = recipe.model_copy(
+            update={"train": recipe.train.model_copy(update={"init_skip": ("decoder.*",)})}
+        )
         load_initial(model, Path(shown["checkpoint"]), skipping, three)
-        assert torch.equal(model.encoder.stages[0][0].conv.weight, upstream_state("mit_b0")["patch_embed1.proj.weight"])
+        assert torch.equal(
+            model.encoder.stages[0][0].conv.weight, upstream_state("mit_b0")["patch_embed1.proj.weight"]
+        )
         assert torch.equal(model.decoder.classifier.weight, before)
 
     @pytest.mark.parametrize(("name", "arch"), [("mobilenet_v2", "segformer_mobilenet_v2")])
@@ -204,9 +241,17 @@ class TestImport:
         load_upstream(model, state)
         assert_equal(imported.tensors, model.state_dict())
 
-    def test_the_command_tells_what_it_found(self, segformer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_the_command_tells_what_it_found(
+        self, segformer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         out = tmp_path / "out.safetensors"
         assert run(["weights", "import", str(segformer), "--arch", "segformer_b0", "-o", str(out)]) == 0
         shown = capsys.readouterr().out
-        for fact in (f"{CLASSES} classes", "SegFormer on MiT (NVlabs layout)", "width: 12", "model.options", str(out)):
+        for fact in (
+            f"{CLASSES} classes",
+            "SegFormer on MiT (NVlabs layout)",
+            "width: 12",
+            "model.options",
+            str(out),
+        ):
             assert fact in shown

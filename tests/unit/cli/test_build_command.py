@@ -32,7 +32,9 @@ def test_through_the_command_line(bundle: Bundle, capsys: pytest.CaptureFixture[
     assert level["key"] == next(row["key"] for row in level["candidates"] if row["verdict"] == "default")
     assert run(line) == 0
     shown = capsys.readouterr().out
-    assert all(part in shown for part in ("kept (same program", "openvino float", "speed-", "laid out for openvino"))
+    assert all(
+        part in shown for part in ("kept (same program", "openvino float", "speed-", "laid out for openvino")
+    )
     for engine in ("onnxruntime", "openvino"):
         with open_session(open_bundle(bundle.path), runtime=engine) as session:
             np.testing.assert_array_equal(session.infer(tiny_image(3)), tiny_mask(tiny_image(3)))
@@ -42,7 +44,9 @@ def test_through_the_command_line(bundle: Bundle, capsys: pytest.CaptureFixture[
     ("options", "code", "said"),
     [(["--runtime", "openvin"], 4, "did you mean 'openvino'"), (["--limit", "3"], 2, "--data-root")],
 )
-def test_mistakes(options: list[str], code: int, said: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes(
+    options: list[str], code: int, said: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["build", str(bundle.path), *options]) == code
     assert said in capsys.readouterr().err
 

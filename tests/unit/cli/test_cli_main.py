@@ -19,7 +19,9 @@ RAISED = {
     "recipe": errors.RecipeError("bad key", hint="edit it"),
     "data": errors.DataError("no image", hint="add it"),
     "missing": errors.MissingDependency("cv2", extra="video", purpose="read videos"),
-    "gate": errors.GateFailed("too slow", hint="raise the gate", report={"miou": float("nan"), "file": Path("a.json")}),
+    "gate": errors.GateFailed(
+        "too slow", hint="raise the gate", report={"miou": float("nan"), "file": Path("a.json")}
+    ),
     "bundle": errors.IntegrityError("bad hash", hint="copy again"),
     "stream": errors.StreamError("no camera", hint="plug it in"),
     "ctrl-c": KeyboardInterrupt(),
@@ -145,7 +147,12 @@ def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_closed_pipe_is_quiet() -> None:
     # A reader that takes nothing; the help is longer than no pipe buffer, so the failure shows at the flush.
-    code = "import os, sys; r, w = os.pipe(); os.close(r); os.dup2(w, 1); from edgeseg.cli.main import main; main()"
-    done = subprocess.run([sys.executable, "-c", code, "--help"], stderr=subprocess.PIPE, text=True, timeout=60)
+    code = (
+        "import os, sys; r, w = os.pipe(); os.close(r); os.dup2(w, 1); from edgeseg.cli.main import main;"
+        " main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--help"], stderr=subprocess.PIPE, text=True, timeout=60
+    )
     assert done.stderr == ""
     assert done.returncode == 141

@@ -22,7 +22,13 @@ class Figures:
 
 
 def test_result_prints_one_json_document(capsys: pytest.CaptureFixture[str]) -> None:
-    data = {"a": Figures(Path("x/y"), float("nan")), "b": np.float32(0.5), "c": np.arange(2), 3: (True, None), "d": float("inf")}
+    data = {
+        "a": Figures(Path("x/y"), float("nan")),
+        "b": np.float32(0.5),
+        "c": np.arange(2),
+        3: (True, None),
+        "d": float("inf"),
+    }
     render.result(data, True, lambda: pytest.fail("the human form was asked for"))
     assert json.loads(capsys.readouterr().out) == {
         "a": {"path": "x/y", "miou": None},
@@ -39,7 +45,9 @@ def test_what_has_no_json_form_is_a_bug() -> None:
 
 
 def test_text_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    render.result({}, False, lambda: ["[bold]file[/bold]:3", render.table("[t]", ["name"], [["[red]x[/red]"]])])
+    render.result(
+        {}, False, lambda: ["[bold]file[/bold]:3", render.table("[t]", ["name"], [["[red]x[/red]"]])]
+    )
     shown = capsys.readouterr().out
     assert "[bold]file[/bold]:3" in shown
     assert "[t]" in shown

@@ -64,9 +64,20 @@ def process_of(line: list[str], folder: Path, environment: dict[str, str]) -> It
             process.kill()
 
 
-def test_a_clip_into_every_sink(bundle: Path, clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_clip_into_every_sink(
+    bundle: Path, clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
-    line = ["run", str(bundle), "--source", str(clip), "--report", f"{out}/report.json", "--contact-sheet", f"{out}/sheet.png"]
+    line = [
+        "run",
+        str(bundle),
+        "--source",
+        str(clip),
+        "--report",
+        f"{out}/report.json",
+        "--contact-sheet",
+        f"{out}/sheet.png",
+    ]
     for sink in (f"{out}/o.mp4", f"{out}/masks/", f"{out}/r.ndjson", "null:"):
         line += ["--sink", sink]
     assert run(line) == 0
@@ -85,7 +96,22 @@ def test_a_clip_into_every_sink(bundle: Path, clip: Path, tmp_path: Path, capfd:
 
 
 def test_json_is_one_document(bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(["run", str(bundle), "--source", "synthetic://64x48?frames=9", "--limit", "4", "--threads", "1", "--json"]) == 0
+    assert (
+        run(
+            [
+                "run",
+                str(bundle),
+                "--source",
+                "synthetic://64x48?frames=9",
+                "--limit",
+                "4",
+                "--threads",
+                "1",
+                "--json",
+            ]
+        )
+        == 0
+    )
     document = json.loads(capfd.readouterr().out)
     assert (document["frames"], document["frames_expected"], document["threads"]) == (4, 4, 1)
     assert document["program"]["arch"] == "tiny"
@@ -110,7 +136,11 @@ def test_results_on_stdout_stand_alone(bundle: Path, clip: Path, capfd: pytest.C
         (["--source", "clip.mp4", "--web", "everywhere"], 2, "not an address"),
         (["--source", "clip.mp4", "--web", "0.0.0.0:0"], 2, "others can reach"),
         (["--source", "clip.mp4", "--max-age-ms", "nan"], 2, "not a finite number"),
-        (["--source", "clip.mp4", "--config", "streams.yaml"], 2, "--config says what runs; write BUNDLE, --source into"),
+        (
+            ["--source", "clip.mp4", "--config", "streams.yaml"],
+            2,
+            "--config says what runs; write BUNDLE, --source into",
+        ),
         (["--source", "clip.mp4", "--sink", "clip.mp4"], 7, "would write over"),
         (["--source", "clip.mp4", "--sink", "out.avi"], 7, "not a sink"),
         (["--source", "clip.mp4", "--report", "clip.mp4/report.json"], 7, "cannot be written"),
@@ -139,8 +169,18 @@ def test_mistakes(
     assert clip.read_bytes() == before
 
 
-def test_several_sources_by_name(bundle: Path, clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    line = ["run", str(bundle), "--source", f"front={clip}", "--source", "back=synthetic://64x48?frames=7", "--json"]
+def test_several_sources_by_name(
+    bundle: Path, clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    line = [
+        "run",
+        str(bundle),
+        "--source",
+        f"front={clip}",
+        "--source",
+        "back=synthetic://64x48?frames=7",
+        "--json",
+    ]
     line += ["--sink", f"{tmp_path}/{{source}}.mp4", "--sink", f"{tmp_path}/all.ndjson"]
     line += ["--region", "lower half=0,0.5;1,0.5;1,1;0,1", "--threshold", "glare=lower half:bright+dark>50%"]
     assert run(line) == 0
@@ -152,7 +192,10 @@ def test_several_sources_by_name(bundle: Path, clip: Path, tmp_path: Path, capfd
         *(("front", index) for index in range(20)),
     ]
     assert all(sum(one["regions"]["lower half"].values()) == pytest.approx(1, abs=1e-5) for one in records)
-    assert {event["source"] for event in document["events"]["recent"] if event["kind"] == "region"} == {"front", "back"}
+    assert {event["source"] for event in document["events"]["recent"] if event["kind"] == "region"} == {
+        "front",
+        "back",
+    }
     assert sorted(path.name for path in tmp_path.glob("*.mp4")) == ["back.mp4", "clip.mp4", "front.mp4"]
 
 
@@ -177,12 +220,28 @@ def test_a_run_as_one_file(bundle: Path, tmp_path: Path, capfd: pytest.CaptureFi
     assert json.loads((tmp_path / "report.json").read_text())["threads"] == 1
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_the_end_from_outside_keeps_everything(bundle: Path, tmp_path: Path, number: int, code: int) -> None:
     uri = "synthetic://64x48?frames=1000000"
-    line = ["run", str(bundle), "--source", uri, "--sink", "o.mp4", "--sink", "r.ndjson", "--report", "report.json"]
+    line = [
+        "run",
+        str(bundle),
+        "--source",
+        uri,
+        "--sink",
+        "o.mp4",
+        "--sink",
+        "r.ndjson",
+        "--report",
+        "report.json",
+    ]
     line += ["--web", "127.0.0.1:0", "--log-json"]
-    with systemd_at(tmp_path / "notify") as (said_to_systemd, environment), process_of(line, tmp_path, environment) as process:
+    with (
+        systemd_at(tmp_path / "notify") as (said_to_systemd, environment),
+        process_of(line, tmp_path, environment) as process,
+    ):
         assert process.stderr is not None
         message = ""
         while "live page: " not in message:
@@ -220,7 +279,17 @@ def test_the_end_from_outside_keeps_everything(bundle: Path, tmp_path: Path, num
 
 
 def test_a_reader_of_stdout_that_leaves_ends_the_run_quietly(bundle: Path) -> None:
-    line = [sys.executable, "-m", "edgeseg", "run", str(bundle), "--source", "synthetic://64x48?frames=1000000", "--sink", "-"]
+    line = [
+        sys.executable,
+        "-m",
+        "edgeseg",
+        "run",
+        str(bundle),
+        "--source",
+        "synthetic://64x48?frames=1000000",
+        "--sink",
+        "-",
+    ]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stderr is not None

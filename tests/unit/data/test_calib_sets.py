@@ -1,4 +1,6 @@
-"""Calibration sets: what is chosen, that a set means the very files it names, and what is said where it does not."""
+"""Calibration sets: what is chosen, that a set means the very files it names, and what is said where it does
+not.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ def test_a_set_survives_its_file(made: tuple[Tree, CalibSet], tmp_path: Path) ->
         assert np.array_equal(image, read_image(tree.root / named.path))
 
 
-def test_the_only_image_of_a_class_is_chosen_and_a_class_that_never_appears_is_told(made: tuple[Tree, CalibSet]) -> None:
+def test_the_only_image_of_a_class_is_chosen_and_a_class_that_never_appears_is_told(
+    made: tuple[Tree, CalibSet],
+) -> None:
     tree, chosen = made
     assert "train/5.png" in {image.path for image in chosen.images}
     row = next(row for row in chosen.classes if row.name == "Bicyclist")
@@ -125,7 +129,9 @@ def test_another_list_of_classes_is_refused(tmp_path: Path) -> None:
     renamed = tree.data.model_copy(
         update={"classes": tree.data.classes.model_copy(update={"names": ("ground", "something else")})}
     )
-    with pytest.raises(DataError, match="class 1 is 'something else' in the recipe, 'thing' in the calibration set two"):
+    with pytest.raises(
+        DataError, match="class 1 is 'something else' in the recipe, 'thing' in the calibration set two"
+    ):
         open_calib(chosen, renamed, tree.root)
 
 
@@ -164,7 +170,9 @@ def test_more_images_than_there_are(made: tuple[Tree, CalibSet]) -> None:
         ("images:", "pictures:", "images: Field required"),
     ],
 )
-def test_a_file_that_is_no_set(made: tuple[Tree, CalibSet], tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_a_file_that_is_no_set(
+    made: tuple[Tree, CalibSet], tmp_path: Path, old: str, new: str, said: str
+) -> None:
     file = tmp_path / "four.yaml"
     write_calib(made[1], file, "\n".join("12345"))
     assert old in file.read_text()
@@ -205,11 +213,15 @@ def test_every_recipe_names_a_set_that_ships() -> None:
             assert load_calib(quant.calibration.images).format == load_recipe(name).data.format
 
 
-def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     tree = street(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     recipe = tmp_path / "r.yaml"
-    recipe.write_text(catalogue()["edaformer_nano_synthetic"].read_text().replace("format: synthetic", "format: camvid"))
+    recipe.write_text(
+        catalogue()["edaformer_nano_synthetic"].read_text().replace("format: synthetic", "format: camvid")
+    )
     root = ["--data-root", str(tree.root)]
     assert run(["calib", "make", str(recipe), *root, "--n", "4", "--json"]) == 0
     made = json.loads(capsys.readouterr().out)

@@ -31,10 +31,14 @@ DATA = section(
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Three training samples and one for validation, all sound; class 2 never occurs, class 1 in one training image."""
+    """Three training samples and one for validation, all sound; class 2 never occurs, class 1 in one training
+    image.
+    """
     for seed, name in enumerate(("train/{}/0", "train/{}/1", "train/{}/2", "val/{}/0")):
         write_image(tmp_path / f"{name.format('i')}.jpg", seed=seed)
-        write_label(tmp_path / f"{name.format('l')}.png", stripes([0, 1, 255, 0]) if seed == 0 else stripes([0]))
+        write_label(
+            tmp_path / f"{name.format('l')}.png", stripes([0, 1, 255, 0]) if seed == 0 else stripes([0])
+        )
     return tmp_path
 
 
@@ -52,7 +56,11 @@ def test_a_sound_set_is_counted(root: Path) -> None:
     assert train.ignored_share == pytest.approx(1 / 12)
     assert [share.pixels for share in train.classes] == [2.5 * pixels, pixels / 4, 0]
     assert [share.pixel_share for share in train.classes] == pytest.approx([10 / 11, 1 / 11, 0])
-    assert [(share.images, share.image_share) for share in train.classes] == [(3, 1.0), (1, pytest.approx(1 / 3)), (0, 0.0)]
+    assert [(share.images, share.image_share) for share in train.classes] == [
+        (3, 1.0),
+        (1, pytest.approx(1 / 3)),
+        (0, 0.0),
+    ]
 
 
 def test_every_problem_is_found_in_one_pass(root: Path) -> None:
@@ -178,7 +186,9 @@ def command(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tup
     return code, out, err
 
 
-def test_command_on_a_sound_set(root: Path, recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_on_a_sound_set(
+    root: Path, recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     sheet = tmp_path / "sheet.png"
     code, out, _ = command([recipe, "--data-root", str(root), "--sheet", str(sheet)], capsys)
     assert code == 0 and "no problems" in out and "never" in out
@@ -186,7 +196,9 @@ def test_command_on_a_sound_set(root: Path, recipe: str, tmp_path: Path, capsys:
     assert list(tmp_path.glob(".sheet*")) == []
 
 
-def test_command_lists_all_problems_and_exits_3(root: Path, recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_lists_all_problems_and_exits_3(
+    root: Path, recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     (root / "train/i/0.jpg").write_bytes(b"")
     write_label(root / "train/l/1.png", stripes([7]))
     code, out, err = command([recipe, "--data-root", str(root), "--split", "train"], capsys)
@@ -195,7 +207,9 @@ def test_command_lists_all_problems_and_exits_3(root: Path, recipe: str, capsys:
     assert "error: 2 problems" in err and "hint: " in err
 
 
-def test_command_writes_one_json_document(root: Path, recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_writes_one_json_document(
+    root: Path, recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     (root / "train/i/0.jpg").write_bytes(b"")
     code, out, _ = command([recipe, "--data-root", str(root), "--json"], capsys)
     document = json.loads(out)
@@ -210,9 +224,13 @@ def test_command_without_its_data(recipe: str, tmp_path: Path, capsys: pytest.Ca
     assert code == 3 and "no such folder" in err and "--data-root" in err
 
 
-def test_sheet_that_cannot_be_written(root: Path, recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sheet_that_cannot_be_written(
+    root: Path, recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").touch()
-    code, out, err = command([recipe, "--data-root", str(root), "--sheet", str(tmp_path / "file/sheet.png")], capsys)
+    code, out, err = command(
+        [recipe, "--data-root", str(root), "--sheet", str(tmp_path / "file/sheet.png")], capsys
+    )
     assert code == 3 and out == "" and "sheet.png" in err
 
 

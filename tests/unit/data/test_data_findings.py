@@ -1,4 +1,6 @@
-"""What hurts in a whole data set: each is found, told by a warning or a problem, and named with what mends it."""
+"""What hurts in a whole data set: each is found, told by a warning or a problem, and named with what mends
+it.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,10 @@ def test_a_sound_set_has_neither_problems_nor_warnings(tmp_path: Path) -> None:
 
 def test_one_class_in_the_recipe(tmp_path: Path) -> None:
     data = two_classes(classes={"names": ["road"], "palette_rgb": [[0, 0, 0]]})
-    assert "[background, road]" in only(checked(write_set(tmp_path, mask=blob(0, 0)), data).problems, "classes").mend
+    assert (
+        "[background, road]"
+        in only(checked(write_set(tmp_path, mask=blob(0, 0)), data).problems, "classes").mend
+    )
 
 
 def test_classes_that_are_never_seen_or_in_one_split_alone(tmp_path: Path) -> None:
@@ -102,9 +107,13 @@ def test_other_pictures_of_one_numbering_are_no_clip(tmp_path: Path) -> None:
 def test_the_same_picture_in_another_file_format(tmp_path: Path) -> None:
     root = write_set(tmp_path)
     cv2.imwrite(
-        str(root / "images/val/val0.png"), cv2.imread(str(root / "images/train/train2.png")), [cv2.IMWRITE_PNG_COMPRESSION, 0]
+        str(root / "images/val/val0.png"),
+        cv2.imread(str(root / "images/train/train2.png")),
+        [cv2.IMWRITE_PNG_COMPRESSION, 0],
     )
-    assert "1 of 3 images look like training images" in only(checked(root).warnings, "duplicate", "val").message
+    assert (
+        "1 of 3 images look like training images" in only(checked(root).warnings, "duplicate", "val").message
+    )
 
 
 def tagged(path: Path, orientation: int, size_hw: tuple[int, int] = SIZE_HW) -> Path:
@@ -145,7 +154,9 @@ def test_a_label_of_another_size_names_the_command(tmp_path: Path) -> None:
     assert "the label is 32x24" in problem.message and problem.mend.endswith("64 48")
 
 
-def test_many_labels_of_another_size_do_not_fill_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_many_labels_of_another_size_do_not_fill_the_screen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = write_set(tmp_path / "data", count=9, mask=blob(size_hw=(64, 48)))
     text = tmp_path / "mine.yaml"
     whole = load_recipe(find_recipe("edaformer_nano_synthetic"))

@@ -1,4 +1,6 @@
-"""Reading data sets: what the formats' conformance tests do not cover, and every way in which data can be wrong."""
+"""Reading data sets: what the formats' conformance tests do not cover, and every way in which data can be
+wrong.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +99,9 @@ def test_colours_become_classes_and_black_is_ignored(tmp_path: Path) -> None:
 
 
 def test_black_is_a_class_where_the_recipe_says_so(tmp_path: Path) -> None:
-    data = two(encoding="palette", classes={"names": ["void", "thing"], "palette_rgb": [[0, 0, 0], [200, 0, 0]]})
+    data = two(
+        encoding="palette", classes={"names": ["void", "thing"], "palette_rgb": [[0, 0, 0], [200, 0, 0]]}
+    )
     path = write_label(tmp_path / "a.png", np.zeros((*SIZE_HW, 3), np.uint8))
     assert (read_mask(path, format_of(data, tmp_path)) == 0).all()
 
@@ -107,13 +111,19 @@ def test_any_palette_is_inverted_exactly(draw: st.DataObject) -> None:
     byte = st.integers(0, 255)
     palette = draw.draw(st.lists(st.tuples(byte, byte, byte), min_size=1, max_size=255, unique=True))
     form = format_of(
-        two(encoding="palette", classes={"names": [str(i) for i in range(len(palette))], "palette_rgb": palette}), Path()
+        two(
+            encoding="palette",
+            classes={"names": [str(i) for i in range(len(palette))], "palette_rgb": palette},
+        ),
+        Path(),
     )
     mask = np.resize(np.arange(len(palette), dtype=np.uint8), (4, 80))
     np.testing.assert_array_equal(classes_of(form.labels.palette()[mask], form, Path("x.png")), mask)
 
 
-@given(st.dictionaries(st.integers(0, 65535), st.sampled_from([0, 1, 255]), max_size=20), st.integers(0, 2**31))
+@given(
+    st.dictionaries(st.integers(0, 65535), st.sampled_from([0, 1, 255]), max_size=20), st.integers(0, 2**31)
+)
 def test_any_index_map_is_followed(index_map: dict[int, int], seed: int) -> None:
     form = format_of(two(index_map=index_map), Path())
     expected = {0: 0, 1: 1, 255: 255, **index_map}
@@ -140,7 +150,9 @@ def test_mapillary_follows_the_version_that_the_recipe_names(tmp_path: Path) -> 
 
 def test_mapillary_names_that_repeat_are_told_apart(tmp_path: Path) -> None:
     trees.mapillary(tmp_path)
-    write_config(tmp_path / "config_v1.2.json", [("Sign", True), ("Sign", True), ("Sky", True), ("Road", True)])
+    write_config(
+        tmp_path / "config_v1.2.json", [("Sign", True), ("Sign", True), ("Sky", True), ("Road", True)]
+    )
     names = open_dataset(section("mapillary"), "train", tmp_path).labels.names
     assert names == ("group--sign-0", "group--sign-1", "group--sky-2", "group--road-3")
 
@@ -207,7 +219,9 @@ def test_missing_root_names_the_option(tmp_path: Path) -> None:
     assert "--data-root" in caught.value.hint
 
 
-@pytest.mark.parametrize("name", ["camvid", "idd_lite", "cityscapes", "ade20k", "coco_stuff", "pascal_context"])
+@pytest.mark.parametrize(
+    "name", ["camvid", "idd_lite", "cityscapes", "ade20k", "coco_stuff", "pascal_context"]
+)
 def test_root_without_the_formats_folders(name: str, tmp_path: Path) -> None:
     message = fails(section(name), tmp_path)
     assert name in message and "no folder" in message and "train" in message
@@ -273,7 +287,9 @@ def test_unreadable_files_are_named(which: int, damage: str, tmp_path: Path) -> 
     path = pair(tmp_path, values=np.random.default_rng(0).integers(0, 2, SIZE_HW).astype(np.uint8))[which]
     dataset = open_dataset(two(), "train", tmp_path)
     content = path.read_bytes()
-    path.write_bytes({"empty": b"", "truncated": content[: len(content) // 2], "text": b"no picture", "gone": b""}[damage])
+    path.write_bytes(
+        {"empty": b"", "truncated": content[: len(content) // 2], "text": b"no picture", "gone": b""}[damage]
+    )
     if damage == "gone":
         path.unlink()
     with pytest.raises(DataError, match=str(path)):
@@ -335,7 +351,10 @@ def test_missing_mapillary_class_list(tmp_path: Path) -> None:
     "data",
     [
         section("ade20k", classes=TWO),
-        section("camvid", classes={"names": list("abcdefghijk"), "palette_rgb": [[0, 0, 0]] * 11, "ignore_index": 11}),
+        section(
+            "camvid",
+            classes={"names": list("abcdefghijk"), "palette_rgb": [[0, 0, 0]] * 11, "ignore_index": 11},
+        ),
         two(index_map={3: 2}),
         two(index_map={-1: 0}),
         two(index_map={70000: 0}),

@@ -1,4 +1,6 @@
-"""Label values and colours that have no class: what they look like is said, and the line that mends them works."""
+"""Label values and colours that have no class: what they look like is said, and the line that mends them
+works.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,10 @@ def test_two_values_for_two_classes_are_refused_and_one_line_maps_them(mask: Any
     assert set(np.unique(train.load(0)[1])) == set(np.unique(val.load(0)[1])) == {0, 1}
     report = checked(root)
     problem = next(problem for problem in report.problems if problem.split == "train")
-    assert problem.mend == caught.value.hint and {problem.split for problem in report.problems} == {"train", "val"}
+    assert problem.mend == caught.value.hint and {problem.split for problem in report.problems} == {
+        "train",
+        "val",
+    }
     assert checked(root, data).problems == ()
 
 
@@ -101,15 +106,25 @@ def test_every_command_refuses_before_its_work(
     text, weights = tmp_path / "mine.yaml", tmp_path / "w.safetensors"
     chosen = Chosen(by="greedy", seed=0, candidates=2, split_images=2, brightness=(0.0, 255.0))
     counts = tuple(ClassCount(name=name, images=2, available=2, pixel_share=0.5) for name in CLASSES["names"])
-    images = tuple(CalibImage(path=f"images/train/{n}.png", sha256="0" * 64, brightness=9.0) for n in range(2))
-    calibration = CalibSet(name="two", format="folders", split="train", chosen=chosen, classes=counts, images=images)
+    images = tuple(
+        CalibImage(path=f"images/train/{n}.png", sha256="0" * 64, brightness=9.0) for n in range(2)
+    )
+    calibration = CalibSet(
+        name="two", format="folders", split="train", chosen=chosen, classes=counts, images=images
+    )
     write_calib(calibration, tmp_path / "two.yaml", "of the recipe's data, so that the recipe is right")
     named = dump_recipe(whole.model_copy(update={"data": two_classes()}))
     text.write_text(named.replace("images: synthetic_train_16", f"images: {tmp_path / 'two.yaml'}"))
     torch.manual_seed(0)
     model = build_model("edaformer_nano", 2, **whole.model.options)
-    save_checkpoint(weights, model.state_dict(), {"kind": "weights", "arch": "edaformer_nano", "num_classes": 2})
-    for module in ("edgeseg.pipeline.quantize.calibrated", "edgeseg.train.loop._Loop.fit", "edgeseg.data.calib_choice.look"):
+    save_checkpoint(
+        weights, model.state_dict(), {"kind": "weights", "arch": "edaformer_nano", "num_classes": 2}
+    )
+    for module in (
+        "edgeseg.pipeline.quantize.calibrated",
+        "edgeseg.train.loop._Loop.fit",
+        "edgeseg.data.calib_choice.look",
+    ):
         monkeypatch.setattr(module, lambda *given, **named: pytest.fail("it began its work"))
     for command in (
         ["train", text, "--device", "cpu", "-o", tmp_path / "run"],
@@ -147,13 +162,21 @@ def test_jpeg_masks_are_named_and_the_command_rounds_them(
     root = write_set(tmp_path / "my data")
     palette = np.array(CLASSES["palette_rgb"], np.uint8)
     for path in (root / "labels").rglob("*.png"):
-        Image.fromarray(palette[blob()] if colour else blob(200)).save(path.with_suffix(".jpg"), quality=quality)
+        Image.fromarray(palette[blob()] if colour else blob(200)).save(
+            path.with_suffix(".jpg"), quality=quality
+        )
         path.unlink()
     text = tmp_path / "mine.yaml"
-    text.write_text(dump_recipe(load_recipe(find_recipe("edaformer_nano_synthetic")).model_copy(update={"data": data})))
+    text.write_text(
+        dump_recipe(load_recipe(find_recipe("edaformer_nano_synthetic")).model_copy(update={"data": data}))
+    )
     assert run(["data", "check", str(text), "--data-root", str(root)]) == 3
     shown = capsys.readouterr().out
-    commands = [line.rpartition("edgeseg data masks ")[2] for line in shown.splitlines() if "edgeseg data masks " in line]
+    commands = [
+        line.rpartition("edgeseg data masks ")[2]
+        for line in shown.splitlines()
+        if "edgeseg data masks " in line
+    ]
     assert "JPEG" in shown and len(commands) == 2
     for command in commands:
         assert run(["data", "masks", *shlex.split(command)]) == 0
@@ -165,7 +188,9 @@ def test_blended_edges_are_told_from_class_indices(tmp_path: Path) -> None:
     root = write_set(tmp_path)
     for path in (root / "labels").rglob("*.png"):
         small = Image.fromarray(blob(255))
-        small.resize((97, 71), Image.Resampling.BILINEAR).resize(SIZE_HW[::-1], Image.Resampling.BILINEAR).save(path)
+        small.resize((97, 71), Image.Resampling.BILINEAR).resize(
+            SIZE_HW[::-1], Image.Resampling.BILINEAR
+        ).save(path)
     problem = next(problem for problem in checked(root).problems if problem.kind == "values")
     assert "blended" in problem.message and "--values 0,255" in problem.mend
 
@@ -188,20 +213,30 @@ def test_coloured_labels_of_the_palette_name_the_encoding(tmp_path: Path) -> Non
 
 def test_unknown_colours_name_the_nearest(tmp_path: Path) -> None:
     colours = np.array([[0, 90, 0], [60, 60, 200]], np.uint8)
-    problem = next(iter(checked(write_set(tmp_path, mask=colours[blob()]), two_classes(encoding="palette")).problems))
+    problem = next(
+        iter(checked(write_set(tmp_path, mask=colours[blob()]), two_classes(encoding="palette")).problems)
+    )
     assert "(60, 60, 200) (768 px) nearest to" in problem.message
 
 
 def test_swapped_red_and_blue(tmp_path: Path) -> None:
     classes = {"names": ["ground", "thing"], "palette_rgb": [[10, 90, 200], [200, 0, 0]]}
     swapped = np.array(classes["palette_rgb"], np.uint8)[:, ::-1][blob()]
-    problem = next(iter(checked(write_set(tmp_path, mask=swapped), two_classes(encoding="palette", classes=classes)).problems))
+    problem = next(
+        iter(
+            checked(
+                write_set(tmp_path, mask=swapped), two_classes(encoding="palette", classes=classes)
+            ).problems
+        )
+    )
     assert "red and blue are swapped" in problem.message and "[[200, 90, 10], [0, 0, 200]]" in problem.mend
 
 
 @pytest.mark.parametrize("transparent", [False, True])
 def test_alpha_is_dropped_where_it_says_nothing(tmp_path: Path, transparent: bool) -> None:
-    mask = np.concatenate([np.repeat(blob()[..., None], 3, axis=2), np.full((*SIZE_HW, 1), 255, np.uint8)], axis=2)
+    mask = np.concatenate(
+        [np.repeat(blob()[..., None], 3, axis=2), np.full((*SIZE_HW, 1), 255, np.uint8)], axis=2
+    )
     if transparent:
         mask[:3, :, 3] = 0
     root = write_set(tmp_path, mask=mask)
@@ -233,6 +268,8 @@ def test_any_values_get_a_line(classes: int, counts: dict[int, int], ignored: in
     assert isinstance(told, str) and mend
     if "--set" in mend and ";" not in mend:
         override = shlex.split(mend.rpartition("--set ")[2])[0]
-        data = two_classes(classes={"names": labels.names, "palette_rgb": labels.palette_rgb, "ignore_index": ignored})
+        data = two_classes(
+            classes={"names": labels.names, "palette_rgb": labels.palette_rgb, "ignore_index": ignored}
+        )
         folders = "data=" + dump_yaml(data.model_dump(mode="json"), one_line=True)
         assert load_recipe(find_recipe("edaformer_nano_synthetic"), (folders, override)).data.index_map

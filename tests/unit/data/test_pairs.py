@@ -1,4 +1,6 @@
-"""Pairs of files: whatever links, Unicode and templates do to names, each file has one partner or is named."""
+"""Pairs of files: whatever links, Unicode and templates do to names, each file has one partner or is
+named.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,11 @@ class TestUnicode:
         for split in ("train", "val"):
             for number in range(2):
                 name = f"{split}-straße-ü{number}"
-                write_image(root / f"images/{split}" / unicodedata.normalize("NFD", f"{name}.png"), (48, 64), seed=number)
+                write_image(
+                    root / f"images/{split}" / unicodedata.normalize("NFD", f"{name}.png"),
+                    (48, 64),
+                    seed=number,
+                )
                 write_label(root / f"labels/{split}" / unicodedata.normalize("NFC", f"{name}.png"), blob())
         assert names(root) == [f"images/train/train-straße-ü{number}" for number in range(2)]
         data = two_classes(train={"images": "images/train", "labels": "labels/train", "exclude": ["*ü0"]})
@@ -120,10 +126,13 @@ class TestTwins:
 
 class TestTemplates:
     @pytest.mark.parametrize(
-        ("image_name", "label_name"), [("{}", "{}_mask"), ("img_{}", "mask_{}"), ("{}_leftImg8bit", "{}_gtFine_labelIds")]
+        ("image_name", "label_name"),
+        [("{}", "{}_mask"), ("img_{}", "mask_{}"), ("{}_leftImg8bit", "{}_gtFine_labelIds")],
     )
     @pytest.mark.parametrize("together", [False, True])
-    def test_names_around_a_samples_name(self, tmp_path: Path, image_name: str, label_name: str, together: bool) -> None:
+    def test_names_around_a_samples_name(
+        self, tmp_path: Path, image_name: str, label_name: str, together: bool
+    ) -> None:
         root = write_set(tmp_path)
         labels = "images" if together else "labels"
         for folder, template in (("images", image_name), ("labels", label_name)):
@@ -133,7 +142,10 @@ class TestTemplates:
                 path.rename(target / f"{template.format(path.stem)}.png")
         keys = {"image_name": image_name, "label_name": label_name}
         data = two_classes(
-            **{split: {"images": f"images/{split}", "labels": f"{labels}/{split}", **keys} for split in ("train", "val")}
+            **{
+                split: {"images": f"images/{split}", "labels": f"{labels}/{split}", **keys}
+                for split in ("train", "val")
+            }
         )
         assert names(root, data) == [f"images/train/sub/train{number}" for number in range(3)]
         assert checked(root, data).problems == ()
@@ -142,14 +154,26 @@ class TestTemplates:
         root = write_set(tmp_path, image_suffix=".jpg")
         for path in (root / "labels").rglob("*.png"):
             shutil.move(path, root / "images" / path.parent.name)
-        data = two_classes(**{split: {"images": f"images/{split}", "labels": f"images/{split}"} for split in ("train", "val")})
+        data = two_classes(
+            **{
+                split: {"images": f"images/{split}", "labels": f"images/{split}"}
+                for split in ("train", "val")
+            }
+        )
         found = find_samples(data, "train", root)
-        assert [(sample.image.suffix, sample.label.suffix) for sample in found.samples] == [(".jpg", ".png")] * 3
+        assert [(sample.image.suffix, sample.label.suffix) for sample in found.samples] == [
+            (".jpg", ".png")
+        ] * 3
         assert checked(root, data).problems == ()
 
     def test_photographs_are_not_their_own_labels(self, tmp_path: Path) -> None:
         root = write_set(tmp_path)
-        data = two_classes(**{split: {"images": f"images/{split}", "labels": f"images/{split}"} for split in ("train", "val")})
+        data = two_classes(
+            **{
+                split: {"images": f"images/{split}", "labels": f"images/{split}"}
+                for split in ("train", "val")
+            }
+        )
         problems = [problem for problem in checked(root, data).problems if problem.kind == "pair"]
         assert len(problems) == 6 and "one folder" in problems[0].mend
 

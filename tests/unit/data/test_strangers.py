@@ -35,7 +35,9 @@ def root(tmp_path: Path) -> Path:
 
 def recipe(tmp_path: Path, data: Data) -> str:
     path = tmp_path / "mine.yaml"
-    path.write_text(dump_recipe(load_recipe(find_recipe("edaformer_nano_synthetic")).model_copy(update={"data": data})))
+    path.write_text(
+        dump_recipe(load_recipe(find_recipe("edaformer_nano_synthetic")).model_copy(update={"data": data}))
+    )
     return str(path)
 
 
@@ -66,7 +68,9 @@ def coco(root: Path) -> None:
     for split in ("train", "val"):
         images = [{"id": n, "file_name": f"{split}{n}.png", "width": W, "height": H} for n in range(3)]
         flat = [value for point in BOX for value in point]
-        annotations = [{"image_id": n, "category_id": 7, "segmentation": [flat], "area": 1.0} for n in range(3)]
+        annotations = [
+            {"image_id": n, "category_id": 7, "segmentation": [flat], "area": 1.0} for n in range(3)
+        ]
         held = {"images": images, "annotations": annotations, "categories": [{"id": 7, "name": "thing"}]}
         (root / f"labels/{split}/instances.json").write_text(json.dumps(held))
 
@@ -79,7 +83,11 @@ def test_outlines_are_named_and_the_command_draws_them(
     text = recipe(tmp_path, two_classes())
     assert run(["data", "check", text, "--data-root", str(root)]) == 3
     shown = capsys.readouterr().out
-    commands = [line.rpartition("edgeseg data masks ")[2] for line in shown.splitlines() if "edgeseg data masks " in line]
+    commands = [
+        line.rpartition("edgeseg data masks ")[2]
+        for line in shown.splitlines()
+        if "edgeseg data masks " in line
+    ]
     assert annotate.__name__.partition("_")[0] in shown.lower() and len(commands) == 2
     folders = {}
     for command in commands:
@@ -88,7 +96,12 @@ def test_outlines_are_named_and_the_command_draws_them(
         folders[words[words.index("--split") + 1]] = Path(words[words.index("--out") + 1])
     written = capsys.readouterr().out
     assert ("passed over" in written and "other (3)" in written) == annotate.__name__.startswith("labelme")
-    data = two_classes(**{s: {"images": f"images/{s}", "labels": str(folder.relative_to(root))} for s, folder in folders.items()})
+    data = two_classes(
+        **{
+            s: {"images": f"images/{s}", "labels": str(folder.relative_to(root))}
+            for s, folder in folders.items()
+        }
+    )
     assert checked(root, data).problems == ()
     mask = open_dataset(data, "train", root).load(0)[1]
     expected = np.zeros(SIZE_HW, np.uint8)
@@ -103,7 +116,11 @@ def test_outlines_are_named_and_the_command_draws_them(
         ({"labels/train/train{n}.xml": "<annotation></annotation>"}, "XML", "Segmentation mask"),
         ({"labels/train/train{n}.npy": "x"}, "NumPy", "np.load"),
         ({"labels/train/train{n}.mat": "x"}, "MATLAB", "PNG"),
-        ({"labels/train/train{n}.png.json": '{"objects": [], "size": {}}'}, "Supervisely", "export them as masks"),
+        (
+            {"labels/train/train{n}.png.json": '{"objects": [], "size": {}}'},
+            "Supervisely",
+            "export them as masks",
+        ),
         ({"labels/train/train{n}.json": '{"imgHeight": 1, "objects": []}'}, "Cityscapes", "export"),
         ({"labels/train/via.json": '{"_via_img_metadata": {}}'}, "VIA", "export"),
         ({"labels/train/masks.zip": "x"}, "not unpacked", "unzip "),
@@ -129,7 +146,9 @@ def test_labels_under_other_names_are_told_with_the_line(tmp_path: Path, templat
     problems = [problem for problem in checked(root).problems if problem.split == "train"]
     assert f'data.train.label_name: "{template}"' in problems[0].mend
     splits = ("train", "val")
-    data = two_classes(**{s: {"images": f"images/{s}", "labels": f"labels/{s}", "label_name": template} for s in splits})
+    data = two_classes(
+        **{s: {"images": f"images/{s}", "labels": f"labels/{s}", "label_name": template} for s in splits}
+    )
     assert checked(root, data).problems == ()
 
 
@@ -140,7 +159,10 @@ def test_masks_beside_their_images(tmp_path: Path) -> None:
     shutil.rmtree(root / "labels")
     problem = only(checked(root).problems, "folder")
     assert 'data.train.labels: images/train, and data.train.label_name: "{}_mask"' in problem.mend
-    split = {s: {"images": f"images/{s}", "labels": f"images/{s}", "label_name": "{}_mask"} for s in ("train", "val")}
+    split = {
+        s: {"images": f"images/{s}", "labels": f"images/{s}", "label_name": "{}_mask"}
+        for s in ("train", "val")
+    }
     assert checked(root, two_classes(**split)).problems == ()
 
 
@@ -150,7 +172,9 @@ def test_files_in_another_sub_folder(tmp_path: Path, folder: str) -> None:
     for path in list((root / folder).rglob("*.png")):
         (path.parent / "deep").mkdir(exist_ok=True)
         path.rename(path.parent / "deep" / path.name)
-    assert f"data.train.{folder}: {folder}/train/deep   in the recipe" in next(iter(checked(root).problems)).mend
+    assert (
+        f"data.train.{folder}: {folder}/train/deep   in the recipe" in next(iter(checked(root).problems)).mend
+    )
 
 
 def test_an_archive_where_the_folder_should_be(tmp_path: Path) -> None:
@@ -175,7 +199,9 @@ class TestMasks:
         assert run(["data", "masks", *map(str, arguments)]) == DataError.exit_code
         return capsys.readouterr().err
 
-    def test_what_cannot_be_drawn(self, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_what_cannot_be_drawn(
+        self, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         text, out = recipe(tmp_path, two_classes()), tmp_path / "out"
         base = [text, "--data-root", root, "--out", out, "--from"]
         assert "no pictures" in self.failed([*base, root / "labels/train"], capsys)
@@ -186,9 +212,15 @@ class TestMasks:
         assert "boxes" in self.failed([*base, root / "labels/train"], capsys)
         (root / "labels/train/train0.txt").write_text("1 0.5 0.5 0.1\n")
         assert "no outline" in self.failed([*base, root / "labels/train"], capsys)
-        (root / "x.json").write_text('{"images": [{"id": 1, "file_name": "../../x.png", "width": 1, "height": 1}]}')
+        (root / "x.json").write_text(
+            '{"images": [{"id": 1, "file_name": "../../x.png", "width": 1, "height": 1}]}'
+        )
         assert "not an annotation file of COCO" in self.failed([*base, root / "x.json"], capsys)
-        held = {"images": [{"id": 1, "file_name": "../x.png", "width": 1, "height": 1}], "annotations": [], "categories": []}
+        held = {
+            "images": [{"id": 1, "file_name": "../x.png", "width": 1, "height": 1}],
+            "annotations": [],
+            "categories": [],
+        }
         (root / "x.json").write_text(json.dumps(held))
         assert "lies outside" in self.failed([*base, root / "x.json"], capsys)
 
@@ -196,4 +228,6 @@ class TestMasks:
         root = write_set(tmp_path / "data")
         folder = root / "labels/train"
         text = recipe(tmp_path, two_classes())
-        assert "overwritten" in self.failed([text, "--data-root", root, "--from", folder, "--out", folder], capsys)
+        assert "overwritten" in self.failed(
+            [text, "--data-root", root, "--from", folder, "--out", folder], capsys
+        )

@@ -1,4 +1,6 @@
-"""edgeseg.data.transforms and edgeseg.data.loader: augmentation that moves image and label together, reproducibly."""
+"""edgeseg.data.transforms and edgeseg.data.loader: augmentation that moves image and label together,
+reproducibly.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,11 @@ def test_same_seed_epoch_and_index_give_the_same_sample() -> None:
     first = draw(image, mask, 2, 5)
     again = pickle.loads(pickle.dumps(draw))(image, mask, 2, 5)  # noqa: S301 - as a loader worker receives it
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
-    others = [draw(image, mask, 3, 5), draw(image, mask, 2, 6), TrainTransform(augment, PAD, 255, seed=8)(image, mask, 2, 5)]
+    others = [
+        draw(image, mask, 3, 5),
+        draw(image, mask, 2, 6),
+        TrainTransform(augment, PAD, 255, seed=8)(image, mask, 2, 5),
+    ]
     assert not any(np.array_equal(first[0], other[0]) for other in others)
 
 
@@ -128,10 +134,15 @@ class Numbered:
         return np.full((32, 32, 3), index, np.uint8), np.zeros((32, 32), np.uint8)
 
 
-def order(first_step: int, rank: int, world_size: int, accumulate: int = 1, workers: int = 0) -> list[list[int]]:
+def order(
+    first_step: int, rank: int, world_size: int, accumulate: int = 1, workers: int = 0
+) -> list[list[int]]:
     sampler = StepSampler(10, 4, accumulate, 6, first_step, 1, rank, world_size)
     transform = TrainTransform(geometric(crop_hw=(32, 32), scale_range=(1.0, 1.0)), PAD, 255, 1)
-    return [images[:, 16, 16, 0].tolist() for images, _ in train_batches(Numbered(10), transform, sampler, workers)]
+    return [
+        images[:, 16, 16, 0].tolist()
+        for images, _ in train_batches(Numbered(10), transform, sampler, workers)
+    ]
 
 
 def test_every_epoch_sees_every_sample_once() -> None:
@@ -167,7 +178,9 @@ def test_a_broken_sample_is_a_data_error_with_its_hint(workers: int) -> None:
 
 @pytest.mark.parametrize("how", ["held", "broken", "closed"])
 def test_workers_end_with_the_program_however_the_stream_is_left(how: str) -> None:
-    """They hear no SIGTERM, which is how multiprocessing would end them; a program that waited for them would never end."""
+    """They hear no SIGTERM, which is how multiprocessing would end them; a program that waited for them would
+    never end.
+    """
     code = f"""
 import multiprocessing, sys
 sys.path[:0] = {[str(Path(__file__).parent), str(SUPPORT)]!r}
@@ -194,7 +207,9 @@ print(len(multiprocessing.active_children()))
 
 def test_batches_are_uint8() -> None:
     sampler = StepSampler(10, 4, 1, 1, 0, 1, 0, 1)
-    images, masks = next(iter(train_batches(Numbered(10), TrainTransform(geometric(), PAD, 255, 1), sampler, 0)))
+    images, masks = next(
+        iter(train_batches(Numbered(10), TrainTransform(geometric(), PAD, 255, 1), sampler, 0))
+    )
     assert images.shape == (4, 32, 48, 3)
     assert masks.shape == (4, 32, 48)
     assert images.dtype == masks.dtype == torch.uint8

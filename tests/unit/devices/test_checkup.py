@@ -77,6 +77,8 @@ def test_doctor_fails_where_the_core_is_broken() -> None:
     code = f"import sys; sys.modules['onnxruntime'] = None; from edgeseg.cli.main import run; {line}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 4, done.stderr
-    missing = {finding["name"]: finding for finding in json.loads(done.stdout)["findings"] if not finding["ok"]}
+    missing = {
+        finding["name"]: finding for finding in json.loads(done.stdout)["findings"] if not finding["ok"]
+    }
     assert missing["ONNX Runtime"]["hint"] == "pip install --force-reinstall onnxruntime"
     assert missing["core"]["hint"] == "pip install onnxruntime"

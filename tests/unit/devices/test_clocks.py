@@ -51,7 +51,12 @@ def machine(tree: Tree, folder: Path) -> Machine:
         (machines.AGX_ORIN_CONTAINER, {}),
         (
             machines.LAPTOP_ON_BATTERY,
-            {"cpu_mhz": "800-4900", "cpu_preference": "balance_power", "turbo": "off", "platform_profile": "low-power"},
+            {
+                "cpu_mhz": "800-4900",
+                "cpu_preference": "balance_power",
+                "turbo": "off",
+                "platform_profile": "low-power",
+            },
         ),
         (machines.OLD_GOVERNOR, {"cpu_governor": "powersave", "cpu_driver": "acpi-cpufreq", "turbo": "on"}),
     ],
@@ -64,20 +69,34 @@ def test_recorded_settings(tree: Tree, settings: dict[str, str], tmp_path: Path)
 
 
 def test_clusters_are_told_apart(tmp_path: Path) -> None:
-    tree = machines.cpufreq({0: (408000, 1800000), 4: (408000, 2400000), 10: (408000, 2400000)}, "ondemand", "cpufreq-dt")
+    tree = machines.cpufreq(
+        {0: (408000, 1800000), 4: (408000, 2400000), 10: (408000, 2400000)}, "ondemand", "cpufreq-dt"
+    )
     assert clocks(write_tree(tmp_path, tree))["cpu_mhz"] == "408-1800 + 408-2400"
 
 
 def test_graphics_cards_tell_their_limits(tmp_path: Path) -> None:
     cards = [Gpu("one", power_limit_w=350.0, max_mhz=3105, persistence=False), Gpu("silent")]
-    assert clocks(tmp_path, cards) == {"gpu0_power_limit_w": "350", "gpu0_max_mhz": "3105", "gpu0_persistence": "off"}
+    assert clocks(tmp_path, cards) == {
+        "gpu0_power_limit_w": "350",
+        "gpu0_max_mhz": "3105",
+        "gpu0_persistence": "off",
+    }
     assert told("gpu0_power_limit_w") == "GPU 0 power limit W"
 
 
 @pytest.mark.parametrize("content", BAD)
 def test_files_that_make_no_sense(content: str, tmp_path: Path) -> None:
-    files = (name for name in {**machines.ORIN_NANO_25W, **machines.LAPTOP_ON_BATTERY} if not name.startswith("proc/device-tree"))
-    board = {name: machines.ORIN_NANO_25W[name] for name in machines.ORIN_NANO_25W if name.startswith("proc/device-tree")}
+    files = (
+        name
+        for name in {**machines.ORIN_NANO_25W, **machines.LAPTOP_ON_BATTERY}
+        if not name.startswith("proc/device-tree")
+    )
+    board = {
+        name: machines.ORIN_NANO_25W[name]
+        for name in machines.ORIN_NANO_25W
+        if name.startswith("proc/device-tree")
+    }
     found = machine({**dict.fromkeys(files, content), **board}, tmp_path)
     assert not {"power_mode", "gpu_mhz", "cpu_mhz", "turbo"} & found.clocks.keys()
     assert (found.memory_gb, found.power_modes) == (None, ())
@@ -85,7 +104,9 @@ def test_files_that_make_no_sense(content: str, tmp_path: Path) -> None:
 
 
 @given(
-    content=st.dictionaries(st.sampled_from(sorted({**machines.ORIN_NANO_25W, **machines.OLD_GOVERNOR})), st.binary(max_size=60))
+    content=st.dictionaries(
+        st.sampled_from(sorted({**machines.ORIN_NANO_25W, **machines.OLD_GOVERNOR})), st.binary(max_size=60)
+    )
 )
 def test_whatever_bytes_the_files_hold(content: dict[str, bytes]) -> None:
     with TemporaryDirectory() as folder:
@@ -98,13 +119,17 @@ def test_whatever_bytes_the_files_hold(content: dict[str, bytes]) -> None:
     assert all(finding.hint for trap in SLOW if (finding := trap(found)))
 
 
-@given(number=st.integers(0, 10**9 - 1), rest=st.text(st.characters(blacklist_categories=["Cs"]), max_size=20))
+@given(
+    number=st.integers(0, 10**9 - 1), rest=st.text(st.characters(blacklist_categories=["Cs"]), max_size=20)
+)
 def test_the_mode_in_force(number: int, rest: str) -> None:
     assert parse_status(f"pmode:{number:04} {rest}") == number
     assert parse_status(f"fmode:quiet pmode:{number}\n") == number
 
 
-@given(st.dictionaries(st.integers(0, 999), st.tuples(NAMES, st.none() | st.integers(-1, 10**10)), max_size=8))
+@given(
+    st.dictionaries(st.integers(0, 999), st.tuples(NAMES, st.none() | st.integers(-1, 10**10)), max_size=8)
+)
 def test_modes_are_read_back(given_modes: dict[int, tuple[str, int | None]]) -> None:
     lines = ["# < POWER_MODEL ID=999 NAME=COMMENT >", "< PARAM TYPE=CLOCK NAME=GPU >", "GPU MAX_FREQ 5"]
     for number, (name, limit) in given_modes.items():
@@ -116,7 +141,8 @@ def test_modes_are_read_back(given_modes: dict[int, tuple[str, int | None]]) -> 
 
 
 @given(
-    st.text(max_size=200) | st.from_regex(r"(< ?POWER_MODEL (ID|NAME)?=?\w* ?\w*>?\n?|GPU MAX_FREQ -?\d*\n){0,5}", fullmatch=True)
+    st.text(max_size=200)
+    | st.from_regex(r"(< ?POWER_MODEL (ID|NAME)?=?\w* ?\w*>?\n?|GPU MAX_FREQ -?\d*\n){0,5}", fullmatch=True)
 )
 def test_parsers_never_fail(text: str) -> None:
     modes = parse_modes(text)
@@ -131,7 +157,10 @@ def test_parsers_never_fail(text: str) -> None:
         (machines.ORIN_NANO_SUPER_MODES, "MAXN_SUPER (2)"),
         ("< POWER_MODEL ID=0 NAME=15W >\n< POWER_MODEL ID=1 NAME=7W >", "15W (0)"),
         ("< POWER_MODEL NAME=MODE_30W ID=2 >\n< POWER_MODEL NAME=MAXN ID=0 >", "MAXN (0)"),
-        ("< POWER_MODEL ID=0 NAME=FAST >\nGPU MAX_FREQ 9\n< POWER_MODEL ID=1 NAME=MAXN >\nGPU MAX_FREQ 8", "FAST (0)"),
+        (
+            "< POWER_MODEL ID=0 NAME=FAST >\nGPU MAX_FREQ 9\n< POWER_MODEL ID=1 NAME=MAXN >\nGPU MAX_FREQ 8",
+            "FAST (0)",
+        ),
     ],
 )
 def test_the_fastest_mode_is_not_the_highest_number(text: str, best: str) -> None:
@@ -151,14 +180,17 @@ def test_differences_are_told_and_unknowns_are_none(tmp_path: Path) -> None:
 def test_power_mode_and_clocks_leave_the_engines_key_alone(tmp_path: Path) -> None:
     """An engine stays right at every clock: it would be a waste to build it anew."""
     one, other = (
-        machine(tree, tmp_path / name) for name, tree in (("a", machines.ORIN_NANO_25W), ("b", machines.ORIN_NANO_MAXN_HELD))
+        machine(tree, tmp_path / name)
+        for name, tree in (("a", machines.ORIN_NANO_25W), ("b", machines.ORIN_NANO_MAXN_HELD))
     )
     assert one.clocks != other.clocks
     assert (one.accelerator, one.cpu, one.isa) == (other.accelerator, other.cpu, other.isa)
     card = Gpu("NVIDIA GeForce RTX 4090", "8.9", 25.8, 128, 450.0, 450.0, 3105, True)
     capped = Gpu("NVIDIA GeForce RTX 4090", "8.9", 25.8, 128, 300.0, 450.0, 2520, False)
     fields = {name: getattr(one, name) for name in Machine.__slots__} | {"jetson": None}
-    names = {Machine(**{**fields, "gpus": cards}).accelerator for cards in ((card,), (capped,), (card, capped))}
+    names = {
+        Machine(**{**fields, "gpus": cards}).accelerator for cards in ((card,), (capped,), (card, capped))
+    }
     assert names == {"NVIDIA GeForce RTX 4090 (8.9)"}
 
 

@@ -1,4 +1,6 @@
-"""The catalogue of devices: complete, consistent, every figure with its source; and the command that prints it."""
+"""The catalogue of devices: complete, consistent, every figure with its source; and the command that prints
+it.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def numbers(value: Any, path: str = "") -> Iterator[tuple[str, Any, bool]]:
 
 
 def test_every_figure_has_a_source() -> None:
-    bare = [path for path, value, cited in numbers(RAW["devices"]) if isinstance(value, int | float) and not cited]
+    bare = [
+        path for path, value, cited in numbers(RAW["devices"]) if isinstance(value, int | float) and not cited
+    ]
     assert bare == []
     catalog = load_catalog()
     assert {source for device in RAW["devices"] for source in _sources(device)} <= set(catalog.sources)
@@ -63,7 +67,10 @@ def test_a_supported_line_says_how_to_get_what_it_has() -> None:
         wanted = {name for name in ("tensorrt", "torch_tensorrt") if getattr(stack, name)}
         assert stack.unsupported or wanted <= set(stack.install), stack.name
         # The pinned version is what the line says.
-        assert not stack.torch_tensorrt or f"torch-tensorrt=={stack.torch_tensorrt}" in stack.install["torch_tensorrt"]
+        assert (
+            not stack.torch_tensorrt
+            or f"torch-tensorrt=={stack.torch_tensorrt}" in stack.install["torch_tensorrt"]
+        )
         assert not stack.wheels or stack.wheels in stack.install["torch_tensorrt"]
 
 
@@ -74,9 +81,19 @@ def test_what_was_promised_is_there() -> None:
     assert all(not names[name].unsupported for name in jetsons)
     assert all(names[name].unsupported for name in ("xavier-nx", "agx-xavier", "jetson-nano"))
     assert {"t4", "a10", "l4", "l40s", "a100-40gb", "a100-80gb", "h100-sxm", "h200"} <= set(names)
-    capability = {name: device.compute_capability.value for name, device in names.items() if device.compute_capability}
+    capability = {
+        name: device.compute_capability.value for name, device in names.items() if device.compute_capability
+    }
     assert {capability[name] for name in names if name.startswith("rtx")} == {"7.5", "8.6", "8.9", "12.0"}
-    assert {"x86-avx2", "x86-avx512", "x86-avx512-vnni", "x86-amx", "arm-neon", "arm-dotprod", "arm-i8mm"} <= set(names)
+    assert {
+        "x86-avx2",
+        "x86-avx512",
+        "x86-avx512-vnni",
+        "x86-amx",
+        "arm-neon",
+        "arm-dotprod",
+        "arm-i8mm",
+    } <= set(names)
 
 
 def test_a_stronger_class_comes_before_a_weaker_one() -> None:
@@ -99,7 +116,10 @@ def _break(edit: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         (lambda c: c["devices"][0].update(int8_tops={"value": 10}), "source"),
         (lambda c: c["devices"][0].update(int8_tops={"value": "10", "source": "orin_nano"}), "number"),
         (lambda c: c["devices"][0].update(int8_tops={"value": 10, "source": "hearsay"}), "hearsay"),
-        (lambda c: c["devices"][0].update(compute_capability={"value": "sm_87", "source": "nvidia_cc"}), "pattern"),
+        (
+            lambda c: c["devices"][0].update(compute_capability={"value": "sm_87", "source": "nvidia_cc"}),
+            "pattern",
+        ),
         (lambda c: c["devices"][0].update(colour="green"), "colour"),
         (lambda c: c["devices"][0].pop("parts"), "recognised"),
         (lambda c: c["devices"][-1].update(requires=["neon"]), "no probe looks for"),
@@ -145,9 +165,18 @@ def test_the_command_prints_all(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_name_brings_figures_lines_and_sources(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["devices", "orin nano 8"]) == 0
     shown = capsys.readouterr().out
-    assert all(text in shown for text in ("20 (33.5 Super)", "68 (102 Super)", "10.16.2", "JetPack 6.2", "DS-11105-001"))
     assert all(
-        text in shown for text in ("--system-site-packages", "torch-tensorrt==2.8.0", "bandwidth_gb_s (Super)", "67 INT8 TOPS")
+        text in shown
+        for text in ("20 (33.5 Super)", "68 (102 Super)", "10.16.2", "JetPack 6.2", "DS-11105-001")
+    )
+    assert all(
+        text in shown
+        for text in (
+            "--system-site-packages",
+            "torch-tensorrt==2.8.0",
+            "bandwidth_gb_s (Super)",
+            "67 INT8 TOPS",
+        )
     )
     assert "4gb" not in shown
     document = run_json(capsys, "orin nano 8")
@@ -158,7 +187,10 @@ def test_a_name_brings_figures_lines_and_sources(capsys: pytest.CaptureFixture[s
 def test_a_card_comes_with_the_versions_for_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["devices", "rtx4090"]) == 0
     shown = capsys.readouterr().out
-    assert all(text in shown for text in ("PC with an NVIDIA GPU", "driver 580 or newer", "tensorrt-cu13>=11.0", "165.2", "1008"))
+    assert all(
+        text in shown
+        for text in ("PC with an NVIDIA GPU", "driver 580 or newer", "tensorrt-cu13>=11.0", "165.2", "1008")
+    )
     assert main.run(["devices", "x86-amx"]) == 0
     shown = capsys.readouterr().out
     assert "16384" in shown and "pip install" not in shown
@@ -170,7 +202,11 @@ def test_names_and_figures_are_whole_at_80_columns(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert main.run(["devices", *name]) == 0
-    drawn = [line for line in capsys.readouterr().out.splitlines() if line.startswith(" ") and " install " not in line]
+    drawn = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith(" ") and " install " not in line
+    ]
     assert max(map(len, drawn)) <= 80
     words = {word for line in drawn for word in line.split()}
     found = load_catalog().find(name[0]) if name else load_catalog().devices
@@ -187,14 +223,21 @@ def test_a_name_that_nothing_has(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     "tree, said",
     [
-        (machines.ORIN_NANO_JETPACK_62, ["orin-nano-8gb", "36.4.3 (JetPack 6.2)", "tegra234", "Super", "10.3.0.30"]),
+        (
+            machines.ORIN_NANO_JETPACK_62,
+            ["orin-nano-8gb", "36.4.3 (JetPack 6.2)", "tegra234", "Super", "10.3.0.30"],
+        ),
         (machines.ORIN_NANO_25W, ["25W (1)", "306-918", "jetson_clocks", "8 GB"]),
         (machines.RTX_4090, ["rtx4090", "compute capability 8.9", "595.71.05", "avx_vnni"]),
         ({"proc/device-tree/model": "Some board\0"}, ["Some board", "not in the catalogue"]),
     ],
 )
 def test_here(
-    tree: machines.Tree, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tree: machines.Tree,
+    said: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     arch = "x86_64" if tree is machines.RTX_4090 else "aarch64"
     found = machine_module.look(machines.write_tree(tmp_path, tree), arch)
@@ -205,4 +248,6 @@ def test_here(
     document = run_json(capsys, "--here")
     assert document["machine"]["arch"] == arch
     assert document["machine"]["clocks"] == found.clocks
-    assert [device["name"] for device in document["devices"]] == [d.name for d in load_catalog().recognise(found)]
+    assert [device["name"] for device in document["devices"]] == [
+        d.name for d in load_catalog().recognise(found)
+    ]

@@ -1,4 +1,6 @@
-"""Deep-learning accelerators: where there are any, what a builder is told, what a user is told, and how an engine is opened."""
+"""Deep-learning accelerators: where there are any, what a builder is told, what a user is told, and how an
+engine is opened.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,18 @@ from tiny import tiny_program
 
 
 def module(part: str, soc: str = "tegra234") -> Machine:
-    return Machine("aarch64", "Linux", "", "", (), (), None, None, Jetson("", soc, ("p3737-0000", part), False, "36.4.3"), {})
+    return Machine(
+        "aarch64",
+        "Linux",
+        "",
+        "",
+        (),
+        (),
+        None,
+        None,
+        Jetson("", soc, ("p3737-0000", part), False, "36.4.3"),
+        {},
+    )
 
 
 NX_8GB, NX_16GB, DEVKIT = (module(part) for part in ("p3767-0001", "p3767-0000", "p3701-0000"))
@@ -59,7 +72,12 @@ def test_cores_that_are_there_or_that_only_the_builder_can_tell(machine: Machine
 @pytest.mark.parametrize(
     ("version", "has", "typed"),
     [
-        *(("10.0.1", True, False), ("10.3.0", True, False), ("10.7.0.23", True, False), ("10.8.0", False, False)),
+        *(
+            ("10.0.1", True, False),
+            ("10.3.0", True, False),
+            ("10.7.0.23", True, False),
+            ("10.8.0", False, False),
+        ),
         *(("10.16.2.10", False, False), ("11.0.0", False, True), ("11.4.0.106", False, True)),
         *(("11.4.1", True, True), ("11.5.0", True, True), ("12.0.0", True, True)),
     ],
@@ -87,7 +105,14 @@ def test_a_recorded_jetson(tmp_path: Path) -> None:
 # What the builder is told
 
 ON_DLA = [Layer("CONVOLUTION", on_dla=True), Layer("CONSTANT"), Layer("ACTIVATION", on_dla=True)]
-MIXED = [*ON_DLA, Layer("NORMALIZATION", FLOAT), Layer("CAST", FLOAT), Layer("SOFTMAX"), *ON_DLA, Layer("SOFTMAX")]
+MIXED = [
+    *ON_DLA,
+    Layer("NORMALIZATION", FLOAT),
+    Layer("CAST", FLOAT),
+    Layer("SOFTMAX"),
+    *ON_DLA,
+    Layer("SOFTMAX"),
+]
 
 
 class Pipe:
@@ -123,8 +148,14 @@ def test_tensorrt_10_is_told_by_flags(monkeypatch: pytest.MonkeyPatch, tmp_path:
     layers = [replace(layer) for layer in MIXED]
     trt, said, order = built(monkeypatch, tmp_path, "10.3.0", layers, {"dla_core": 1})
     assert trt.told["flags"] == {"GPU_FALLBACK", "FP16", "PREFER_PRECISION_CONSTRAINTS"}
-    assert (trt.told["strongly_typed"], trt.told["default_device_type"], trt.told["DLA_core"]) == (False, "DLA", 1)
-    assert [layer.kind for layer in layers if layer.precision] == ["NORMALIZATION"], "what is float in the program stays float"
+    assert (trt.told["strongly_typed"], trt.told["default_device_type"], trt.told["DLA_core"]) == (
+        False,
+        "DLA",
+        1,
+    )
+    assert [layer.kind for layer in layers if layer.precision] == ["NORMALIZATION"], (
+        "what is float in the program stays float"
+    )
     assert trt.told["parser_flags"] == []
     line = "DLA core 1 takes 4 of 8 layers, in 2 pieces; the GPU computes 2 SOFTMAX, 1 NORMALIZATION, 1 CAST"
     assert said == [Note(line)]
@@ -143,7 +174,11 @@ def test_tensorrt_10_is_told_by_flags(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_tensorrt_11_is_told_by_types(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     layers = [replace(layer) for layer in ON_DLA]
     trt, said, order = built(monkeypatch, tmp_path, "11.4.1", layers, {"dla_core": 0})
-    assert (trt.told["flags"], trt.told["strongly_typed"], trt.told["parser_flags"]) == ({"GPU_FALLBACK"}, True, [4])
+    assert (trt.told["flags"], trt.told["strongly_typed"], trt.told["parser_flags"]) == (
+        {"GPU_FALLBACK"},
+        True,
+        [4],
+    )
     assert not [layer for layer in layers if layer.precision]
     assert said == [Note("DLA core 0 takes 2 of 2 layers, in 1 pieces")]
     assert dla.hint(order.facts) == "", "nothing fell back"
@@ -159,7 +194,9 @@ def quantized() -> tuple[onnx.ModelProto, list[Layer]]:
     return model, [Layer(kind, on_dla=True, writes=name) for kind, name in zip(kinds, names, strict=True)]
 
 
-def test_int8_goes_to_tensorrt_10_by_ranges_and_to_11_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_int8_goes_to_tensorrt_10_by_ranges_and_to_11_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     model, layers = quantized()
     layers = [Layer("CONSTANT"), Layer("CAST", writes="x"), *layers]
     trt, said, order = built(monkeypatch, tmp_path, "10.3.0", layers, {"dla_core": 0}, model)
@@ -168,16 +205,25 @@ def test_int8_goes_to_tensorrt_10_by_ranges_and_to_11_as_it_is(monkeypatch: pyte
     assert operators == {"Conv", "Relu", "Identity"}
     ranges = {layer.kind: layer.output.dynamic_range for layer in layers}
     most = 127 / 32
-    assert ranges == {"CONSTANT": None, "CAST": (-most, most), "CONVOLUTION": None, "ACTIVATION": (-most, most)}
+    assert ranges == {
+        "CONSTANT": None,
+        "CAST": (-most, most),
+        "CONVOLUTION": None,
+        "ACTIVATION": (-most, most),
+    }
     assert order.engine.exists() and isinstance(said[0], Note)
 
     trt, _, order = built(monkeypatch, tmp_path, "11.4.1", quantized()[1], {"dla_core": 0}, model)
     assert (trt.told["flags"], trt.told["graph"]) == ({"GPU_FALLBACK"}, order.program.onnx_path.read_bytes())
     trt, _, order = built(monkeypatch, tmp_path, "10.3.0", quantized()[1], {}, model)
-    assert "flags" not in trt.told and trt.told["graph"] == order.program.onnx_path.read_bytes(), "the GPU takes Q/DQ"
+    assert "flags" not in trt.told and trt.told["graph"] == order.program.onnx_path.read_bytes(), (
+        "the GPU takes Q/DQ"
+    )
 
 
-def test_int8_layers_with_float32_between_them_are_not_pinned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_int8_layers_with_float32_between_them_are_not_pinned(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """As in a program that was not laid out for a GPU."""
     model, (first, relu, second) = quantized()
     image = Layer("CAST", FLOAT, writes="x")
@@ -205,12 +251,18 @@ def test_a_network_in_too_many_pieces(monkeypatch: pytest.MonkeyPatch, tmp_path:
     for place in range(5, 100, 6):
         layers[place] = Layer("SOFTMAX")
     _, _, order = built(monkeypatch, tmp_path, "11.4.1", layers, {"dla_core": 0})
-    assert "in 17 pieces; the GPU computes 16 SOFTMAX; a core holds 16 pieces at most" in dla.hint(order.facts)
+    assert "in 17 pieces; the GPU computes 16 SOFTMAX; a core holds 16 pieces at most" in dla.hint(
+        order.facts
+    )
 
 
 @pytest.mark.parametrize("version", ["10.3.0", "11.4.1"])
-def test_without_a_core_the_gpu_is_told_as_ever(version: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    trt, said, order = built(monkeypatch, tmp_path, version, MIXED, {"optimization_level": 5, "workspace_bytes": 1 << 30})
+def test_without_a_core_the_gpu_is_told_as_ever(
+    version: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trt, said, order = built(
+        monkeypatch, tmp_path, version, MIXED, {"optimization_level": 5, "workspace_bytes": 1 << 30}
+    )
     assert trt.told["strongly_typed"] and "flags" not in trt.told and "default_device_type" not in trt.told
     assert (trt.told["builder_optimization_level"], trt.told["WORKSPACE"], said) == (5, 1 << 30, [])
     assert "dla" not in json.loads(order.facts.read_text())

@@ -77,12 +77,19 @@ def test_thor(advise: Advise) -> None:
 
 
 @pytest.mark.parametrize(
-    "tree", [machines.XAVIER_NX_JETPACK_51, machines.NANO_JETPACK_46, machines.AGX_ORIN_JETPACK_51, machines.NEWER_JETPACK]
+    "tree",
+    [
+        machines.XAVIER_NX_JETPACK_51,
+        machines.NANO_JETPACK_46,
+        machines.AGX_ORIN_JETPACK_51,
+        machines.NEWER_JETPACK,
+    ],
 )
 def test_lines_without_engines_get_no_install_lines(tree: Tree, advise: Advise) -> None:
     found = advise(tree, {}, "3.10")
     assert not found["JetPack"].ok
-    # An Orin can be flashed; for a Xavier there is nothing to flash; a JetPack that is newer than the catalogue may be fine.
+    # An Orin can be flashed; for a Xavier there is nothing to flash; a JetPack that is newer than the
+    # catalogue may be fine.
     wanted = {
         id(machines.AGX_ORIN_JETPACK_51): "flash JetPack",
         id(machines.NEWER_JETPACK): "pip install --upgrade edgeseg, or flash",
@@ -98,7 +105,10 @@ def test_desktop(advise: Advise) -> None:
     assert found["GPU 0"].found == "NVIDIA GeForce RTX 4090, compute capability 8.9"
     assert found["TensorRT for RTX"].found == "tensorrt-rtx-cu13 1.7.1.116"
     assert found["Torch-TensorRT"].hint == "pip install torch==2.13.0 torch-tensorrt==2.13.0"
-    assert found["ONNX Runtime for GPUs"].hint == "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
+    assert (
+        found["ONNX Runtime for GPUs"].hint
+        == "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
+    )
 
 
 def test_an_old_driver_and_an_old_card(advise: Advise) -> None:
@@ -143,9 +153,12 @@ def test_opencv_without_gstreamer_is_found(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    "error", [ImportError("libGL.so.1: cannot open shared object file"), AttributeError("_ARRAY_API not found")]
+    "error",
+    [ImportError("libGL.so.1: cannot open shared object file"), AttributeError("_ARRAY_API not found")],
 )
-def test_opencv_that_cannot_be_imported_is_a_finding(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opencv_that_cannot_be_imported_is_a_finding(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail() -> None:
         raise error
 

@@ -1,4 +1,6 @@
-"""What a bundle keeps of the machine that timed an engine, and how it is told: by build, run and bundle show."""
+"""What a bundle keeps of the machine that timed an engine, and how it is told: by build, run and bundle
+show.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def set_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SetTo:
     return of
 
 
-def test_an_engine_keeps_its_machine_and_its_settings(bundle: Bundle, set_to: SetTo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_keeps_its_machine_and_its_settings(
+    bundle: Bundle, set_to: SetTo, monkeypatch: pytest.MonkeyPatch
+) -> None:
     board = set_to(machines.ORIN_NANO_MAXN_HELD)
     monkeypatch.setattr(plan_module, "look", lambda: replace(board, gpus=(Gpu("Orin", "8.7", None, 8),)))
     engine = build_engine(bundle, threads=1).engine
@@ -125,7 +129,13 @@ QUANTIZED: dict[str, Any] = {
     "isr": "1,1,1,1-1,1,1",
     "calibrated_at": "1,1,1,1-1,1,1",
     "sha256": "c" * 64,
-    "calibration": {"set": "camvid", "set_sha256": "d" * 64, "isr": ["1,1,1,1-1,1,1"], "images": 64, "method": "percentile"},
+    "calibration": {
+        "set": "camvid",
+        "set_sha256": "d" * 64,
+        "isr": ["1,1,1,1-1,1,1"],
+        "images": 64,
+        "method": "percentile",
+    },
     "coverage": {
         "share": 0.9,
         "macs": 1000,
@@ -143,8 +153,14 @@ QUANTIZED: dict[str, Any] = {
 }
 
 
-def test_show_tells_of_the_quantization_and_the_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = {"checkpoint_sha256": "e" * 64, "weights": "fp16", "libraries": {"torch": "2.13.0", "onnx": "1.23.2"}}
+def test_show_tells_of_the_quantization_and_the_export(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = {
+        "checkpoint_sha256": "e" * 64,
+        "weights": "fp16",
+        "libraries": {"torch": "2.13.0", "onnx": "1.23.2"},
+    }
     reports = {"quantization": {"levels": [QUANTIZED]}, "export": made}
     bundle = tiny_bundle(tmp_path / "b.edgeseg", **tiny_precisions(tmp_path), reports=reports)
     assert run(["bundle", "show", str(bundle.path)]) == 0
@@ -159,7 +175,13 @@ def test_show_tells_of_the_quantization_and_the_export(tmp_path: Path, capsys: p
                 "checkpoint eeeeeeeeeeee",
                 "torch 2.13.0, onnx 1.23.2",
             ),
-            *("decoder.classifier", "1 layer with 10.00 %", "the classifier is float", "resized (bilinear)", "mean 123.675"),
+            *(
+                "decoder.classifier",
+                "1 layer with 10.00 %",
+                "the classifier is float",
+                "resized (bilinear)",
+                "mean 123.675",
+            ),
         )
         if text not in shown
     ] == []
@@ -218,7 +240,9 @@ def test_power_is_the_mean_once_the_load_is_on() -> None:
         calls[0] += 1
 
     watts = [{"VDD_IN": value, "VDD_GPU": 1.0} for value in (99.0, 50.0, 20.0, 10.0, 10.0, 14.0, 14.0)]
-    assert measure_power(call, Meter(iter(watts)), 1.5, lambda: now_s[0]) == {"power_w": {"VDD_IN": 13.6, "VDD_GPU": 1.0}}
+    assert measure_power(call, Meter(iter(watts)), 1.5, lambda: now_s[0]) == {
+        "power_w": {"VDD_IN": 13.6, "VDD_GPU": 1.0}
+    }
     assert calls[0] == 6
 
 
@@ -228,5 +252,7 @@ def test_without_a_meter_nothing_is_called() -> None:
 
 def test_one_slow_call_is_enough() -> None:
     now_s = [0.0]
-    found = measure_power(lambda: now_s.__setitem__(0, 9.0), Meter(iter([{"CPU": 5.0}])), 1.5, lambda: now_s[0])
+    found = measure_power(
+        lambda: now_s.__setitem__(0, 9.0), Meter(iter([{"CPU": 5.0}])), 1.5, lambda: now_s[0]
+    )
     assert found == {"power_w": {"CPU": 5.0}}

@@ -21,11 +21,34 @@ from edgeseg.devices.doctor.checks import checkup
 from edgeseg.devices.instructions import ISA_FLAGS, Asked, Processor, judge, processor
 from processor import VNNI, has, needs_vnni, pretend
 
-ZEN_5 = ("sse4_1", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16")
+ZEN_5 = (
+    "sse4_1",
+    "avx",
+    "f16c",
+    "fma",
+    "avx2",
+    "avx_vnni",
+    "avx512f",
+    "avx512bw",
+    "avx512vl",
+    "avx512_vnni",
+    "avx512_bf16",
+)
 ALDER_LAKE = ("sse4_1", "avx", "f16c", "fma", "avx2", "avx_vnni")
 HASWELL = ("sse4_1", "avx", "f16c", "fma", "avx2")
 X86, ARM = instructions._FLAGS["x86_64"], instructions._FLAGS["aarch64"]
-NUMPY_KNOWS = {"sse4_1", "avx", "f16c", "fma", "avx2", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_fp16"}
+NUMPY_KNOWS = {
+    "sse4_1",
+    "avx",
+    "f16c",
+    "fma",
+    "avx2",
+    "avx512f",
+    "avx512bw",
+    "avx512vl",
+    "avx512_vnni",
+    "avx512_fp16",
+}
 """Of numpy 1.26; 2.4 also knows avx512_bf16."""
 
 Ask = Callable[[bool], Asked]
@@ -53,7 +76,9 @@ def cpuinfo(tmp_path: Path) -> Callable[..., Path]:
     def write(*flags: str, model: str = "of the file", text: str | None = None) -> Path:
         path = tmp_path / "cpuinfo"
         path.write_text(
-            f"processor\t: 0\nmodel name\t: {model}\nflags\t\t: fpu sse2 {' '.join(flags)}\n\n" if text is None else text
+            f"processor\t: 0\nmodel name\t: {model}\nflags\t\t: fpu sse2 {' '.join(flags)}\n\n"
+            if text is None
+            else text
         )
         return path
 
@@ -62,7 +87,9 @@ def cpuinfo(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.mark.parametrize("flags", [ZEN_5, ALDER_LAKE, HASWELL])
 @pytest.mark.parametrize("cpuid", [True, False])
-def test_a_file_that_the_processor_confirms(flags: tuple[str, ...], cpuid: bool, cpuinfo: Callable[..., Path]) -> None:
+def test_a_file_that_the_processor_confirms(
+    flags: tuple[str, ...], cpuid: bool, cpuinfo: Callable[..., Path]
+) -> None:
     assert judge(cpuinfo(*flags), "x86_64", says(*flags, cpuid=cpuid)) == Processor("of the file", flags)
 
 
@@ -117,7 +144,9 @@ def test_without_a_file_the_processor_is_asked(tmp_path: Path) -> None:
 
 
 def test_a_file_without_flags_is_none(cpuinfo: Callable[..., Path]) -> None:
-    found = judge(cpuinfo(text="processor\t: 0\nmodel name\t: a sandbox's\n\n"), "x86_64", says(*HASWELL, cpuid=False))
+    found = judge(
+        cpuinfo(text="processor\t: 0\nmodel name\t: a sandbox's\n\n"), "x86_64", says(*HASWELL, cpuid=False)
+    )
     assert (found.model, found.isa) == ("a sandbox's", HASWELL)
 
 
@@ -145,7 +174,13 @@ NEWER = f"{MAC}hw.optional.arm.FEAT_DotProd: 1\nhw.optional.arm.FEAT_I8MM: 1\nhw
             ("asimd",),
             ("asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme"),
         ),
-        ("x86_64", "machdep.cpu.brand_string: VirtualApple @ 2.50GHz\n", {"SSE41": True, "AVX2": False}, ("sse4_1",), ()),
+        (
+            "x86_64",
+            "machdep.cpu.brand_string: VirtualApple @ 2.50GHz\n",
+            {"SSE41": True, "AVX2": False},
+            ("sse4_1",),
+            (),
+        ),
     ],
 )
 def test_a_mac(
@@ -183,10 +218,14 @@ def numpy_says(patch: pytest.MonkeyPatch, features: Mapping[str, bool] | None) -
     """Make numpy know these features only; None: it keeps what it knows to itself."""
     module = SimpleNamespace() if features is None else SimpleNamespace(__cpu_features__=features)
     real = importlib.import_module
-    patch.setattr(importlib, "import_module", lambda name: module if name.endswith("_multiarray_umath") else real(name))
+    patch.setattr(
+        importlib, "import_module", lambda name: module if name.endswith("_multiarray_umath") else real(name)
+    )
 
 
-def cpuid_says(patch: pytest.MonkeyPatch, features: set[str] | Exception, brand: str | None = "a processor") -> None:
+def cpuid_says(
+    patch: pytest.MonkeyPatch, features: set[str] | Exception, brand: str | None = "a processor"
+) -> None:
     class Collector:
         def __init__(self) -> None:
             if isinstance(features, Exception):
@@ -210,7 +249,15 @@ def windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPat
     return monkeypatch
 
 
-NUMPY = {"SSE41": True, "AVX": True, "F16C": True, "FMA3": True, "AVX2": True, "AVX512F": False, "AVX512VNNI": False}
+NUMPY = {
+    "SSE41": True,
+    "AVX": True,
+    "F16C": True,
+    "FMA3": True,
+    "AVX2": True,
+    "AVX512F": False,
+    "AVX512VNNI": False,
+}
 
 
 def test_windows(windows: pytest.MonkeyPatch) -> None:
@@ -220,7 +267,9 @@ def test_windows(windows: pytest.MonkeyPatch) -> None:
     assert processor() == Processor("12th Gen Intel(R) Core(TM) i7-1260P", ALDER_LAKE, ("amx_tile",))
 
 
-@pytest.mark.parametrize("error", [ImportError("No module named 'archspec'"), PermissionError(13, "mmap"), MemoryError("RWX")])
+@pytest.mark.parametrize(
+    "error", [ImportError("No module named 'archspec'"), PermissionError(13, "mmap"), MemoryError("RWX")]
+)
 def test_windows_without_cpuid(error: Exception, windows: pytest.MonkeyPatch) -> None:
     numpy_says(windows, NUMPY)
     cpuid_says(windows, error)
@@ -301,7 +350,9 @@ def test_what_is_pretended_is_all_there_is(monkeypatch: pytest.MonkeyPatch) -> N
     assert not has("asimddp", *VNNI)
 
 
-def test_the_commands_tell_what_is_unknown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_tell_what_is_unknown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pretend(monkeypatch, *HASWELL, unknown=("avx_vnni",))
     assert run(["devices", "--here"]) == 0
     assert "unknown: avx_vnni" in " ".join(capsys.readouterr().out.split())
@@ -316,7 +367,10 @@ def test_the_commands_tell_what_is_unknown(monkeypatch: pytest.MonkeyPatch, caps
 def test_the_commands_tell_of_a_file_that_describes_another(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other: dict[str, Any] = {"isa": HASWELL, "isa_remark": "/proc/cpuinfo describes another processor (it has no avx_vnni)"}
+    other: dict[str, Any] = {
+        "isa": HASWELL,
+        "isa_remark": "/proc/cpuinfo describes another processor (it has no avx_vnni)",
+    }
     seen = replace(machine.look(), **other)
     monkeypatch.setattr(machine, "look", lambda: seen)
     assert run(["devices", "--here"]) == 0

@@ -28,7 +28,13 @@ from machines import Tree, write_tree
     "tree, arch, entries, jetpack, stack",
     [
         (machines.ORIN_NANO_JETPACK_62, "aarch64", ["orin-nano-8gb", "arm-dotprod"], "6.2", "JetPack 6.2"),
-        (machines.ORIN_NX_JETPACK_72, "aarch64", ["orin-nx-16gb", "arm-dotprod"], "7.2.1", "JetPack 7.2 on Orin"),
+        (
+            machines.ORIN_NX_JETPACK_72,
+            "aarch64",
+            ["orin-nx-16gb", "arm-dotprod"],
+            "7.2.1",
+            "JetPack 7.2 on Orin",
+        ),
         (machines.AGX_ORIN_CONTAINER, "aarch64", ["agx-orin-64gb", "arm-dotprod"], "6.2.1", "JetPack 6.2"),
         (machines.AGX_ORIN_JETPACK_51, "aarch64", ["agx-orin-32gb", "arm-dotprod"], "5.1.2", "JetPack 5.1"),
         (machines.XAVIER_NX_JETPACK_51, "aarch64", ["xavier-nx", "arm-neon"], "5.1.2", "JetPack 5.1"),
@@ -84,12 +90,17 @@ def test_a_desktop_in_full(tmp_path: Path) -> None:
 def test_a_laptop_card_is_not_the_desktop_card(tmp_path: Path) -> None:
     laptop = "Model: \t\t NVIDIA GeForce RTX 4090 Laptop GPU\n"
     machine = look(
-        write_tree(tmp_path, {**machines.RTX_4090, "proc/driver/nvidia/gpus/0000:01:00.0/information": laptop}), "x86_64"
+        write_tree(
+            tmp_path, {**machines.RTX_4090, "proc/driver/nvidia/gpus/0000:01:00.0/information": laptop}
+        ),
+        "x86_64",
     )
     assert [entry.name for entry in load_catalog().recognise(machine)] == ["x86-avx-vnni"]
 
 
-@pytest.mark.parametrize("content", ["", "\0", "{", "[]", "Package: libnvinfer10", "PRETTY_NAME='open", "a, b\n\n,,\n"])
+@pytest.mark.parametrize(
+    "content", ["", "\0", "{", "[]", "Package: libnvinfer10", "PRETTY_NAME='open", "a, b\n\n,,\n"]
+)
 def test_files_that_make_no_sense_are_as_good_as_absent(content: str, tmp_path: Path) -> None:
     everywhere = dict.fromkeys(machines.ORIN_NANO_JETPACK_62, content)
     machine = look(write_tree(tmp_path, everywhere), "aarch64")
@@ -97,14 +108,21 @@ def test_files_that_make_no_sense_are_as_good_as_absent(content: str, tmp_path: 
 
 
 def test_a_revision_that_the_catalogue_does_not_name_belongs_to_its_line(tmp_path: Path) -> None:
-    newer = {**machines.ORIN_NANO_JETPACK_62, "etc/nv_tegra_release": "# R36 (release), REVISION: 5.2, GCID: 46426093\n"}
+    newer = {
+        **machines.ORIN_NANO_JETPACK_62,
+        "etc/nv_tegra_release": "# R36 (release), REVISION: 5.2, GCID: 46426093\n",
+    }
     machine, catalog = look(write_tree(tmp_path, newer), "aarch64"), load_catalog()
     stack = catalog.stack(machine)
     assert stack is not None
     assert (stack.name, catalog.jetpack(machine)) == ("JetPack 6.2", None)
 
 
-@given(major=st.integers(1, 99), revision=st.lists(st.integers(0, 99), min_size=1, max_size=3), rest=st.text(max_size=80))
+@given(
+    major=st.integers(1, 99),
+    revision=st.lists(st.integers(0, 99), min_size=1, max_size=3),
+    rest=st.text(max_size=80),
+)
 def test_parse_release_reads_what_jetson_linux_writes(major: int, revision: list[int], rest: str) -> None:
     dotted = ".".join(map(str, revision))
     assert parse_release(f"# R{major} (release), REVISION: {dotted}, {rest}") == f"{major}.{dotted}"
@@ -131,13 +149,18 @@ def test_parse_smi() -> None:
     assert parse_smi("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n") == []
 
 
-@given(st.text() | st.lists(st.sampled_from(["a", "8.9", "[N/A]", "24564", "1e999", "", "Enabled", "-3"])).map(", ".join))
+@given(
+    st.text()
+    | st.lists(st.sampled_from(["a", "8.9", "[N/A]", "24564", "1e999", "", "Enabled", "-3"])).map(", ".join)
+)
 def test_parse_smi_never_fails(text: str) -> None:
     assert all(gpu.name and (gpu.power_limit_w is None or gpu.power_limit_w >= 0) for gpu in parse_smi(text))
 
 
 class CudaLibrary:
-    """Two GPUs as the CUDA driver tells of them: a card, and one that shares the system's memory and says little."""
+    """Two GPUs as the CUDA driver tells of them: a card, and one that shares the system's memory and says
+    little.
+    """
 
     def __init__(self, *, broken: str = "") -> None:
         self._broken = broken
@@ -149,7 +172,9 @@ class CudaLibrary:
             "cuInit": lambda flags: None,
             "cuDeviceGetCount": lambda count: setattr(count._obj, "value", 2),
             "cuDeviceGet": lambda handle, index: setattr(handle._obj, "value", index),
-            "cuDeviceGetName": lambda name, size, handle: setattr(name, "value", (b"NVIDIA L4", b"Orin")[handle.value]),
+            "cuDeviceGetName": lambda name, size, handle: setattr(
+                name, "value", (b"NVIDIA L4", b"Orin")[handle.value]
+            ),
             "cuDeviceTotalMem_v2": lambda size, handle: setattr(size._obj, "value", 24_000_000_000),
             "cuDeviceGetAttribute": lambda value, number, handle: setattr(
                 value._obj, "value", {16: (58, 8), 18: (0, 1), 75: (8, 8), 76: (9, 7)}[number][handle.value]
@@ -181,7 +206,9 @@ def test_a_board_without_nvml_is_known_by_its_driver(monkeypatch: pytest.MonkeyP
 def test_memory_and_swap(tmp_path: Path) -> None:
     found = look(write_tree(tmp_path, machines.ORIN_NANO_25W), "aarch64")
     assert (found.memory_gb, found.swap_gb, found.disk_swap_gb) == (8.0, 4.0, 0.0)
-    both = look(write_tree(tmp_path, machines.memory(3866704, *machines.ZRAM, ("/swapfile", 8388604))), "aarch64")
+    both = look(
+        write_tree(tmp_path, machines.memory(3866704, *machines.ZRAM, ("/swapfile", 8388604))), "aarch64"
+    )
     assert (both.memory_gb, both.swap_gb, both.disk_swap_gb) == (4.0, 12.6, 8.6)
 
 
@@ -213,9 +240,15 @@ def test_libraries_that_never_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_no_nvml")
 @pytest.mark.parametrize(
     "script, found",
-    [("echo 'NVIDIA L4, 8.9, 23034'", [Gpu("NVIDIA L4", "8.9", 24.2)]), ("echo failed; exit 9", []), ("", [])],
+    [
+        ("echo 'NVIDIA L4, 8.9, 23034'", [Gpu("NVIDIA L4", "8.9", 24.2)]),
+        ("echo failed; exit 9", []),
+        ("", []),
+    ],
 )
-def test_nvidia_smi_is_asked(script: str, found: list[Gpu], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nvidia_smi_is_asked(
+    script: str, found: list[Gpu], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program = tmp_path / "nvidia-smi"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
@@ -226,7 +259,14 @@ def test_nvidia_smi_is_asked(script: str, found: list[Gpu], tmp_path: Path, monk
 
 @pytest.mark.parametrize(
     "fails_at",
-    [None, "nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetMemoryInfo", "nvmlDeviceGetPersistenceMode", "nvmlShutdown"],
+    [
+        None,
+        "nvmlInit",
+        "nvmlDeviceGetCount",
+        "nvmlDeviceGetMemoryInfo",
+        "nvmlDeviceGetPersistenceMode",
+        "nvmlShutdown",
+    ],
 )
 def test_nvml_comes_first(fails_at: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     class NVMLError(Exception):

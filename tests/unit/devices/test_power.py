@@ -34,10 +34,18 @@ def channel(hwmon: int, number: int, rail: str, millivolts: int, milliamps: int)
 
 def test_the_rails_of_a_jetson(tmp_path: Path) -> None:
     # As an Orin Nano's developer kit shows them; its other sensors are no power meters.
-    files = channel(1, 1, "VDD_CPU_GPU_CV", 5080, 560) | channel(1, 2, "VDD_SOC", 5072, 1104) | channel(1, 3, "NC", 5000, 10)
-    files |= channel(2, 1, "VDD_IN", 5088, 3240) | {"sys/class/hwmon/hwmon2/in7_label": "sum of shunt voltages"}
+    files = (
+        channel(1, 1, "VDD_CPU_GPU_CV", 5080, 560)
+        | channel(1, 2, "VDD_SOC", 5072, 1104)
+        | channel(1, 3, "NC", 5000, 10)
+    )
+    files |= channel(2, 1, "VDD_IN", 5088, 3240) | {
+        "sys/class/hwmon/hwmon2/in7_label": "sum of shunt voltages"
+    }
     files |= {"sys/class/hwmon/hwmon0/name": "cpu_thermal", "sys/class/hwmon/hwmon0/temp1_input": 48000}
-    assert ina3221_w(write(tmp_path, files)) == pytest.approx({"VDD_CPU_GPU_CV": 2.8448, "VDD_SOC": 5.599488, "VDD_IN": 16.48512})
+    assert ina3221_w(write(tmp_path, files)) == pytest.approx(
+        {"VDD_CPU_GPU_CV": 2.8448, "VDD_SOC": 5.599488, "VDD_IN": 16.48512}
+    )
     assert next(iter(PowerMeter(tmp_path).read())) == "VDD_IN"
 
 
@@ -52,7 +60,9 @@ def test_a_rail_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     spent=st.lists(st.integers(0, 10**9 - 1), min_size=1, max_size=8),
     gap_s=st.floats(0.01, 100),
 )
-def test_rapl_counts_over_its_wrap(tmp_path_factory: pytest.TempPathFactory, start: int, spent: list[int], gap_s: float) -> None:
+def test_rapl_counts_over_its_wrap(
+    tmp_path_factory: pytest.TempPathFactory, start: int, spent: list[int], gap_s: float
+) -> None:
     root, zone, top = tmp_path_factory.getbasetemp() / "rapl", "sys/class/powercap/intel-rapl:0", 10**9
     counter, now_s = start, 50.0
     files = {f"{zone}/name": "package-0", f"{zone}/max_energy_range_uj": top, f"{zone}/energy_uj": counter}

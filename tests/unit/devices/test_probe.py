@@ -33,7 +33,7 @@ ORIN = "".join(
     f"""processor\t: {number}
 model name\t: ARMv8 Processor rev 1 (v8l)
 BogoMIPS\t: 62.50
-Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp uscat
+Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp uscat
 CPU implementer\t: 0x41
 CPU architecture: 8
 CPU variant\t: 0x0
@@ -93,16 +93,23 @@ def test_key_changes_with_runtime_version_and_instruction_set(cpuinfo: Path) -> 
 
 
 def test_the_key_of_an_engine_for_a_processor_is_stable() -> None:
-    """Engines in bundles that were built before accelerators had a place in the fingerprint keep their device."""
+    """Engines in bundles that were built before accelerators had a place in the fingerprint keep their
+    device.
+    """
     found = Fingerprint("onnxruntime", "1.31.1", "x86_64", "AMD EPYC", ("avx", "avx2"), "Linux")
     assert found.key == "ed68a25175e07287065ecad9d0944506c075ef2e2a51b8a70c0984a08f287ab0"
 
 
 def test_an_accelerator_changes_key_and_name(cpuinfo: Path) -> None:
     cpuinfo.write_text(DESKTOP)
-    keys = {fingerprint("tensorrt", "11.0", cpuinfo, accelerator=card).key for card in ("", "RTX 4090 (8.9)", "RTX 5090 (12.0)")}
+    keys = {
+        fingerprint("tensorrt", "11.0", cpuinfo, accelerator=card).key
+        for card in ("", "RTX 4090 (8.9)", "RTX 5090 (12.0)")
+    }
     assert len(keys) == 3
-    assert "RTX 4090 (8.9) beside Intel" in str(fingerprint("tensorrt", "11.0", cpuinfo, accelerator="RTX 4090 (8.9)"))
+    assert "RTX 4090 (8.9) beside Intel" in str(
+        fingerprint("tensorrt", "11.0", cpuinfo, accelerator="RTX 4090 (8.9)")
+    )
 
 
 def test_core_count_does_not_change_the_key(cpuinfo: Path) -> None:
@@ -152,7 +159,12 @@ def test_this_machine() -> None:
     ],
 )
 def test_usable_cores(
-    affinity: set[int], quota: str | None, cores: int, cpuinfo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    affinity: set[int],
+    quota: str | None,
+    cores: int,
+    cpuinfo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cpuinfo.write_text(DESKTOP)
     write_tree(tmp_path, {"sys/fs/cgroup/cpu.max": f"{quota}\n"} if quota else {})
@@ -160,7 +172,9 @@ def test_usable_cores(
     assert usable_cores(cpuinfo, tmp_path) == cores
 
 
-def test_usable_cores_without_core_numbers(cpuinfo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usable_cores_without_core_numbers(
+    cpuinfo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cpuinfo.write_text(ORIN)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
     assert usable_cores(cpuinfo, tmp_path) == 4

@@ -22,7 +22,9 @@ JETSON_DEV = machines.ORIN_NANO_WITH_CUDNN
 
 @pytest.fixture
 def system_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
-    """What this Python would import on a Jetson that has all: the system's OpenCV, and a torch that computes on the GPU."""
+    """What this Python would import on a Jetson that has all: the system's OpenCV, and a torch that computes
+    on the GPU.
+    """
     library = tmp_path / "torch/lib/libtorch_cuda.so"
     library.parent.mkdir(parents=True)
     library.touch()
@@ -35,7 +37,9 @@ def system_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str,
 def test_what_this_python_does_not_see_is_no_trap(
     system_modules: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A plain virtual environment has no cv2, PyPI's torch for ARM no CUDA; cuDNN comes from elsewhere than pip and dpkg, too."""
+    """A plain virtual environment has no cv2, PyPI's torch for ARM no CUDA; cuDNN comes from elsewhere than
+    pip and dpkg, too.
+    """
     board = look(write_tree(tmp_path, JETSON_DEV), "aarch64")
     packages = {"numpy": "2.2.6", "torch": "2.8.0", "onnxruntime-gpu": "1.31.1"}
     asked = (traps.numpy_2_with_opencv_of_the_system, traps.torch_without_cusparselt)
@@ -71,7 +75,12 @@ def test_modules_and_libraries_are_looked_for_without_an_import() -> None:
             "pip uninstall -y onnxruntime onnxruntime-gpu && "
             "pip install onnxruntime-gpu --index-url https://pypi.jetson-ai-lab.io/jp6/cu126",
         ),
-        (traps.two_onnxruntimes, PC, {"onnxruntime-gpu": "1.31.1", "onnxruntime-ep-nv-tensorrt-rtx": "0.5.0"}, None),
+        (
+            traps.two_onnxruntimes,
+            PC,
+            {"onnxruntime-gpu": "1.31.1", "onnxruntime-ep-nv-tensorrt-rtx": "0.5.0"},
+            None,
+        ),
         (
             traps.two_opencvs,
             PC,
@@ -87,9 +96,24 @@ def test_modules_and_libraries_are_looked_for_without_an_import() -> None:
         ),
         (traps.opencv_of_pip_on_jetson, JETSON, {"numpy": "2.0"}, None),
         (traps.opencv_of_pip_on_jetson, PC, {"opencv-python-headless": "5.0.0.93"}, None),
-        (traps.modelopt_without_its_needs, PC, {"nvidia-modelopt": "0.47.0", "requests": "2"}, "pip install huggingface-hub"),
-        (traps.modelopt_without_its_needs, PC, {"nvidia-modelopt": "0.47.0"}, "pip install requests huggingface-hub"),
-        (traps.modelopt_without_its_needs, PC, {"nvidia-modelopt": "0.47.0", "requests": "2", "huggingface-hub": "1"}, None),
+        (
+            traps.modelopt_without_its_needs,
+            PC,
+            {"nvidia-modelopt": "0.47.0", "requests": "2"},
+            "pip install huggingface-hub",
+        ),
+        (
+            traps.modelopt_without_its_needs,
+            PC,
+            {"nvidia-modelopt": "0.47.0"},
+            "pip install requests huggingface-hub",
+        ),
+        (
+            traps.modelopt_without_its_needs,
+            PC,
+            {"nvidia-modelopt": "0.47.0", "requests": "2", "huggingface-hub": "1"},
+            None,
+        ),
         (traps.modelopt_without_its_needs, PC, {}, None),
         (
             traps.torchvision_of_another_torch,
@@ -123,7 +147,12 @@ def test_modules_and_libraries_are_looked_for_without_an_import() -> None:
             {"torch-tensorrt": "2.13.0", "tensorrt-cu13": "11.1.0.5"},
             "pip install 'tensorrt-cu13==11.0.*'",
         ),
-        (traps.another_tensorrt_for_torch, PC, {"torch-tensorrt": "2.13.0", "tensorrt-cu13": "11.0.0.114"}, None),
+        (
+            traps.another_tensorrt_for_torch,
+            PC,
+            {"torch-tensorrt": "2.13.0", "tensorrt-cu13": "11.0.0.114"},
+            None,
+        ),
         (traps.another_tensorrt_for_torch, JETSON, {"torch-tensorrt": "2.8.0", "tensorrt": "10.3.0"}, None),
         (traps.another_tensorrt_for_torch, PC, {"tensorrt": "11.1.0"}, None),
         (
@@ -146,7 +175,12 @@ def test_modules_and_libraries_are_looked_for_without_an_import() -> None:
             {"onnxruntime-gpu": "1.31.1", "nvidia-cudnn-cu12": "8.9.7.29"},
             "pip install 'onnxruntime-gpu[cuda,cudnn]'",
         ),
-        (traps.onnxruntime_without_cudnn, PC, {"onnxruntime-gpu": "1.31.1", "nvidia-cudnn-cu13": "9.20.0.46"}, None),
+        (
+            traps.onnxruntime_without_cudnn,
+            PC,
+            {"onnxruntime-gpu": "1.31.1", "nvidia-cudnn-cu13": "9.20.0.46"},
+            None,
+        ),
         (traps.onnxruntime_without_cudnn, PC, {"onnxruntime": "1.31.1"}, None),
         (
             traps.onnxruntime_without_cudnn,
@@ -155,10 +189,25 @@ def test_modules_and_libraries_are_looked_for_without_an_import() -> None:
             None,
         ),
         (traps.onnxruntime_without_cudnn, JETSON_DEV, {"onnxruntime-gpu": "1.23.0"}, None),
-        (traps.onnxruntime_without_cudnn, JETSON, {"onnxruntime-gpu": "1.23.0"}, "sudo apt install nvidia-jetpack"),
-        (traps.numpy_2_with_opencv_of_the_system, JETSON_DEV, {"numpy": "2.2.6"}, "pip install 'numpy>=1.26,<2'"),
+        (
+            traps.onnxruntime_without_cudnn,
+            JETSON,
+            {"onnxruntime-gpu": "1.23.0"},
+            "sudo apt install nvidia-jetpack",
+        ),
+        (
+            traps.numpy_2_with_opencv_of_the_system,
+            JETSON_DEV,
+            {"numpy": "2.2.6"},
+            "pip install 'numpy>=1.26,<2'",
+        ),
         (traps.numpy_2_with_opencv_of_the_system, JETSON_DEV, {"numpy": "1.26.4"}, None),
-        (traps.numpy_2_with_opencv_of_the_system, JETSON_DEV, {"numpy": "2.2.6", "opencv-python": "5.0.0.93"}, None),
+        (
+            traps.numpy_2_with_opencv_of_the_system,
+            JETSON_DEV,
+            {"numpy": "2.2.6", "opencv-python": "5.0.0.93"},
+            None,
+        ),
         (traps.numpy_2_with_opencv_of_the_system, JETSON, {"numpy": "2.2.6"}, None),
         (traps.numpy_2_with_opencv_of_the_system, machines.DEBIAN_13, {"numpy": "2.2.6"}, None),
         (
@@ -171,7 +220,11 @@ def test_modules_and_libraries_are_looked_for_without_an_import() -> None:
         ),
         (
             traps.torch_without_cusparselt,
-            {**JETSON, "usr/local/cuda/lib64/libcusparseLt.so": "", "usr/local/cuda/lib64/libcusparseLt.so.0.5.2.1": ""},
+            {
+                **JETSON,
+                "usr/local/cuda/lib64/libcusparseLt.so": "",
+                "usr/local/cuda/lib64/libcusparseLt.so.0.5.2.1": "",
+            },
             {"torch": "2.8.0"},
             None,
         ),
@@ -185,13 +238,20 @@ def test_modules_and_libraries_are_looked_for_without_an_import() -> None:
     ],
 )
 @pytest.mark.usefixtures("system_modules")
-def test_each_trap(trap: Trap, tree: Tree, packages: dict[str, str], hint: str | None, tmp_path: Path) -> None:
+def test_each_trap(
+    trap: Trap, tree: Tree, packages: dict[str, str], hint: str | None, tmp_path: Path
+) -> None:
     found = trap(look(write_tree(tmp_path, tree), "x86_64" if tree is PC else "aarch64"), packages)
     assert (found and found.hint) == hint
     assert found is None or (found.area == "traps" and not found.ok)
 
 
-LINES = ["onnxruntime>=1.20", "pydantic>=2.9", 'av>=15.0; extra == "video"', 'torch<2.14,>=2.11; extra == "train"']
+LINES = [
+    "onnxruntime>=1.20",
+    "pydantic>=2.9",
+    'av>=15.0; extra == "video"',
+    'torch<2.14,>=2.11; extra == "train"',
+]
 LINES += ['opencv-python-headless>=4.11; extra == "video"', 'openvino>=2026.0; extra == "openvino"', "click"]
 
 
@@ -213,7 +273,9 @@ def test_what_is_older_than_what_is_asked_for(
 ) -> None:
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: LINES)
     found = releases.too_old(look(tmp_path, "x86_64"), packages)
-    assert (found.hint if found else "") == (f"pip install --upgrade {' '.join(repr(one) for one in old)}" if old else "")
+    assert (found.hint if found else "") == (
+        f"pip install --upgrade {' '.join(repr(one) for one in old)}" if old else ""
+    )
 
 
 def test_a_folder_asks_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +297,11 @@ def test_a_folder_asks_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_int8_of_earlier_bundles(
-    python: tuple[int, int], packages: dict[str, str], hint: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    python: tuple[int, int],
+    packages: dict[str, str],
+    hint: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sys, "version_info", (*python, 1))
     found = releases.int8_of_earlier_bundles(look(tmp_path, "x86_64"), packages)
@@ -260,12 +326,19 @@ def test_every_trap_is_looked_for(tmp_path: Path) -> None:
         "torch": "2.13.0+cu130",
         "torchvision": "0.28.0+cpu",
     }
-    card = look(write_tree(tmp_path / "pc", {**machines.RTX_4090_CONTAINER, **machines.LAPTOP_ON_BATTERY}), "x86_64")
-    board = look(write_tree(tmp_path / "board", {**machines.ORIN_NANO_25W, **machines.memory(7802840)}), "aarch64")
+    card = look(
+        write_tree(tmp_path / "pc", {**machines.RTX_4090_CONTAINER, **machines.LAPTOP_ON_BATTERY}), "x86_64"
+    )
+    board = look(
+        write_tree(tmp_path / "board", {**machines.ORIN_NANO_25W, **machines.memory(7802840)}), "aarch64"
+    )
     found = [[finding.name for finding in traps.traps(one, everything)] for one in (card, board)]
     assert all(len(set(names)) == len(names) for names in found)
     without_torch = {name: version for name, version in everything.items() if name != "torch-tensorrt"}
-    seen = {name for names in found for name in names} | {finding.name for finding in traps.traps(board, without_torch)}
+    seen = {name for names in found for name in names} | {
+        finding.name for finding in traps.traps(board, without_torch)
+    }
     seen |= {finding.name for finding in traps.traps(look(write_tree(tmp_path / "card", PC), "x86_64"), {})}
-    # Two more ask for what these two machines cannot have at once: no OpenCV of pip's, and a card with a limit.
+    # Two more ask for what these two machines cannot have at once: no OpenCV of pip's, and a card with a
+    # limit.
     assert len(seen) == count - 2

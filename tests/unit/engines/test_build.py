@@ -36,7 +36,12 @@ def test_build_packs_a_checked_and_timed_engine(bundle: Bundle) -> None:
     figures = made.engine.measurements
     assert figures["mask_agreement"] == {"frame0": 1.0, "frame1": 1.0}
     assert 0 < figures["p10_ms"] <= figures["median_ms"] <= figures["p90_ms"]
-    assert (figures["runs"], figures["warmup"], figures["threads"], made.engine.options["threads"]) == (30, 5, 1, 1)
+    assert (figures["runs"], figures["warmup"], figures["threads"], made.engine.options["threads"]) == (
+        30,
+        5,
+        1,
+        1,
+    )
     with open_session(found) as session:
         np.testing.assert_array_equal(session.infer(tiny_image(5)), tiny_mask(tiny_image(5)))
     with open_session(found, threads=2, runtime="onnxruntime") as session:
@@ -47,7 +52,11 @@ def test_build_packs_a_checked_and_timed_engine(bundle: Bundle) -> None:
 def test_kept_or_built_and_why(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     first = build_engine(bundle, threads=1)
     again = build_engine(open_bundle(bundle.path), threads=1)
-    assert (again.built, again.reason, again.engine) == (False, "same program, runtime, device and options", first.engine)
+    assert (again.built, again.reason, again.engine) == (
+        False,
+        "same program, runtime, device and options",
+        first.engine,
+    )
     forced = build_engine(bundle, threads=1, force=True)
     assert (forced.built, forced.reason) == (True, "--force")
     threads = build_engine(bundle, threads=2)
@@ -76,7 +85,9 @@ def test_engine_that_misses_the_gate_is_not_packed(tmp_path: Path) -> None:
     image = tiny_image()
     wrong = tiny_mask(image)
     wrong[:4] = 1 - wrong[:4]
-    bundle = tiny_bundle(tmp_path / "t.edgeseg", golden=[("good", image, tiny_mask(image)), ("bad", image, wrong)])
+    bundle = tiny_bundle(
+        tmp_path / "t.edgeseg", golden=[("good", image, tiny_mask(image)), ("bad", image, wrong)]
+    )
     with pytest.raises(GateFailed, match=r"good 1\.0000, bad 0\.7500") as caught:
         build_engine(bundle, threads=1)
     assert caught.value.report == {"mask_agreement": {"good": 1.0, "bad": 0.75}, "min_mask_agreement": 0.99}
@@ -100,7 +111,9 @@ def test_what_cannot_be_built(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match="no runtime named 'openvin'"):
         build_engine(bundle, "openvin")
     program = tiny_program(tmp_path / "broken.onnx")
-    program.onnx_path.write_bytes(program.onnx_path.read_bytes().replace(b"AveragePool", b"AveragePuddle"[:11]))
+    program.onnx_path.write_bytes(
+        program.onnx_path.read_bytes().replace(b"AveragePool", b"AveragePuddle"[:11])
+    )
     broken = tiny_bundle(tmp_path / "broken.edgeseg", programs=[program])
     with pytest.raises(BuildError, match="refuses"):
         build_engine(broken, threads=1)
@@ -110,7 +123,10 @@ def test_every_level_has_its_own_engine(tmp_path: Path) -> None:
     from edgeseg.specs import IsrPlan
 
     image = tiny_image()
-    programs = [tiny_program(tmp_path / "a.onnx"), tiny_program(tmp_path / "b.onnx", isr=IsrPlan((2, 1, 1, 1)), threshold=230.0)]
+    programs = [
+        tiny_program(tmp_path / "a.onnx"),
+        tiny_program(tmp_path / "b.onnx", isr=IsrPlan((2, 1, 1, 1)), threshold=230.0),
+    ]
     golden = [("x", image, tiny_mask(image)), ("x", image, tiny_mask(image, 230.0), 1)]
     bundle = tiny_bundle(tmp_path / "two.edgeseg", programs=programs, golden=golden)
     for level in (0, 1):
@@ -150,7 +166,9 @@ def test_commands_from_build_to_verify(bundle: Bundle, capsys: pytest.CaptureFix
     assert (code, data["error"]["type"]) == (6, "BundleError")
     assert f"hint: edgeseg build {bundle.path}" in err
 
-    code, data, err = command(capsys, "build", bundle.path, "--threads", 1, "--runtime", "onnxruntime", "--json")
+    code, data, err = command(
+        capsys, "build", bundle.path, "--threads", 1, "--runtime", "onnxruntime", "--json"
+    )
     assert (code, data["engines"][0]["built"], data["engines"][0]["options"]) == (0, True, {"threads": 1})
     assert [row["verdict"] for row in data["engines"][0]["candidates"]] == ["default"]
     assert "none was built yet" in err
@@ -199,7 +217,11 @@ def test_command_that_misses_the_gate(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize("free_bytes", [0, 1 << 30])
 def test_a_full_disk_is_told_as_one(free_bytes: int, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether the runtime says so, or takes it for a fault of the program."""
-    error: Exception = OSError(28, "No space left on device") if free_bytes else BuildError("refuses it", hint="export again")
+    error: Exception = (
+        OSError(28, "No space left on device")
+        if free_bytes
+        else BuildError("refuses it", hint="export again")
+    )
     backend = FakeBackend("onnxruntime", error=error)
     monkeypatch.setattr(table, "backend", lambda name, progress=None: backend)
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free_bytes))

@@ -23,12 +23,14 @@ def start(*command: str, **environment: str) -> subprocess.Popen[str]:
     inherited = {name: value for name, value in os.environ.items() if name not in TOLD}
     paths = {"PYTHONPATH": os.pathsep.join([str(SUPPORT), str(REPOSITORY)])}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, *command], env={**inherited, **paths, **environment}, text=True, **pipes)
+    return subprocess.Popen(
+        [sys.executable, *command], env={**inherited, **paths, **environment}, text=True, **pipes
+    )
 
 
 def test_killed_at_every_step_of_a_build(tmp_path: Path) -> None:
-    """SIGKILL while it compiles, checks and times, and at the n-th flush or rename while it packs, for every n: the engine that
-    was there before still runs."""
+    """SIGKILL while it compiles, checks and times, and at the n-th flush or rename while it packs, for every
+    n: the engine that was there before still runs."""
     program = """
         import os, signal, sys
         from pathlib import Path
@@ -74,7 +76,8 @@ def test_killed_at_every_step_of_a_build(tmp_path: Path) -> None:
         for step in range(1, 100):
             def broken():
                 left = [step]
-                os.fsync, os.rename, os.replace = (dying(call, left) for call in (os.fsync, os.rename, os.replace))
+                calls = (os.fsync, os.rename, os.replace)
+                os.fsync, os.rename, os.replace = (dying(call, left) for call in calls)
                 build()
             status = in_child(broken)
             assert in_child(check) == 0
@@ -82,7 +85,9 @@ def test_killed_at_every_step_of_a_build(tmp_path: Path) -> None:
                 break
     """
     path = tiny_bundle(tmp_path / "tiny.edgeseg").path
-    killed = start("-c", textwrap.dedent(program), str(path), TMPDIR=str(tmp_path))  # nobody clears up after SIGKILL
+    killed = start(
+        "-c", textwrap.dedent(program), str(path), TMPDIR=str(tmp_path)
+    )  # nobody clears up after SIGKILL
     out, err = killed.communicate(timeout=120)
     assert killed.returncode == 0, err
     seen = out.split()
@@ -130,7 +135,9 @@ def test_two_builds_at_once_that_leave_nothing_at_home(tmp_path: Path) -> None:
     told = [(process.communicate(timeout=120)[1], process.returncode) for process in running]
     assert [code for _, code in told] == [0, 0], told
     found = open_bundle(bundle.path)
-    assert len(found.manifest.engines) == len(found.manifest.choices) == 1, "the later one replaces the earlier one's"
+    assert len(found.manifest.engines) == len(found.manifest.choices) == 1, (
+        "the later one replaces the earlier one's"
+    )
     assert found.verify().unlisted == ()
     verify_engines(found)
     assert list(home.iterdir()) == [], "a runtime that reports on its user keeps a number for him here"

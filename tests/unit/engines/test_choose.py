@@ -50,13 +50,21 @@ def verdicts(made: LevelBuild) -> dict[str, str]:
     return {f"{row.runtime} {row.kind}": row.verdict for row in made.choice.candidates}
 
 
-def test_fastest_is_packed_as_default_with_all_that_pass(bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fastest_is_packed_as_default_with_all_that_pass(
+    bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reference = FakeBackend("onnxruntime", clock.taking(8))
     hints = [{"precision_hint": "f32"}, {"precision_hint": "bf16"}]
-    other = FakeBackend("openvino", {"f32": clock.taking(16), "bf16": clock.taking(4)}, hints, form="openvino")
+    other = FakeBackend(
+        "openvino", {"f32": clock.taking(16), "bf16": clock.taking(4)}, hints, form="openvino"
+    )
     runtimes(monkeypatch, reference, other)
     made = build_level(bundle, threads=1)
-    assert verdicts(made) == {"onnxruntime float": "passed", "openvino float": "passed", "openvino float bf16": "default"}
+    assert verdicts(made) == {
+        "onnxruntime float": "passed",
+        "openvino float": "passed",
+        "openvino float bf16": "default",
+    }
     assert (made.built, made.engine.kind, made.engine.measurements["median_ms"]) == (True, "float bf16", 4)
     assert [row.measurements["speedup"] for row in made.choice.candidates] == [1, 0.5, 2]
     assert [row.reason for row in made.choice.candidates] == [
@@ -73,14 +81,22 @@ def test_fastest_is_packed_as_default_with_all_that_pass(bundle: Bundle, clock: 
     assert set(verify_engines(found)) == {"level 0, openvino float bf16"}
 
 
-def test_half_precision_is_for_those_who_want_it(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program in half precision is no candidate where it brings nothing; where it does, it is a twin that INT8 has to beat."""
+def test_half_precision_is_for_those_who_want_it(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program in half precision is no candidate where it brings nothing; where it does, it is a twin that
+    INT8 has to beat.
+    """
     half = replace(tiny_program(tmp_path / "half.onnx", threshold=127.4), precision="fp16", form="tensorrt")
     parts = tiny_precisions(tmp_path / "parts")
     golden = [*parts["golden"], parts["golden"][0]._replace(precision="fp16")]
     bundle = tiny_bundle(tmp_path / "three.edgeseg", programs=[*parts["programs"], half], golden=golden)
     answers = {"float": clock.taking(8), "fp16": clock.taking(3), "int8": clock.taking(4)}
-    runtimes(monkeypatch, FakeBackend("onnxruntime", clock.taking(9)), FakeBackend("gpu", answers, half_form="onnxruntime"))
+    runtimes(
+        monkeypatch,
+        FakeBackend("onnxruntime", clock.taking(9)),
+        FakeBackend("gpu", answers, half_form="onnxruntime"),
+    )
     made = build_level(bundle, threads=1)
     assert verdicts(made) == {
         "onnxruntime float": "passed",
@@ -101,7 +117,10 @@ def test_an_engine_that_misses_the_gate_is_refused_however_fast(
     assert verdicts(made) == {"onnxruntime float": "default", "bad float": "refused"}
     row = made.choice.candidates[1]
     assert "mask agreement below gate.min_mask_agreement 0.99: frame0 0.0000" in row.reason
-    assert (row.measurements["mask_agreement"], "median_ms" in row.measurements) == ({"frame0": 0.0, "frame1": 0.0}, False)
+    assert (row.measurements["mask_agreement"], "median_ms" in row.measurements) == (
+        {"frame0": 0.0, "frame1": 0.0},
+        False,
+    )
     assert [engine.runtime for engine in open_bundle(bundle.path).manifest.engines] == ["onnxruntime"]
     assert build_level(bundle, threads=1).built is False
     assert len(bad.compiled) == 1
@@ -119,7 +138,9 @@ def test_int8_must_beat_its_float_twin(
         assert made.choice.candidates[1].reason == "INT8, and not faster than onnxruntime float"
 
 
-def test_half_precision_alone_where_nothing_computes_in_it(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_precision_alone_where_nothing_computes_in_it(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     half = replace(tiny_program(tmp_path / "half.onnx"), precision="fp16", form="tensorrt")
     golden = [GoldenFrame("x", tiny_image(), tiny_mask(tiny_image()), precision="fp16")]
     bundle = tiny_bundle(tmp_path / "half.edgeseg", programs=[half], golden=golden)
@@ -128,8 +149,12 @@ def test_half_precision_alone_where_nothing_computes_in_it(tmp_path: Path, clock
         build_level(bundle, threads=1)
 
 
-def test_int8_without_a_float_twin_is_no_engine(with_int8: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    runtimes(monkeypatch, FakeBackend("onnxruntime", {"float": clock.taking(8, wrong), "int8": clock.taking(1)}))
+def test_int8_without_a_float_twin_is_no_engine(
+    with_int8: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtimes(
+        monkeypatch, FakeBackend("onnxruntime", {"float": clock.taking(8, wrong), "int8": clock.taking(1)})
+    )
     with pytest.raises(GateFailed, match="onnxruntime float"):
         build_level(with_int8, threads=1)
     assert open_bundle(with_int8.path).manifest.engines == ()
@@ -146,7 +171,11 @@ def test_what_cannot_be_built_is_told_and_does_not_stop_the_rest(
     elsewhere = FakeBackend("elsewhere", variants=())
     runtimes(monkeypatch, Missing("ghost"), broken, elsewhere, FakeBackend("onnxruntime", clock.taking(2)))
     made = build_level(bundle, threads=1)
-    assert verdicts(made) == {"onnxruntime float": "default", "ghost float": "not built", "broken float": "not built"}
+    assert verdicts(made) == {
+        "onnxruntime float": "default",
+        "ghost float": "not built",
+        "broken float": "not built",
+    }
     assert "pip install 'edgeseg[ghost]'" in made.choice.candidates[1].reason
     assert made.choice.candidates[2].reason == "no kernel for Conv"
     with pytest.raises(MissingDependency):
@@ -159,16 +188,23 @@ def test_what_was_short_of_memory_or_disk_is_tried_again(
 ) -> None:
     reference = FakeBackend("onnxruntime", clock.taking(4))
     runtimes(monkeypatch, reference, FakeBackend("big", error=failure("no", hint="free some")))
-    assert verdicts(build_level(bundle, threads=1)) == {"onnxruntime float": "default", "big float": "not built"}
+    assert verdicts(build_level(bundle, threads=1)) == {
+        "onnxruntime float": "default",
+        "big float": "not built",
+    }
     runtimes(monkeypatch, reference, FakeBackend("big", clock.taking(2)))
     made = build_level(open_bundle(bundle.path), threads=1)
     assert verdicts(made)["big float"] == ("default" if again else "not built")
-    assert made.reason == ("big float: none was built yet" if again else "same program, runtimes, device and options")
+    assert made.reason == (
+        "big float: none was built yet" if again else "same program, runtimes, device and options"
+    )
     assert len(reference.compiled) == 1
     assert build_level(open_bundle(bundle.path), threads=1).built is False
 
 
-def test_all_are_built_before_the_first_is_opened(bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_are_built_before_the_first_is_opened(
+    bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A builder may want all the memory that there is."""
     seen: list[str] = []
 
@@ -186,7 +222,9 @@ def test_all_are_built_before_the_first_is_opened(bundle: Bundle, clock: Clock, 
     assert seen == ["compile", "compile", "load", "load"]
 
 
-def test_memory_that_cannot_be_measured_has_no_figure(bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_cannot_be_measured_has_no_figure(
+    bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def weigh(runtime: str, *args: Any) -> int:
         if runtime == "other":
             raise BuildError("the memory of other cannot be measured", hint="leave --memory out")
@@ -234,8 +272,13 @@ def test_kept_or_built_and_why(bundle: Bundle, clock: Clock, monkeypatch: pytest
     assert len(open_bundle(bundle.path).manifest.choices) == 1
 
 
-def test_accuracy_is_held_against_the_reference(bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    runtimes(monkeypatch, *(FakeBackend(name, clock.taking(ms)) for name, ms in (("onnxruntime", 8), ("a", 4), ("b", 2))))
+def test_accuracy_is_held_against_the_reference(
+    bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtimes(
+        monkeypatch,
+        *(FakeBackend(name, clock.taking(ms)) for name, ms in (("onnxruntime", 8), ("a", 4), ("b", 2))),
+    )
     figures = iter([0.70, 0.695, 0.68])
     made = build_level(bundle, threads=1, accuracy=lambda session: next(figures))
     assert verdicts(made) == {"onnxruntime float": "passed", "a float": "default", "b float": "refused"}
@@ -243,22 +286,36 @@ def test_accuracy_is_held_against_the_reference(bundle: Bundle, clock: Clock, mo
     assert "loses 0.0200 mIoU against onnxruntime float" in made.choice.candidates[2].reason
 
 
-@pytest.mark.parametrize("again", [{"force": True}, {"threads": 2}, {"memory": True}], ids=["force", "threads", "memory"])
+@pytest.mark.parametrize(
+    "again", [{"force": True}, {"threads": 2}, {"memory": True}], ids=["force", "threads", "memory"]
+)
 def test_a_refusal_by_miou_outlives_the_data(
     again: dict[str, Any], bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choice, "peak_memory_bytes", lambda *arguments: None)
-    runtimes(monkeypatch, *(FakeBackend(name, clock.taking(ms)) for name, ms in (("onnxruntime", 8), ("a", 4), ("b", 2))))
+    runtimes(
+        monkeypatch,
+        *(FakeBackend(name, clock.taking(ms)) for name, ms in (("onnxruntime", 8), ("a", 4), ("b", 2))),
+    )
     figures = iter([0.70, 0.695, 0.68])
     first = build_level(bundle, threads=1, accuracy=lambda session: next(figures))
     made = build_level(open_bundle(bundle.path), **{"threads": 1, **again})
-    assert verdicts(made) == verdicts(first) == {"onnxruntime float": "passed", "a float": "default", "b float": "refused"}
+    assert (
+        verdicts(made)
+        == verdicts(first)
+        == {"onnxruntime float": "passed", "a float": "default", "b float": "refused"}
+    )
     assert [row.measurements["miou"] for row in made.choice.candidates] == [0.70, 0.695, 0.68]
     assert "loses 0.0200 mIoU" in made.choice.candidates[2].reason
-    assert {engine.measurements["miou"] for engine in open_bundle(bundle.path).manifest.engines} == {0.70, 0.695}
+    assert {engine.measurements["miou"] for engine in open_bundle(bundle.path).manifest.engines} == {
+        0.70,
+        0.695,
+    }
     build_level(open_bundle(bundle.path), threads=1, runtimes=["b"])
     made = build_level(open_bundle(bundle.path), threads=1)
-    assert [row.measurements.get("miou") for row in made.choice.candidates][:2] == [0.70, 0.695], "of engines left out once, too"
+    assert [row.measurements.get("miou") for row in made.choice.candidates][:2] == [0.70, 0.695], (
+        "of engines left out once, too"
+    )
     better = build_level(open_bundle(bundle.path), threads=1, accuracy=lambda session: 0.7)
     assert verdicts(better)["b float"] == "default", "data have the last word"
 
@@ -266,7 +323,9 @@ def test_a_refusal_by_miou_outlives_the_data(
 def test_an_engine_that_is_refused_when_it_is_checked_again_goes(
     bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runtimes(monkeypatch, *(FakeBackend(name, clock.taking(ms)) for name, ms in (("onnxruntime", 8), ("b", 2))))
+    runtimes(
+        monkeypatch, *(FakeBackend(name, clock.taking(ms)) for name, ms in (("onnxruntime", 8), ("b", 2)))
+    )
     assert build_level(bundle, threads=1).engine.runtime == "b"
     figures = iter([0.70, 0.68])
     build_level(bundle, threads=1, accuracy=lambda session: next(figures))
@@ -304,7 +363,9 @@ def test_a_choice_goes_with_its_engine(bundle: Bundle, clock: Clock, monkeypatch
     assert find_engine(bundle).runtime == "other"
 
 
-def test_an_interrupt_leaves_the_bundle_as_it_was(bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_leaves_the_bundle_as_it_was(
+    bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runtimes(monkeypatch, FakeBackend("onnxruntime", clock.taking(4)), FakeBackend("other", clock.taking(2)))
     build_level(bundle, threads=1)
     before = {path: path.read_bytes() for path in bundle.path.rglob("*") if path.is_file()}

@@ -1,4 +1,6 @@
-"""Peak memory of an engine: measured apart, told in the table, and an engine that cannot be opened is an error."""
+"""Peak memory of an engine: measured apart, told in the table, and an engine that cannot be opened is an
+error.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ def test_what_an_engine_holds_counts(tmp_path: Path) -> None:
 def test_an_engine_that_does_not_open(tmp_path: Path) -> None:
     (tmp_path / "engine.ort").write_bytes(b"no engine")
     with pytest.raises(BuildError, match="onnxruntime refuses"):
-        peak_memory_bytes("onnxruntime", tiny_program(tmp_path / "tiny.onnx"), [tmp_path / "engine.ort"], OPTIONS)
+        peak_memory_bytes(
+            "onnxruntime", tiny_program(tmp_path / "tiny.onnx"), [tmp_path / "engine.ort"], OPTIONS
+        )
 
 
 def test_where_the_system_does_not_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,5 +82,9 @@ def test_through_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert run([*line, "--memory", "--json"]) == 0
     (level,) = json.loads(capsys.readouterr().out)["engines"]
     assert (level["built"], level["reason"]) == (True, "to measure memory")
-    assert level["measurements"]["peak_memory_bytes"] == find_engine(open_bundle(path)).measurements["peak_memory_bytes"] > 0
+    assert (
+        level["measurements"]["peak_memory_bytes"]
+        == find_engine(open_bundle(path)).measurements["peak_memory_bytes"]
+        > 0
+    )
     assert run(["build", str(path), "--device", "rtx4090", "--memory"]) == 2

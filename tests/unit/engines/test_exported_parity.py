@@ -16,7 +16,10 @@ from tiny import tiny_bundle
 
 FLOAT = {"rungs": {"graph": {"value": 5e-7, "passed": True}, "mask": {"value": 1.0, "passed": True}}}
 INT8 = {
-    "rungs": [{"rung": "P1", "figures": {"logits_error": 3e-7}, "passed": True}, {"rung": "P2", "figures": {}, "passed": None}]
+    "rungs": [
+        {"rung": "P1", "figures": {"logits_error": 3e-7}, "passed": True},
+        {"rung": "P2", "figures": {}, "passed": None},
+    ]
 }
 
 
@@ -50,7 +53,9 @@ def test_nothing_is_built_of_a_program_that_broke_a_rung(tmp_path: Path) -> None
     broken = {"levels": [{"rungs": {**FLOAT["rungs"], "optimised": {"value": 0.2, "passed": False}}}]}
     bundle = tiny_bundle(tmp_path / "a.edgeseg", reports={"parity": broken})
     for build in (build_level, build_engine):
-        with pytest.raises(GateFailed, match=r"float program of level 0 broke the parity ladder at optimised 0\.2") as caught:
+        with pytest.raises(
+            GateFailed, match=r"float program of level 0 broke the parity ladder at optimised 0\.2"
+        ) as caught:
             build(bundle)  # type: ignore[operator]
         assert "edgeseg parity" in caught.value.hint
     assert bundle.manifest.engines == ()

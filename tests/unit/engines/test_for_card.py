@@ -1,4 +1,6 @@
-"""Engines for another machine: names of cards, what the manifest says of them, and that they are never opened here."""
+"""Engines for another machine: names of cards, what the manifest says of them, and that they are never opened
+here.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,14 @@ def bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bundle:
 
 @pytest.mark.parametrize(
     ("card", "capability"),
-    [("rtx3080", "8.6"), ("rtx4090", "8.9"), ("rtx5090", "12.0"), ("sm86", "8.6"), ("sm89", "8.9"), ("sm120", "12.0")],
+    [
+        ("rtx3080", "8.6"),
+        ("rtx4090", "8.9"),
+        ("rtx5090", "12.0"),
+        ("sm86", "8.6"),
+        ("sm89", "8.9"),
+        ("sm120", "12.0"),
+    ],
 )
 def test_names_of_cards(card: str, capability: str) -> None:
     assert compute_capability(card) == capability
@@ -46,7 +55,9 @@ def test_what_is_no_card() -> None:
     with pytest.raises(Unsupported, match="no device named 'gtx1080'") as unknown:
         compute_capability("gtx1080")
     assert unknown.value.hint == "edgeseg devices names them"
-    with pytest.raises(Unsupported, match=r"does not build for orin-nano-8gb: its compute capability is 8\.7"):
+    with pytest.raises(
+        Unsupported, match=r"does not build for orin-nano-8gb: its compute capability is 8\.7"
+    ):
         compute_capability("orin-nano-8gb")
 
 
@@ -62,7 +73,9 @@ def test_the_entry_says_for_what_and_that_nothing_was_checked(bundle: Bundle) ->
     open_bundle(bundle.path).verify()
 
 
-def test_every_program_is_built_in_every_precision(bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_program_is_built_in_every_precision(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     half = replace(tiny_program(tmp_path / "half.onnx", threshold=127.4), precision="fp16", form="tensorrt")
     parts = tiny_precisions(tmp_path / "parts")
     golden = [*parts["golden"], parts["golden"][0]._replace(precision="fp16")]
@@ -76,7 +89,9 @@ def test_every_program_is_built_in_every_precision(bundle: Bundle, tmp_path: Pat
     assert "nobody has run it" in shown
 
 
-def test_a_bundle_that_was_exported_without_what_the_card_wants(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bundle_that_was_exported_without_what_the_card_wants(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["build", str(bundle.path), "--device", "rtx4090"]) == 0
     told = " ".join(capsys.readouterr().err.split())
     assert "tiny was exported without what tensorrt_rtx wants: float laid out for tensorrt, fp16" in told
@@ -85,7 +100,9 @@ def test_a_bundle_that_was_exported_without_what_the_card_wants(bundle: Bundle, 
     half = replace(whole, precision="fp16")
     golden = list(bundle.golden())
     both = [*golden, *(frame._replace(precision="fp16") for frame in golden)]
-    other = tiny_bundle(bundle.path.parent / "whole.edgeseg", programs=[bundle.program(), whole, half], golden=both)
+    other = tiny_bundle(
+        bundle.path.parent / "whole.edgeseg", programs=[bundle.program(), whole, half], golden=both
+    )
     assert run(["build", str(other.path), "--device", "rtx4090"]) == 0
     assert "exported without" not in capsys.readouterr().err
 
@@ -93,7 +110,9 @@ def test_a_bundle_that_was_exported_without_what_the_card_wants(bundle: Bundle, 
 def test_cards_live_side_by_side_and_are_kept(bundle: Bundle) -> None:
     reasons = [build_for_card(bundle, card)[0].reason for card in ("rtx4090", "rtx5090")]
     assert reasons[0] == "none was built yet"
-    assert re.fullmatch(r"the one that is there was built for .* 8\.9 with .*, not for .* 12\.0 with .*", reasons[1])
+    assert re.fullmatch(
+        r"the one that is there was built for .* 8\.9 with .*, not for .* 12\.0 with .*", reasons[1]
+    )
     assert [engine.options["compute_capability"] for engine in bundle.manifest.engines] == ["8.9", "12.0"]
     (again,) = build_for_card(bundle, "sm89")
     assert not again.built
@@ -109,7 +128,9 @@ def test_never_opened_here(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> N
         open_session(bundle)
     assert refused.value.hint == f"edgeseg build {bundle.path}"
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-    with pytest.raises(EngineMismatch, match=r"compute capability 8\.9 .* this is .* without tensorrt_rtx") as refused:
+    with pytest.raises(
+        EngineMismatch, match=r"compute capability 8\.9 .* this is .* without tensorrt_rtx"
+    ) as refused:
         open_session(bundle)
     assert refused.value.hint == f"edgeseg build {bundle.path}"
     build_engine(bundle, threads=1)
@@ -118,7 +139,9 @@ def test_never_opened_here(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> N
     verify_engines(bundle)
 
 
-def test_a_builder_in_trouble_leaves_the_bundle_as_it_was(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_builder_in_trouble_leaves_the_bundle_as_it_was(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def killed(order: Order, progress: object) -> None:
         order.engine.write_bytes(b"half of it")
         raise BuildError("its process ended early (SIGKILL)", hint="free memory")

@@ -22,17 +22,27 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def in_two_forms(tmp_path: Path) -> Bundle:
-    programs = [tiny_program(tmp_path / "a.onnx"), replace(tiny_program(tmp_path / "b.onnx", threshold=127.6), form="openvino")]
+    programs = [
+        tiny_program(tmp_path / "a.onnx"),
+        replace(tiny_program(tmp_path / "b.onnx", threshold=127.6), form="openvino"),
+    ]
     return tiny_bundle(tmp_path / "forms.edgeseg", programs=programs)
 
 
-def test_a_runtime_gets_the_form_that_it_likes(in_two_forms: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    backends = [FakeBackend(name, clock.taking(4), form=name) for name in ("onnxruntime", "openvino", "tensorrt")]
+def test_a_runtime_gets_the_form_that_it_likes(
+    in_two_forms: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backends = [
+        FakeBackend(name, clock.taking(4), form=name) for name in ("onnxruntime", "openvino", "tensorrt")
+    ]
     runtimes(monkeypatch, *backends)
     made = build_level(in_two_forms, threads=1)
     assert [backend.compiled[0]["form"] for backend in backends] == ["onnxruntime", "openvino", "onnxruntime"]
     assert [bool(row.hint) for row in made.choice.candidates] == [False, False, True]
-    assert in_two_forms.program().onnx_path.read_bytes() != in_two_forms.program(form="openvino").onnx_path.read_bytes()
+    assert (
+        in_two_forms.program().onnx_path.read_bytes()
+        != in_two_forms.program(form="openvino").onnx_path.read_bytes()
+    )
     assert {in_two_forms.program(form=form).form for form in ("onnxruntime", "tensorrt")} == {"onnxruntime"}
 
 

@@ -41,24 +41,35 @@ def test_an_engine_in_bfloat16_opens_in_bfloat16(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     runtime = OpenVino()
     if {"precision_hint": "bf16"} not in runtime.variants():
-        pytest.skip(f"OpenVINO computes in no bfloat16 on {processor().model}; what is not there is refused, below")
+        pytest.skip(
+            f"OpenVINO computes in no bfloat16 on {processor().model}; what is not there is refused, below"
+        )
     program, chosen = tiny_program(tmp_path / "tiny.onnx"), {"threads": 1, "precision_hint": "bf16"}
     with runtime.load(program, runtime.compile(program, tmp_path, chosen), chosen) as session:
-        assert session._request.get_compiled_model().get_property("INFERENCE_PRECISION_HINT").to_string() == "bf16"
+        assert (
+            session._request.get_compiled_model().get_property("INFERENCE_PRECISION_HINT").to_string()
+            == "bf16"
+        )
 
 
 @pytest.mark.parametrize("hint", ["bf16", "int4"])
-def test_a_precision_that_is_not_there_is_refused(hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_precision_that_is_not_there_is_refused(
+    hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("openvino")
     monkeypatch.setattr(OpenVino, "variants", lambda self: [{"precision_hint": "f32"}])
     with pytest.raises(BuildError, match=f"does not compute in '{hint}'"):
-        OpenVino().compile(tiny_program(tmp_path / "tiny.onnx"), tmp_path, {"threads": 1, "precision_hint": hint})
+        OpenVino().compile(
+            tiny_program(tmp_path / "tiny.onnx"), tmp_path, {"threads": 1, "precision_hint": hint}
+        )
     assert not (tmp_path / "engine.blob").exists()
 
 
 def test_a_precision_that_is_wanted_is_the_only_one() -> None:
     pytest.importorskip("openvino")
-    assert OpenVino().variants({"precision_hint": "f32", "threads": 3}) == [{"precision_hint": "f32", "threads": 3}]
+    assert OpenVino().variants({"precision_hint": "f32", "threads": 3}) == [
+        {"precision_hint": "f32", "threads": 3}
+    ]
     lacking = set(PRECISION_HINTS) - {variant["precision_hint"] for variant in OpenVino().variants()}
     for hint in lacking:
         with pytest.raises(Unsupported, match=f"does not compute in {hint} on this processor") as refused:
@@ -95,8 +106,11 @@ def test_it_tells_nobody_that_it_was_imported(tmp_path: Path) -> None:
         import sys
         from edgeseg.engines.openvino import OpenVino
         OpenVino().version()
-        assert "openvino" in sys.modules and not [name for name in sys.modules if name.startswith("openvino_telemetry")]
+        assert "openvino" in sys.modules
+        assert not [name for name in sys.modules if name.startswith("openvino_telemetry")]
         import openvino_telemetry  # others may have it
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env={**os.environ, "HOME": str(tmp_path)}, check=True)
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], env={**os.environ, "HOME": str(tmp_path)}, check=True
+    )
     assert list(tmp_path.iterdir()) == []

@@ -26,7 +26,9 @@ from edgeseg.pipeline.build import build_bundle
 from fakes import FakeBackend
 from tiny import tiny_bundle, tiny_mask
 
-DECLARED = {f"{runtime}.{name}": option for runtime, options in declared().items() for name, option in options.items()}
+DECLARED = {
+    f"{runtime}.{name}": option for runtime, options in declared().items() for name, option in options.items()
+}
 
 
 def values_of(option: Option) -> st.SearchStrategy[Any]:
@@ -41,9 +43,13 @@ def values_of(option: Option) -> st.SearchStrategy[Any]:
 @given(st.dictionaries(st.sampled_from(sorted(DECLARED)), st.none(), max_size=4), st.data())
 def test_what_is_allowed_comes_back(keys: dict[str, None], data: st.DataObject) -> None:
     wanted = {key: data.draw(values_of(DECLARED[key])) for key in keys}
-    texts = [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in wanted.items()]
+    texts = [
+        f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in wanted.items()
+    ]
     found = read(texts)
-    assert {f"{runtime}.{name}": value for runtime, options in found.items() for name, value in options.items()} == wanted
+    assert {
+        f"{runtime}.{name}": value for runtime, options in found.items() for name, value in options.items()
+    } == wanted
     check(found)
 
 
@@ -79,7 +85,11 @@ def test_any_text_is_an_option_or_a_mistake(text: str) -> None:
             "did you mean 'dla_core'? tensorrt takes cuda_graph, dla_core",
         ),
         (["torch_tensorrt.dla_core=0"], "has no option 'dla_core'", "dla_core is an option of tensorrt"),
-        (["onnxruntime.provider=cud"], "takes cpu, cuda, tensorrt, nv_tensorrt_rtx, not 'cud'", "did you mean 'cuda'?"),
+        (
+            ["onnxruntime.provider=cud"],
+            "takes cpu, cuda, tensorrt, nv_tensorrt_rtx, not 'cud'",
+            "did you mean 'cuda'?",
+        ),
         (["tensorrt.cuda_graph=1"], "takes true or false, not '1'", "CUDA graph"),
         (["tensorrt.cuda_graph=True"], "takes true or false, not 'True'", "CUDA graph"),
         (["tensorrt.optimization_level=6"], "takes 0 to 5, not '6'", "by default"),
@@ -117,7 +127,9 @@ def runtimes(monkeypatch: pytest.MonkeyPatch, *backends: FakeBackend) -> None:
     monkeypatch.setattr(table, "backend", lambda name, progress=None: by_name[name])
 
 
-def test_every_variant_has_them_and_they_are_in_the_key(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_variant_has_them_and_they_are_in_the_key(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hints = [{"precision_hint": "f32"}, {"precision_hint": "bf16"}]
     other = FakeBackend("other", tiny_mask, hints, options=LEVEL)
     runtimes(monkeypatch, FakeBackend("onnxruntime", tiny_mask), other)
@@ -132,13 +144,18 @@ def test_every_variant_has_them_and_they_are_in_the_key(bundle: Bundle, monkeypa
     assert build(other={"effort": 6}).reason == "other float: effort 5 -> 6"
     assert build().reason == "other float: effort 6 -> left out"
     assert not build().built
-    assert [engine.runtime for engine in open_bundle(bundle.path).manifest.engines].count("other") == 2, "replaced, not added"
+    assert [engine.runtime for engine in open_bundle(bundle.path).manifest.engines].count("other") == 2, (
+        "replaced, not added"
+    )
     (made,) = build_bundle(open_bundle(bundle.path), threads=1, options={"other": {"effort": 7}})
     assert {row.options.get("effort") for row in made.choice.candidates} == {None, 7}
 
 
 def test_what_a_user_asks_for_is_never_dropped(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    reference, absent = FakeBackend("onnxruntime", tiny_mask), FakeBackend("absent", variants=(), options=LEVEL)
+    reference, absent = (
+        FakeBackend("onnxruntime", tiny_mask),
+        FakeBackend("absent", variants=(), options=LEVEL),
+    )
     runtimes(monkeypatch, reference, absent)
     for mistake, message in (
         (
@@ -155,7 +172,9 @@ def test_what_a_user_asks_for_is_never_dropped(bundle: Bundle, monkeypatch: pyte
         with pytest.raises(Unsupported, match="absent runs on no device of this machine"):
             build_level(bundle, **wanted)  # type: ignore[arg-type]
     assert reference.compiled == [] and open_bundle(bundle.path).manifest.engines == ()
-    assert [row.runtime for row in build_level(bundle, threads=1).choice.candidates] == ["onnxruntime"], "no row where none asks"
+    assert [row.runtime for row in build_level(bundle, threads=1).choice.candidates] == ["onnxruntime"], (
+        "no row where none asks"
+    )
 
 
 def test_one_engine_takes_no_more(bundle: Bundle) -> None:
@@ -175,7 +194,9 @@ def test_the_builder_s_own_refusal_is_a_row(bundle: Bundle, monkeypatch: pytest.
     assert [engine.runtime for engine in open_bundle(bundle.path).manifest.engines] == ["onnxruntime"]
 
 
-def test_a_runtime_without_its_package_stops_no_build(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runtime_without_its_package_stops_no_build(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also one that tells so only when it is asked for its version."""
 
     class Half(FakeBackend):
@@ -200,8 +221,16 @@ def test_a_runtime_without_its_package_stops_no_build(bundle: Bundle, monkeypatc
         (["--dla-core", "0", "--runtime", "openvino"], 2, "tensorrt.dla_core would do nothing"),
         (["--dla-core", "0", "--option", "tensorrt.dla_core=1"], 2, "given twice"),
         (["--dla-core", "-1"], 2, "--dla-core"),
-        (["--device", "rtx4090", "--option", "openvino.precision_hint=f32"], 2, "options of openvino would do nothing"),
-        (["--device", "rtx4090", "--option", "tensorrt_rtx.compute_capability=12.0"], 2, "rtx4090 is of compute capability 8.9"),
+        (
+            ["--device", "rtx4090", "--option", "openvino.precision_hint=f32"],
+            2,
+            "options of openvino would do nothing",
+        ),
+        (
+            ["--device", "rtx4090", "--option", "tensorrt_rtx.compute_capability=12.0"],
+            2,
+            "rtx4090 is of compute capability 8.9",
+        ),
     ],
 )
 def test_mistakes_at_the_command_line(
@@ -214,7 +243,16 @@ def test_mistakes_at_the_command_line(
 
 
 def test_the_command_line_builds_with_them(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    line = ["build", str(bundle.path), "--threads", "1", "--runtime", "onnxruntime", "--option", "onnxruntime.spinning=true"]
+    line = [
+        "build",
+        str(bundle.path),
+        "--threads",
+        "1",
+        "--runtime",
+        "onnxruntime",
+        "--option",
+        "onnxruntime.spinning=true",
+    ]
     assert run([*line, "--json"]) == 0
     (level,) = json.loads(capsys.readouterr().out)["engines"]
     assert level["options"] == {"threads": 1, "spinning": True}
@@ -222,7 +260,9 @@ def test_the_command_line_builds_with_them(bundle: Bundle, capsys: pytest.Captur
     assert "spinning true -> false" in capsys.readouterr().out
 
 
-def test_for_a_card_elsewhere(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_for_a_card_elsewhere(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", SimpleNamespace(__version__="1.7.1"))  # type: ignore[arg-type]
     monkeypatch.setattr(rtx, "build", builders.at_once)
     line = ["build", str(bundle.path), "--device", "rtx4090", "--json"]

@@ -10,7 +10,9 @@ from edgeseg.bundle.manifest import CandidateEntry
 from edgeseg.engines.choose.choice import select
 
 
-def candidate(ms: float, precision: str = "float", verdict: str = "passed", speedup: float | None = None) -> CandidateEntry:
+def candidate(
+    ms: float, precision: str = "float", verdict: str = "passed", speedup: float | None = None
+) -> CandidateEntry:
     figures = {"median_ms": ms, **({} if speedup is None else {"speedup": speedup})}
     return CandidateEntry.model_validate(
         {"runtime": "r", "precision": precision, "options": {}, "verdict": verdict, "measurements": figures}
@@ -39,7 +41,9 @@ def candidate(ms: float, precision: str = "float", verdict: str = "passed", spee
 )
 def test_the_fastest_that_passed(candidates: list[CandidateEntry], default: int | None) -> None:
     judged = select(candidates)
-    assert [row.verdict == "default" for row in judged] == [index == default for index in range(len(candidates))]
+    assert [row.verdict == "default" for row in judged] == [
+        index == default for index in range(len(candidates))
+    ]
     assert [row.measurements for row in judged] == [row.measurements for row in candidates]
 
 
@@ -65,7 +69,11 @@ def test_no_int8_engine_is_default_unless_it_beats_every_other(candidates: list[
         if all("speedup" in figures for figures in passed):
             best = max(figures["speedup"] for figures in floats)
             least_ms = min(figures["median_ms"] for figures in floats)
-            assert own["speedup"] > best and own["median_ms"] < least_ms if row.precision == "int8" else own["speedup"] == best
+            assert (
+                own["speedup"] > best and own["median_ms"] < least_ms
+                if row.precision == "int8"
+                else own["speedup"] == best
+            )
         else:
             best = min(figures["median_ms"] for figures in floats)
             assert own["median_ms"] < best if row.precision == "int8" else own["median_ms"] == best

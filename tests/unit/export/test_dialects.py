@@ -28,7 +28,9 @@ NHWC, NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
 sides = st.integers(1, 9)
 few = st.integers(1, 6)
 EXACT = [form for form in DIALECTS if form not in integers_here().wrong]
-"""The forms that ONNX Runtime computes exactly on this processor; of the others `test_integers` shows that it does not."""
+"""The forms that ONNX Runtime computes exactly on this processor; of the others `test_integers` shows that it
+does not.
+"""
 forms = st.sampled_from(EXACT)
 
 
@@ -49,8 +51,18 @@ def hold(graph: QdqGraph, output: str, form: str) -> onnx.ModelProto:
 
 
 @settings(max_examples=25, deadline=None)
-@given(form=forms, side=sides, width=few, out=few, kernel=st.sampled_from([1, 3]), stride=st.integers(1, 2), relu=st.booleans())
-def test_convolution_to_codes(form: str, side: int, width: int, out: int, kernel: int, stride: int, relu: bool) -> None:
+@given(
+    form=forms,
+    side=sides,
+    width=few,
+    out=few,
+    kernel=st.sampled_from([1, 3]),
+    stride=st.integers(1, 2),
+    relu=st.booleans(),
+)
+def test_convolution_to_codes(
+    form: str, side: int, width: int, out: int, kernel: int, stride: int, relu: bool
+) -> None:
     graph = QdqGraph(side * 100 + width, x=(1, width, side, side + 1))
     y = graph.conv("x", width, out, kernel, stride)
     made = hold(graph, graph.rounded(graph.add("Relu", y) if relu else y, 1 / 8), form)
@@ -78,18 +90,24 @@ def test_linear_and_products(form: str, rows: int, keys: int, heads: int, width:
     shape = graph.constant([1, -1, heads, width], np.int64)
     x = graph.linear("x", channels, channels)
     q, k = (graph.add("Transpose", graph.add("Reshape", name, shape), perm=[0, 2, 1, 3]) for name in (x, "k"))
-    scores = graph.add("MatMul", graph.rounded(q), graph.rounded(graph.add("Transpose", k, perm=[0, 1, 3, 2])))
+    scores = graph.add(
+        "MatMul", graph.rounded(q), graph.rounded(graph.add("Transpose", k, perm=[0, 1, 3, 2]))
+    )
     made = hold(graph, graph.add("MatMul", graph.rounded(scores, 1 / 2), graph.rounded(k)), form)
     assert (count_ops(made)["MatMulIntegerToFloat"], count_ops(made)["MatMul"]) == (3, 0)
 
 
 @settings(max_examples=15, deadline=None)
 @given(form=forms, across=few, down=few, patch=st.integers(2, 4), width=few, out=few, ragged=st.booleans())
-def test_convolution_of_patches(form: str, across: int, down: int, patch: int, width: int, out: int, ragged: bool) -> None:
+def test_convolution_of_patches(
+    form: str, across: int, down: int, patch: int, width: int, out: int, ragged: bool
+) -> None:
     graph = QdqGraph(patch, x=(1, down * patch, across * patch + ragged, width))
     x, weight = graph.rounded(graph.add("Transpose", "x", perm=NCHW)), graph.weight(out, width, patch, patch)
     sizes = {"kernel_shape": [patch] * 2, "strides": [patch] * 2}
-    made = hold(graph, graph.add("Transpose", graph.add("Conv", x, weight, graph.bias(out), **sizes), perm=NHWC), form)
+    made = hold(
+        graph, graph.add("Transpose", graph.add("Conv", x, weight, graph.bias(out), **sizes), perm=NHWC), form
+    )
     assert (count_ops(made)["MatMulIntegerToFloat"], count_ops(made)["Conv"]) == (1 - ragged, int(ragged))
 
 
@@ -107,7 +125,12 @@ def test_limits_between_a_convolution_and_its_codes(form: str, side: int, low: f
 
 
 @settings(max_examples=15, deadline=None)
-@given(form=forms, side=st.integers(3, 8), around=st.tuples(*[st.integers(0, 2)] * 4), value=st.sampled_from([0.0, 0.5]))
+@given(
+    form=forms,
+    side=st.integers(3, 8),
+    around=st.tuples(*[st.integers(0, 2)] * 4),
+    value=st.sampled_from([0.0, 0.5]),
+)
 def test_padding_before_a_convolution(form: str, side: int, around: tuple[int, ...], value: float) -> None:
     top, left, bottom, right = around
     graph = QdqGraph(sum(around), x=(1, 4, side, side))
@@ -122,7 +145,11 @@ def test_what_has_no_integer_operator_keeps_its_weights_as_floats(form: str) -> 
     graph = QdqGraph(x=(1, 4, 6, 6))
     made = hold(graph, graph.conv("x", 4, 8, 3), form)
     assert count_ops(made)["Conv"] == 1
-    assert not any(numpy_helper.to_array(tensor).dtype == np.int8 for tensor in made.graph.initializer if len(tensor.dims) == 4)
+    assert not any(
+        numpy_helper.to_array(tensor).dtype == np.int8
+        for tensor in made.graph.initializer
+        if len(tensor.dims) == 4
+    )
 
 
 @pytest.mark.parametrize("form", EXACT)
@@ -141,7 +168,12 @@ def test_something_like_gelu_stays() -> None:
     graph = QdqGraph(x=(2, 50))
     erf = graph.add("Erf", graph.add("Div", "x", graph.constant(1.5)))
     made = dialect(
-        graph.model(graph.add("Mul", graph.add("Mul", "x", graph.add("Add", erf, graph.constant(1))), graph.constant(0.5))), "x86"
+        graph.model(
+            graph.add(
+                "Mul", graph.add("Mul", "x", graph.add("Add", erf, graph.constant(1))), graph.constant(0.5)
+            )
+        ),
+        "x86",
     )
     assert (count_ops(made)["Gelu"], count_ops(made)["Erf"]) == (0, 1)
 
@@ -176,15 +208,26 @@ def test_transposes_and_elementwise_operators_in_any_order(data: st.DataObject, 
 
 
 @settings(max_examples=15, deadline=None)
-@given(rows=st.integers(1, 24), keys=sides, heads=st.integers(1, 3), piece=st.integers(1, 2000), rounded=st.booleans())
+@given(
+    rows=st.integers(1, 24),
+    keys=sides,
+    heads=st.integers(1, 3),
+    piece=st.integers(1, 2000),
+    rounded=st.booleans(),
+)
 def test_attention_in_pieces(rows: int, keys: int, heads: int, piece: int, rounded: bool) -> None:
     graph = QdqGraph(rows, q=(1, heads, rows, 4), k=(1, heads, 4, keys), v=(1, heads, keys, 4))
     weights = graph.add("Softmax", graph.add("MatMul", "q", "k"), axis=-1)
-    model, feed = graph.model(graph.add("MatMul", graph.rounded(weights, 1 / 128) if rounded else weights, "v")), graph.feed()
+    model, feed = (
+        graph.model(graph.add("MatMul", graph.rounded(weights, 1 / 128) if rounded else weights, "v")),
+        graph.feed(),
+    )
     editor = GraphEditor(model)
     split = attention_in_pieces(editor, piece)
     made = editor.finish()
-    np.testing.assert_allclose(run(made, feed), run(model, feed), rtol=1e-5, atol=1e-5)  # sums in another order
+    np.testing.assert_allclose(
+        run(made, feed), run(model, feed), rtol=1e-5, atol=1e-5
+    )  # sums in another order
     pieces = count_ops(made)["Softmax"]
     assert split == (pieces > 1)
     assert rows % pieces == 0
@@ -208,7 +251,11 @@ def test_weights_are_rounded_as_quantizelinear_rounds(channels: int, size: int, 
     scale = (np.abs(weight).max(1) / 127).astype(np.float32)
     graph = QdqGraph(x=(1, 1))
     codes = graph.add(
-        "QuantizeLinear", graph.constant(weight), graph.constant(scale), graph.constant([0] * channels, np.int8), axis=0
+        "QuantizeLinear",
+        graph.constant(weight),
+        graph.constant(scale),
+        graph.constant([0] * channels, np.int8),
+        axis=0,
     )
     model = graph.model(graph.add("Cast", codes, to=onnx.TensorProto.FLOAT))
     np.testing.assert_array_equal(run(model, graph.feed()), integers(weight, scale))
@@ -238,7 +285,9 @@ def test_write_dialect(tmp_path: Path) -> None:
     graph = QdqGraph(x=(1, 4, 6, 6))
     onnx.save(graph.model(graph.rounded(graph.conv("x", 4, 8))), tmp_path / "qdq.onnx")
     labels = LabelSpace(("road",), ((0, 0, 0),))
-    program = Program(tmp_path / "qdq.onnx", ImageSpec((32, 32)), labels, 1, IsrPlan(), "int8", "tiny", form="qdq")
+    program = Program(
+        tmp_path / "qdq.onnx", ImageSpec((32, 32)), labels, 1, IsrPlan(), "int8", "tiny", form="qdq"
+    )
     made = write_dialect(program, "x86", tmp_path / "x86.onnx")
     assert (made.form, made.onnx_path, made.precision) == ("x86", tmp_path / "x86.onnx", "int8")
     assert count_ops(onnx.load(made.onnx_path))["QLinearConv"] == 1

@@ -34,7 +34,14 @@ from locations import REPOSITORY
 SIZE_HW = (64, 128)
 ISR = IsrPlan((2, 2, 1, 1), (2, 2, 2))
 CONTROL_FLOW = {"Loop", "If", "Scan", "Range", "NonZero", "Shape", "SequenceAt"}
-LEFTOVERS = {"Identity", "Dropout", "BatchNormalization", "ReduceMean", "Sqrt", "Pow"}  # the last three: LayerNorm in pieces
+LEFTOVERS = {
+    "Identity",
+    "Dropout",
+    "BatchNormalization",
+    "ReduceMean",
+    "Sqrt",
+    "Pow",
+}  # the last three: LayerNorm in pieces
 
 
 def labels(count: int) -> LabelSpace:
@@ -169,11 +176,16 @@ def test_isr_plans(tmp_path: Path, plan: IsrPlan) -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "convolutions"), [("plain", "fewer"), ("openvino", "fewer"), ("onnxruntime", "same"), ("tensorrt", "same")]
+    ("form", "convolutions"),
+    [("plain", "fewer"), ("openvino", "fewer"), ("onnxruntime", "same"), ("tensorrt", "same")],
 )
-def test_every_form_says_the_same(program: Program, nano: Segmentor, tmp_path: Path, form: str, convolutions: str) -> None:
+def test_every_form_says_the_same(
+    program: Program, nano: Segmentor, tmp_path: Path, form: str, convolutions: str
+) -> None:
     other = export(nano, tmp_path / "other.onnx", form=form)
-    default, counted = (sum(node.op_type == "Conv" for node in onnx.load(p.onnx_path).graph.node) for p in (program, other))
+    default, counted = (
+        sum(node.op_type == "Conv" for node in onnx.load(p.onnx_path).graph.node) for p in (program, other)
+    )
     assert (counted < default) == (convolutions == "fewer")
     compare(TorchReference(nano, other.image, 8), other, images(), FP32)
 
@@ -181,7 +193,9 @@ def test_every_form_says_the_same(program: Program, nano: Segmentor, tmp_path: P
 def test_attention_is_cut_into_pieces_for_processors_alone(nano: Segmentor, tmp_path: Path) -> None:
     size_hw = (192, 384)
     forms = ("onnxruntime", "tensorrt")
-    programs = [export(nano, tmp_path / f"{form}.onnx", form=form, image=ImageSpec(size_hw)) for form in forms]
+    programs = [
+        export(nano, tmp_path / f"{form}.onnx", form=form, image=ImageSpec(size_hw)) for form in forms
+    ]
     processor, gpu = (count_ops(onnx.load(program.onnx_path)) for program in programs)
     attentions = sum(isinstance(module, EfaBlock) for module in nano.modules())
     assert gpu["Softmax"] == attentions < processor["Softmax"]
@@ -193,7 +207,10 @@ def test_attention_is_cut_into_pieces_for_processors_alone(nano: Segmentor, tmp_
 @pytest.mark.slow
 def test_learned_upsampling_reads_pixels_on_a_gpu(tmp_path: Path) -> None:
     model = fill(build_model("edaformer_nano", 5, upsample="lda_aqu")).eval()
-    for form, reads in (("onnxruntime", 0), ("tensorrt", 54)):  # keys and values, nine neighbours, three maps that double
+    for form, reads in (
+        ("onnxruntime", 0),
+        ("tensorrt", 54),
+    ):  # keys and values, nine neighbours, three maps that double
         program = export(model, tmp_path / f"{form}.onnx", form=form)
         assert count_ops(onnx.load(program.onnx_path))["GridSample"] == reads
         compare(TorchReference(model, program.image, 8), program, images(), FP32)
@@ -212,7 +229,14 @@ def test_the_reference_model(tmp_path: Path, plan: IsrPlan) -> None:
     model = model_of("edaformer_t", 19, plan)
     image = ImageSpec((128, 192))
     for weights, limits in (("fp32", FP32), ("fp16", FP16)):
-        program = export(model, tmp_path / f"{weights}.onnx", image=image, labels=labels(19), arch="edaformer_t", weights=weights)
+        program = export(
+            model,
+            tmp_path / f"{weights}.onnx",
+            image=image,
+            labels=labels(19),
+            arch="edaformer_t",
+            weights=weights,
+        )
         report = compare(TorchReference(model, image, 8), program, images(image.size_hw), limits)
         assert weights == "fp16" or report["rungs"]["graph"]["value"] * report["peak_logit"] <= 1e-4
     assert (tmp_path / "fp16.onnx").stat().st_size < 0.52 * (tmp_path / "fp32.onnx").stat().st_size < 11e6
@@ -236,7 +260,9 @@ class TestHalfWeights:
     def test_a_weight_beyond_float16_is_refused(self, program: Program) -> None:
         graph = onnx.load(program.onnx_path)
         weight = max(graph.graph.initializer, key=lambda t: np.prod(t.dims))
-        weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * np.float32(1e6), weight.name))
+        weight.CopyFrom(
+            onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * np.float32(1e6), weight.name)
+        )
         with pytest.raises(BuildError, match="float16"):
             store_half(graph)
 
@@ -309,7 +335,10 @@ def test_clean_keeps_a_no_op_that_is_the_output() -> None:
         helper.make_node("Identity", ["c"], ["y"]),
     ]
     model = clean(helper.make_model(helper.make_graph(nodes, "g", value[:1], value[1:], [one])))
-    assert [(node.op_type, list(node.input)) for node in model.graph.node] == [("Mul", ["x", "x"]), ("Identity", ["c"])]
+    assert [(node.op_type, list(node.input)) for node in model.graph.node] == [
+        ("Mul", ["x", "x"]),
+        ("Identity", ["c"]),
+    ]
 
 
 class _Images:

@@ -28,14 +28,20 @@ SIZE_HW = (64, 64)
 FAMILIES = [
     ("edaformer_nano", "bilinear"),
     pytest.param("vwformer_nano", "lda_aqu", marks=pytest.mark.slow),
-    *(pytest.param(name, "bilinear", marks=pytest.mark.slow) for name in ("segformer_nano", "vwformer_nano", "repsep_nano")),
+    *(
+        pytest.param(name, "bilinear", marks=pytest.mark.slow)
+        for name in ("segformer_nano", "vwformer_nano", "repsep_nano")
+    ),
 ]
 
 
 def types(model: onnx.ModelProto) -> dict[str, int]:
     """Tensor -> element type."""
     graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
-    found = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input, *graph.output)}
+    found = {
+        value.name: value.type.tensor_type.elem_type
+        for value in (*graph.value_info, *graph.input, *graph.output)
+    }
     return found | {tensor.name: tensor.data_type for tensor in graph.initializer}
 
 
@@ -49,7 +55,9 @@ def exported(name: str, upsample: str, folder: Path) -> tuple[Program, TorchRefe
     options = {} if upsample == "bilinear" else {"upsample": upsample}
     model = fill(build_model(name, LABELS.num_classes, **options)).eval()
     image = model.image_spec(SIZE_HW)
-    program = export_program(model, image=image, labels=LABELS, mask_stride=4, arch=name, out=folder / f"{name}-{upsample}.onnx")
+    program = export_program(
+        model, image=image, labels=LABELS, mask_stride=4, arch=name, out=folder / f"{name}-{upsample}.onnx"
+    )
     return program, TorchReference(model, image, mask_stride=4)
 
 
@@ -77,7 +85,11 @@ def test_a_half_program_is_held_to_its_model(spoilt: float, folder: Path, tmp_pa
     program, reference = exported("edaformer_nano", "bilinear", folder)
     half = write_half(program, tmp_path / "half.onnx")
     model = onnx.load(half.onnx_path)
-    weights = [tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT16 and len(tensor.dims) == 4]
+    weights = [
+        tensor
+        for tensor in model.graph.initializer
+        if tensor.data_type == TensorProto.FLOAT16 and len(tensor.dims) == 4
+    ]
     largest = max(weights, key=lambda tensor: len(tensor.raw_data))
     largest.CopyFrom(numpy_helper.from_array(np.full(largest.dims, spoilt, np.float16), largest.name))
     onnx.save(model, half.onnx_path)
@@ -128,7 +140,9 @@ def test_types_change_only_where_they_must() -> None:
     kinds = types(model)
     assert kinds["x"] == kinds[attended] == kinds["large"] == TensorProto.FLOAT
     assert kinds[first] == kinds[both] == kinds[logits] == TensorProto.FLOAT16
-    assert casts(model) == 2 + 4  # of the image and the mask; behind the mean, around the softmax, before the resize
+    assert (
+        casts(model) == 2 + 4
+    )  # of the image and the mask; behind the mean, around the softmax, before the resize
 
 
 def test_one_cast_serves_all_readers() -> None:
@@ -152,7 +166,10 @@ def test_scales_are_half_unless_that_moves_them(exponent: int, seed: int) -> Non
     """Integers stay what they were; a scale that half would move by a quarter step keeps its float32."""
     graph = QdqGraph(seed)
     step = np.float32(1.37 * 2.0**exponent)
-    codes, scale = graph.constant(graph.rng.integers(-127, 128, (3, 4, 1, 1)), np.int8), graph.constant(np.full(3, step))
+    codes, scale = (
+        graph.constant(graph.rng.integers(-127, 128, (3, 4, 1, 1)), np.int8),
+        graph.constant(np.full(3, step)),
+    )
     weight = graph.add("DequantizeLinear", codes, scale, graph.constant(np.zeros(3), np.int8), axis=0)
     logits = graph.add("Conv", graph.rounded("x", 0.5), weight)
     model = program_of(graph, logits)
@@ -173,7 +190,9 @@ def test_the_int8_form(tmp_path: Path) -> None:
     model = program_of(graph, graph.conv(mixed, 8, 3))
     model.opset_import[0].version = 17
     onnx.save(model, tmp_path / "qdq.onnx")
-    program = Program(tmp_path / "qdq.onnx", ImageSpec((32, 32)), LABELS, 1, IsrPlan(), "int8", "tiny", form="qdq")
+    program = Program(
+        tmp_path / "qdq.onnx", ImageSpec((32, 32)), LABELS, 1, IsrPlan(), "int8", "tiny", form="qdq"
+    )
     half = write_half(program, tmp_path / "half.onnx")
     assert (half.precision, half.form) == ("int8", "half")
     found = onnx.load(half.onnx_path)
@@ -182,7 +201,11 @@ def test_the_int8_form(tmp_path: Path) -> None:
     quantizers = [node for node in found.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     assert {kinds[node.input[1]] for node in quantizers} == {TensorProto.FLOAT16}
     makers = {node.output[0]: node.op_type for node in found.graph.node}
-    read = [[makers.get(name) for name in node.input[:2]] for node in found.graph.node if node.op_type == "Conv"]
-    assert read == [["DequantizeLinear"] * 2, ["DequantizeLinear", None], ["DequantizeLinear"] * 2], "a depthwise weight in half"
+    read = [
+        [makers.get(name) for name in node.input[:2]] for node in found.graph.node if node.op_type == "Conv"
+    ]
+    assert read == [["DequantizeLinear"] * 2, ["DequantizeLinear", None], ["DequantizeLinear"] * 2], (
+        "a depthwise weight in half"
+    )
     image = graph.rng.integers(0, 256, (1, 4, 4, 4)).astype(np.uint8)
     assert mask_agreement(run(model, {"image": image})[0], run(found, {"image": image})[0]) >= 0.95

@@ -1,4 +1,6 @@
-"""The parity ladder: P1 of INT8 finds every kind of misplacement and nothing else; rungs, their report, and the command."""
+"""The parity ladder: P1 of INT8 finds every kind of misplacement and nothing else; rungs, their report, and
+the command.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ class RoundedConv(nn.Conv2d):
     def __init__(self, *shape: int, stride: int, peak: float) -> None:
         super().__init__(*shape, stride=stride, padding=1)
         self.input_quantizer = Rounding(torch.tensor(peak), narrow_range=False)
-        self.weight_quantizer = Rounding(self.weight.detach().abs().amax((1, 2, 3), keepdim=True), narrow_range=True)
+        self.weight_quantizer = Rounding(
+            self.weight.detach().abs().amax((1, 2, 3), keepdim=True), narrow_range=True
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight_quantizer(self.weight)
@@ -73,7 +77,9 @@ def quantized() -> Quantized:
     labels = LabelSpace(tuple("abcd"), tuple((n, n, n) for n in range(4)))
     image = ImageSpec(SIZE_HW, std_rgb=(1.0, 1.0, 1.0))
     other: Any = None
-    return Quantized(model.eval().requires_grad_(False), other, image, labels, "tiny", IsrPlan(), other, "", {})
+    return Quantized(
+        model.eval().requires_grad_(False), other, image, labels, "tiny", IsrPlan(), other, "", {}
+    )
 
 
 @pytest.fixture
@@ -159,7 +165,10 @@ def zero_point(model: onnx.ModelProto) -> None:
 
 
 MISTAKES: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
-    "another scale": (lambda m: changed(m, first(m, "QuantizeLinear").input[1], lambda s: s * 1.001), "has no quantizer like it"),
+    "another scale": (
+        lambda m: changed(m, first(m, "QuantizeLinear").input[1], lambda s: s * 1.001),
+        "has no quantizer like it",
+    ),
     "one weight a step off": (lambda m: changed(m, stored_weight(m), one_more), "input_error_steps"),
     "another bias": (lambda m: changed(m, first(m, "Conv").input[2], one_more), "input_error_steps"),
     "a quantizer is missing": (without_rounding, "has no quantizer like it"),
@@ -182,7 +191,9 @@ def test_p1_finds(mistake: str, quantized: Quantized, program: Program, images: 
     assert caught.value.report["rungs"][0]["passed"] is False
 
 
-def test_p2_holds_every_form_and_finds_a_wrong_one(program: Program, images: list[ImageU8], tmp_path: Path) -> None:
+def test_p2_holds_every_form_and_finds_a_wrong_one(
+    program: Program, images: list[ImageU8], tmp_path: Path
+) -> None:
     forms = {form: write_dialect(program, form, tmp_path / f"{form}.onnx") for form in DIALECTS}
     forms["qdq"] = program
     rung = optimised_rung(program, forms, images)
@@ -213,7 +224,9 @@ def test_p0_and_p4(quantized: Quantized, images: list[ImageU8]) -> None:
     spoilt = frames[1]._replace(mask=(frames[1].mask + 1) % 4)
     assert golden_rung(reference, [frames[0], spoilt], "int8").broken == ["mask_agreement 0, wanted >= 0.99"]
     assert accuracy_rung(-0.01, "gate.max_miou_drop", 0.005, {}).passed
-    assert accuracy_rung(0.006, "gate.max_miou_drop", 0.005, {}).broken == ["miou_drop 0.006, wanted <= 0.005"]
+    assert accuracy_rung(0.006, "gate.max_miou_drop", 0.005, {}).broken == [
+        "miou_drop 0.006, wanted <= 0.005"
+    ]
 
 
 def test_rungs_as_json_and_as_error() -> None:
@@ -224,7 +237,9 @@ def test_rungs_as_json_and_as_error() -> None:
     skipped = Rung("P4", "engine", skipped="no data")
     assert (lost.passed, skipped.passed, skipped.broken) == (False, None, [])
     check("it", [equal, skipped])
-    with pytest.raises(ParityError, match=r"it: rung P3 \(a against c\) broke: sqnr_db nan, wanted >= 30") as caught:
+    with pytest.raises(
+        ParityError, match=r"it: rung P3 \(a against c\) broke: sqnr_db nan, wanted >= 30"
+    ) as caught:
         check("it", [equal, lost, skipped])
     assert [rung["passed"] for rung in caught.value.report["rungs"]] == [True, False, None]
 
@@ -245,7 +260,9 @@ def test_through_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "float" not in shown.split("\n")[0]
 
 
-def test_a_broken_rung_ends_the_command_and_leaves_the_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_rung_ends_the_command_and_leaves_the_bundle(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     parts = tiny_precisions(tmp_path)
     names = {program.form: program.onnx_path for program in parts["programs"] if program.precision == "int8"}
     model = onnx.load(names["arm"])

@@ -41,7 +41,13 @@ def export_levels(
         out = folder / f"{arch}-{weights}-{index}.onnx"
         programs.append(
             export_program(
-                model, image=model.image_spec(SIZE_HW), labels=LABELS, mask_stride=8, arch=arch, out=out, weights=weights
+                model,
+                image=model.image_spec(SIZE_HW),
+                labels=LABELS,
+                mask_stride=8,
+                arch=arch,
+                out=out,
+                weights=weights,
             )
         )
     return model, programs
@@ -84,7 +90,9 @@ def test_levels_need_the_weights_of_one(nano: tuple[Segmentor, list[Program]], t
             assert int(place["length"]) >= MIN_BYTES - 200
 
 
-def test_programs_are_the_same_and_their_files_untouched(nano: tuple[Segmentor, list[Program]], tmp_path: Path) -> None:
+def test_programs_are_the_same_and_their_files_untouched(
+    nano: tuple[Segmentor, list[Program]], tmp_path: Path
+) -> None:
     _, programs = nano
     before = [program.onnx_path.read_bytes() for program in programs]
     for old, new in zip(programs, share_weights(programs, tmp_path), strict=True):
@@ -143,14 +151,19 @@ def test_equal_bytes_are_stored_once_whatever_they_are(tmp_path: Path) -> None:
     programs = [weighted(tmp_path / "a.onnx", *same), weighted(tmp_path / "b.onnx", other, few, same[0])]
     first, second = share_weights(programs, tmp_path / "shared")
     assert {name: int(place["offset"]) for name, place in located(first).items()} == dict.fromkeys("abcd", 0)
-    assert {name: int(place["offset"]) for name, place in located(second).items()} == {"a": 0, "e": ALIGN_BYTES}
+    assert {name: int(place["offset"]) for name, place in located(second).items()} == {
+        "a": 0,
+        "e": ALIGN_BYTES,
+    }
     assert (tmp_path / "shared" / WEIGHTS).stat().st_size == ALIGN_BYTES + ones.nbytes
 
 
 def test_sizes_stay_in_the_graph_however_many(tmp_path: Path) -> None:
     """Shape inference cannot read them elsewhere: attention at 1024x1024 is split into 256 pieces."""
     pieces = MIN_BYTES // 4
-    model = onnx.load(weighted(tmp_path / "a.onnx", numpy_helper.from_array(np.ones((16, 64), np.float32), "a")).onnx_path)
+    model = onnx.load(
+        weighted(tmp_path / "a.onnx", numpy_helper.from_array(np.ones((16, 64), np.float32), "a")).onnx_path
+    )
     graph, names = model.graph, [f"piece{i}" for i in range(pieces)]
     graph.initializer.append(numpy_helper.from_array(np.ones(pieces, np.float32), "row"))
     graph.initializer.append(numpy_helper.from_array(np.ones(pieces, np.int64), "sizes"))

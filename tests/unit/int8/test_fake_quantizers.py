@@ -56,7 +56,10 @@ def test_a_scale_comes_back_from_its_range_to_the_bit(amax: npt.NDArray[np.float
     assert torch.equal(scale_of(amax_of(scale)), scale)
 
 
-@given(arrays(np.float32, (3, 5), elements=st.floats(-1e3, 1e3, width=32)), arrays(np.float32, (3, 1), elements=SCALES))
+@given(
+    arrays(np.float32, (3, 5), elements=st.floats(-1e3, 1e3, width=32)),
+    arrays(np.float32, (3, 1), elements=SCALES),
+)
 def test_what_is_rounded_is_near_inside_the_range_at_its_edge_outside_and_stays(
     x: npt.NDArray[np.float32], amax: npt.NDArray[np.float32]
 ) -> None:
@@ -99,7 +102,9 @@ def test_the_gradient_of_a_range_is_lsqs(shape: tuple[int, ...]) -> None:
 
 
 def test_a_learned_range_learns() -> None:
-    """Descent on the error of rounding brings a range that clips far too much back to where clipping and rounding balance."""
+    """Descent on the error of rounding brings a range that clips far too much back to where clipping and
+    rounding balance.
+    """
     x = torch.randn(4000, generator=torch.Generator().manual_seed(0))
     amax = torch.tensor(0.5, requires_grad=True)
     optimizer = torch.optim.Adam([amax], 0.05)

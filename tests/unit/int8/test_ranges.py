@@ -38,12 +38,16 @@ def test_every_value_is_counted_and_lies_inside(tensors: list[npt.NDArray[np.flo
     assert histogram.counts.sum() == sum(tensor.size for tensor in tensors)
     assert histogram.largest == max(tensor.max() for tensor in tensors)
     assert histogram.top >= histogram.largest
-    assert histogram.largest == 0 or np.flatnonzero(histogram.counts)[-1] >= BINS // 2 - 1  # half of the bins are in use
+    assert (
+        histogram.largest == 0 or np.flatnonzero(histogram.counts)[-1] >= BINS // 2 - 1
+    )  # half of the bins are in use
 
 
 @settings(max_examples=30)
 @given(TENSORS, TENSORS)
-def test_a_range_is_within_what_was_seen_and_zero_for_zeros_alone(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> None:
+def test_a_range_is_within_what_was_seen_and_zero_for_zeros_alone(
+    a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]
+) -> None:
     histogram = seen(a, b)
     for method in METHODS:
         found = range_of(histogram, method)
@@ -112,7 +116,9 @@ def test_entropy_diverges_least() -> None:
 
 
 def test_percentiles_are_modelopts() -> None:
-    """On one tensor, for which modelopt's histogram has the same bins. Its mse takes the bits for a bias, and finds nonsense."""
+    """On one tensor, for which modelopt's histogram has the same bins. Its mse takes the bits for a bias, and
+    finds nonsense.
+    """
     import torch
 
     from edgeseg.int8.insert import modelopt
@@ -123,6 +129,11 @@ def test_percentiles_are_modelopts() -> None:
 
         theirs = HistogramCalibrator(8, None, False, num_bins=BINS)
         theirs.collect(torch.from_numpy(values))
-        expected = {percent: float(theirs.compute_amax("percentile", percentile=percent)) for percent in (99.0, 99.9, 99.99)}
+        expected = {
+            percent: float(theirs.compute_amax("percentile", percentile=percent))
+            for percent in (99.0, 99.9, 99.99)
+        }
     for percent, amax in expected.items():
-        assert range_of(seen(values.astype(np.float64)), "percentile", percent) == pytest.approx(amax, rel=5e-3)
+        assert range_of(seen(values.astype(np.float64)), "percentile", percent) == pytest.approx(
+            amax, rel=5e-3
+        )

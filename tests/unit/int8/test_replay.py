@@ -129,7 +129,9 @@ def test_only_switches_and_switches_back() -> None:
     switch = LayerSwitch(model)
     assert "unused" not in switch.names
     with switch.only(["shared"]):
-        assert [name for name, module in model.named_modules() if isinstance(module, Round) and module.is_enabled] == [
+        assert [
+            name for name, module in model.named_modules() if isinstance(module, Round) and module.is_enabled
+        ] == [
             "shared.input_quantizer",
             "shared.weight_quantizer",
         ]

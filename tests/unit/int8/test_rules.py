@@ -47,18 +47,29 @@ class Small(nn.Module):
         return logits
 
 
-HINTS = QuantHints(("scores", "weighted"), (("blocks.router", "for its own reason"),), ("stem",), "stem", "classifier")
+HINTS = QuantHints(
+    ("scores", "weighted"), (("blocks.router", "for its own reason"),), ("stem",), "stem", "classifier"
+)
 
 
 def settings(**changes: Any) -> Quant:
     calibration = Calibration(images="none", method=changes.pop("method", "max"))
     return Quant(
-        **{"calibration": calibration, "attention": "float", "min_coverage": 0.0, "max_miou_drop": 1.0, "qat": None, **changes}
+        **{
+            "calibration": calibration,
+            "attention": "float",
+            "min_coverage": 0.0,
+            "max_miou_drop": 1.0,
+            "qat": None,
+            **changes,
+        }
     )
 
 
 def images(count: int) -> list[Tensor]:
-    return [torch.randn(1, 3, *SIZE_HW, generator=torch.Generator().manual_seed(seed)) for seed in range(count)]
+    return [
+        torch.randn(1, 3, *SIZE_HW, generator=torch.Generator().manual_seed(seed)) for seed in range(count)
+    ]
 
 
 def inserted(**changes: Any) -> Small:
@@ -73,7 +84,9 @@ def on(model: nn.Module) -> set[str]:
 
 def test_names_do_not_decide() -> None:
     quantized = {"stem", "classifier", *(f"blocks.{name}" for name in TRAPS)} - {"blocks.router"}
-    assert on(inserted()) == {f"{layer}.{role}" for layer in quantized for role in ("input", "weight")} | {"stem.output"}
+    assert on(inserted()) == {f"{layer}.{role}" for layer in quantized for role in ("input", "weight")} | {
+        "stem.output"
+    }
 
 
 @pytest.mark.parametrize(
@@ -87,23 +100,36 @@ def test_names_do_not_decide() -> None:
         ({"attention": "int8", "keep_float": ("weighted",)}, "weighted", "quant.keep_float: weighted"),
     ],
 )
-def test_each_choice_of_the_recipe_makes_its_layer_float_and_says_so(changes: dict[str, Any], layer: str, reason: str) -> None:
+def test_each_choice_of_the_recipe_makes_its_layer_float_and_says_so(
+    changes: dict[str, Any], layer: str, reason: str
+) -> None:
     decision = decide(Small(), HINTS, settings(**changes))[layer]
     assert decision.precision == "float"
     assert reason in decision.reason
 
 
 def test_attention_int8_rounds_both_sides_of_both_products() -> None:
-    assert on(inserted(attention="int8")) - on(inserted()) == {"scores.a", "scores.b", "weighted.a", "weighted.b"}
+    assert on(inserted(attention="int8")) - on(inserted()) == {
+        "scores.a",
+        "scores.b",
+        "weighted.a",
+        "weighted.b",
+    }
 
 
 def test_a_layer_without_an_integer_form_is_named_unless_it_is_kept_float() -> None:
-    model = nn.ModuleDict({"up": nn.ConvTranspose2d(4, 4, 2, 2), "cells": nn.LSTM(4, 4), "conv": nn.Conv2d(4, 4, 1)})
+    model = nn.ModuleDict(
+        {"up": nn.ConvTranspose2d(4, 4, 2, 2), "cells": nn.LSTM(4, 4), "conv": nn.Conv2d(4, 4, 1)}
+    )
     with pytest.raises(BuildError, match=r"up \(ConvTranspose2d\), cells \(LSTM\)") as caught:
         decide(model, QuantHints(), settings())
     assert caught.value.hint == 'keep it float: quant.keep_float: ["up", "cells"]'
     decisions = decide(model, QuantHints(), settings(keep_float=("up", "ce*")))
-    assert {name: decision.precision for name, decision in decisions.items()} == {"up": "float", "cells": "float", "conv": "int8"}
+    assert {name: decision.precision for name, decision in decisions.items()} == {
+        "up": "float",
+        "cells": "float",
+        "conv": "int8",
+    }
 
 
 def test_a_pattern_without_a_layer_is_refused_with_the_nearest() -> None:
@@ -142,7 +168,9 @@ def test_ranges_are_what_the_float_model_shows(capsys: pytest.CaptureFixture[str
     plain = Small().eval()
     stems = [plain.stem(x) for x in batch]
     assert report.ranges["stem.input"].largest == max(float(x.abs().max()) for x in batch)
-    assert report.ranges["stem.output"].amax == pytest.approx(max(y.abs().max().item() for y in stems), rel=1e-6)
+    assert report.ranges["stem.output"].amax == pytest.approx(
+        max(y.abs().max().item() for y in stems), rel=1e-6
+    )
     assert (report.images, report.notes, done) == (8, (), list(range(1, 9)))
     found = scales(model)
     assert torch.equal(found["stem.weight_scale"], plain.stem.weight.abs().amax((1, 2, 3)) / 127)
@@ -166,9 +194,18 @@ def test_no_image_one_image_and_an_activation_that_never_lives() -> None:
 @pytest.mark.parametrize(
     ("poison", "told"),
     [
-        (lambda model, batch: batch[1].fill_(torch.nan), "the input of stem is not finite at calibration image 2"),
-        (lambda model, batch: model.blocks["visual"].bias.data.fill_(torch.inf), "the input of blocks.output is not finite"),
-        (lambda model, batch: model.classifier.bias.data.fill_(torch.nan), "the model's logits is not finite"),
+        (
+            lambda model, batch: batch[1].fill_(torch.nan),
+            "the input of stem is not finite at calibration image 2",
+        ),
+        (
+            lambda model, batch: model.blocks["visual"].bias.data.fill_(torch.inf),
+            "the input of blocks.output is not finite",
+        ),
+        (
+            lambda model, batch: model.classifier.bias.data.fill_(torch.nan),
+            "the model's logits is not finite",
+        ),
     ],
 )
 def test_what_is_not_finite_is_named_and_the_model_is_as_before(poison: Any, told: str) -> None:
@@ -227,13 +264,20 @@ def test_learned_ranges_become_plain_again_and_weights_hold_no_quantizer_state()
     assert model.stem.input_quantizer.amax.grad.abs() > 0
     freeze(model)
     assert all(torch.equal(value, before[name]) for name, value in scales(model).items())
-    assert set(float_state(model)) == set(Small().state_dict()) == {name for name, _ in model.named_parameters()}
+    assert (
+        set(float_state(model)) == set(Small().state_dict()) == {name for name, _ in model.named_parameters()}
+    )
 
 
 def test_coverage_and_its_gate() -> None:
     model = inserted(min_coverage=0.5)
     found = coverage(model, HINTS, settings(), SIZE_HW)
-    macs = {"stem": 64 * 8 * 27, **{f"blocks.{name}": 64 * 64 for name in TRAPS}, "scores": 64 * 64 * 8, "weighted": 64 * 64 * 8}
+    macs = {
+        "stem": 64 * 8 * 27,
+        **{f"blocks.{name}": 64 * 64 for name in TRAPS},
+        "scores": 64 * 64 * 8,
+        "weighted": 64 * 64 * 8,
+    }
     macs["classifier"] = 64 * 8 * 4
     assert {layer.name: layer.macs for layer in found.layers} == macs
     floats = ("scores", "weighted", "blocks.router")
@@ -248,10 +292,15 @@ def test_coverage_and_its_gate() -> None:
 
 
 def test_the_share_of_depthwise_convolutions() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 8, 3, padding=1, groups=4), nn.Conv2d(8, 8, 1, groups=2))
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.Conv2d(4, 8, 3, padding=1, groups=4), nn.Conv2d(8, 8, 1, groups=2)
+    )
     found = coverage(model, QuantHints(), settings(), SIZE_HW)
     assert found.depthwise_share == pytest.approx(8 * 9 / (4 * 3 + 8 * 9 + 8 * 4))
-    assert (_share(found.to_json(), "qdq"), _share(found.to_json(), "half")) == (1.0, 1.0 - found.depthwise_share)
+    assert (_share(found.to_json(), "qdq"), _share(found.to_json(), "half")) == (
+        1.0,
+        1.0 - found.depthwise_share,
+    )
     assert _share({"share": 1.0}, "half") is None, "a bundle of before"
 
 

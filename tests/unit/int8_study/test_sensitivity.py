@@ -35,7 +35,14 @@ from edgeseg.specs import ImageSpec, ImageU8, LabelSpace, MaskU8, QuantHints
 
 SIZE_HW = (32, 64)
 LABELS = LabelSpace(("a", "b", "c"), ((0, 0, 0), (9, 9, 9), (99, 99, 99)))
-STEPS = {"stem": 0.02, "blocks.0.one": 0.01, "blocks.0.two": 2.5, "blocks.1.one": 0.3, "blocks.1.two": 0.01, "head": 0.02}
+STEPS = {
+    "stem": 0.02,
+    "blocks.0.one": 0.01,
+    "blocks.0.two": 2.5,
+    "blocks.1.one": 0.3,
+    "blocks.1.two": 0.01,
+    "head": 0.02,
+}
 """By layer: the step to which its input is rounded."""
 BY_HARM = ("blocks.0.two", "blocks.1.one")
 
@@ -146,7 +153,11 @@ def setting(count: int = 3, **quant: Any) -> Setting:
 
 
 def swept(
-    out: Path, mode: Mode = "quantize-one", rank: Any = "noise", given: Setting | None = None, progress: Any = None
+    out: Path,
+    mode: Mode = "quantize-one",
+    rank: Any = "noise",
+    given: Setting | None = None,
+    progress: Any = None,
 ) -> Sensitivity:
     return measure_layers(given or setting(), mode, rank, out, progress or NoProgress())
 
@@ -205,7 +216,9 @@ def test_a_stopped_sweep_continues_and_ends_the_same(tmp_path: Path) -> None:
     assert again.known == 2 and again.rows == whole.rows and whole.known == 0
     assert all(module.is_enabled for module in given.model.modules() if isinstance(module, Rounding))
     assert swept(tmp_path / "stopped", "float-one").known == 0
-    assert swept(tmp_path / "stopped", given=replace(given, quant=setting(attention="float").quant)).known == 0
+    assert (
+        swept(tmp_path / "stopped", given=replace(given, quant=setting(attention="float").quant)).known == 0
+    )
     given.model.get_submodule("head.input_quantizer").amax *= 2
     assert swept(tmp_path / "stopped", given=given).known == 0
     assert len((tmp_path / "stopped" / JOURNAL).read_text().splitlines()) == 12
@@ -252,7 +265,11 @@ def test_picture_and_page_name_what_was_reverted(tmp_path: Path) -> None:
     picture = draw_sensitivity(table)
     assert picture.startswith(b"\x89PNG")
     page = sensitivity_page(table, picture).decode()
-    assert '<tr class="level"><td>blocks.0.two</td>' in page and "2 layers float" in page and "3 validation images" in page
+    assert (
+        '<tr class="level"><td>blocks.0.two</td>' in page
+        and "2 layers float" in page
+        and "3 validation images" in page
+    )
 
 
 @settings(max_examples=25, deadline=None)
@@ -273,4 +290,6 @@ def test_scores_add_up_to_the_metrics_of_all_images(seed: int, images: int) -> N
     total = Score.from_json(json.loads(json.dumps(total.to_json())))
     assert total.miou == pytest.approx(confusion.miou(), nan_ok=True)
     assert total.sqnr_db == pytest.approx(10 * np.log10(signal / noise))
-    assert 0 <= total.agreement <= 1 and score(reference, reference, mask, LABELS).figures()["sqnr_db"] is None
+    assert (
+        0 <= total.agreement <= 1 and score(reference, reference, mask, LABELS).figures()["sqnr_db"] is None
+    )

@@ -1,4 +1,6 @@
-"""edgeseg.isr.front: nothing on the front is dominated, the chosen level keeps the rule, levels spread evenly."""
+"""edgeseg.isr.front: nothing on the front is dominated, the chosen level keeps the rule, levels spread
+evenly.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +38,15 @@ def test_no_dominated_plan_is_on_the_front(found: list[Candidate], noise_ms: flo
     front = pareto_front(found, noise_ms)
     for kept in front:
         assert not any(
-            (c.miou >= kept.miou and c.ms < kept.ms - noise_ms) or (c.miou > kept.miou and c.ms <= kept.ms) for c in found
+            (c.miou >= kept.miou and c.ms < kept.ms - noise_ms) or (c.miou > kept.miou and c.ms <= kept.ms)
+            for c in found
         )
 
 
 @given(measured, noises)
-def test_each_step_along_the_front_is_faster_by_more_than_the_noise(found: list[Candidate], noise_ms: float) -> None:
+def test_each_step_along_the_front_is_faster_by_more_than_the_noise(
+    found: list[Candidate], noise_ms: float
+) -> None:
     front = pareto_front(found, noise_ms)
     assert front[0].miou == max(c.miou for c in found)
     for exact, fast in pairwise(front):
@@ -49,21 +54,27 @@ def test_each_step_along_the_front_is_faster_by_more_than_the_noise(found: list[
 
 
 @given(measured, noises)
-def test_what_is_left_out_has_an_equal_or_better_plan_on_the_front(found: list[Candidate], noise_ms: float) -> None:
+def test_what_is_left_out_has_an_equal_or_better_plan_on_the_front(
+    found: list[Candidate], noise_ms: float
+) -> None:
     front = pareto_front(found, noise_ms)
     for c in found:
         assert c in front or any(kept.miou >= c.miou and kept.ms <= c.ms + noise_ms for kept in front)
 
 
 @given(measured, noises, st.randoms(use_true_random=False))
-def test_the_order_of_measuring_does_not_matter(found: list[Candidate], noise_ms: float, random: object) -> None:
+def test_the_order_of_measuring_does_not_matter(
+    found: list[Candidate], noise_ms: float, random: object
+) -> None:
     shuffled = list(found)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     assert pareto_front(shuffled, noise_ms) == pareto_front(found, noise_ms)
 
 
 @given(measured, noises, st.integers(0, 20).map(lambda n: n / 20))
-def test_max_miou_drop_gives_the_fastest_within_it(found: list[Candidate], noise_ms: float, drop: float) -> None:
+def test_max_miou_drop_gives_the_fastest_within_it(
+    found: list[Candidate], noise_ms: float, drop: float
+) -> None:
     front, base = pareto_front(found, noise_ms), found[0]
     chosen = choose(front, base.miou, Choose(max_miou_drop=drop))
     assert base.miou - chosen.miou <= drop
@@ -71,7 +82,9 @@ def test_max_miou_drop_gives_the_fastest_within_it(found: list[Candidate], noise
 
 
 @given(measured, noises, st.integers(1, 40).map(float))
-def test_latency_gives_the_most_exact_within_it_or_says_why_not(found: list[Candidate], noise_ms: float, limit_ms: float) -> None:
+def test_latency_gives_the_most_exact_within_it_or_says_why_not(
+    found: list[Candidate], noise_ms: float, limit_ms: float
+) -> None:
     front = pareto_front(found, noise_ms)
     rule = Choose(latency_ms=limit_ms)
     if front[-1].ms > limit_ms:
@@ -94,7 +107,9 @@ def test_knee() -> None:
 
 
 @given(measured, st.integers(1, 8), st.data())
-def test_levels_run_from_the_chosen_to_the_fastest(found: list[Candidate], count: int, data: st.DataObject) -> None:
+def test_levels_run_from_the_chosen_to_the_fastest(
+    found: list[Candidate], count: int, data: st.DataObject
+) -> None:
     front = pareto_front(found, 0.0)
     first = data.draw(st.sampled_from(front))
     levels = pick_levels(front, first, count)

@@ -36,8 +36,19 @@ def test_the_paper_s_plans_are_presets_where_they_are_legal() -> None:
         "2,2,2,2-2,2,2",
         "4,4,4,4-4,4,4",
     ]
-    assert [str(plan) for plan in ENCODER_ONLY.presets()] == ["2,1,1,1", "2,2,1,1", "2,2,2,1", "2,2,2,2", "4,4,4,4"]
-    assert [str(plan) for plan in NARROW.presets()] == ["1,1,1,1-2,2,2", "2,1,1,1-1,1,1", "2,1,1,1-2,2,2", "2,2,1,1-2,2,2"]
+    assert [str(plan) for plan in ENCODER_ONLY.presets()] == [
+        "2,1,1,1",
+        "2,2,1,1",
+        "2,2,2,1",
+        "2,2,2,2",
+        "4,4,4,4",
+    ]
+    assert [str(plan) for plan in NARROW.presets()] == [
+        "1,1,1,1-2,2,2",
+        "2,1,1,1-1,1,1",
+        "2,1,1,1-2,2,2",
+        "2,2,1,1-2,2,2",
+    ]
 
 
 @given(spaces)
@@ -99,7 +110,13 @@ def test_text_that_is_no_plan(text: str) -> None:
 
 def written(path: Path, **changes: object) -> Path:
     level = Level(IsrPlan((2, 2, 1, 1), (2, 2, 2)), 0.63, 41.2, 4_670_000_000)
-    data = {"levels": [level.to_json()], "rule": {"knee": True}, "checkpoint_sha256": "ab" * 32, "size_hw": [384, 512], **changes}
+    data = {
+        "levels": [level.to_json()],
+        "rule": {"knee": True},
+        "checkpoint_sha256": "ab" * 32,
+        "size_hw": [384, 512],
+        **changes,
+    }
     path.write_text(json.dumps(data))
     return path
 
@@ -107,7 +124,9 @@ def written(path: Path, **changes: object) -> Path:
 def test_levels_come_back_as_they_were_written(tmp_path: Path) -> None:
     (level,) = load_levels(written(tmp_path / "plan.json"), checkpoint_sha256="ab" * 32, size_hw=(384, 512))
     assert level == Level(IsrPlan((2, 2, 1, 1), (2, 2, 2)), 0.63, 41.2, 4_670_000_000)
-    (level,) = load_levels(written(tmp_path / "plan.json", levels=[replace(level, precision="int8").to_json()]))
+    (level,) = load_levels(
+        written(tmp_path / "plan.json", levels=[replace(level, precision="int8").to_json()])
+    )
     assert level.precision == "int8"
 
 
@@ -125,7 +144,9 @@ def test_levels_come_back_as_they_were_written(tmp_path: Path) -> None:
 )
 def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, object], told: str) -> None:
     with pytest.raises(DataError, match=told):
-        load_levels(written(tmp_path / "plan.json", **changes), checkpoint_sha256="ab" * 32, size_hw=(384, 512))
+        load_levels(
+            written(tmp_path / "plan.json", **changes), checkpoint_sha256="ab" * 32, size_hw=(384, 512)
+        )
 
 
 def test_a_missing_or_foreign_file(tmp_path: Path) -> None:

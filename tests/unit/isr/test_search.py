@@ -41,7 +41,9 @@ LOST_COLUMNS = (2, 1, 4)
 
 def raises(plan: IsrPlan) -> list[int]:
     """How often each stage's multiplier was raised."""
-    return [choices.index(m) for choices, m in zip(SPACE.choices, (*plan.encoder, *plan.decoder), strict=True)]
+    return [
+        choices.index(m) for choices, m in zip(SPACE.choices, (*plan.encoder, *plan.decoder), strict=True)
+    ]
 
 
 class FakeEngines:
@@ -53,7 +55,9 @@ class FakeEngines:
         fails_after: inferences until the device vanishes.
     """
 
-    def __init__(self, space: PlanSpace = SPACE, jitter: float = 0.0, drift: float = 0.0, fails_after: int = 10**9) -> None:
+    def __init__(
+        self, space: PlanSpace = SPACE, jitter: float = 0.0, drift: float = 0.0, fails_after: int = 10**9
+    ) -> None:
         self.space = space
         self.device = Fingerprint("fake", "1.0", "x86_64", "toaster", (), "Linux")
         self.identity: Mapping[str, Any] = {"checkpoint": "ab"}
@@ -102,7 +106,11 @@ class FakeEngines:
 
 
 def run(
-    out: Path, engines: FakeEngines, rule: Choose | None = None, progress: NoProgress | None = None, **options: Any
+    out: Path,
+    engines: FakeEngines,
+    rule: Choose | None = None,
+    progress: NoProgress | None = None,
+    **options: Any,
 ) -> SearchResult:
     facts, float_engines = {**FACTS, **options.pop("facts", {})}, options.pop("float_engines", None)
     chosen = SearchOptions(**{"rounds": 6, **options})
@@ -154,7 +162,11 @@ def test_files_that_are_left(tmp_path: Path) -> None:
     result = run(tmp_path, FakeEngines(), strategy="grid", levels=2)
     assert json.loads((tmp_path / "table.json").read_text()) == result.table
     plan = json.loads((tmp_path / "plan.json").read_text())
-    assert plan["checkpoint_sha256"] == "ab" * 32 and plan["size_hw"] == [32, 64] and plan["rule"] == {"max_miou_drop": 0.07}
+    assert (
+        plan["checkpoint_sha256"] == "ab" * 32
+        and plan["size_hw"] == [32, 64]
+        and plan["rule"] == {"max_miou_drop": 0.07}
+    )
     assert [level["plan"] for level in plan["levels"]] == [str(level.plan) for level in result.levels]
     assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "report.html").read_text()
@@ -253,7 +265,14 @@ def test_int8_is_told_beside_the_float_base_and_measured_apart_from_float(tmp_pa
 
     facts = {"precision": "int8", "quantized_sha256": "cd" * 32, "calibrated_at": "1,1-1"}
     beside = FakeEngines()
-    result = run(tmp_path, int8(), strategy="presets", facts=facts, float_engines=beside, plans=tuple(SPACE.lighter(SPACE.base)))
+    result = run(
+        tmp_path,
+        int8(),
+        strategy="presets",
+        facts=facts,
+        float_engines=beside,
+        plans=tuple(SPACE.lighter(SPACE.base)),
+    )
     base = rows(result)["1,1-1"]
     assert result.table["float_base_miou"] == 1.0 > base["miou"] and base["drop"] == 0.0
     assert set(beside.calls) == {SPACE.base} and len(beside.calls) == 5
@@ -261,7 +280,10 @@ def test_int8_is_told_beside_the_float_base_and_measured_apart_from_float(tmp_pa
     assert "the float base plan has mIoU 100.00 %" in (tmp_path / "report.html").read_text()
 
     again, beside = int8(), FakeEngines()
-    assert run(tmp_path, again, strategy="presets", facts=facts, float_engines=beside).table["float_base_miou"] == 1.0
+    assert (
+        run(tmp_path, again, strategy="presets", facts=facts, float_engines=beside).table["float_base_miou"]
+        == 1.0
+    )
     assert not again.calls and not beside.calls
     floats = FakeEngines()
     assert run(tmp_path, floats, strategy="presets").table["candidates"][0]["miou"] == 1.0
@@ -278,7 +300,9 @@ def test_two_searches_on_a_noisy_machine_agree_up_to_the_stated_noise(tmp_path: 
     noise_ms = max(s.table["noise_ms"] for s in searches)
     assert 0 < noise_ms < 4
     for plan in (row["plan"] for row in one.table["candidates"] if row["on_front"]):
-        beside = [r for r in two.table["candidates"] if r["on_front"] and r["miou"] >= rows(one)[plan]["miou"]]
+        beside = [
+            r for r in two.table["candidates"] if r["on_front"] and r["miou"] >= rows(one)[plan]["miou"]
+        ]
         assert min(r["ms"] for r in beside) <= rows(one)[plan]["ms"] + 2 * noise_ms
 
 
@@ -298,7 +322,9 @@ class Interrupt(NoProgress):
 
 
 @pytest.mark.parametrize("after", [60, 300, 600])
-def test_a_stopped_search_continues_and_ends_as_if_it_had_not_been_stopped(tmp_path: Path, after: int) -> None:
+def test_a_stopped_search_continues_and_ends_as_if_it_had_not_been_stopped(
+    tmp_path: Path, after: int
+) -> None:
     stopped, progress = FakeEngines(), Interrupt(after)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "parts", stopped, progress=progress)
@@ -308,7 +334,9 @@ def test_a_stopped_search_continues_and_ends_as_if_it_had_not_been_stopped(tmp_p
     parts = run(tmp_path / "parts", again)
     assert rows(parts).keys() == rows(run(tmp_path / "whole", whole)).keys()
     assert len(again.calls) < len(whole.calls)
-    assert [level.plan for level in parts.levels] == [level.plan for level in run(tmp_path / "whole", whole).levels]
+    assert [level.plan for level in parts.levels] == [
+        level.plan for level in run(tmp_path / "whole", whole).levels
+    ]
 
 
 def test_a_device_that_vanishes_is_a_clear_error_and_the_cache_is_kept(tmp_path: Path) -> None:

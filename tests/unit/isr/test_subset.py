@@ -34,7 +34,8 @@ def test_a_validation_set_without_anything_to_count_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "count,inside", [(1, (0, 0)), (2, (0, 1)), (5, (0, 4)), (6, (0, 5)), (9, (1, 7)), (15, (3, 11)), (20, (5, 14))]
+    "count,inside",
+    [(1, (0, 0)), (2, (0, 1)), (5, (0, 4)), (6, (0, 5)), (9, (1, 7)), (15, (3, 11)), (20, (5, 14))],
 )
 def test_interval_of_the_median(count: int, inside: tuple[int, int]) -> None:
     """Ranks (from 0) of the tabled 95 % intervals."""

@@ -23,7 +23,9 @@ NANO = [name for name in CATALOGUE if name.endswith("_nano")]
 @pytest.mark.parametrize(
     "facts, builders", [(ENCODERS, parts.ENCODERS), (DECODERS, parts.DECODERS)], ids=["encoders", "decoders"]
 )
-def test_options_and_their_defaults_are_those_of_the_parts(facts: dict[str, Part], builders: dict[str, object]) -> None:
+def test_options_and_their_defaults_are_those_of_the_parts(
+    facts: dict[str, Part], builders: dict[str, object]
+) -> None:
     assert facts.keys() == builders.keys()
     for name, build in builders.items():
         parameters = inspect.signature(build).parameters.values()  # type: ignore[arg-type]
@@ -88,7 +90,11 @@ def test_every_decoder_takes_its_upsampling(name: str) -> None:
 
 
 def test_every_mistake_is_told_at_once() -> None:
-    told = dict(CATALOGUE["repsep_nano"].problems({"width": 12, "upsample": "lda_aqu", "sasm": "unifrom", "dca": 1, "wdith": 3}))
+    told = dict(
+        CATALOGUE["repsep_nano"].problems(
+            {"width": 12, "upsample": "lda_aqu", "sasm": "unifrom", "dca": 1, "wdith": 3}
+        )
+    )
     assert told == {
         "width": "must be a multiple of 8 with upsample: lda_aqu, not 12",
         "sasm": "must be none, uniform or attention, not 'unifrom'; did you mean uniform?",
@@ -103,7 +109,11 @@ def test_an_entry_without_isr_takes_any_multiple_of_its_stride() -> None:
 
 def test_a_crop_that_a_plan_does_not_take_is_known_without_training() -> None:
     model = build_model("edaformer_nano", 2).eval()
-    trained = Trained(model, "edaformer_nano", LabelSpace(("a", "b"), ((0, 0, 0),) * 2), model.image_spec((128, 128)), "")
+    trained = Trained(
+        model, "edaformer_nano", LabelSpace(("a", "b"), ((0, 0, 0),) * 2), model.image_spec((128, 128)), ""
+    )
     trained.check_crop((96, 96))
-    with pytest.raises(RecipeError, match=r"augment\.crop_hw, ISR 2,1,1,1-1,1,1: 96x96 px is not a multiple of 64 px"):
+    with pytest.raises(
+        RecipeError, match=r"augment\.crop_hw, ISR 2,1,1,1-1,1,1: 96x96 px is not a multiple of 64 px"
+    ):
         trained.at(IsrPlan((2, 1, 1, 1), (1, 1, 1))).check_crop((96, 96))

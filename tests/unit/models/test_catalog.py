@@ -40,11 +40,15 @@ class TestOptions:
     def test_an_unknown_one_is_named_with_its_nearest(self) -> None:
         with pytest.raises(RecipeError, match="droppath: no such option; did you mean drop_path") as told:
             build_model("edaformer_t", 3, droppath=0.1, zzz=0.1)
-        assert "option zzz: no such option; it has drop_path, decoder_drop_path, dropout, upsample" in str(told.value)
+        assert "option zzz: no such option; it has drop_path, decoder_drop_path, dropout, upsample" in str(
+            told.value
+        )
 
     @pytest.mark.parametrize("value", ["0.1", True, None, [0.1]])
     def test_a_value_of_another_type_is_refused(self, value: object) -> None:
-        with pytest.raises(RecipeError, match="option drop_path: must be a number, at least 0 and below 1, not "):
+        with pytest.raises(
+            RecipeError, match="option drop_path: must be a number, at least 0 and below 1, not "
+        ):
             build_model("edaformer_nano", 3, drop_path=value)
 
     @pytest.mark.parametrize("options", [{"drop_path": 1.0}, {"decoder_drop_path": -0.1}, {"dropout": 1.5}])

@@ -94,7 +94,9 @@ def test_size_multiple_follows_the_plan(nano: Segmentor) -> None:
         nano.set_isr(BASE)
 
 
-@pytest.mark.parametrize("plan", [IsrPlan((1, 1, 1), (1, 1, 1)), IsrPlan((2, 2, 1, 1), (2,)), IsrPlan((2, 2, 1, 1), ())])
+@pytest.mark.parametrize(
+    "plan", [IsrPlan((1, 1, 1), (1, 1, 1)), IsrPlan((2, 2, 1, 1), (2,)), IsrPlan((2, 2, 1, 1), ())]
+)
 def test_a_plan_of_another_model_changes_nothing(nano: Segmentor, plan: IsrPlan) -> None:
     with pytest.raises(ValueError, match="multipliers"):
         nano.set_isr(plan)
@@ -104,7 +106,8 @@ def test_a_plan_of_another_model_changes_nothing(nano: Segmentor, plan: IsrPlan)
 def test_gradients_reach_every_parameter() -> None:
     model = build_model("edaformer_nano", NUM_CLASSES, drop_path=0.0, decoder_drop_path=0.0).train()
     model(image(64, 64).repeat(2, 1, 1, 1)).square().mean().backward()
-    # A bias of keys that are nowhere normalised moves all scores of a query alike, but the values too: it has a gradient.
+    # A bias of keys that are nowhere normalised moves all scores of a query alike, but the values too: it has
+    # a gradient.
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 

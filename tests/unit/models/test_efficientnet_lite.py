@@ -8,7 +8,8 @@ from torch import nn
 
 from edgeseg.models.efficientnet_lite import efficientnet_lite
 
-# Parameters of the published classifiers without their 1280-wide convolution, its norm and the 1000-class layer.
+# Parameters of the published classifiers without their 1280-wide convolution, its norm and the 1000-class
+# layer.
 SIZES = {
     0: ((24, 40, 112, 320), 16, 4_652_008 - 320 * 1280 - 2 * 1280 - 1281 * 1000),
     1: ((24, 40, 112, 320), 21, 5_416_680 - 320 * 1280 - 2 * 1280 - 1281 * 1000),

@@ -1,4 +1,6 @@
-"""Layouts of published checkpoints: each gives the same model, and the decoders are what upstream's code computes."""
+"""Layouts of published checkpoints: each gives the same model, and the decoders are what upstream's code
+computes.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def resized(x: Tensor, like: Tensor) -> Tensor:
 
 
 def normed(x: Tensor, state: State, name: str) -> Tensor:
-    mean, var, gain, bias = (state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+    mean, var, gain, bias = (
+        state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
+    )
     return F.relu(F.batch_norm(x, mean, var, gain, bias))
 
 
@@ -44,7 +48,11 @@ def nvlabs_decoder(state: State, feats: list[Tensor]) -> Tensor:
     for i, x in reversed(list(enumerate(feats, 1))):
         weight, bias = (state[f"decode_head.linear_c{i}.proj.{part}"] for part in ("weight", "bias"))
         maps.append(resized(F.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2), feats[0]))
-    x = normed(F.conv2d(torch.cat(maps, 1), state["decode_head.linear_fuse.conv.weight"]), state, "decode_head.linear_fuse.bn")
+    x = normed(
+        F.conv2d(torch.cat(maps, 1), state["decode_head.linear_fuse.conv.weight"]),
+        state,
+        "decode_head.linear_fuse.bn",
+    )
     return F.conv2d(x, state["decode_head.linear_pred.weight"], state["decode_head.linear_pred.bias"])
 
 
@@ -60,7 +68,9 @@ def mmseg_decoder(state: State, feats: list[Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("state", "restated"), [(segformer_nvlabs, nvlabs_decoder), (segformer_mmseg, mmseg_decoder)], ids=["NVlabs", "mmseg"]
+    ("state", "restated"),
+    [(segformer_nvlabs, nvlabs_decoder), (segformer_mmseg, mmseg_decoder)],
+    ids=["NVlabs", "mmseg"],
 )
 @torch.inference_mode()
 def test_the_decoder_is_upstreams(
@@ -95,7 +105,9 @@ def test_mmsegs_encoder_is_the_same() -> None:
 @pytest.mark.parametrize("prefix", ["module.", "model.", "module.model.", "_orig_mod."])
 def test_prefixes(prefix: str) -> None:
     nvlabs = segformer_nvlabs()
-    assert_equal(to_our_keys({prefix + key: tensor for key, tensor in nvlabs.items()})[0], to_our_keys(nvlabs)[0])
+    assert_equal(
+        to_our_keys({prefix + key: tensor for key, tensor in nvlabs.items()})[0], to_our_keys(nvlabs)[0]
+    )
 
 
 def test_two_tensors_of_one_name_are_refused() -> None:
@@ -108,9 +120,45 @@ def test_two_tensors_of_one_name_are_refused() -> None:
 
 
 PIECES = [
-    *("backbone", "segformer", "encoder", "decode_head", "block1", "block", "layers", "patch_embed1", "patch_embeddings"),
-    *("0", "1", "attn", "attention", "self", "key", "value", "q", "kv", "sr", "in_proj_weight", "ffn", "weight", "conv", "proj"),
-    *("linear_c1", "linear_fuse", "fusion_conv", "batch_norm", "linear_pred", "theta", "features", "_blocks", "_bn0"),
+    *(
+        "backbone",
+        "segformer",
+        "encoder",
+        "decode_head",
+        "block1",
+        "block",
+        "layers",
+        "patch_embed1",
+        "patch_embeddings",
+    ),
+    *(
+        "0",
+        "1",
+        "attn",
+        "attention",
+        "self",
+        "key",
+        "value",
+        "q",
+        "kv",
+        "sr",
+        "in_proj_weight",
+        "ffn",
+        "weight",
+        "conv",
+        "proj",
+    ),
+    *(
+        "linear_c1",
+        "linear_fuse",
+        "fusion_conv",
+        "batch_norm",
+        "linear_pred",
+        "theta",
+        "features",
+        "_blocks",
+        "_bn0",
+    ),
 ]
 KEYS = st.lists(st.sampled_from(PIECES), min_size=1, max_size=6).map(".".join)
 

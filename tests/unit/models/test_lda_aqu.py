@@ -38,9 +38,13 @@ def read(x: Array, row: float, column: float) -> Array:
 
 
 def by_definition(module: LdaAqu, x: Tensor, q: Array, shift: Array) -> Array:
-    """(C, h, w) -> (C, H, W) from upsampled queries (d, H, W) and shifts (groups, neighbours, 2, H, W) in output pixels."""
+    """(C, h, w) -> (C, H, W) from upsampled queries (d, H, W) and shifts (groups, neighbours, 2, H, W) in
+    output pixels.
+    """
     keys = module.key(module.norm(x.permute(1, 2, 0)).permute(2, 0, 1)).numpy()
-    vectors = module.position.weight.numpy().reshape(module.heads, len(module.neighbours), -1)  # (heads, neighbours, d / heads)
+    vectors = module.position.weight.numpy().reshape(
+        module.heads, len(module.neighbours), -1
+    )  # (heads, neighbours, d / heads)
     values, (height, width), window = x.numpy(), q.shape[1:], math.isqrt(len(module.neighbours))
     scale_y, scale_x = (x.shape[1] - 1) / (height - 1), (x.shape[2] - 1) / (width - 1)
     out = np.empty((x.shape[0], height, width))
@@ -50,18 +54,29 @@ def by_definition(module: LdaAqu, x: Tensor, q: Array, shift: Array) -> Array:
             for n in range(window**2):
                 dy, dx = n // window - window // 2, n % window - window // 2
                 parts: tuple[list[Array], list[Array]] = ([], [])
-                for moved, key, part in zip(shift, np.split(keys, module.groups), np.split(values, module.groups), strict=True):
-                    at = ((row + dy + moved[n, 1, row, column]) * scale_y, (column + dx + moved[n, 0, row, column]) * scale_x)
+                for moved, key, part in zip(
+                    shift, np.split(keys, module.groups), np.split(values, module.groups), strict=True
+                ):
+                    at = (
+                        (row + dy + moved[n, 1, row, column]) * scale_y,
+                        (column + dx + moved[n, 0, row, column]) * scale_x,
+                    )
                     parts[0].append(read(key, *at))
                     parts[1].append(read(part, *at))
                 near_keys.append(np.concatenate(parts[0]))
                 near_values.append(np.concatenate(parts[1]))
             for head in range(module.heads):
-                of_key, of_value = (slice(head * c // module.heads, (head + 1) * c // module.heads) for c in (len(q), len(x)))
+                of_key, of_value = (
+                    slice(head * c // module.heads, (head + 1) * c // module.heads) for c in (len(q), len(x))
+                )
                 query = q[of_key, row, column] / math.sqrt(len(q) / module.heads)
-                logits = np.array([query @ (near_keys[n][of_key] + vectors[head, n]) for n in range(window**2)])
+                logits = np.array(
+                    [query @ (near_keys[n][of_key] + vectors[head, n]) for n in range(window**2)]
+                )
                 weights = np.exp(logits - logits.max())
-                out[of_value, row, column] = weights @ np.array([v[of_value] for v in near_values]) / weights.sum()
+                out[of_value, row, column] = (
+                    weights @ np.array([v[of_value] for v in near_values]) / weights.sum()
+                )
     return out
 
 
@@ -87,7 +102,10 @@ def test_every_pixel_is_what_the_definition_says(
     scaled = taps["q"].numpy() * math.sqrt(4 / heads)
     shift = (taps["shift"].tanh() * max_shift_px).unflatten(0, (2, groups)).unflatten(2, (-1, 2)).numpy()
     for image in range(2):
-        assert np.abs(output[image].numpy() - by_definition(module, x[image], scaled[image], shift[image])).max() < 1e-9
+        assert (
+            np.abs(output[image].numpy() - by_definition(module, x[image], scaled[image], shift[image])).max()
+            < 1e-9
+        )
 
 
 def corner_to_corner(small: int, large: int) -> Array:
@@ -104,7 +122,9 @@ def test_queries_are_normed_projected_scaled_and_resized_corner_to_corner() -> N
     x = noise(1, 16, 3, 5).double()
     module(x)
     small = module.query(module.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)).numpy()
-    expected = np.einsum("yi,xj,bcij->bcyx", corner_to_corner(3, 6), corner_to_corner(5, 10), small) / math.sqrt(2)
+    expected = np.einsum(
+        "yi,xj,bcij->bcyx", corner_to_corner(3, 6), corner_to_corner(5, 10), small
+    ) / math.sqrt(2)
     assert np.abs(queries[0].numpy() - expected).max() < 1e-12
 
 
@@ -173,7 +193,18 @@ def test_the_onnx_graph_is_static_and_agrees(opset: int) -> None:
     x = noise(1, 64, 15, 22)
     graph = exported(module, x, opset)
     operators = {node.op_type for node in graph.graph.node}
-    assert not operators & {"Gather", "GatherND", "Shape", "Slice", "Range", "NonZero", "Loop", "If", "ScatterND", "Mod"}
+    assert not operators & {
+        "Gather",
+        "GatherND",
+        "Shape",
+        "Slice",
+        "Range",
+        "NonZero",
+        "Loop",
+        "If",
+        "ScatterND",
+        "Mod",
+    }
     assert {"GridSample", "LayerNormalization"} <= operators
     # The window's positions are not stored for every pixel.
     weights = sum(p.numel() for p in module.parameters())

@@ -122,9 +122,12 @@ def test_attention_is_that_of_torch() -> None:
 def test_gradients_reach_every_parameter(branch_norm: bool) -> None:
     torch.manual_seed(0)
     encoder = mit("nano", drop_path=0.0)
-    model = Segmentor(encoder, SegformerDecoder(encoder.channels, NUM_CLASSES, 16, branch_norm=branch_norm)).train()
+    model = Segmentor(
+        encoder, SegformerDecoder(encoder.channels, NUM_CLASSES, 16, branch_norm=branch_norm)
+    ).train()
     model(image(64, 64).repeat(2, 1, 1, 1)).square().mean().backward()
-    # Softmax ignores what all keys share, so that the first half of each kv bias, the keys', has no gradient but rounding.
+    # Softmax ignores what all keys share, so that the first half of each kv bias, the keys', has no gradient
+    # but rounding.
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 

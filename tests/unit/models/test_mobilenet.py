@@ -15,7 +15,10 @@ from golden_rule import fill
 def test_maps_at_every_stride() -> None:
     encoder = mobilenet_v2().eval()
     feats = encoder(torch.randn(2, 3, 64, 96))
-    expected = [(2, width, 64 // stride, 96 // stride) for width, stride in zip(encoder.channels, encoder.strides, strict=True)]
+    expected = [
+        (2, width, 64 // stride, 96 // stride)
+        for width, stride in zip(encoder.channels, encoder.strides, strict=True)
+    ]
     assert [tuple(feat.shape) for feat in feats] == expected
     assert encoder.channels == (24, 32, 96, 320)
     assert (encoder.mean_rgb, encoder.std_rgb) == (IMAGENET_MEAN_RGB, IMAGENET_STD_RGB)

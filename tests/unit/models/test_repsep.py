@@ -57,7 +57,9 @@ def model(**options: object) -> Segmentor:
 
 
 def feats(batch: int = 1, size: int = 64) -> list[Tensor]:
-    return [noise(batch, c, size // s, size // s, seed=s) for c, s in zip(CHANNELS, (4, 8, 16, 32), strict=True)]
+    return [
+        noise(batch, c, size // s, size // s, seed=s) for c, s in zip(CHANNELS, (4, 8, 16, 32), strict=True)
+    ]
 
 
 def gate(module: SpatiallyAdaptiveSeparation, strength: float) -> None:
@@ -87,7 +89,9 @@ class TestLocalPath:
         assert segmentor.decoder.local_path is not None
         maps = segmentor.encoder(torch.randn(1, 3, 64, 64))
         segmentor.decoder.local_path(maps[0]).sum().backward()
-        touched = {name.split(".")[1] for name, p in segmentor.encoder.named_parameters() if p.grad is not None}
+        touched = {
+            name.split(".")[1] for name, p in segmentor.encoder.named_parameters() if p.grad is not None
+        }
         assert touched == {"0"}
 
 
@@ -169,7 +173,9 @@ class TestCrossAttention:
 
     @pytest.mark.parametrize("num_classes, parameters", [(19, 68_480), (150, 85_248)])
     def test_size(self, num_classes: int, parameters: int) -> None:
-        assert sum(p.numel() for p in DiscriminativeCrossAttention(128, num_classes).parameters()) == parameters
+        assert (
+            sum(p.numel() for p in DiscriminativeCrossAttention(128, num_classes).parameters()) == parameters
+        )
 
 
 class TestLosses:
@@ -184,7 +190,9 @@ class TestLosses:
         return fill(RegionLosses(self.C, self.K, **given_weights))
 
     def inputs(self, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
-        mask = torch.randint(0, 3, (batch, 16, 24), generator=torch.Generator().manual_seed(3)).to(torch.uint8)
+        mask = torch.randint(0, 3, (batch, 16, 24), generator=torch.Generator().manual_seed(3)).to(
+            torch.uint8
+        )
         mask[0, :8] = 255
         mask[0, 8:] = 1
         return noise(batch, self.K, 4, 6).float(), noise(batch, self.K, self.C).float(), mask
@@ -196,7 +204,9 @@ class TestLosses:
         terms = []
         for s, r, label in zip(scores, regions, mask[:, 2::4, 2::4].long(), strict=True):
             present = [k for k in range(self.K) if (label == k).any()]
-            cosines = [float(F.cosine_similarity(r[a], r[b], dim=0)) for a in present for b in present if a < b]
+            cosines = [
+                float(F.cosine_similarity(r[a], r[b], dim=0)) for a in present for b in present if a < b
+            ]
             terms.append(
                 (
                     float(F.cross_entropy(s[None], label[None], ignore_index=255)),
@@ -206,9 +216,13 @@ class TestLosses:
             )
         weights = (0.4, 0.1, 0.05)
         names = ("mask", "region", "separation")
-        figures = self.figures(scores, regions, mask, **{f"{n}_weight": w for n, w in zip(names, weights, strict=True)})
+        figures = self.figures(
+            scores, regions, mask, **{f"{n}_weight": w for n, w in zip(names, weights, strict=True)}
+        )
         expected = np.mean(terms, axis=0) * weights
-        assert figures == pytest.approx({f"loss_{n}": e for n, e in zip(names, expected, strict=True)}, rel=1e-5)
+        assert figures == pytest.approx(
+            {f"loss_{n}": e for n, e in zip(names, expected, strict=True)}, rel=1e-5
+        )
 
     def test_absent_classes_do_not_count(self) -> None:
         scores, regions, mask = self.inputs()
@@ -224,7 +238,9 @@ class TestLosses:
         inputs = self.inputs(4)
         whole = self.figures(*inputs)
         halves = [self.figures(*(tensor[part] for tensor in inputs)) for part in (slice(0, 2), slice(2, 4))]
-        assert whole == pytest.approx({name: (halves[0][name] + halves[1][name]) / 2 for name in whole}, rel=1e-6)
+        assert whole == pytest.approx(
+            {name: (halves[0][name] + halves[1][name]) / 2 for name in whole}, rel=1e-6
+        )
 
     @pytest.mark.parametrize("ignore_index", [255, 200])
     def test_a_batch_without_labels_gives_zero_and_finite_gradients(self, ignore_index: int) -> None:
@@ -300,7 +316,14 @@ class TestDecoder:
 
 def training_scene() -> tuple[Tensor, Tensor]:
     """Two images whose colour tells the class of each quarter; a strip is not labelled."""
-    labels = torch.arange(4).reshape(2, 2).repeat_interleave(32, 0).repeat_interleave(32, 1).repeat(2, 1, 1).to(torch.uint8)
+    labels = (
+        torch.arange(4)
+        .reshape(2, 2)
+        .repeat_interleave(32, 0)
+        .repeat_interleave(32, 1)
+        .repeat(2, 1, 1)
+        .to(torch.uint8)
+    )
     labels[1] = labels[1].flip(0)
     colours = torch.randn(NUM_CLASSES, 3, generator=torch.Generator().manual_seed(1))
     image = colours[labels.long()].permute(0, 3, 1, 2).contiguous()
@@ -308,12 +331,16 @@ def training_scene() -> tuple[Tensor, Tensor]:
     return image, labels
 
 
-@pytest.mark.parametrize("options", [{}, {"local_path": "full", "sasm": "attention"}, {"upsample": "lda_aqu"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"local_path": "full", "sasm": "attention"}, {"upsample": "lda_aqu"}]
+)
 def test_gradients_reach_every_parameter(options: dict[str, object]) -> None:
     segmentor = fill(model(**options)).train()  # fresh layers of zeros would hide what lies before them
     image, mask = training_scene()
     logits, losses = segmentor(image, mask)
-    total = F.cross_entropy(F.interpolate(logits, size=(64, 64)), mask.long(), ignore_index=255) + sum(losses.values())
+    total = F.cross_entropy(F.interpolate(logits, size=(64, 64)), mask.long(), ignore_index=255) + sum(
+        losses.values()
+    )
     total.backward()
     assert [name for name, p in segmentor.named_parameters() if p.grad is None or not p.grad.any()] == []
 
@@ -331,7 +358,9 @@ def test_twenty_steps_lower_every_loss() -> None:
         optimizer.step()
         optimizer.zero_grad()
         history.append({name: value.item() for name, value in losses.items()})
-    assert {name: history[-1][name] < 0.9 * history[0][name] for name in history[0]} == dict.fromkeys(history[0], True)
+    assert {name: history[-1][name] < 0.9 * history[0][name] for name in history[0]} == dict.fromkeys(
+        history[0], True
+    )
 
 
 def test_losses_are_computed_in_float32_under_bf16() -> None:
@@ -348,7 +377,18 @@ def test_losses_are_computed_in_float32_under_bf16() -> None:
 
 class TestExport:
     FORBIDDEN = frozenset(
-        {"Loop", "If", "Scan", "Range", "NonZero", "Shape", "Gather", "GatherND", "GatherElements", "ScatterND"}
+        {
+            "Loop",
+            "If",
+            "Scan",
+            "Range",
+            "NonZero",
+            "Shape",
+            "Gather",
+            "GatherND",
+            "GatherElements",
+            "ScatterND",
+        }
     )
 
     @staticmethod
@@ -363,7 +403,9 @@ class TestExport:
         segmentor = fill(model(**options)).eval()
         graph = self.export(segmentor, tmp_path / "m.onnx")
         assert not {node.op_type for node in graph.graph.node} & self.FORBIDDEN
-        session = ort.InferenceSession(with_logits(graph).SerializeToString(), providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(
+            with_logits(graph).SerializeToString(), providers=["CPUExecutionProvider"]
+        )
         picture = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
         (logits,) = session.run(["logits"], {"image": picture})
         mean, std = (torch.tensor(v) for v in (segmentor.encoder.mean_rgb, segmentor.encoder.std_rgb))
@@ -375,13 +417,17 @@ class TestExport:
         trained = fill(model())
         silent = model(mask_weight=0.0, region_weight=0.0, separation_weight=0.0)
         own = {name: value for name, value in trained.state_dict().items() if "region_losses" not in name}
-        assert set(trained.state_dict()) - set(own) == {f"decoder.region_losses.classifier.{p}" for p in ("weight", "bias")}
+        assert set(trained.state_dict()) - set(own) == {
+            f"decoder.region_losses.classifier.{p}" for p in ("weight", "bias")
+        }
         silent.load_state_dict(own)
         graphs = [self.export(m, tmp_path / f"{i}.onnx").graph for i, m in enumerate((trained, silent))]
         assert [n.op_type for n in graphs[0].node] == [n.op_type for n in graphs[1].node]
         auxiliary = trained.decoder.region_losses.classifier.weight.detach().numpy()
         constants = [numpy_helper.to_array(tensor) for tensor in graphs[0].initializer]
-        assert not any(np.array_equal(np.sort(c, axis=None), np.sort(auxiliary, axis=None)) for c in constants)
+        assert not any(
+            np.array_equal(np.sort(c, axis=None), np.sort(auxiliary, axis=None)) for c in constants
+        )
 
     def test_torch_export_takes_it(self) -> None:
         segmentor = fill(model(sasm="attention")).eval()

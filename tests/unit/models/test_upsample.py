@@ -45,7 +45,12 @@ def learned(name: str, **options: object) -> Segmentor:
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=10)
-@given(channels=st.sampled_from([8, 24]), scale=st.sampled_from([1, 2, 4, 8]), height=st.integers(1, 7), width=st.integers(1, 7))
+@given(
+    channels=st.sampled_from([8, 24]),
+    scale=st.sampled_from([1, 2, 4, 8]),
+    height=st.integers(1, 7),
+    width=st.integers(1, 7),
+)
 @torch.inference_mode()
 def test_every_size_grows_by_the_scale(kind: str, channels: int, scale: int, height: int, width: int) -> None:
     x = noise(2, channels, height, width)
@@ -95,24 +100,50 @@ def test_gradients_reach_every_parameter_of_it(name: str) -> None:
     model = fill(learned(name)).eval()
     model(noise(1, 3, *SIZE_HW)).square().mean().backward()
     parameters = [
-        (prefix, p) for prefix, module in model.decoder.named_modules() if isinstance(module, LdaAqu) for p in module.parameters()
+        (prefix, p)
+        for prefix, module in model.decoder.named_modules()
+        if isinstance(module, LdaAqu)
+        for p in module.parameters()
     ]
     assert [prefix for prefix, p in parameters if p.grad is None or not p.grad.any()] == []
 
 
-@pytest.mark.parametrize(("form", "opset"), [("onnxruntime", 17), pytest.param("plain", 20, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["edaformer_nano", *(pytest.param(name, marks=pytest.mark.slow) for name in NANO[1:])])
-def test_the_exported_program_says_what_the_model_says(name: str, form: Form, opset: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("form", "opset"), [("onnxruntime", 17), pytest.param("plain", 20, marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize(
+    "name", ["edaformer_nano", *(pytest.param(name, marks=pytest.mark.slow) for name in NANO[1:])]
+)
+def test_the_exported_program_says_what_the_model_says(
+    name: str, form: Form, opset: int, tmp_path: Path
+) -> None:
     model = fill(learned(name)).eval()
     spec = model.image_spec(SIZE_HW)
     program = export_program(
-        model, image=spec, labels=LABELS, mask_stride=4, arch=name, out=tmp_path / "model.onnx", opset=opset, form=form
+        model,
+        image=spec,
+        labels=LABELS,
+        mask_stride=4,
+        arch=name,
+        out=tmp_path / "model.onnx",
+        opset=opset,
+        form=form,
     )
     graph = onnx.load(program.onnx_path)
     operators = {node.op_type for node in graph.graph.node}
     # ONNX Runtime reads single pixels slowly; its form holds matrix products instead.
     assert ("GridSample" in operators) == (form == "plain")
-    assert not operators & {"Loop", "If", "Range", "NonZero", "Shape", "Gather", "GatherND", "ScatterND", "BatchNormalization"}
+    assert not operators & {
+        "Loop",
+        "If",
+        "Range",
+        "NonZero",
+        "Shape",
+        "Gather",
+        "GatherND",
+        "ScatterND",
+        "BatchNormalization",
+    }
     assert thresholds_of(graph, model) == FP32_SAMPLED
     image = np.random.default_rng(0).integers(0, 256, (*SIZE_HW, 3), np.uint8)
     compare(TorchReference(model, spec, 4), program, [image])

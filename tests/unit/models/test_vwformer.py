@@ -33,7 +33,8 @@ def feats(height: int, width: int, batch: int = 1) -> list[Tensor]:
     """Maps of an image of this size, as an encoder gives them."""
     generator = torch.Generator().manual_seed(height * width)
     return [
-        torch.randn(batch, c, height // s, width // s, generator=generator) for c, s in zip(CHANNELS, (4, 8, 16, 32), strict=True)
+        torch.randn(batch, c, height // s, width // s, generator=generator)
+        for c, s in zip(CHANNELS, (4, 8, 16, 32), strict=True)
     ]
 
 
@@ -59,10 +60,15 @@ def test_attention_window_by_window(heads: int, shortcut: bool) -> None:
     context = context_windows(to_nhwc(attention.embed(x)), (8, 8), 2)
     expected = torch.empty_like(x)
     for window in range(64):
-        maps = [tokens[:, window].transpose(1, 2).reshape(2, 16, 2, 3) for tokens in (query_windows(to_nhwc(x), (8, 8)), context)]
+        maps = [
+            tokens[:, window].transpose(1, 2).reshape(2, 16, 2, 3)
+            for tokens in (query_windows(to_nhwc(x), (8, 8)), context)
+        ]
         q, k, v = (
             conv(tokens).flatten(2).unflatten(1, (heads, 16 // heads)).transpose(2, 3)
-            for conv, tokens in zip((attention.query, attention.key, attention.value), (maps[0], maps[1], maps[1]), strict=True)
+            for conv, tokens in zip(
+                (attention.query, attention.key, attention.value), (maps[0], maps[1], maps[1]), strict=True
+            )
         )
         out = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(2, 16, 2, 3)
         row, column = window // 8 * 2, window % 8 * 3
@@ -81,7 +87,8 @@ def test_gradients_reach_every_parameter() -> None:
     model = decoder()  # in evaluation: batch statistics would take the biases in front of them out
     model(feats(64, 96)).square().mean().backward()
     idle = {name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-7}
-    # A bias of keys moves all scores of a query alike, which softmax ignores; what is left of its gradient is rounding.
+    # A bias of keys moves all scores of a query alike, which softmax ignores; what is left of its gradient is
+    # rounding.
     assert idle == {f"mix.windows.{i}.key.bias" for i in range(3)}
 
 
@@ -107,8 +114,12 @@ def test_torch_export() -> None:
     assert (program.module()(maps) - model(maps)).abs().max() < 1e-5
 
 
-# The first in windows of 2x2 pixels, six by ten of them, so that zeros enter; the last in windows of whole cells.
-SIZES = [(96, 160), *(pytest.param(size_hw, marks=pytest.mark.slow) for size_hw in ((64, 64), (480, 640), (512, 512)))]
+# The first in windows of 2x2 pixels, six by ten of them, so that zeros enter; the last in windows of whole
+# cells.
+SIZES = [
+    (96, 160),
+    *(pytest.param(size_hw, marks=pytest.mark.slow) for size_hw in ((64, 64), (480, 640), (512, 512))),
+]
 
 
 @pytest.mark.parametrize("form", ["plain", "onnxruntime"])
@@ -119,9 +130,25 @@ def test_programs(tmp_path: Path, size_hw: tuple[int, int], form: str) -> None:
     labels = LabelSpace(tuple(f"class{i}" for i in range(CLASSES)), ((0, 0, 0),) * CLASSES)
     image = ImageSpec(size_hw)
     program = export_program(
-        model, image=image, labels=labels, mask_stride=4, arch="vwformer", out=tmp_path / "model.onnx", form=form
+        model,
+        image=image,
+        labels=labels,
+        mask_stride=4,
+        arch="vwformer",
+        out=tmp_path / "model.onnx",
+        form=form,
     )
     operators = {node.op_type for node in onnx.load(program.onnx_path).graph.node}
-    assert not operators & {"Loop", "If", "Range", "NonZero", "Shape", "Gather", "GatherND", "ScatterND", "Identity"}
+    assert not operators & {
+        "Loop",
+        "If",
+        "Range",
+        "NonZero",
+        "Shape",
+        "Gather",
+        "GatherND",
+        "ScatterND",
+        "Identity",
+    }
     pixels = np.random.default_rng(0).integers(0, 256, (*size_hw, 3), np.uint8)
     compare(TorchReference(model, image, 4), program, [pixels])

@@ -22,8 +22,9 @@ def numbered(*shape: int) -> Tensor:
 def source(window: int, offset: int, count: int, side: int, ratio: int) -> int | None:
     """The pixel of the map that a context window shows at `offset`, None for a zero.
 
-    The published code's words: pad with zeros to the context's length where the side is shorter; before the left end comes the
-    tail of the first `context` pixels, behind the right end the head of the last; then cut at every window.
+    The published code's words: pad with zeros to the context's length where the side is shorter; before the
+    left end comes the tail of the first `context` pixels, behind the right end the head of the last; then cut
+    at every window.
     """
     size = side // count
     context = ratio * size
@@ -36,7 +37,9 @@ def source(window: int, offset: int, count: int, side: int, ratio: int) -> int |
 
 @settings(max_examples=30)
 @given(rows=sides, columns=sides, ratio=ratios)
-def test_context_windows_are_their_definition(rows: tuple[int, int], columns: tuple[int, int], ratio: int) -> None:
+def test_context_windows_are_their_definition(
+    rows: tuple[int, int], columns: tuple[int, int], ratio: int
+) -> None:
     (nh, ph), (nw, pw), depth = rows, columns, 2
     x = numbered(2, nh * ph, nw * pw, depth)
     ours = context_windows(x, (nh, nw), ratio)
@@ -51,7 +54,9 @@ def test_context_windows_are_their_definition(rows: tuple[int, int], columns: tu
 
 
 @given(side=sides, ratio=ratios)
-def test_padding_shows_the_map_and_what_lies_one_context_further_inside(side: tuple[int, int], ratio: int) -> None:
+def test_padding_shows_the_map_and_what_lies_one_context_further_inside(
+    side: tuple[int, int], ratio: int
+) -> None:
     count, size = side
     x = numbered(count * size)
     before = ratio * size - (ratio + 1) * size // 2

@@ -21,11 +21,15 @@ SHARED = Path("ptq.safetensors")
 
 def candidate(precision: str, median_ms: float) -> Any:
     figures = {"median_ms": median_ms}
-    return SimpleNamespace(runtime="fake", kind=precision, precision=precision, verdict="passed", measurements=figures)
+    return SimpleNamespace(
+        runtime="fake", kind=precision, precision=precision, verdict="passed", measurements=figures
+    )
 
 
 class FakeBench:
-    """A bundle is the files that it was made of; INT8 loses what `lost` says, by level and by whether the scales are its own."""
+    """A bundle is the files that it was made of; INT8 loses what `lost` says, by level and by whether the
+    scales are its own.
+    """
 
     progress = NoProgress()
 
@@ -34,7 +38,12 @@ class FakeBench:
 
     def bundle(self, files: list[Path]) -> Any:
         self.made.append(list(files))
-        times = [candidate("float", 40.0), candidate("float", 30.0), candidate("int8", 15.0), candidate("int8", 60.0)]
+        times = [
+            candidate("float", 40.0),
+            candidate("float", 30.0),
+            candidate("int8", 15.0),
+            candidate("int8", 60.0),
+        ]
         return list(files), [SimpleNamespace(choice=SimpleNamespace(candidates=times)) for _ in self.lost]
 
     def accuracy(self, bundle: list[Path], precision: str, level: int) -> dict[str, Any]:
@@ -71,14 +80,19 @@ def test_a_level_that_fails_gets_its_own_and_no_other_does() -> None:
     rows = made.rows()
     assert [row["scales"] for row in rows] == ["shared", "own", "shared"]
     assert rows[1]["miou_drop"] == pytest.approx(0.004) and rows[1]["miou_shared"] == pytest.approx(0.55)
-    assert rows[1]["why"] == "with one set of scales for all levels it lost 0.0500 mIoU; quant.max_miou_drop is 0.01"
+    assert (
+        rows[1]["why"]
+        == "with one set of scales for all levels it lost 0.0500 mIoU; quant.max_miou_drop is 0.01"
+    )
     check_levels(rows, GATE, ALLOWED, {})
 
 
 def test_a_level_that_fails_with_its_own_scales_too_is_named() -> None:
     rows = settled(FakeBench([(0.0, 0.0), (0.0, 0.0), (0.05, 0.03)])).rows()
     report = {"levels": rows}
-    with pytest.raises(GateFailed, match=r"level 2 \(ISR 2,2,1,1-2,2,2\) lost 0\.0300 mIoU in INT8, with own scales") as caught:
+    with pytest.raises(
+        GateFailed, match=r"level 2 \(ISR 2,2,1,1-2,2,2\) lost 0\.0300 mIoU in INT8, with own scales"
+    ) as caught:
         check_levels(rows, GATE, ALLOWED, report)
     assert caught.value.report is report
 

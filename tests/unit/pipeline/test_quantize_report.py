@@ -25,18 +25,41 @@ RECIPE = RECIPES / "edaformer_nano_synthetic_int8.yaml"
 
 def measured(road: float, car: float | None, engine: str) -> dict[str, Any]:
     classes = {"road": {"iou": road, "pixel_share": 0.7}, "car": {"iou": car, "pixel_share": 0.3}}
-    return {"engine": engine, "images": 5, "miou": float(np.nanmean([road, np.nan if car is None else car])), "classes": classes}
+    return {
+        "engine": engine,
+        "images": 5,
+        "miou": float(np.nanmean([road, np.nan if car is None else car])),
+        "classes": classes,
+    }
 
 
 def engine(precision: str, median_ms: float | None, *, default: bool = False) -> dict[str, Any]:
-    figures = {"median_ms": median_ms, "p10_ms": median_ms, "p90_ms": median_ms, "speedup": 1.0, "bytes": 2_000_000}
-    return {"runtime": "onnxruntime", "kind": precision, "precision": precision, "default": default, **figures}
+    figures = {
+        "median_ms": median_ms,
+        "p10_ms": median_ms,
+        "p90_ms": median_ms,
+        "speedup": 1.0,
+        "bytes": 2_000_000,
+    }
+    return {
+        "runtime": "onnxruntime",
+        "kind": precision,
+        "precision": precision,
+        "default": default,
+        **figures,
+    }
 
 
 def report(**changes: Any) -> dict[str, Any]:
     layers = [
         {"name": "encoder.fc1", "kind": "Linear", "macs": 900, "precision": "int8", "reason": ""},
-        {"name": "encoder.scores", "kind": "Product", "macs": 100, "precision": "float", "reason": "quant.attention: float"},
+        {
+            "name": "encoder.scores",
+            "kind": "Product",
+            "macs": 100,
+            "precision": "float",
+            "reason": "quant.attention: float",
+        },
     ]
     rows = [engine("int8", 40.0, default=True), engine("float", 80.0)]
     values: dict[str, Any] = {
@@ -66,12 +89,16 @@ class _Bundle:
 
 
 def shown(document: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
-    made = Quantization(Path("run/quantized.safetensors"), _Bundle(Path("run/small.edgeseg")), document, ("calibration",))  # type: ignore[arg-type]
+    made = Quantization(
+        Path("run/quantized.safetensors"), _Bundle(Path("run/small.edgeseg")), document, ("calibration",)
+    )  # type: ignore[arg-type]
     render.result({}, False, lambda: _shown(made))
     return capsys.readouterr().out
 
 
-def test_the_table_says_each_class_what_stays_float_and_what_it_saves(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_says_each_class_what_stays_float_and_what_it_saves(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     text = shown(report(), capsys)
     (car,) = (line for line in text.splitlines() if line.split()[:1] == ["car"])
     assert car.split()[1:] == ["30.0", "%", "50.00", "%", "42.00", "%", "49.50", "%"]
@@ -93,7 +120,10 @@ def test_a_slower_int8_and_a_training_in_vain_are_said_plainly(capsys: pytest.Ca
 
 
 def test_speedup_is_of_the_fastest_of_each_and_unknown_without_both() -> None:
-    assert speedup([engine("float", 80.0), engine("float", 60.0), engine("int8", 30.0), engine("int8", 90.0)]) == 2.0
+    assert (
+        speedup([engine("float", 80.0), engine("float", 60.0), engine("int8", 30.0), engine("int8", 90.0)])
+        == 2.0
+    )
     assert speedup([engine("float", 80.0)]) is None
     assert speedup([engine("float", 80.0), engine("int8", None)]) is None
 
@@ -118,10 +148,19 @@ def test_the_picture_is_drawn_also_where_a_class_never_appears(best: str) -> Non
         assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 5
 
 
-def test_a_float_recipe_and_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_float_recipe_and_several_processes_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from edgeseg.cli.main import run
 
-    command = ["quantize", "edaformer_nano_synthetic", "--data-root", str(tmp_path), "-o", str(tmp_path / "run")]
+    command = [
+        "quantize",
+        "edaformer_nano_synthetic",
+        "--data-root",
+        str(tmp_path),
+        "-o",
+        str(tmp_path / "run"),
+    ]
     assert run(command) == 2
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert run([command[0], "edaformer_nano_synthetic_int8", *command[2:]]) == 4

@@ -1,4 +1,6 @@
-"""The promise of `edgeseg recipe check`: every mistake, by file and line, all of them in one run, before any work."""
+"""The promise of `edgeseg recipe check`: every mistake, by file and line, all of them in one run, before any
+work.
+"""
 
 from __future__ import annotations
 
@@ -46,18 +48,27 @@ def test_each_mistake_is_told_with_its_line(tmp_path: Path, path: str, value: ob
     place, key, _ = line.split(": ", 2)
     assert place.startswith("F:")
     line = lines[int(place.removeprefix("F:")) - 1]
-    assert any(f"{part}:" in line or f'"{part}":' in line or part.isdigit() for part in key.split(".")), (key, line)
+    assert any(f"{part}:" in line or f'"{part}":' in line or part.isdigit() for part in key.split(".")), (
+        key,
+        line,
+    )
 
 
 def test_all_of_them_at_once(tmp_path: Path) -> None:
-    """As many as one recipe can hold: of two mistakes at one place, or of which one hides what the other is about, the first."""
+    """As many as one recipe can hold: of two mistakes at one place, or of which one hides what the other is
+    about, the first.
+    """
     data, wanted, taken = good(), [], set[str]()
     for path, value, told in MISTAKES:
         places = {one.partition("=")[0] for one in path.split("+")}
         blocks = {"data.format", "model.arch", "quant", "quant.qat", "isr", "train"}
-        if places & blocks or any(one.startswith(other) or other.startswith(one) for one in places for other in taken):
+        if places & blocks or any(
+            one.startswith(other) or other.startswith(one) for one in places for other in taken
+        ):
             continue
-        if path == "quant.keep_float" or any(word in told for word in ("gives ", "fewer than", "multiple of accumulate")):
+        if path == "quant.keep_float" or any(
+            word in told for word in ("gives ", "fewer than", "multiple of accumulate")
+        ):
             continue  # about a model, or a value, that another mistake leaves unsettled
         put(data, path, value)
         wanted.append(told)
@@ -100,10 +111,16 @@ def test_an_override_is_checked_as_the_file_is(tmp_path: Path) -> None:
     ],
     ids=lambda command: " ".join(command[:2]),
 )
-def test_every_command_tells_them_before_any_work(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_tells_them_before_any_work(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     data = good()
-    for path, value in (("model.arch", "edaformr_nano"), ("train.ohem_keep", 0), ("quant.calibration.images", "nowhere")):
+    for path, value in (
+        ("model.arch", "edaformr_nano"),
+        ("train.ohem_keep", 0),
+        ("quant.calibration.images", "nowhere"),
+    ):
         put(data, path, value)
     Path("mine.yaml").write_text(dump_yaml(data), encoding="utf-8")
     words = 2 if len(command) > 1 and not command[1].startswith("-") else 1
@@ -111,31 +128,43 @@ def test_every_command_tells_them_before_any_work(command: list[str], tmp_path: 
     assert isinstance(result.exception, RecipeError), result.exception
     told = str(result.exception)
     assert told.startswith("3 mistakes in mine.yaml")
-    for part in ("model.arch: there is no model 'edaformr_nano'; did you mean edaformer_nano?", "ohem_keep", "nowhere"):
+    for part in (
+        "model.arch: there is no model 'edaformr_nano'; did you mean edaformer_nano?",
+        "ohem_keep",
+        "nowhere",
+    ):
         assert part in told
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
-@pytest.mark.parametrize("command", [["recipe", "check"], ["export"], ["calib", "check", "--data-root", "."]], ids=str)
+@pytest.mark.parametrize(
+    "command", [["recipe", "check"], ["export"], ["calib", "check", "--data-root", "."]], ids=str
+)
 def test_a_name_that_no_file_can_have_is_told(command: list[str]) -> None:
     words = 2 if command[0] != "export" else 1
     result = CliRunner().invoke(root, [*command[:words], "x" * 300, *command[words:]])
     assert isinstance(result.exception, EdgesegError), result.exception
 
 
-def test_a_set_that_is_to_be_made_may_be_named_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_set_that_is_to_be_made_may_be_named_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     data = good()
     put(data, "quant.calibration.images", "mine/set.yaml")
     Path("mine.yaml").write_text(dump_yaml(data), encoding="utf-8")
     with pytest.raises(RecipeError, match=r"there is no calibration set mine/set\.yaml.*edgeseg calib make"):
         load_recipe("mine.yaml")
-    made = CliRunner().invoke(root, ["calib", "make", "mine.yaml", "--data-root", ".", "--n", "2", "-o", "mine/set.yaml"])
+    made = CliRunner().invoke(
+        root, ["calib", "make", "mine.yaml", "--data-root", ".", "--n", "2", "-o", "mine/set.yaml"]
+    )
     assert made.exit_code == 0, made.exception
     assert load_recipe("mine.yaml").quant is not None
 
 
-def test_without_torch_what_needs_it_is_said_to_be_unchecked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torch_what_needs_it_is_said_to_be_unchecked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = good()
     put(data, "quant.keep_float", ["decoder.classifeir"])
     file = tmp_path / "recipe.yaml"
@@ -167,7 +196,10 @@ def test_a_machine_without_torch_tells_the_same_mistakes(tmp_path: Path) -> None
             merged.append(tmp_path / f"{index}.yaml")
             merged[-1].write_text(dump_yaml(data), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-c", _WITHOUT_TORCH, "recipe", "check", *map(str, merged)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", _WITHOUT_TORCH, "recipe", "check", *map(str, merged)],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 2, done.stderr[-2000:]
     assert [path for path in merged if f" in {path}" not in done.stderr] == []

@@ -30,7 +30,9 @@ def done(folder: Path, inputs: dict[str, Any]) -> Stage:
 
 
 @given(JSON, JSON)
-def test_kept_for_the_same_inputs_and_for_no_others(tmp_path_factory: pytest.TempPathFactory, one: Any, other: Any) -> None:
+def test_kept_for_the_same_inputs_and_for_no_others(
+    tmp_path_factory: pytest.TempPathFactory, one: Any, other: Any
+) -> None:
     folder = tmp_path_factory.mktemp("stage")
     done(folder, {"x": one})
     assert Stage(folder / "stage.json", {"x": one}).kept() == {"miou": 0.5}
@@ -38,7 +40,9 @@ def test_kept_for_the_same_inputs_and_for_no_others(tmp_path_factory: pytest.Tem
     assert (Stage(folder / "stage.json", {"x": other}).kept() is not None) == same
 
 
-@pytest.mark.parametrize("change", ["file", "no file", "no record", "half a record", "another record", "list"])
+@pytest.mark.parametrize(
+    "change", ["file", "no file", "no record", "half a record", "another record", "list"]
+)
 def test_what_was_changed_or_lost_is_made_anew(tmp_path: Path, change: str) -> None:
     stage = done(tmp_path, {"x": (1, 2)})
     assert stage.kept() is not None
@@ -50,7 +54,9 @@ def test_what_was_changed_or_lost_is_made_anew(tmp_path: Path, change: str) -> N
     elif change == "no record":
         record.unlink()
     else:
-        record.write_text({"half a record": record.read_text()[:40], "another record": "{}", "list": "[]"}[change])
+        record.write_text(
+            {"half a record": record.read_text()[:40], "another record": "{}", "list": "[]"}[change]
+        )
     assert stage.kept() is None
 
 

@@ -1,4 +1,6 @@
-"""A recipe with one thing changed is right, and then trains; or it is refused by file and line. Never a traceback, never late."""
+"""A recipe with one thing changed is right, and then trains; or it is refused by file and line. Never a
+traceback, never late.
+"""
 
 from __future__ import annotations
 
@@ -32,15 +34,26 @@ VALUES: list[Any] = [
 def whole(arch: str) -> dict[str, Any]:
     """A recipe of a small model with every default written out, as plain values."""
     data = good()
-    data["model"] = {"arch": arch, "options": {name: option.default for name, option in CATALOGUE[arch].options.items()}}
+    data["model"] = {
+        "arch": arch,
+        "options": {name: option.default for name, option in CATALOGUE[arch].options.items()},
+    }
     data["augment"]["crop_hw"] = data["export"]["size_hw"] = [64, 64]
     data["isr"] |= {part: [1] * len(stages) for part, stages in CATALOGUE[arch].stages.items()}
-    data["train"] |= {"batch_size": 2, "class_weights": [1.0] * 10, "ema_decay": 0.9, "ohem_keep": 0.5, "clip_norm": 1.0}
+    data["train"] |= {
+        "batch_size": 2,
+        "class_weights": [1.0] * 10,
+        "ema_decay": 0.9,
+        "ohem_keep": 0.5,
+        "clip_norm": 1.0,
+    }
     return Recipe.model_validate(data).model_dump(mode="json")
 
 
 def places(data: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    for key, inside in data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ():
+    for key, inside in (
+        data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    ):
         yield (*path, key)
         yield from places(inside, (*path, key))
 
@@ -101,7 +114,11 @@ class Few:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(data=changed())
 def test_what_is_right_trains(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, data: dict[str, Any]

@@ -40,7 +40,8 @@ def folders_recipe() -> str:
     return GOOD[:start] + FOLDERS + GOOD[end:]
 
 
-# --- scalars ---------------------------------------------------------------------------------------------------------------
+# --- scalars
+# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,11 @@ def test_quoted_and_block_scalars_are_text() -> None:
 
 
 def test_traps_end_up_right_in_a_recipe(tmp_path: Path) -> None:
-    text = folders_recipe().replace('"no"', "no").replace("batch_size: 8", "batch_size: 8\n  lr: 1e-4\n  amp: off")
+    text = (
+        folders_recipe()
+        .replace('"no"', "no")
+        .replace("batch_size: 8", "batch_size: 8\n  lr: 1e-4\n  amp: off")
+    )
     recipe = load_recipe(write(tmp_path, text))
     assert recipe.train.lr == 1e-4
     assert recipe.train.amp == "off"
@@ -117,7 +122,8 @@ def test_text_that_looks_like_a_number_asks_for_quotes(tmp_path: Path) -> None:
     assert told == 'F:4: model.arch: must be text, not 12; for text write "12"'
 
 
-# --- every mistake at once ---------------------------------------------------------------------------------------------------
+# --- every mistake at once
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_three_independent_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
@@ -136,13 +142,33 @@ def test_three_independent_mistakes_are_told_at_once_with_their_lines(tmp_path: 
         ("steps: 200", "stpes: 200", "F:13: train.stpes: unknown key; did you mean steps?"),
         ("quant: null", "quantt: null", "F:17: quantt: unknown key; did you mean quant, a top-level key?"),
         ("quant: null", "quant: null\nhue: 3", "F:18: hue: unknown key; did you mean augment.hue?"),
-        ("  steps: 200\n", "  steps: 200\n  hue: 3\n", "F:14: train.hue: unknown key; did you mean augment.hue?"),
+        (
+            "  steps: 200\n",
+            "  steps: 200\n  hue: 3\n",
+            "F:14: train.hue: unknown key; did you mean augment.hue?",
+        ),
         ("format: synthetic", "format: camvids", "did you mean camvid?"),
-        ("quant: null", "quant: int8", 'lines (calibration, min_coverage, max_miou_drop, qat) or null, not "int8"'),
+        (
+            "quant: null",
+            "quant: int8",
+            'lines (calibration, min_coverage, max_miou_drop, qat) or null, not "int8"',
+        ),
         ("quant: null", QUANT.replace("max}", "maxi}"), "F:18: quant.calibration.method: must be "),
-        ("quant: null", QUANT.replace("atten", "aten"), "F:21: quant.atention: unknown key; did you mean attention?"),
-        ("quant: null", QUANT.replace("0.7", "70"), "F:19: quant.min_coverage: must be less than or equal to 1, not 70"),
-        ("quant: null", QUANT.replace("  qat: null\n", ""), "F:17: quant.qat: missing: null: calibration only (PTQ)"),
+        (
+            "quant: null",
+            QUANT.replace("atten", "aten"),
+            "F:21: quant.atention: unknown key; did you mean attention?",
+        ),
+        (
+            "quant: null",
+            QUANT.replace("0.7", "70"),
+            "F:19: quant.min_coverage: must be less than or equal to 1, not 70",
+        ),
+        (
+            "quant: null",
+            QUANT.replace("  qat: null\n", ""),
+            "F:17: quant.qat: missing: null: calibration only (PTQ)",
+        ),
         (
             "quant: null",
             QUANT.replace("qat: null", "qat: {steps: 9}"),
@@ -151,10 +177,22 @@ def test_three_independent_mistakes_are_told_at_once_with_their_lines(tmp_path: 
         ("quant: null\n", "", "F:1: quant: missing: null: a float bundle"),
         ("  mask_stride: 1\n", "", "F:18: export.mask_stride: missing: the mask leaves at"),
         ("mask_stride: 1", "mask_stride: 3", "F:20: export.mask_stride: must be 1, 2, 4 or 8, not 3"),
-        ("batch_size: 8", "batch_size: 0", "F:14: train.batch_size: must be greater than or equal to 1, not 0"),
-        ("batch_size: 8", "batch_size:", "F:14: train.batch_size: must be an integer, not null: images per optimiser step"),
+        (
+            "batch_size: 8",
+            "batch_size: 0",
+            "F:14: train.batch_size: must be greater than or equal to 1, not 0",
+        ),
+        (
+            "batch_size: 8",
+            "batch_size:",
+            "F:14: train.batch_size: must be an integer, not null: images per optimiser step",
+        ),
         ("crop_hw: [128, 128]", "crop_hw: [128]", "F:11: augment.crop_hw: needs 2 values, not 1"),
-        ("crop_hw: [128, 128]", "crop_hw: [32, 32, 32]", "F:11: augment.crop_hw: takes at most 2 values, not 3"),
+        (
+            "crop_hw: [128, 128]",
+            "crop_hw: [32, 32, 32]",
+            "F:11: augment.crop_hw: takes at most 2 values, not 3",
+        ),
         ("crop_hw: [128, 128]", "crop_hw: 128", "F:11: augment.crop_hw: must be a list, not 128"),
         (
             "  - runtime: onnxruntime",
@@ -162,9 +200,17 @@ def test_three_independent_mistakes_are_told_at_once_with_their_lines(tmp_path: 
             "F:22: targets.0: must be a section of `key: value` lines (runtime), not ",
         ),
         ("  - runtime: onnxruntime", "  []", "F:21: targets: takes at least 1 values, not 0"),
-        ("runtime: onnxruntime", "runtim: onnxruntime", "F:22: targets.0.runtim: unknown key; did you mean runtime?"),
+        (
+            "runtime: onnxruntime",
+            "runtim: onnxruntime",
+            "F:22: targets.0.runtim: unknown key; did you mean runtime?",
+        ),
         ("name: street_test", "name: Street", "F:1: name: must match ^[a-z0-9][a-z0-9_]*$, not "),
-        ("warmup_steps: 20", "warmup_steps: 200", "F:15: train.warmup_steps: 200 must be fewer than steps, 200"),
+        (
+            "warmup_steps: 20",
+            "warmup_steps: 200",
+            "F:15: train.warmup_steps: 200 must be fewer than steps, 200",
+        ),
         (
             "model:",
             "model: {arch: edaformer_nano, options: {dropout: [1]}}\n#",
@@ -187,26 +233,37 @@ def test_sides_and_class_weights_are_checked_beside_other_mistakes(tmp_path: Pat
     text = text.replace("steps: 200", "steps: many\n  class_weights: [1, 2, 3]")
     told = mistakes(tmp_path, text)
     assert told == [
-        f"F:{line_of(text, 'crop_hw')}: augment.crop_hw.0: must be a multiple of 32 px, e.g. 96 or 128, not 100",
+        (
+            f"F:{line_of(text, 'crop_hw')}: augment.crop_hw.0: must be a multiple of 32 px, e.g. 96 or 128,"
+            " not 100"
+        ),
         f'F:{line_of(text, " steps")}: train.steps: must be an integer, not "many"',
-        f"F:{line_of(text, 'class_weights')}: train.class_weights: 3 weights for 2 classes (data.classes.names)",
+        (
+            f"F:{line_of(text, 'class_weights')}: train.class_weights: 3 weights for 2 classes"
+            " (data.classes.names)"
+        ),
         f"F:{line_of(text, 'size_hw')}: export.size_hw.1: must be a multiple of 32 px, e.g. 32, not 20",
     ]
 
 
 def test_class_weights_are_counted_against_the_formats_own_classes(tmp_path: Path) -> None:
     text = GOOD.replace("steps: 200", "steps: 200\n  class_weights: [1, 2, 3]")
-    assert mistakes(tmp_path, text) == ["F:14: train.class_weights: 3 weights for 10 classes (format synthetic)"]
+    assert mistakes(tmp_path, text) == [
+        "F:14: train.class_weights: 3 weights for 10 classes (format synthetic)"
+    ]
     text = text.replace("format: synthetic", "format: mapillary")  # whose classes lie with its data
     assert load_recipe(write(tmp_path, text)).train.class_weights == (1.0, 2.0, 3.0)
 
 
-# --- what recipes do not use -------------------------------------------------------------------------------------------------
+# --- what recipes do not use
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_duplicates_anchors_aliases_merges_and_tags_are_refused_together(tmp_path: Path) -> None:
     text = GOOD.replace("  steps: 200\n", "  steps: &n 200\n  steps: 300\n  val_every: *n\n  <<: {seed: 1}\n")
-    text = text.replace("arch: edaformer_nano", "arch: !!str edaformer_nano").replace("summary: a", "name: again\nsummary: a")
+    text = text.replace("arch: edaformer_nano", "arch: !!str edaformer_nano").replace(
+        "summary: a", "name: again\nsummary: a"
+    )
     assert mistakes(tmp_path, text) == [
         "F:2: name: written twice; first on line 1",
         "F:5: the tag tag:yaml.org,2002:str: recipes hold plain values only",
@@ -234,7 +291,10 @@ def test_7_and_07_are_one_key() -> None:
         (GOOD.replace("a recipe", "a\x07recipe"), "F:2: a character that no text holds"),
         (GOOD.replace("a recipe for tests", '"\\UFFFFFFFF"'), "F:2: an escape beyond Unicode"),
         (GOOD.replace("a recipe for tests", '"\\ud800"'), "F:2: summary: half a character"),
-        (GOOD.replace("steps: 200", "steps: 99999999999999999999"), "F:13: train.steps: an integer beyond 64 bits"),
+        (
+            GOOD.replace("steps: 200", "steps: 99999999999999999999"),
+            "F:13: train.steps: an integer beyond 64 bits",
+        ),
         (GOOD + "? [a, b]\n: 1\n", "F:25: a key must be one word"),
         (GOOD.replace("steps: 200", "steps: " + "[" * 500), "F:13: nested deeper than 20 levels"),
     ],
@@ -247,22 +307,42 @@ def test_texts_that_are_no_recipe(tmp_path: Path, text: str, expected: str) -> N
 @pytest.mark.parametrize(
     "old, new, expected",
     [
-        ("  steps: 200", "\tsteps: 200", "F:13: a tab: indent with spaces (the rest of train is not checked)"),
-        ("  steps: 200", "  steps 200", "F:14: a ':' where none fits: wrong indentation, no ':' on the line before"),
+        (
+            "  steps: 200",
+            "\tsteps: 200",
+            "F:13: a tab: indent with spaces (the rest of train is not checked)",
+        ),
+        (
+            "  steps: 200",
+            "  steps 200",
+            "F:14: a ':' where none fits: wrong indentation, no ':' on the line before",
+        ),
         ("quant: null", "junk\nquant: null", "F:17: expected `key: value`"),
         ("  steps: 200", "   steps: 200", "F:14: wrong indentation, or something left over after a value"),
-        ("crop_hw: [128, 128]", "crop_hw: [128, 128", "F:11: a list whose ']' or ',' is missing (the rest of augment is not"),
+        (
+            "crop_hw: [128, 128]",
+            "crop_hw: [128, 128",
+            "F:11: a list whose ']' or ',' is missing (the rest of augment is not",
+        ),
         ("isr: {", "isr: {{", "F:16: a section whose '}' or ',' is missing"),
         ("summary: a", 'summary: "a', "F:2: a quote that is never closed"),
         ("summary: a", "summary: a: b", "F:2: a ':' where none fits"),
     ],
 )
-def test_a_syntax_error_does_not_hide_the_mistakes_of_other_sections(tmp_path: Path, old: str, new: str, expected: str) -> None:
-    text = GOOD.replace(old, new).replace("max_miou_drop: 0.01", "max_miou_drop: 2").replace("  arch:", "  arhc:")
+def test_a_syntax_error_does_not_hide_the_mistakes_of_other_sections(
+    tmp_path: Path, old: str, new: str, expected: str
+) -> None:
+    text = (
+        GOOD.replace(old, new)
+        .replace("max_miou_drop: 0.01", "max_miou_drop: 2")
+        .replace("  arch:", "  arhc:")
+    )
     told = mistakes(tmp_path, text)
     assert len(told) == 3
     assert "F:4: model.arhc: unknown key; did you mean arch?" in told
-    assert f"F:{line_of(text, 'max_miou')}: gate.max_miou_drop: must be less than or equal to 1, not 2" in told
+    assert (
+        f"F:{line_of(text, 'max_miou')}: gate.max_miou_drop: must be less than or equal to 1, not 2" in told
+    )
     assert any(line.startswith(expected) for line in told)
 
 
@@ -289,7 +369,8 @@ def test_any_damage_is_a_recipe_or_a_recipe_error(tmp_path: Path, cut: int, leng
         assert str(error).count(f"{file}:") >= 1
 
 
-# --- files -------------------------------------------------------------------------------------------------------------------
+# --- files
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -339,12 +420,16 @@ def test_an_installed_wheel_carries_its_recipes(tmp_path: Path, monkeypatch: pyt
 
 def test_a_bundle_opens_where_nobody_knows_its_model_or_runtime(tmp_path: Path) -> None:
     """A device holds what it was given: names that another machine knew, values from before a rule."""
-    text = GOOD.replace("arch: edaformer_nano", "arch: of_a_package").replace("runtime: onnxruntime", "runtime: of_a_package")
+    text = GOOD.replace("arch: edaformer_nano", "arch: of_a_package").replace(
+        "runtime: onnxruntime", "runtime: of_a_package"
+    )
     text = text.replace("warmup_steps: 20", "warmup_steps: 200")
     assert mistakes(tmp_path, text) == [
         "F:4: model.arch: there is no model 'of_a_package'; `edgeseg models` lists them",
         "F:15: train.warmup_steps: 200 must be fewer than steps, 200",
-        "F:22: targets.0.runtime: there is no runtime 'of_a_package'; known: onnxruntime, openvino, tensorrt, tensorrt_rtx, "
-        "torch_tensorrt",
+        (
+            "F:22: targets.0.runtime: there is no runtime 'of_a_package'; known: onnxruntime, openvino,"
+            " tensorrt, tensorrt_rtx, torch_tensorrt"
+        ),
     ]
     assert load_kept(write(tmp_path, text)).model.arch == "of_a_package"

@@ -54,11 +54,16 @@ def test_wrong_overrides_are_told_together_after_the_files_mistakes(tmp_path: Pa
         "--set train.lr: expected key.path=value (value null for nothing)",
         "--set train.lr=: expected key.path=value (value null for nothing)",
         "--set augment.crop_hw=[1: augment.crop_hw: a list whose ']' or ',' is missing",
-        "--set data.classes.ignore_index=3: data.classes.ignore_index: "
-        "data.classes is null in the recipe: write the section there, or set all of it at once",
+        (
+            "--set data.classes.ignore_index=3: data.classes.ignore_index: "
+            "data.classes is null in the recipe: write the section there, or set all of it at once"
+        ),
         "--set name.beyond_all_keys=x: name.beyond_all_keys: unknown key; name holds no keys",
         '--set train.steps=two: train.steps: must be an integer, not "two"',
-        "--set augment.crop_hw=[33, 64]: augment.crop_hw.0: must be a multiple of 32 px, e.g. 32 or 64, not 33",
+        (
+            "--set augment.crop_hw=[33, 64]: augment.crop_hw.0: must be a multiple of 32 px, e.g. 32 or 64,"
+            " not 33"
+        ),
     ]
 
 

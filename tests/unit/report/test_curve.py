@@ -26,7 +26,10 @@ def test_losses_and_validations_are_told_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize("validations", [[], [{"step": 100, "miou": 0.4}]])
 def test_the_picture(tmp_path: Path, validations: list[dict[str, float]]) -> None:
     pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
-    draw_curve(run_dir(tmp_path, [{"step": 50, "loss": 1.0}, {"step": 100, "loss": 0.5}, *validations]), tmp_path / "c.png")
+    draw_curve(
+        run_dir(tmp_path, [{"step": 50, "loss": 1.0}, {"step": 100, "loss": 0.5}, *validations]),
+        tmp_path / "c.png",
+    )
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob(".c*"))
 

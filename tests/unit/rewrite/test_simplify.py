@@ -15,7 +15,12 @@ from edgeseg.models.layers import ConvFFN
 from edgeseg.models.segmentor import Segmentor
 from edgeseg.rewrite.rewrites import MapFFN, fold_batch_norm, fold_input_scale, pad_hidden
 from edgeseg.rewrite.simplify import first_conv, simplify
-from edgeseg.rewrite.simplify_edaformer import BranchDecoder, SingleHeadAttention, fold_attention_scale, fold_key_bias
+from edgeseg.rewrite.simplify_edaformer import (
+    BranchDecoder,
+    SingleHeadAttention,
+    fold_attention_scale,
+    fold_key_bias,
+)
 from edgeseg.specs import IsrPlan
 from golden_rule import fill
 
@@ -114,7 +119,10 @@ def test_input_scale() -> None:
     std = (58.4, 57.1, 12.0)
     fold_input_scale(folded, std)
     x = 255 * noise(1, 3, 32, 32)
-    assert float((conv(x / torch.tensor(std, dtype=x.dtype)[:, None, None]) - folded(x)).abs().max()) < EXACT * 255
+    assert (
+        float((conv(x / torch.tensor(std, dtype=x.dtype)[:, None, None]) - folded(x)).abs().max())
+        < EXACT * 255
+    )
 
 
 def test_first_conv() -> None:

@@ -1,4 +1,6 @@
-"""SegFormer's rewrites keep the answer, checked in float64; its programs hold what they should, and say what torch says."""
+"""SegFormer's rewrites keep the answer, checked in float64; its programs hold what they should, and say what
+torch says.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,19 @@ from edgeseg.synthetic.scene import Scene
 from golden_rule import fill
 
 EXACT = 1e-12
-FORBIDDEN = {"Loop", "If", "Scan", "Range", "NonZero", "Shape", "Gather", "ScatterND", "ReduceMean", "Pow", "BatchNormalization"}
+FORBIDDEN = {
+    "Loop",
+    "If",
+    "Scan",
+    "Range",
+    "NonZero",
+    "Shape",
+    "Gather",
+    "ScatterND",
+    "ReduceMean",
+    "Pow",
+    "BatchNormalization",
+}
 CLASSES = 5
 CHANNELS = (8, 16, 24, 32)
 PLANS = [IsrPlan((1, 1, 1, 1), ()), IsrPlan((2, 2, 1, 1), ())]
@@ -53,7 +67,9 @@ def difference(a: nn.Module, b: nn.Module, *inputs: object) -> float:
 
 def nano(plan: IsrPlan = PLANS[0], branch_norm: bool = False) -> Segmentor:
     encoder = mit("nano")
-    model = fill(Segmentor(encoder, SegformerDecoder(encoder.channels, CLASSES, 16, branch_norm=branch_norm))).eval()
+    model = fill(
+        Segmentor(encoder, SegformerDecoder(encoder.channels, CLASSES, 16, branch_norm=branch_norm))
+    ).eval()
     model.set_isr(plan)
     return model
 
@@ -109,7 +125,13 @@ def test_programs(tmp_path: Path, plan: IsrPlan, form: Form) -> None:
     size_hw = (64, 128)
     labels = LabelSpace(tuple(f"class{i}" for i in range(CLASSES)), ((0, 0, 0),) * CLASSES)
     program = export_program(
-        model, image=ImageSpec(size_hw), labels=labels, mask_stride=4, arch="nano", out=tmp_path / "model.onnx", form=form
+        model,
+        image=ImageSpec(size_hw),
+        labels=labels,
+        mask_stride=4,
+        arch="nano",
+        out=tmp_path / "model.onnx",
+        form=form,
     )
     graph = onnx.load(program.onnx_path).graph
     operators = collections.Counter(node.op_type for node in graph.node)

@@ -64,7 +64,11 @@ def test_windows_hold_all_that_shifts_can_reach(sign_x: float, sign_y: float) ->
 
 @torch.inference_mode()
 def test_every_step_is_rewritten_and_several_heads_are_left() -> None:
-    plain = nn.ModuleDict({"one": fill(make_upsample("lda_aqu", 16, 4)), "heads": LdaAqu(16, heads=2)}).double().eval()
+    plain = (
+        nn.ModuleDict({"one": fill(make_upsample("lda_aqu", 16, 4)), "heads": LdaAqu(16, heads=2)})
+        .double()
+        .eval()
+    )
     tiled = copy.deepcopy(plain)
     tile_upsampling(tiled)
     assert [type(module) for module in tiled["one"]] == [TiledLdaAqu] * 2

@@ -1,4 +1,6 @@
-"""Each rewrite of VWFormer's decoder keeps the answer: checked in float64, where rounding cannot hide a wrong identity."""
+"""Each rewrite of VWFormer's decoder keeps the answer: checked in float64, where rounding cannot hide a wrong
+identity.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,10 @@ CHANNELS = (4, 8, 12, 16)
 SMALL = {"width": 16, "ratios": (2, 4)}
 # Options, and the size of the map, in other words how its windows lie on the cells that are projected once.
 CASES: list[tuple[dict[str, Any], tuple[int, int]]] = [
-    ({}, (64, 64)),  # 8x8 windows of 8x8 pixels: whole cells at every ratio; at ratio 8 the context is the whole map
+    (
+        {},
+        (64, 64),
+    ),  # 8x8 windows of 8x8 pixels: whole cells at every ratio; at ratio 8 the context is the whole map
     ({"heads": 4}, (64, 64)),
     ({}, (24, 32)),  # of 4x4 pixels, 6x8: whole cells at ratios 2 and 4; at ratio 8 larger than the map
     (SMALL, (48, 16)),  # of 6x2: whole cells at ratio 2 alone
@@ -42,7 +47,10 @@ CASES: list[tuple[dict[str, Any], tuple[int, int]]] = [
     ({**SMALL, "shortcut": False}, (8, 40)),  # of 1x5: none
     ({**SMALL, "image_pool": False}, (32, 64)),
     ({"width": 36, "ratios": (2, 3), "heads": 2}, (24, 48)),
-    ({"width": 49, "ratios": (7,)}, (49, 63)),  # of 7x7, 7x9: the context is as large as the map along one side alone
+    (
+        {"width": 49, "ratios": (7,)},
+        (49, 63),
+    ),  # of 7x7, 7x9: the context is as large as the map along one side alone
 ]
 
 
@@ -102,7 +110,9 @@ def test_cut_tokens_are_those_of_the_context_windows() -> None:
     padded = copy_shift_pad(copy_shift_pad(x, 1, 8, ratio), 2, 4, ratio)
     height, width = (side // ratio for side in padded.shape[1:3])
     whole = padded.reshape(1, height, ratio, width, ratio, 3).transpose(2, 3).reshape(1, height, width, -1)
-    ours = cut(whole, grid, ratio).reshape(1, 32, 4, 4, -1).transpose(2, 3).flatten(2, 3)  # columns of tokens to rows
+    ours = (
+        cut(whole, grid, ratio).reshape(1, 32, 4, 4, -1).transpose(2, 3).flatten(2, 3)
+    )  # columns of tokens to rows
     assert torch.equal(ours, expected)
 
 
@@ -116,7 +126,9 @@ def test_the_whole_decoder_and_what_is_left_of_it() -> None:
     simple = copy.deepcopy(plain)
     simplify_vw(simple)
     assert difference(plain, simple, feats(24, 40)) < EXACT
-    assert {BranchAggregation, MergedMultiScale, BranchRefinement} <= {type(module) for module in simple.modules()}
+    assert {BranchAggregation, MergedMultiScale, BranchRefinement} <= {
+        type(module) for module in simple.modules()
+    }
     assert not any(isinstance(module, BatchNorm2d) for module in simple.modules())
 
 
@@ -134,7 +146,9 @@ def test_at_most_half_of_the_multiply_adds_are_left() -> None:
     simplify_vw(simple)
     macs = []
     for model in (plain, simple):
-        maps = [torch.empty(1, c, 128 >> i, 128 >> i, device="meta") for i, c in enumerate((32, 64, 160, 256))]
+        maps = [
+            torch.empty(1, c, 128 >> i, 128 >> i, device="meta") for i, c in enumerate((32, 64, 160, 256))
+        ]
         with FlopCounterMode(display=False) as counter:
             model.to("meta")(maps)
         macs.append(counter.get_total_flops())
@@ -150,7 +164,9 @@ def test_float32() -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs OpenVINO")
 def test_openvino_agrees() -> None:
-    """OpenVINO 2026.4 gives wrong numbers where the pooled vector is added to the windows instead of the map."""
+    """OpenVINO 2026.4 gives wrong numbers where the pooled vector is added to the windows instead of the
+    map.
+    """
     import openvino
 
     model = decoder().float().mix

@@ -1,4 +1,6 @@
-"""How users write regions: the form says the unit, a region may be of one source, and what does not fit is told with its mend."""
+"""How users write regions: the form says the unit, a region may be of one source, and what does not fit is
+told with its mend.
+"""
 
 from __future__ import annotations
 
@@ -106,8 +108,13 @@ def test_a_region_with_a_size_follows_every_frame() -> None:
 
 
 def test_a_camera_that_comes_back_with_another_size() -> None:
-    """What is in pixels is scaled, and told; what holds nothing is not measured, and told; both are as they were afterwards."""
-    regions = [parse_region("gate=30,20;60,20;60,45;30,45"), parse_region("spot=0.01,0.01;0.04,0.01;0.04,0.04")]
+    """What is in pixels is scaled, and told; what holds nothing is not measured, and told; both are as they
+    were afterwards.
+    """
+    regions = [
+        parse_region("gate=30,20;60,20;60,45;30,45"),
+        parse_region("spot=0.01,0.01;0.04,0.01;0.04,0.04"),
+    ]
     monitor = RegionMonitor(regions, [parse_threshold("dark=spot:road>50%@1s")], LABELS)
     first, small = np.zeros((48, 64), np.uint8), np.zeros((6, 8), np.uint8)
     assert set(monitor.update(first, 0.0, 1)[0]) == {"gate", "spot"}
@@ -125,7 +132,9 @@ def test_a_camera_that_comes_back_with_another_size() -> None:
 
 def test_pictures_of_a_folder_differ_without_a_word() -> None:
     monitor = RegionMonitor([parse_region("gate=30,20;60,20;60,45;30,45")], [], LABELS)
-    assert [monitor.update(np.zeros(size_hw, np.uint8), 0.0)[1] for size_hw in ((48, 64), (96, 128), (48, 64))] == [[]] * 3
+    assert [
+        monitor.update(np.zeros(size_hw, np.uint8), 0.0)[1] for size_hw in ((48, 64), (96, 128), (48, 64))
+    ] == [[]] * 3
 
 
 def test_an_alarm_does_not_wait_while_nobody_looks() -> None:
@@ -154,26 +163,53 @@ def test_a_region_may_be_of_one_source() -> None:
         "--region",
         "yard:lane=0,0;50%,0;50%,1",
     )
-    words += ("--threshold", "jam=lane:car>20%", "--threshold", "open=door:sky>1%", "--threshold", "yard:jam=lane:car>50%@9s")
+    words += (
+        "--threshold",
+        "jam=lane:car>20%",
+        "--threshold",
+        "open=door:sky>1%",
+        "--threshold",
+        "yard:jam=lane:car>50%@9s",
+    )
     gate, yard = settings(*TWO, *words).sources
-    assert {region.name: region.build().points[1] for region in gate.regions} == {"lane": (1.0, 0.0), "door": (20.0, 10.0)}
+    assert {region.name: region.build().points[1] for region in gate.regions} == {
+        "lane": (1.0, 0.0),
+        "door": (20.0, 10.0),
+    }
     assert {region.name: region.build().points[1] for region in yard.regions} == {"lane": (0.5, 0.0)}
-    assert [(one.name, one.above) for region in gate.regions for one in region.thresholds] == [("jam", 0.2), ("open", 0.01)]
-    assert [(one.name, one.above, one.for_s) for region in yard.regions for one in region.thresholds] == [("jam", 0.5, 9.0)]
+    assert [(one.name, one.above) for region in gate.regions for one in region.thresholds] == [
+        ("jam", 0.2),
+        ("open", 0.01),
+    ]
+    assert [(one.name, one.above, one.for_s) for region in yard.regions for one in region.thresholds] == [
+        ("jam", 0.5, 9.0)
+    ]
 
 
 @pytest.mark.parametrize(
     ("words", "said", "mend"),
     [
-        (("--region", "gat:lane=0,0;1,0;1,1"), "region lane: there is no source gat", "sources are: gate, yard"),
-        (("--region", "lane=0,0;1,0;1,1", "--threshold", "gat:jam=lane:car>1%"), "there is no source gat", "gate, yard"),
+        (
+            ("--region", "gat:lane=0,0;1,0;1,1"),
+            "region lane: there is no source gat",
+            "sources are: gate, yard",
+        ),
+        (
+            ("--region", "lane=0,0;1,0;1,1", "--threshold", "gat:jam=lane:car>1%"),
+            "there is no source gat",
+            "gate, yard",
+        ),
         (
             ("--region", "gate:lane=0,0;1,0;1,1", "--threshold", "yard:jam=lane:car>1%"),
             "no --region lane of source yard",
             "--threshold",
         ),
         (("--threshold", "jam=lane:car>1%"), "there is no --region lane", "--threshold"),
-        (("--region", "lane=0,0;1,0;1,1", "--region", "lane=0,0;1,0;0,1"), "two regions are called lane", "name of its own"),
+        (
+            ("--region", "lane=0,0;1,0;1,1", "--region", "lane=0,0;1,0;0,1"),
+            "two regions are called lane",
+            "name of its own",
+        ),
         (("--region", "lane=0,0;1.02,0;1,1"), "1.02 is neither", "1.02px"),
     ],
 )
@@ -185,14 +221,23 @@ def test_mistakes_on_the_line(words: tuple[str, ...], said: str, mend: str) -> N
 
 def test_a_source_without_a_name_is_its_uri() -> None:
     assert of_source("rtsp://camera:554/1:lane=0,0;1,0;1,1") == ("rtsp://camera:554/1", "lane=0,0;1,0;1,1")
-    (source,) = settings("--source", "rtsp://u:secret@camera:554/1", "--region", "rtsp://***@camera:554/1:r=0,0;1,0;1,1").sources
+    (source,) = settings(
+        "--source", "rtsp://u:secret@camera:554/1", "--region", "rtsp://***@camera:554/1:r=0,0;1,0;1,1"
+    ).sources
     assert [region.name for region in source.regions] == ["r"]
 
 
 def test_regions_of_a_file(tmp_path: Path) -> None:
-    assert Section(name="r", polygon=(("50%", 0.5), (1, "50%"), (1, 1))).build() == Region("r", ((0.5, 0.5), (1, 0.5), (1, 1)))
-    assert Section(name="r", polygon=((320, 240), (640, 240), (640, 480)), size="640x480").build().points[0] == (0.5, 0.5)
-    text = "bundle: b\nsources:\n  - uri: a.mp4\n    regions:\n      - {name: r, polygon: [[0, 0], [1.02, 0], [1, 1]]}\n"
+    assert Section(name="r", polygon=(("50%", 0.5), (1, "50%"), (1, 1))).build() == Region(
+        "r", ((0.5, 0.5), (1, 0.5), (1, 1))
+    )
+    assert Section(name="r", polygon=((320, 240), (640, 240), (640, 480)), size="640x480").build().points[
+        0
+    ] == (0.5, 0.5)
+    text = (
+        "bundle: b\nsources:\n  - uri: a.mp4\n    regions:\n      - {name: r, polygon: [[0, 0], [1.02, 0],"
+        " [1, 1]]}\n"
+    )
     path = tmp_path / "streams.yaml"
     path.write_text(text)
     assert cli(["run", "--config", str(path)]) == 2
@@ -212,17 +257,32 @@ def test_a_region_that_does_not_fit_one_source_stops_no_other(
         write_video(tmp_path / f"{name}.mp4", random_images(12, size), 25)
         for name, size in (("big", (96, 128)), ("small", (32, 48)))
     )
-    line = ["run", str(bundle), "--source", f"big={big}", "--source", f"small={small}", "--sink", f"{tmp_path}/{{source}}.ndjson"]
+    line = [
+        "run",
+        str(bundle),
+        "--source",
+        f"big={big}",
+        "--source",
+        f"small={small}",
+        "--sink",
+        f"{tmp_path}/{{source}}.ndjson",
+    ]
     assert cli([*line, "--region", "corner=100px,60px;120px,60px;120px,90px;100px,90px", "--json"]) == 7
     printed = capfd.readouterr()
-    assert "small: region corner: holds no pixel of a frame of 48x32" in printed.err and "hint: say what picture" in printed.err
+    assert (
+        "small: region corner: holds no pixel of a frame of 48x32" in printed.err
+        and "hint: say what picture" in printed.err
+    )
     document = json.loads(printed.out)
     assert {one["source"]: (one["state"], one["delivered"]) for one in document["sources"]} == {
         "big": ("ENDED", 12),
         "small": ("FAILED", 0),
     }
     assert len((tmp_path / "big.ndjson").read_text().splitlines()) == 12
-    for fits in ("corner@128x96=100,60;120,60;120,90;100,90", "big:corner=100px,60px;120px,60px;120px,90px;100px,90px"):
+    for fits in (
+        "corner@128x96=100,60;120,60;120,90;100,90",
+        "big:corner=100px,60px;120px,60px;120px,90px;100px,90px",
+    ):
         assert cli([*line, "--region", fits]) == 0
         capfd.readouterr()
     assert cli(["run", str(bundle), "--source", str(small), "--region", "corner=100,60;120,60;120,90"]) == 7

@@ -36,7 +36,13 @@ def said(folder: Path, text: str, environment: Mapping[str, str] | None = None) 
 
 def test_what_is_left_out_is_the_default(tmp_path: Path) -> None:
     streams = load(tmp_path, LEAST)
-    assert (streams.level, streams.threads, streams.web, streams.log, streams.sinks) == (0, None, None, "text", ())
+    assert (streams.level, streams.threads, streams.web, streams.log, streams.sinks) == (
+        0,
+        None,
+        None,
+        "text",
+        (),
+    )
     source = streams.sources[0]
     assert (source.mailbox(is_live=True), source.mailbox(is_live=False)) == (LIVE, RECORDED)
 
@@ -53,7 +59,9 @@ def test_the_example_holds_every_key_and_loads(tmp_path: Path) -> None:
     region = streams.sources[0].regions[0]
     assert set(raw_region()) == set(type(region).model_fields)
     assert region.build() == Region("lane", ((0.35, 0.6), (0.65, 0.6), (0.95, 1.0), (0.05, 1.0)))
-    assert region.thresholds[0].build("lane") == Threshold("road blocked", "lane", ("road",), True, 0.35, 0.30, 2.0, others=True)
+    assert region.thresholds[0].build("lane") == Threshold(
+        "road blocked", "lane", ("road",), True, 0.35, 0.30, 2.0, others=True
+    )
     assert streams.patience.build().start_s is None
     raw = yaml.safe_load(EXAMPLE.read_text())
     assert set(raw) == set(Streams.model_fields)
@@ -80,7 +88,10 @@ web: {listen: 8080}
 log: xml
 """
     assert said(tmp_path, text) == [
-        "streams.yaml:5: sources.0.drop: must be 'oldest', 'newest' or 'none', not \"newst\"; did you mean newest?",
+        (
+            "streams.yaml:5: sources.0.drop: must be 'oldest', 'newest' or 'none', not \"newst\"; did you"
+            " mean newest?"
+        ),
         "streams.yaml:6: sources.0.queue: must be greater than or equal to 1, not 0",
         "streams.yaml:7: sources.1.uri: the environment has no variable NOPE",
         "streams.yaml:8: sources.1.nmae: unknown key; did you mean name?",
@@ -113,7 +124,10 @@ def test_what_does_not_fit(tmp_path: Path, more: str, message: str) -> None:
         ("{name: 'a=b', polygon: [[0, 0], [1, 0], [1, 1]]}", "without '='"),
         ("{name: lane, polygon: [[0, 0], [1, 0], [-1, 1]]}", "from 0 up"),
         (
-            "{name: lane, polygon: [[0, 0], [1, 0], [1, 1]], thresholds: [{name: jam, classes: [car], above: 0.2, clear: 0.3}]}",
+            (
+                "{name: lane, polygon: [[0, 0], [1, 0], [1, 1]], thresholds: [{name: jam, classes: [car],"
+                " above: 0.2, clear: 0.3}]}"
+            ),
             "must lie below",
         ),
     ],
@@ -121,7 +135,9 @@ def test_what_does_not_fit(tmp_path: Path, more: str, message: str) -> None:
 def test_regions_are_checked_where_they_stand(tmp_path: Path, region: str, message: str) -> None:
     text = f"bundle: b\nsources:\n  - uri: a.mp4\n    regions:\n      - {region}\n"
     lines = said(tmp_path, text)
-    assert len(lines) == 1 and lines[0].startswith("streams.yaml:5: sources.0.regions.0") and message in lines[0]
+    assert (
+        len(lines) == 1 and lines[0].startswith("streams.yaml:5: sources.0.regions.0") and message in lines[0]
+    )
 
 
 def test_two_sources_of_one_name(tmp_path: Path) -> None:
@@ -142,16 +158,22 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 def test_no_message_holds_what_the_environment_held(tmp_path: Path) -> None:
-    text = "bundle: b\nsources: [{uri: 'rtsp://u:${PASSWORD}@camera/1'}]\nlog: ${PASSWORD}\nopacity: '${PASSWORD}'\n"
+    text = (
+        "bundle: b\nsources: [{uri: 'rtsp://u:${PASSWORD}@camera/1'}]\nlog: ${PASSWORD}\nopacity:"
+        " '${PASSWORD}'\n"
+    )
     with pytest.raises(RecipeError) as caught:
         load(tmp_path, text, {"PASSWORD": "hunter2"})
     assert "hunter2" not in str(caught.value) + caught.value.hint
 
 
 @given(
-    key=st.from_regex(r"[a-z][a-z_]{0,12}", fullmatch=True), value=st.none() | st.booleans() | st.integers(0, 9) | st.just("x")
+    key=st.from_regex(r"[a-z][a-z_]{0,12}", fullmatch=True),
+    value=st.none() | st.booleans() | st.integers(0, 9) | st.just("x"),
 )
-def test_any_document_loads_or_is_refused_by_name(tmp_path_factory: pytest.TempPathFactory, key: str, value: object) -> None:
+def test_any_document_loads_or_is_refused_by_name(
+    tmp_path_factory: pytest.TempPathFactory, key: str, value: object
+) -> None:
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     path.write_text(LEAST + yaml.safe_dump({key: value}))
     try:

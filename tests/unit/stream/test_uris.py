@@ -13,14 +13,17 @@ from edgeseg.stream.sources.table import open_source, open_sources
 from edgeseg.stream.uris import named, redact, scrub, split_options
 
 # Long enough not to occur in the rest of the URI by chance; "@" is in, and so is what ends an authority.
-SECRETS = st.text(st.characters(codec="utf-8", exclude_categories=("Z", "C"), exclude_characters="\"'?#&;!=:"), min_size=1).map(
-    lambda text: f"Zq{text}qZ"
-)
+SECRETS = st.text(
+    st.characters(codec="utf-8", exclude_categories=("Z", "C"), exclude_characters="\"'?#&;!=:"), min_size=1
+).map(lambda text: f"Zq{text}qZ")
 
 
 @given(SECRETS, SECRETS)
 def test_no_login_is_shown(user: str, password: str) -> None:
-    for uri in (f"rtsp://{user}:{password}@cam.local:554/stream", f"http://{user}:{password}@cam/video@2x.mjpg?channel=1"):
+    for uri in (
+        f"rtsp://{user}:{password}@cam.local:554/stream",
+        f"http://{user}:{password}@cam/video@2x.mjpg?channel=1",
+    ):
         for shown in (redact(uri), scrub(f"{uri}: no answer")):
             assert user not in shown
             assert password not in shown
@@ -46,7 +49,10 @@ def test_no_secret_field_is_shown(key: str, secret: str) -> None:
         ("http://cam:80/photo@2x.jpg", "http://cam:80/photo@2x.jpg"),
         ("http://cam/photo@2x.jpg", "http://cam/photo@2x.jpg"),
         ("rtsp://u:p/w@cam/a", "rtsp://***@cam/a"),
-        ("gst:rtspsrc location=rtsp://u:p@cam/a ! decodebin", "gst:rtspsrc location=rtsp://***@cam/a ! decodebin"),
+        (
+            "gst:rtspsrc location=rtsp://u:p@cam/a ! decodebin",
+            "gst:rtspsrc location=rtsp://***@cam/a ! decodebin",
+        ),
         ("clips/a@b.mp4", "clips/a@b.mp4"),
     ],
 )

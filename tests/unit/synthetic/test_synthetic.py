@@ -1,4 +1,6 @@
-"""The street generator: the same arguments give the same frame, masks fit their images, and time moves things."""
+"""The street generator: the same arguments give the same frame, masks fit their images, and time moves
+things.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ sides = st.integers(32, 200)
 
 @settings(max_examples=25)
 @given(seeds, sides, sides, st.integers(0, 5000), st.floats(1, 240))
-def test_any_scene_is_a_picture_with_a_class_for_every_pixel(seed: int, height: int, width: int, index: int, fps: float) -> None:
+def test_any_scene_is_a_picture_with_a_class_for_every_pixel(
+    seed: int, height: int, width: int, index: int, fps: float
+) -> None:
     image, mask = Scene(seed, (height, width)).frame(index, fps)
     assert image.shape == (height, width, 3) and image.dtype == np.uint8
     assert mask.shape == (height, width) and mask.dtype == np.uint8
@@ -46,7 +50,10 @@ def test_frames_do_not_depend_on_what_was_asked_before(seed: int, indices: list[
 def test_another_process_makes_the_same_frame() -> None:
     code = "import zlib; from edgeseg.synthetic.scene import Scene; "
     code += "print(*(zlib.crc32(a.tobytes()) for a in Scene(5, (64, 96)).frame(9)))"
-    runs = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)}
+    runs = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    }
     assert len(runs) == 1
 
 
@@ -87,7 +94,10 @@ class Watched:
 
         def draw(target: Any, *arguments: Any) -> Any:
             colour = 1 if name == "fillPoly" else 2
-            shape = pickle.dumps([np.asarray(part) for part in arguments[:colour]]) + repr(arguments[colour + 1 :]).encode()
+            shape = (
+                pickle.dumps([np.asarray(part) for part in arguments[:colour]])
+                + repr(arguments[colour + 1 :]).encode()
+            )
             self.drawn.append((name, target.ndim, shape))
             return real(target, *arguments)
 
@@ -123,7 +133,9 @@ def test_the_frame_rate_sets_the_time_of_a_frame() -> None:
 def test_seeds_differ_and_every_class_is_common() -> None:
     masks = [Scene(seed, SIZE_HW).frame(seed)[1] for seed in range(40)]
     assert len({mask.tobytes() for mask in masks}) == len(masks)
-    shown = np.array([[(mask == index).any() for index in range(LABELS.num_classes)] for mask in masks]).mean(axis=0)
+    shown = np.array([[(mask == index).any() for index in range(LABELS.num_classes)] for mask in masks]).mean(
+        axis=0
+    )
     assert (shown > 0.3).all(), dict(zip(LABELS.names, shown.tolist(), strict=True))
 
 

@@ -1,4 +1,6 @@
-"""Every operator of the table, alone in a graph of random sizes and attributes: torch makes of it what ONNX Runtime does."""
+"""Every operator of the table, alone in a graph of random sizes and attributes: torch makes of it what ONNX
+Runtime does.
+"""
 
 from __future__ import annotations
 
@@ -103,7 +105,9 @@ def pad(draw: Draw) -> Case:
 
 def reshape(draw: Draw) -> Case:
     x = array(draw, SHAPES)
-    shape = draw(st.sampled_from([[-1], [0, -1], [1, -1], [*x.shape, 1], [x.size // x.shape[-1], x.shape[-1]]]))
+    shape = draw(
+        st.sampled_from([[-1], [0, -1], [1, -1], [*x.shape, 1], [x.size // x.shape[-1], x.shape[-1]]])
+    )
     return {"allowzero": 0}, [x, ints(*shape)]
 
 
@@ -140,7 +144,11 @@ def conv(draw: Draw) -> Case:
     dilations = [draw(st.integers(1, 2)), 1]
     x = array(draw, (1, group * inside, draw(st.integers(5, 7)), draw(st.integers(3, 7))))
     weight = array(draw, (group * outside, inside, *a["kernel_shape"]))
-    return {**a, "dilations": dilations}, [x, weight, draw(st.sampled_from((None, array(draw, (group * outside,)))))]
+    return {**a, "dilations": dilations}, [
+        x,
+        weight,
+        draw(st.sampled_from((None, array(draw, (group * outside,))))),
+    ]
 
 
 def conv_transpose(draw: Draw) -> Case:
@@ -149,7 +157,11 @@ def conv_transpose(draw: Draw) -> Case:
     a["output_padding"] = [draw(st.integers(0, stride - 1)) for stride in a["strides"]]
     x = array(draw, (1, group * inside, draw(st.integers(3, 5)), 3))
     weight = array(draw, (group * inside, outside, *a["kernel_shape"]))
-    return {**a, "dilations": [1, 1]}, [x, weight, draw(st.sampled_from((None, array(draw, (group * outside,)))))]
+    return {**a, "dilations": [1, 1]}, [
+        x,
+        weight,
+        draw(st.sampled_from((None, array(draw, (group * outside,))))),
+    ]
 
 
 def gemm(draw: Draw) -> Case:
@@ -176,7 +188,10 @@ def layer_norm(draw: Draw) -> Case:
 
 def resize(draw: Draw) -> Case:
     x = array(draw, IMAGES)
-    a = {"mode": "linear", "coordinate_transformation_mode": draw(st.sampled_from(("half_pixel", "align_corners")))}
+    a = {
+        "mode": "linear",
+        "coordinate_transformation_mode": draw(st.sampled_from(("half_pixel", "align_corners"))),
+    }
     if draw(flags):
         return a, [x, None, None, ints(*x.shape[:2], draw(st.integers(2, 20)), draw(st.integers(2, 20)))]
     factors = st.sampled_from((0.5, 1.0, 2.0, 4.0))
@@ -185,7 +200,11 @@ def resize(draw: Draw) -> Case:
 
 def grid_sample(draw: Draw) -> Case:
     x, height, width = array(draw, IMAGES), draw(sides), draw(sides)
-    grid = np.random.default_rng(draw(st.integers(0, 99))).uniform(-1.5, 1.5, (1, height, width, 2)).astype(np.float32)
+    grid = (
+        np.random.default_rng(draw(st.integers(0, 99)))
+        .uniform(-1.5, 1.5, (1, height, width, 2))
+        .astype(np.float32)
+    )
     return {"padding_mode": "zeros", "align_corners": draw(flags)}, [x, grid]
 
 
@@ -205,10 +224,15 @@ CASES: dict[str, Callable[[Draw], Case]] = {
     **dict.fromkeys(("Add", "Mul", "Sub"), two),
     "ArgMax": argmax,
     "AveragePool": average_pool,
-    "Cast": one(to=st.sampled_from((TensorProto.FLOAT16, TensorProto.INT32, TensorProto.INT64, TensorProto.FLOAT))),
+    "Cast": one(
+        to=st.sampled_from((TensorProto.FLOAT16, TensorProto.INT32, TensorProto.INT64, TensorProto.FLOAT))
+    ),
     "Clip": clip,
     "Concat": concat,
-    "ConstantOfShape": lambda draw: ({"value": numpy_helper.from_array(ints(draw(sides)))}, [ints(0), ints(*draw(SHAPES))]),
+    "ConstantOfShape": lambda draw: (
+        {"value": numpy_helper.from_array(ints(draw(sides)))},
+        [ints(0), ints(*draw(SHAPES))],
+    ),
     "Conv": conv,
     "ConvTranspose": conv_transpose,
     "Div": divide,
@@ -232,7 +256,9 @@ CASES: dict[str, Callable[[Draw], Case]] = {
 
 
 def model_of(operator: str, attributes: dict[str, Any], inputs: list[np.ndarray | None], opset: int) -> bytes:
-    """A graph of one operator on what changes, "v0". What ConstantOfShape gives, which never changes, is added to that."""
+    """A graph of one operator on what changes, "v0". What ConstantOfShape gives, which never changes, is
+    added to that.
+    """
     names = ["" if value is None else f"v{place}" for place, value in enumerate(inputs)]
     if operator == "ConstantOfShape":
         nodes = [
@@ -242,10 +268,18 @@ def model_of(operator: str, attributes: dict[str, Any], inputs: list[np.ndarray 
     else:
         outputs = ["mask", "rest"] if operator == "Split" else ["mask"]
         nodes = [helper.make_node(operator, names, outputs, "it", **attributes)]
-    changes = helper.make_tensor_value_info("v0", helper.np_dtype_to_tensor_dtype(inputs[0].dtype), inputs[0].shape)
-    constants = [numpy_helper.from_array(value, name) for value, name in zip(inputs[1:], names[1:], strict=True) if name]
+    changes = helper.make_tensor_value_info(
+        "v0", helper.np_dtype_to_tensor_dtype(inputs[0].dtype), inputs[0].shape
+    )
+    constants = [
+        numpy_helper.from_array(value, name)
+        for value, name in zip(inputs[1:], names[1:], strict=True)
+        if name
+    ]
     graph = helper.make_graph(nodes, "one", [changes], [onnx.ValueInfoProto(name="mask")], constants)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9).SerializeToString()
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9
+    ).SerializeToString()
 
 
 def test_no_operator_is_left_out() -> None:

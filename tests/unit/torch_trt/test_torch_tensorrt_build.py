@@ -1,4 +1,6 @@
-"""What the process that compiles with Torch-TensorRT says and writes, without Torch-TensorRT: torch and torch.export are real."""
+"""What the process that compiles with Torch-TensorRT says and writes, without Torch-TensorRT: torch and
+torch.export are real.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ def provide(monkeypatch: pytest.MonkeyPatch, convert: Convert) -> None:
         "torch_tensorrt": {"__version__": "2.13.0", "dynamo": dynamo},
         "tensorrt": {"__version__": "11.0.0"},
     }.items():
-        module = SimpleNamespace(**facts, __spec__=ModuleSpec(name, None))  # torch asks for it when it first exports
+        module = SimpleNamespace(
+            **facts, __spec__=ModuleSpec(name, None)
+        )  # torch asks for it when it first exports
         monkeypatch.setitem(sys.modules, name, module)  # type: ignore[arg-type]
     for name in ("_convert_to_bytes", "_show_phases"):
         monkeypatch.setattr(compiler, name, lambda *given: None)
@@ -85,7 +89,9 @@ def test_each_release_is_told_what_it_knows(version: str, order: Order, tmp_path
         wanted |= {"arg_input_binding_names": ("image",), "output_binding_names": "mask"}
     assert told == wanted
     assert set(told) == RELEASES[version] - {"arg_inputs"}
-    assert not {"workspace_size", "optimization_level", "timing_cache_path"} & set(settings(release(version), order))
+    assert not {"workspace_size", "optimization_level", "timing_cache_path"} & set(
+        settings(release(version), order)
+    )
 
 
 def test_a_cache_folder_that_cannot_be_written_costs_no_engine(order: Order, tmp_path: Path) -> None:
@@ -142,12 +148,16 @@ def logs(exported: Any, **settings: Any) -> bytes:
     try:
         engine = no_converter()
     except ValueError:
-        logging.getLogger("torch_tensorrt.dynamo._compiler").error("While interpreting the module got an error", exc_info=True)
+        logging.getLogger("torch_tensorrt.dynamo._compiler").error(
+            "While interpreting the module got an error", exc_info=True
+        )
     return engine
 
 
 @pytest.mark.parametrize("convert", [raises, logs])
-def test_why_a_program_is_not_converted(convert: Convert, order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_why_a_program_is_not_converted(
+    convert: Convert, order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
     provide(monkeypatch, release("2.8", convert))
     reasons = last_said(order)
     assert reasons[:2] == ["there is no converter for aten.frobnicate", "Conversion of module"]
@@ -176,7 +186,10 @@ def host_memory(exported: Any, **settings: Any) -> bytes:
 
 
 def builder_memory(exported: Any, **settings: Any) -> bytes:
-    said = "[executionContext.cpp::ensureDynamicBuffers] Error Code 2: OutOfMemory (Requested size was 8589934592 bytes.)"
+    said = (
+        "[executionContext.cpp::ensureDynamicBuffers] Error Code 2: OutOfMemory (Requested size was"
+        " 8589934592 bytes.)"
+    )
     logging.getLogger("torch_tensorrt [TensorRT Conversion Context]").error(said)
     raise AssertionError
 
@@ -191,7 +204,9 @@ def test_too_little_memory(convert: Convert, order: Order, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("missing", ["modelopt", "requests"])
-def test_int8_without_modelopt(missing: str, order: Order, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_int8_without_modelopt(
+    missing: str, order: Order, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """It does not say all that it needs: then that is what is named."""
     provide(monkeypatch, release("2.13"))
     for name in [name for name in sys.modules if name.split(".")[0] == "modelopt"]:
@@ -199,7 +214,9 @@ def test_int8_without_modelopt(missing: str, order: Order, monkeypatch: pytest.M
     if missing == "modelopt":
         monkeypatch.setitem(sys.modules, "modelopt", None)  # type: ignore[arg-type]
     else:
-        (tmp_path / "modelopt.py").write_text("raise ModuleNotFoundError(\"No module named 'requests'\", name='requests')")
+        (tmp_path / "modelopt.py").write_text(
+            "raise ModuleNotFoundError(\"No module named 'requests'\", name='requests')"
+        )
         monkeypatch.syspath_prepend(tmp_path)
     error = last_said(replace(order, program=replace(order.program, precision="int8")))
     assert isinstance(error, MissingDependency)
@@ -207,7 +224,9 @@ def test_int8_without_modelopt(missing: str, order: Order, monkeypatch: pytest.M
     assert error.hint == "pip install 'edgeseg[tensorrt]'"
 
 
-def test_int8_with_a_modelopt_that_fails(order: Order, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_int8_with_a_modelopt_that_fails(
+    order: Order, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     provide(monkeypatch, release("2.13"))
     for name in [name for name in sys.modules if name.split(".")[0] == "modelopt"]:
         monkeypatch.delitem(sys.modules, name)
@@ -229,7 +248,9 @@ def test_without_a_driver(order: Order, monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 @pytest.mark.parametrize(("cuda", "built"), [(None, "built without CUDA"), ("13.0", "built for CUDA 13.0")])
-def test_torch_without_a_gpu(cuda: str | None, built: str, order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_without_a_gpu(
+    cuda: str | None, built: str, order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
     see = compiler.device
     provide(monkeypatch, release("2.13"))
     monkeypatch.setattr(compiler, "device", see)

@@ -1,4 +1,6 @@
-"""edgeseg.train.qat: distillation, the schedule, and a quantized model that learns, resumes bit-equal, and loses nothing."""
+"""edgeseg.train.qat: distillation, the schedule, and a quantized model that learns, resumes bit-equal, and
+loses nothing.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ def test_distillation_is_a_divergence_with_the_gradient_of_hinton(seed: int, tem
     loss = distillation(ours, theirs, temperature)
     assert loss.item() >= 0.0
     assert distillation(theirs, theirs, temperature).item() == pytest.approx(0.0, abs=1e-6)
-    assert distillation(ours + 7.0, theirs, temperature).item() == pytest.approx(loss.item(), rel=1e-3, abs=1e-5)
+    assert distillation(ours + 7.0, theirs, temperature).item() == pytest.approx(
+        loss.item(), rel=1e-3, abs=1e-5
+    )
     (gradient,) = torch.autograd.grad(loss, ours)
     p, q = (F.softmax(x / temperature, dim=1) for x in (ours.detach(), theirs))
     assert torch.allclose(gradient, temperature * (p - q) / (2 * 3 * 4), atol=1e-6)
@@ -61,11 +65,26 @@ def test_distillation_is_a_divergence_with_the_gradient_of_hinton(seed: int, tem
 
 def test_the_schedule_is_float_trainings_but_for_what_qat_says() -> None:
     train = Train(
-        steps=2000, batch_size=16, accumulate=4, ema_decay=0.99, patience=3, clip_norm=5.0, init_skip=("a",), amp="bf16"
+        steps=2000,
+        batch_size=16,
+        accumulate=4,
+        ema_decay=0.99,
+        patience=3,
+        clip_norm=5.0,
+        init_skip=("a",),
+        amp="bf16",
     )
     made = schedule(train, Qat(steps=40, batch_size=6, lr=3e-4, warmup_steps=5, val_every=20))
-    assert (made.steps, made.batch_size, made.accumulate, made.warmup_steps, made.val_every) == (40, 6, 1, 5, 20)
-    assert made.checkpoint_every <= 20 and made.ema_decay is None and made.patience is None and made.amp == "off"
+    assert (made.steps, made.batch_size, made.accumulate, made.warmup_steps, made.val_every) == (
+        40,
+        6,
+        1,
+        5,
+        20,
+    )
+    assert (
+        made.checkpoint_every <= 20 and made.ema_decay is None and made.patience is None and made.amp == "off"
+    )
     assert made.clip_norm == 5.0 and made.weight_decay == train.weight_decay
 
 
@@ -74,7 +93,15 @@ def test_a_recipe_without_qat_is_told(tmp_path: Path) -> None:
     image = ImageSpec((64, 64))
     with pytest.raises(RecipeError, match=r"quant\.qat is null"):
         finetune_int8(
-            loaded, nn.Identity(), nn.Identity(), image, Path(), tmp_path, start="x", save=lambda path, facts: None, device="cpu"
+            loaded,
+            nn.Identity(),
+            nn.Identity(),
+            image,
+            Path(),
+            tmp_path,
+            start="x",
+            save=lambda path, facts: None,
+            device="cpu",
         )
 
 
@@ -91,7 +118,11 @@ class Pair:
         generator = torch.Generator().manual_seed(1)
         pictures = [60 * torch.randn(1, 3, 64, 64, generator=generator) for _ in range(2)]
         calibrate(prepared.model, pictures, loaded.quant)
-        self.model, self.image, self.teacher = prepared.model, prepared.image, deploy(model, image, FORM).model
+        self.model, self.image, self.teacher = (
+            prepared.model,
+            prepared.image,
+            deploy(model, image, FORM).model,
+        )
 
     def run(
         self,
@@ -147,7 +178,9 @@ def final_state(run_dir: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
-def test_a_stopped_training_continues_bit_equal_and_moves_weights_and_ranges(tmp_path: Path, pair: Pair) -> None:
+def test_a_stopped_training_continues_bit_equal_and_moves_weights_and_ranges(
+    tmp_path: Path, pair: Pair
+) -> None:
     pair.run(tmp_path / "whole", recipe())
     with pytest.raises(KeyboardInterrupt):
         pair.run(tmp_path / "parts", recipe(), progress=StopAt(3))
@@ -164,7 +197,9 @@ def test_a_stopped_training_continues_bit_equal_and_moves_weights_and_ranges(tmp
 
 
 @pytest.mark.slow
-def test_frozen_ranges_stay_and_no_better_step_leaves_the_calibrated_model(tmp_path: Path, pair: Pair) -> None:
+def test_frozen_ranges_stay_and_no_better_step_leaves_the_calibrated_model(
+    tmp_path: Path, pair: Pair
+) -> None:
     result = pair.run(tmp_path, recipe(scales="frozen", lr=1e-9))
     assert result.best_step == 0 and result.step == 6
     best, before = load_checkpoint(result.best), {**float_state(pair.model), **scales(pair.model)}

@@ -36,16 +36,26 @@ DATA = section(
 
 
 def recipe(*overrides: str) -> Recipe:
-    steps = ("train.steps=2", "train.batch_size=2", "train.warmup_steps=1", "train.val_every=2", "train.checkpoint_every=2")
+    steps = (
+        "train.steps=2",
+        "train.batch_size=2",
+        "train.warmup_steps=1",
+        "train.val_every=2",
+        "train.checkpoint_every=2",
+    )
     small = ("augment.crop_hw=[32,32]", "export.size_hw=[32,32]")
-    return load_recipe(find_recipe("edaformer_nano_synthetic"), (*steps, *small, *overrides)).model_copy(update={"data": DATA})
+    return load_recipe(find_recipe("edaformer_nano_synthetic"), (*steps, *small, *overrides)).model_copy(
+        update={"data": DATA}
+    )
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     for split in ("train", "val"):
         for number in range(3):
-            write_image(tmp_path / f"data/{split}/i/{number}.jpg", (32, 32), seed=number + 10 * (split == "val"))
+            write_image(
+                tmp_path / f"data/{split}/i/{number}.jpg", (32, 32), seed=number + 10 * (split == "val")
+            )
             write_label(tmp_path / f"data/{split}/l/{number}.png", stripes([0, 1], (32, 32)))
     return tmp_path / "data"
 
@@ -139,7 +149,11 @@ def test_a_changed_schedule_names_what_changed_and_how_to_go_on(
         go(recipe("train.steps=4"), root, out)
     (line,) = [line for line in caught.value.hint.splitlines() if "--init" in line]
     words = shlex.split(line)
-    assert words[:2] == ["edgeseg", "train"] and str(out / "best.safetensors") in words and "--fresh" in caught.value.hint
+    assert (
+        words[:2] == ["edgeseg", "train"]
+        and str(out / "best.safetensors") in words
+        and "--fresh" in caught.value.hint
+    )
     text = tmp_path / "mine.yaml"
     text.write_text(dump_recipe(recipe("train.steps=4")))
     words[words.index("DIR")], words[2] = str(root), str(text)
@@ -148,7 +162,9 @@ def test_a_changed_schedule_names_what_changed_and_how_to_go_on(
 
 def test_another_number_of_classes_names_what_to_skip(root: Path, tmp_path: Path) -> None:
     saved, model = tmp_path / "three.safetensors", build_model("edaformer_nano", 3)
-    save_checkpoint(saved, model.state_dict(), {"kind": "weights", "arch": "edaformer_nano", "num_classes": 3})
+    save_checkpoint(
+        saved, model.state_dict(), {"kind": "weights", "arch": "edaformer_nano", "num_classes": 3}
+    )
     two = build_model("edaformer_nano", 2)
     with pytest.raises(DataError, match="2 mis-shaped") as caught:
         load_initial(two, saved, recipe(), TWO)
@@ -161,19 +177,28 @@ def test_another_number_of_classes_names_what_to_skip(root: Path, tmp_path: Path
 
 def test_a_file_that_fits_nowhere_is_not_to_be_skipped(tmp_path: Path) -> None:
     saved = tmp_path / "other.safetensors"
-    save_checkpoint(saved, build_model("segformer_b0", 2).state_dict(), {"kind": "weights", "arch": "segformer_b0"})
+    save_checkpoint(
+        saved, build_model("segformer_b0", 2).state_dict(), {"kind": "weights", "arch": "segformer_b0"}
+    )
     with pytest.raises(DataError) as caught:
         load_initial(build_model("edaformer_nano", 2), saved, recipe(), TWO)
     assert "init_skip" not in caught.value.hint
 
 
-def test_an_init_from_elsewhere_names_the_import(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_init_from_elsewhere_names_the_import(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import torch
 
     path, text = tmp_path / "x.bin", tmp_path / "mine.yaml"
     torch.save({"a.weight": torch.zeros(1)}, path)
     text.write_text(dump_recipe(recipe()))
-    assert command(["train", str(text), "--data-root", str(root), "--init", str(path), "-o", str(tmp_path / "r")]) == 3
+    assert (
+        command(
+            ["train", str(text), "--data-root", str(root), "--init", str(path), "-o", str(tmp_path / "r")]
+        )
+        == 3
+    )
     assert f"edgeseg weights import {path} --arch edaformer_nano" in capsys.readouterr().err
 
 

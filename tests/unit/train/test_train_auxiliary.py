@@ -1,4 +1,6 @@
-"""Losses that a model adds in training: their share is the same however a batch is split, and each is logged."""
+"""Losses that a model adds in training: their share is the same however a batch is split, and each is
+logged.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def build_without_norm(arch: str, num_classes: int) -> Segmentor:
 
 
 def sgd(groups: list[dict[str, object]], betas: object) -> torch.optim.Optimizer:
-    """In AdamW's place: its steps grow with the gradient, so that a loss of twice the weight does not go unseen."""
+    """In AdamW's place: its steps grow with the gradient, so that a loss of twice the weight does not go
+    unseen.
+    """
     return torch.optim.SGD(groups)
 
 
@@ -69,7 +73,9 @@ def no_evaluation(*_: object) -> ConfusionMatrix:
 
 
 def run(run_dir: Path, *changes: str, progress: NoProgress | None = None) -> None:
-    float_training.train(load_recipe(RECIPE, (*SMALL, *changes)), Path(), run_dir, device="cpu", workers=0, progress=progress)
+    float_training.train(
+        load_recipe(RECIPE, (*SMALL, *changes)), Path(), run_dir, device="cpu", workers=0, progress=progress
+    )
 
 
 def curve(run_dir: Path) -> list[dict[str, float]]:
@@ -98,7 +104,9 @@ def one_process_of(count: int, rank: int, port: int, run_dir: Path, changes: tup
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    expected, found = ({name: curve(run_dir)[-1][name] for name in ("loss", *TERMS)} for run_dir in (one, other))
+    expected, found = (
+        {name: curve(run_dir)[-1][name] for name in ("loss", *TERMS)} for run_dir in (one, other)
+    )
     assert found == pytest.approx(expected, rel=1e-4)
     a, b = final_weights(one), final_weights(other)
     assert a.keys() == b.keys()
@@ -106,7 +114,9 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 def test_an_ordinary_decoder_adds_nothing() -> None:
-    model = Segmentor(Eft(CHANNELS, (1, 1, 1, 1), 8, 2.0, 0.0), EdaDecoder(CHANNELS, 8, 1.0, 16, 3, 0.0, 0.0)).train()
+    model = Segmentor(
+        Eft(CHANNELS, (1, 1, 1, 1), 8, 2.0, 0.0), EdaDecoder(CHANNELS, 8, 1.0, 16, 3, 0.0, 0.0)
+    ).train()
     image, mask = torch.randn(2, 3, 64, 64), torch.zeros(2, 64, 64, dtype=torch.uint8)
     logits, losses = model(image, mask)
     assert losses == {}
@@ -121,7 +131,9 @@ def test_each_term_is_logged_and_falls_and_the_classifier_is_kept(tmp_path: Path
     assert "model.decoder.region_losses.classifier.weight" in final_weights(tmp_path)
 
 
-def test_accumulated_micro_batches_are_the_whole_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accumulated_micro_batches_are_the_whole_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(float_training, "build_model", build_without_norm)
     monkeypatch.setattr(torch.optim, "AdamW", sgd)
     for count in ("1", "2", "4"):
@@ -138,7 +150,10 @@ def test_two_processes_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         sock.bind(("127.0.0.1", 0))
         port = int(sock.getsockname()[1])
     spawn = multiprocessing.get_context("spawn")
-    children = [spawn.Process(target=one_process_of, args=(2, rank, port, tmp_path / "two", changes)) for rank in range(2)]
+    children = [
+        spawn.Process(target=one_process_of, args=(2, rank, port, tmp_path / "two", changes))
+        for rank in range(2)
+    ]
     for child in children:
         child.start()
     run(tmp_path / "one", *changes)
@@ -170,7 +185,9 @@ def test_a_stopped_run_continues_bit_equal(tmp_path: Path) -> None:
     assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
 
 
-def test_a_loss_of_the_model_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_of_the_model_that_is_not_finite_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(arch: str, num_classes: int) -> Segmentor:
         model = build(arch, num_classes)
         model.decoder.region_losses.mask_weight = float("inf")

@@ -1,4 +1,6 @@
-"""edgeseg.train.loop on generated scenes: it learns, resumes bit-equal, splits over processes, and loses nothing when stopped."""
+"""edgeseg.train.loop on generated scenes: it learns, resumes bit-equal, splits over processes, and loses
+nothing when stopped.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,10 @@ def test_training_lowers_the_loss_and_leaves_what_it_promises(tmp_path: Path) ->
     mious = [r["miou"] for r in rows if "miou" in r]
     assert len(mious) == 2
     assert result.miou == max(mious) > 0.05
-    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["step_00000030.png", "step_00000060.png"]
+    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == [
+        "step_00000030.png",
+        "step_00000060.png",
+    ]
     best = load_checkpoint(result.best)
     assert best.meta["arch"] == "edaformer_nano"
     assert best.meta["recipe"]["name"] == "edaformer_nano_synthetic"
@@ -93,7 +98,9 @@ def test_training_lowers_the_loss_and_leaves_what_it_promises(tmp_path: Path) ->
 
 
 def test_accumulation_is_the_same_step(tmp_path: Path) -> None:
-    """BatchNorm aside, whose statistics are those of a micro-batch: it is switched to its running values here."""
+    """BatchNorm aside, whose statistics are those of a micro-batch: it is switched to its running values
+    here.
+    """
     plain = run(recipe("train.steps=1", "train.warmup_steps=0"), tmp_path / "plain")
     split = run(recipe("train.steps=1", "train.warmup_steps=0", "train.accumulate=2"), tmp_path / "split")
     assert plain.step == split.step == 1
@@ -138,10 +145,16 @@ def test_early_stop(tmp_path: Path) -> None:
 def test_init_loads_all_but_what_is_skipped(tmp_path: Path) -> None:
     source = run(recipe(), tmp_path / "source").best
     tensors = load_checkpoint(source).tensors
-    loaded = recipe("train.steps=1", "train.lr=1e-9", "train.warmup_steps=0", "train.init_skip=['decoder.classifier.*']")
+    loaded = recipe(
+        "train.steps=1", "train.lr=1e-9", "train.warmup_steps=0", "train.init_skip=['decoder.classifier.*']"
+    )
     start = load_checkpoint(run(loaded, tmp_path / "started", init=source).best).tensors
-    assert torch.allclose(start["encoder.stages.0.0.conv.weight"], tensors["encoder.stages.0.0.conv.weight"], atol=1e-7)
-    assert not torch.allclose(start["decoder.classifier.weight"], tensors["decoder.classifier.weight"], atol=1e-3)
+    assert torch.allclose(
+        start["encoder.stages.0.0.conv.weight"], tensors["encoder.stages.0.0.conv.weight"], atol=1e-7
+    )
+    assert not torch.allclose(
+        start["decoder.classifier.weight"], tensors["decoder.classifier.weight"], atol=1e-3
+    )
 
 
 def free_port() -> int:
@@ -152,8 +165,26 @@ def free_port() -> int:
 
 def torchrun(count: int, run_dir: Path, changes: tuple[str, ...]) -> None:
     sets = [part for change in (*SMALL, *changes) for part in ("--set", change)]
-    command = ["-m", "edgeseg", "train", str(RECIPE), "--data-root", ".", "-o", str(run_dir), "--device", "cpu", "--workers", "0"]
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    command = [
+        "-m",
+        "edgeseg",
+        "train",
+        str(RECIPE),
+        "--data-root",
+        ".",
+        "-o",
+        str(run_dir),
+        "--device",
+        "cpu",
+        "--workers",
+        "0",
+    ]
+    environment = {
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "OMP_NUM_THREADS": "1",
+    }
     children = [
         subprocess.Popen(
             [sys.executable, *command, *sets],
@@ -173,7 +204,9 @@ def test_two_processes_follow_the_curve_of_one(tmp_path: Path) -> None:
     torchrun(2, tmp_path / "two", changes)
     one, two = curve(tmp_path / "one"), curve(tmp_path / "two")
     assert [r["step"] for r in one] == [r["step"] for r in two]
-    assert [r["loss"] for r in two if "loss" in r] == pytest.approx([r["loss"] for r in one if "loss" in r], rel=1e-3)
+    assert [r["loss"] for r in two if "loss" in r] == pytest.approx(
+        [r["loss"] for r in one if "loss" in r], rel=1e-3
+    )
     assert two[-1]["miou"] == pytest.approx(one[-1]["miou"], abs=0.01)
     norm = [final_state(tmp_path / name)["model.decoder.fuse_norm.running_var"] for name in ("one", "two")]
     assert torch.allclose(norm[0], norm[1], rtol=0.02)
@@ -181,8 +214,22 @@ def test_two_processes_follow_the_curve_of_one(tmp_path: Path) -> None:
 
 def test_ctrl_c_at_the_shell_exits_130_and_continues(tmp_path: Path) -> None:
     sets = [part for change in (*SMALL, "train.steps=100000") for part in ("--set", change)]
-    command = [sys.executable, "-m", "edgeseg", "train", str(RECIPE), "--data-root", ".", "-o", str(tmp_path), "--workers", "1"]
-    child = subprocess.Popen([*command, *sets], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    command = [
+        sys.executable,
+        "-m",
+        "edgeseg",
+        "train",
+        str(RECIPE),
+        "--data-root",
+        ".",
+        "-o",
+        str(tmp_path),
+        "--workers",
+        "1",
+    ]
+    child = subprocess.Popen(
+        [*command, *sets], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     deadline = time.monotonic() + 90
     while not list((tmp_path / "state").glob("*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.1)

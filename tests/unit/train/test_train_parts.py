@@ -30,7 +30,9 @@ def test_cross_entropy_is_torchs_mean_over_labelled_pixels() -> None:
     logits, mask = logits_and_mask()
     loss = CrossEntropy(255)
     mean = loss.total(logits, mask) / loss.count(mask)
-    assert mean.item() == pytest.approx(F.cross_entropy(logits, mask.long(), ignore_index=255).item(), rel=1e-6)
+    assert mean.item() == pytest.approx(
+        F.cross_entropy(logits, mask.long(), ignore_index=255).item(), rel=1e-6
+    )
 
 
 def test_sums_over_parts_are_the_whole() -> None:
@@ -120,7 +122,9 @@ def test_half_precision_halves_the_file(tmp_path: Path) -> None:
     assert loaded["a"].dtype == torch.float32
     assert torch.equal(loaded["a"], tensors["a"].half().float())
     assert int(loaded["n"]) == 7
-    assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * (tmp_path / "full.safetensors").stat().st_size
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * (
+        tmp_path / "full.safetensors"
+    ).stat().st_size
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "text"])
@@ -130,7 +134,9 @@ def test_damaged_checkpoints_are_refused(tmp_path: Path, damage: str) -> None:
     data = bytearray(path.read_bytes())
     if damage == "flip":
         data[-5] ^= 1
-    path.write_bytes({"flip": bytes(data), "truncate": bytes(data[:-40]), "empty": b"", "text": b"hello" * 40}[damage])
+    path.write_bytes(
+        {"flip": bytes(data), "truncate": bytes(data[:-40]), "empty": b"", "text": b"hello" * 40}[damage]
+    )
     with pytest.raises(DataError) as caught:
         load_checkpoint(path)
     assert str(path) in str(caught.value)

@@ -1,4 +1,6 @@
-"""A training that is ended from outside, as a service manager, `timeout` or a closing terminal does it: nothing is lost."""
+"""A training that is ended from outside, as a service manager, `timeout` or a closing terminal does it:
+nothing is lost.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +25,28 @@ from edgeseg.train.loop import set_aside
 
 def command(folder: Path, *changes: str) -> list[str]:
     sets = [part for change in (*SMALL, "train.steps=100000", *changes) for part in ("--set", change)]
-    return [sys.executable, "-m", "edgeseg", "train", str(RECIPE), "--data-root", ".", "-o", str(folder), "--workers", "2", *sets]
+    return [
+        sys.executable,
+        "-m",
+        "edgeseg",
+        "train",
+        str(RECIPE),
+        "--data-root",
+        ".",
+        "-o",
+        str(folder),
+        "--workers",
+        "2",
+        *sets,
+    ]
 
 
 def started(folder: Path, *before: str, checkpoint_every: int = 1) -> subprocess.Popen[str]:
     """A training in a process group of its own that has done a few steps since its last saved state."""
     line = [*before, *command(folder, f"train.checkpoint_every={checkpoint_every}")]
-    child = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    child = subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     deadline_s = time.monotonic() + 90
     while not list((folder / "state").glob("*.safetensors")):
         assert time.monotonic() < deadline_s and child.poll() is None
@@ -41,7 +58,9 @@ def last_step(folder: Path) -> int:
     return int(max((folder / "state").glob("*.safetensors")).stem.split("_")[1])
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
+)
 def test_a_signal_to_the_whole_group_saves_the_state(tmp_path: Path, number: int, code: int) -> None:
     child = started(tmp_path, checkpoint_every=50)
     saved = last_step(tmp_path)
@@ -63,7 +82,11 @@ def test_under_timeout(tmp_path: Path) -> None:
     line = ["timeout", "-s", "TERM", "20", *command(tmp_path)]
     done = subprocess.run(line, capture_output=True, text=True, timeout=90)
     assert done.returncode == 124, done.stderr
-    assert "Traceback" not in done.stderr and "continues from here" in done.stderr and "terminated" in done.stderr
+    assert (
+        "Traceback" not in done.stderr
+        and "continues from here" in done.stderr
+        and "terminated" in done.stderr
+    )
     assert last_step(tmp_path) > 0
 
 
@@ -85,7 +108,9 @@ def test_under_nohup_the_terminal_may_close(tmp_path: Path) -> None:
 def test_messages_that_nobody_takes_end_nothing(tmp_path: Path) -> None:
     """A terminal that was closed refuses what is written to it; the work goes on."""
     with open("/dev/full", "wb") as full:
-        done = subprocess.run(command(tmp_path, "train.steps=3"), stderr=full, stdout=subprocess.PIPE, text=True, timeout=90)
+        done = subprocess.run(
+            command(tmp_path, "train.steps=3"), stderr=full, stdout=subprocess.PIPE, text=True, timeout=90
+        )
     assert done.returncode == 0
     assert "checkpoint" in done.stdout
 
@@ -98,7 +123,9 @@ def test_a_journal_that_was_cut_off_is_gone_on_with(tmp_path: Path) -> None:
     path.write_bytes(whole[:-20])
     run(recipe("train.steps=4", "train.val_every=2"), tmp_path)
     rows = [json.loads(line) for line in whole.splitlines()]
-    assert [(row["step"], row.get("miou")) for row in read_rows(path)] == [(row["step"], row.get("miou")) for row in rows]
+    assert [(row["step"], row.get("miou")) for row in read_rows(path)] == [
+        (row["step"], row.get("miou")) for row in rows
+    ]
 
 
 def test_a_disk_that_is_full_is_told_in_words(small_disk: Path) -> None:

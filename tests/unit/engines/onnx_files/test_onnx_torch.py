@@ -69,7 +69,9 @@ def test_a_tiny_program(layout: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_int8_and_half(tmp_path: Path) -> None:
-    """An INT8 program is the quantized model to the bit, and nearly so with half precision between its integers."""
+    """An INT8 program is the quantized model to the bit, and nearly so with half precision between its
+    integers.
+    """
     from edgeseg.export.graph.half import write_half
     from edgeseg.export.onnx_qdq import export_qdq
     from edgeseg.models.reference import TorchReference
@@ -81,7 +83,10 @@ def test_int8_and_half(tmp_path: Path) -> None:
     wanted = TorchReference(quantized.model, quantized.image, 1).infer(image[0])
     assert np.unique(wanted).size > 1
     with torch.no_grad():
-        mask, half = (module_of(one)(torch.from_numpy(image))[0] for one in (program, write_half(program, tmp_path / "h.onnx")))
+        mask, half = (
+            module_of(one)(torch.from_numpy(image))[0]
+            for one in (program, write_half(program, tmp_path / "h.onnx"))
+        )
     np.testing.assert_array_equal(mask, wanted)
     assert np.mean(half.numpy() == wanted) > 0.9
 
@@ -102,7 +107,9 @@ def test_every_family(name: str, options: dict[str, str], tmp_path: Path) -> Non
     same(program, 0.9999)
     graph, wanted = read_graph(program.onnx_path.read_bytes(), tmp_path), onnx.load(program.onnx_path).graph
     nodes = [node for node in wanted.node if node.op_type != "Constant"]
-    assert [(n.operator, n.inputs, n.outputs) for n in graph.nodes] == [(n.op_type, (*n.input,), (*n.output,)) for n in nodes]
+    assert [(n.operator, n.inputs, n.outputs) for n in graph.nodes] == [
+        (n.op_type, (*n.input,), (*n.output,)) for n in nodes
+    ]
     for tensor in wanted.initializer:
         np.testing.assert_array_equal(graph.constants[tensor.name], numpy_helper.to_array(tensor))
 
@@ -114,7 +121,11 @@ def test_torch_export_takes_it(tmp_path: Path) -> None:
     np.testing.assert_array_equal(exported_program.module()(image)[0], tiny_mask(tiny_image()))
 
 
-@given(scale=st.floats(2**-26, 2**13, width=32).map(np.float32), steps=st.integers(-140, 140), narrow=st.booleans())
+@given(
+    scale=st.floats(2**-26, 2**13, width=32).map(np.float32),
+    steps=st.integers(-140, 140),
+    narrow=st.booleans(),
+)
 def test_rounding_is_quantize_linears(scale: np.float32, steps: int, narrow: bool) -> None:
     given_scale = np.float32(scale * np.float32(127)) / np.float32(127)  # as scales come about
     amax = amax_of(np.asarray(given_scale))
@@ -137,7 +148,9 @@ def test_a_scale_for_each_slice_of_axis_0(channels: int, rest: list[int]) -> Non
 def graph_of(nodes: list[onnx.NodeProto], *constants: tuple[str, np.ndarray], opset: int = 19) -> bytes:
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, (1, 2, 2, 2))
     mask = helper.make_tensor_value_info("mask", TensorProto.FLOAT, (1, 2, 2, 2))
-    graph = helper.make_graph(nodes, "g", [image], [mask], [numpy_helper.from_array(value, name) for name, value in constants])
+    graph = helper.make_graph(
+        nodes, "g", [image], [mask], [numpy_helper.from_array(value, name) for name, value in constants]
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)]).SerializeToString()
 
 
@@ -168,8 +181,14 @@ REFUSED = {
     "an older opset": (one("Relu", opset=13), "opset 13"),
     "a newer opset": (one("Relu", opset=22), "opset 22"),
     "an attribute": (one("Softmax", axis=1, temperature=2.0), "Softmax it with temperature 2"),
-    "another resize": (one("Resize", np.ones(4, np.float32), np.ones(4, np.float32), mode="cubic"), "with mode cubic"),
-    "a resize by default": (one("Resize", np.ones(4, np.float32), np.ones(4, np.float32)), "no torch form of Resize it"),
+    "another resize": (
+        one("Resize", np.ones(4, np.float32), np.ones(4, np.float32), mode="cubic"),
+        "with mode cubic",
+    ),
+    "a resize by default": (
+        one("Resize", np.ones(4, np.float32), np.ones(4, np.float32)),
+        "no torch form of Resize it",
+    ),
     "a resize of channels": (
         one("Resize", np.ones(0, np.float32), np.asarray([1, 2, 1, 1], np.float32), mode="linear"),
         "no torch form of Resize it",
@@ -182,17 +201,31 @@ REFUSED = {
         graph_of(computed("Reshape", TensorProto.INT64)),
         "Reshape it: what it does depends on the image",
     ),
-    "integers that go on": (graph_of([QUANTIZE, helper.make_node("Relu", ["codes"], ["mask"])], SCALE, ZERO), "the same way"),
+    "integers that go on": (
+        graph_of([QUANTIZE, helper.make_node("Relu", ["codes"], ["mask"])], SCALE, ZERO),
+        "the same way",
+    ),
     "another scale": (
         graph_of(
-            [QUANTIZE, helper.make_node("DequantizeLinear", ["codes", "two", "zero"], ["mask"])], SCALE, ZERO, ("two", KERNEL)
+            [QUANTIZE, helper.make_node("DequantizeLinear", ["codes", "two", "zero"], ["mask"])],
+            SCALE,
+            ZERO,
+            ("two", KERNEL),
         ),
         "the same way",
     ),
-    "an offset": (graph_of([QUANTIZE, DEQUANTIZE], SCALE, ("zero", np.asarray(3, np.int8))), "symmetric int8"),
-    "unsigned": (graph_of([QUANTIZE, DEQUANTIZE], SCALE, ("zero", np.asarray(0, np.uint8))), "symmetric int8"),
+    "an offset": (
+        graph_of([QUANTIZE, DEQUANTIZE], SCALE, ("zero", np.asarray(3, np.int8))),
+        "symmetric int8",
+    ),
+    "unsigned": (
+        graph_of([QUANTIZE, DEQUANTIZE], SCALE, ("zero", np.asarray(0, np.uint8))),
+        "symmetric int8",
+    ),
     "unsigned, unsaid": (
-        graph_of([helper.make_node(n.op_type, [*n.input[:2]], [*n.output]) for n in (QUANTIZE, DEQUANTIZE)], SCALE),
+        graph_of(
+            [helper.make_node(n.op_type, [*n.input[:2]], [*n.output]) for n in (QUANTIZE, DEQUANTIZE)], SCALE
+        ),
         "symmetric int8",
     ),
     "a scale for each column": (
@@ -200,7 +233,9 @@ REFUSED = {
         "along axis 0",
     ),
     "integers from elsewhere": (
-        graph_of([helper.make_node("Cast", ["image"], ["codes"], to=TensorProto.INT8), DEQUANTIZE], SCALE, ZERO),
+        graph_of(
+            [helper.make_node("Cast", ["image"], ["codes"], to=TensorProto.INT8), DEQUANTIZE], SCALE, ZERO
+        ),
         "what nothing quantized",
     ),
 }
@@ -224,14 +259,19 @@ def test_what_it_does_not_take(name: str) -> None:
     ],
 )
 def test_constants(attributes: dict[str, object], wanted: np.ndarray) -> None:
-    nodes = [helper.make_node("Constant", [], ["k"], **attributes), helper.make_node("Relu", ["image"], ["mask"])]
+    nodes = [
+        helper.make_node("Constant", [], ["k"], **attributes),
+        helper.make_node("Relu", ["image"], ["mask"]),
+    ]
     found = read_graph(graph_of(nodes), Path()).constants["k"]
     assert found.dtype == wanted.dtype
     np.testing.assert_array_equal(found, wanted)
 
 
 def test_a_scale_of_one_element_is_for_the_whole_tensor() -> None:
-    model = graph_of([QUANTIZE, DEQUANTIZE], ("scale", np.asarray([0.5], np.float32)), ("zero", np.zeros(1, np.int8)))
+    model = graph_of(
+        [QUANTIZE, DEQUANTIZE], ("scale", np.asarray([0.5], np.float32)), ("zero", np.zeros(1, np.int8))
+    )
     x = torch.tensor([0.2, 0.3, -70.0, 70.0]).repeat(2).reshape(1, 2, 2, 2)
     found = TorchProgram(read_graph(model, Path()), round_to_int8)(x)
     torch.testing.assert_close(found, torch.tensor([0.0, 0.5, -64.0, 63.5]).repeat(2).reshape(1, 2, 2, 2))
@@ -261,7 +301,9 @@ def test_a_model_cut_short(cut: float, tmp_path_factory: pytest.TempPathFactory)
 
 @settings(max_examples=60)
 @given(place=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
-def test_a_model_with_one_byte_changed(place: float, value: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_model_with_one_byte_changed(
+    place: float, value: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     content = bytearray(tiny_program(tmp_path_factory.mktemp("p") / "tiny.onnx").onnx_path.read_bytes())
     content[int(place * len(content))] = value
     try:

@@ -1,4 +1,6 @@
-"""ONNX Runtime's providers for GPUs, with a module that answers as ONNX Runtime does on a machine with one; and without."""
+"""ONNX Runtime's providers for GPUs, with a module that answers as ONNX Runtime does on a machine with one;
+and without.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ from gpu_ort import PLUGIN, RTX, GpuOrt
 from tiny import outside_weights, tiny_bundle, tiny_image, tiny_mask, tiny_program
 
 BARE = Machine("x86_64", "Linux", "", "", (), (), None, None, None, {})
-CARD = Machine("x86_64", "Linux", "", "", (), (Gpu("NVIDIA GeForce RTX 4090", "8.9", 24.0),), None, None, None, {})
+CARD = Machine(
+    "x86_64", "Linux", "", "", (), (Gpu("NVIDIA GeForce RTX 4090", "8.9", 24.0),), None, None, None, {}
+)
 OPTIONS = {"threads": 1}
 
 
@@ -35,7 +39,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
         ort = GpuOrt(*has, **how)
         monkeypatch.setitem(sys.modules, "onnxruntime", ort)  # type: ignore[arg-type]
         if plugin:
-            module = SimpleNamespace(get_ep_name=lambda: RTX, get_library_path=lambda: "librtx.so", __spec__=object())
+            module = SimpleNamespace(
+                get_ep_name=lambda: RTX, get_library_path=lambda: "librtx.so", __spec__=object()
+            )
             monkeypatch.setitem(sys.modules, PLUGIN, module)  # type: ignore[arg-type]
         return ort
 
@@ -51,7 +57,10 @@ def test_candidates_where_there_is_a_gpu_and_a_provider(gpu: Any) -> None:
     names = ["cuda", "tensorrt", "nv_tensorrt_rtx"]
     assert OnnxRuntime(CARD).variants() == [{}, *({"provider": name} for name in names)]
     assert OnnxRuntime(CARD).on_accelerator
-    assert [OnnxRuntime(CARD).form_for(precision) for precision in ("float", "fp16")] == ["onnxruntime", "tensorrt"]
+    assert [OnnxRuntime(CARD).form_for(precision) for precision in ("float", "fp16")] == [
+        "onnxruntime",
+        "tensorrt",
+    ]
     assert (OnnxRuntime(BARE).variants(), OnnxRuntime(BARE).on_accelerator) == ([{}], False)
     assert OnnxRuntime(BARE).form_for("fp16") is None
 
@@ -59,7 +68,11 @@ def test_candidates_where_there_is_a_gpu_and_a_provider(gpu: Any) -> None:
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_on_a_gpu(provider: str, gpu: Any, tmp_path: Path) -> None:
     ort = gpu(*TITLES)
-    program, runtime, options = outside_weights(tiny_program(tmp_path / "p.onnx")), OnnxRuntime(CARD), {"provider": provider}
+    program, runtime, options = (
+        outside_weights(tiny_program(tmp_path / "p.onnx")),
+        OnnxRuntime(CARD),
+        {"provider": provider},
+    )
     (tmp_path / "engine").mkdir()
     files = runtime.compile(program, tmp_path / "engine", {**OPTIONS, **options})
     assert [file.name for file in files] == ["p.onnx", "weights.bin"]
@@ -90,8 +103,16 @@ def test_a_plugin_is_registered_once(gpu: Any, tmp_path: Path) -> None:
 def test_kernels_are_kept_by_program_provider_options_and_gpu(gpu: Any, tmp_path: Path) -> None:
     ort = gpu(*TITLES)
     (tmp_path / "engine").mkdir()
-    other = Machine(**{name: getattr(CARD, name) for name in CARD.__slots__} | {"gpus": (Gpu("NVIDIA L4", "8.9", 24.0),)})
-    for machine, threshold, level in ((CARD, 100.0, 3), (CARD, 150.0, 3), (other, 100.0, 3), (CARD, 100.0, 5), (CARD, 100.0, 3)):
+    other = Machine(
+        **{name: getattr(CARD, name) for name in CARD.__slots__} | {"gpus": (Gpu("NVIDIA L4", "8.9", 24.0),)}
+    )
+    for machine, threshold, level in (
+        (CARD, 100.0, 3),
+        (CARD, 150.0, 3),
+        (other, 100.0, 3),
+        (CARD, 100.0, 5),
+        (CARD, 100.0, 3),
+    ):
         program = tiny_program(tmp_path / "p.onnx", threshold=threshold)
         options = {**OPTIONS, "provider": "tensorrt", "optimization_level": level}
         OnnxRuntime(machine).compile(program, tmp_path / "engine", options)
@@ -104,7 +125,9 @@ def test_nothing_falls_back_to_the_processor(gpu: Any, tmp_path: Path) -> None:
     gpu(*TITLES, lost=True)
     (tmp_path / "engine").mkdir()
     with pytest.raises(Unsupported, match="did not bring up CUDAExecutionProvider: it would run on CPU"):
-        OnnxRuntime(CARD).compile(tiny_program(tmp_path / "p.onnx"), tmp_path / "engine", {**OPTIONS, "provider": "cuda"})
+        OnnxRuntime(CARD).compile(
+            tiny_program(tmp_path / "p.onnx"), tmp_path / "engine", {**OPTIONS, "provider": "cuda"}
+        )
 
 
 def test_a_graph_that_the_provider_refuses(gpu: Any, tmp_path: Path) -> None:
@@ -132,7 +155,9 @@ def test_the_real_onnxruntime_for_processors(provider: str, message: str, hint: 
         pytest.skip("this onnxruntime is a GPU build")
     (tmp_path / "engine").mkdir()
     with pytest.raises(Unsupported, match=message) as refused:
-        OnnxRuntime().compile(tiny_program(tmp_path / "p.onnx"), tmp_path / "engine", {**OPTIONS, "provider": provider})
+        OnnxRuntime().compile(
+            tiny_program(tmp_path / "p.onnx"), tmp_path / "engine", {**OPTIONS, "provider": provider}
+        )
     assert hint in refused.value.hint
 
 
@@ -151,7 +176,9 @@ def test_what_providers_are_told() -> None:
     assert tensorrt[1]["trt_cuda_graph_enable"] == "1" and "trt_max_workspace_size" not in tensorrt[1]
     assert tensorrt[1]["trt_engine_cache_path"] == tensorrt[1]["trt_timing_cache_path"] == "c"
     assert tensorrt[1]["trt_builder_optimization_level"] == "5" and after[0] == "CUDAExecutionProvider"
-    assert not [name for name in tensorrt[1] if "fp16" in name or "int8" in name]  # the program says what is half
+    assert not [
+        name for name in tensorrt[1] if "fp16" in name or "int8" in name
+    ]  # the program says what is half
 
 
 def test_engines_of_several_providers_stand_side_by_side() -> None:
@@ -164,9 +191,20 @@ def test_what_is_wanted_goes_to_those_it_means_something_to(gpu: Any) -> None:
     gpu(*TITLES, plugin=True)
     row = OnnxRuntime(CARD)
     assert row.variants({"provider": "cpu"}) == [{}]
-    assert row.variants({"provider": "cuda", "cuda_graph": False}) == [{}, {"provider": "cuda", "cuda_graph": False}]
-    everything = {"threads": 3, "spinning": True, "cuda_graph": False, "workspace_bytes": 1 << 30, "optimization_level": 5}
-    told = {variant.get("provider", "cpu"): set(variant) - {"provider"} for variant in row.variants(everything)}
+    assert row.variants({"provider": "cuda", "cuda_graph": False}) == [
+        {},
+        {"provider": "cuda", "cuda_graph": False},
+    ]
+    everything = {
+        "threads": 3,
+        "spinning": True,
+        "cuda_graph": False,
+        "workspace_bytes": 1 << 30,
+        "optimization_level": 5,
+    }
+    told = {
+        variant.get("provider", "cpu"): set(variant) - {"provider"} for variant in row.variants(everything)
+    }
     assert told == {
         "cpu": {"threads", "spinning"},
         "cuda": {"threads", "spinning", "cuda_graph", "workspace_bytes"},
@@ -188,13 +226,25 @@ def test_what_is_wanted_and_cannot_be(gpu: Any) -> None:
         OnnxRuntime(CARD).variants({"provider": "cuda", "optimization_level": 5})
 
 
-def test_the_processor_s_engine_has_its_threads_beside_a_gpu(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_processor_s_engine_has_its_threads_beside_a_gpu(
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gpu(*TITLES)
     monkeypatch.setattr(table, "look", lambda: CARD)
     monkeypatch.setattr(table, "backend", lambda name, progress=None: OnnxRuntime(CARD))
     assert OnnxRuntime(CARD).on_accelerator
     bundle = tiny_bundle(tmp_path / "b.edgeseg")
-    made = build_level(bundle, threads=1, runtimes=["onnxruntime"], options={"onnxruntime": {"provider": "cuda"}})
-    assert [(row.kind, row.options["threads"]) for row in made.choice.candidates] == [("float", 1), ("float cuda", 1)]
-    own = build_level(bundle, threads=1, runtimes=["onnxruntime"], options={"onnxruntime": {"provider": "cpu", "threads": 2}})
+    made = build_level(
+        bundle, threads=1, runtimes=["onnxruntime"], options={"onnxruntime": {"provider": "cuda"}}
+    )
+    assert [(row.kind, row.options["threads"]) for row in made.choice.candidates] == [
+        ("float", 1),
+        ("float cuda", 1),
+    ]
+    own = build_level(
+        bundle,
+        threads=1,
+        runtimes=["onnxruntime"],
+        options={"onnxruntime": {"provider": "cpu", "threads": 2}},
+    )
     assert [(row.kind, row.options["threads"]) for row in own.choice.candidates] == [("float", 2)]

@@ -1,4 +1,6 @@
-"""The TensorRT row with a deep-learning accelerator: what it tries, how it opens an engine, and a build that measures both."""
+"""The TensorRT row with a deep-learning accelerator: what it tries, how it opens an engine, and a build that
+measures both.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ from tiny import tiny_bundle, tiny_image, tiny_mask, tiny_precisions, tiny_progr
 
 
 def module(part: str) -> Machine:
-    return Machine("aarch64", "Linux", "", "", (), (), None, None, Jetson("", "tegra234", (part,), False, "36.4.3"), {})
+    return Machine(
+        "aarch64", "Linux", "", "", (), (), None, None, Jetson("", "tegra234", (part,), False, "36.4.3"), {}
+    )
 
 
 NX_8GB, NX_16GB = module("p3767-0001"), module("p3767-0000")
@@ -44,7 +48,9 @@ def row(machine: Machine = NX_16GB, progress: Progress | None = None) -> TensorR
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """A TensorRT whose engines answer rightly, and whose builder writes at once, half of the layers on DLA where it is asked."""
+    """A TensorRT whose engines answer rightly, and whose builder writes at once, half of the layers on DLA
+    where it is asked.
+    """
     program = tiny_program(tmp_path / "shape.onnx")
     library = FakeLibrary()
 
@@ -77,7 +83,10 @@ def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 @pytest.mark.usefixtures("installed")
 def test_a_core_is_tried_beside_the_gpu() -> None:
     wanted = {"dla_core": 1, "cuda_graph": False, "optimization_level": 4}
-    assert row().variants(wanted) == [{"cuda_graph": False, "optimization_level": 4}, {"dla_core": 1, "optimization_level": 4}]
+    assert row().variants(wanted) == [
+        {"cuda_graph": False, "optimization_level": 4},
+        {"dla_core": 1, "optimization_level": 4},
+    ]
     assert row().variants() == [{}]
     with pytest.raises(Unsupported, match="Orin NX 8GB has no DLA core 1"):
         row(NX_8GB).variants(wanted)
@@ -116,15 +125,29 @@ def test_measured_against_the_gpu_and_kept_beside_it(
     backends = {"onnxruntime": FakeBackend("onnxruntime", tiny_mask)}
     made_row = TensorRt(machine=NX_16GB, cuda=Cuda(installed.library))
     monkeypatch.setattr(table, "engines", lambda: dict.fromkeys(("onnxruntime", "tensorrt"), ""))
-    monkeypatch.setattr(table, "backend", lambda name, progress=None: made_row if name == "tensorrt" else backends[name])
+    monkeypatch.setattr(
+        table, "backend", lambda name, progress=None: made_row if name == "tensorrt" else backends[name]
+    )
     monkeypatch.setattr(table, "look", lambda: NX_16GB)
     build_level(bundle, threads=1)
     made = build_level(open_bundle(bundle.path), threads=1, options={"tensorrt": {"dla_core": 0}})
     rows = {f"{one.runtime} {one.kind}": one for one in made.choice.candidates}
-    assert list(rows) == ["onnxruntime float", "tensorrt float", "tensorrt float dla0", "tensorrt fp16", "tensorrt fp16 dla0"]
+    assert list(rows) == [
+        "onnxruntime float",
+        "tensorrt float",
+        "tensorrt float dla0",
+        "tensorrt fp16",
+        "tensorrt fp16 dla0",
+    ]
     assert made.reason.endswith("dla0: none was built yet")
-    assert (rows["tensorrt float dla0"].verdict, "in float32" in rows["tensorrt float dla0"].reason) == ("not built", True)
-    assert "median_ms" in rows["tensorrt fp16 dla0"].measurements and "median_ms" in rows["tensorrt fp16"].measurements
+    assert (rows["tensorrt float dla0"].verdict, "in float32" in rows["tensorrt float dla0"].reason) == (
+        "not built",
+        True,
+    )
+    assert (
+        "median_ms" in rows["tensorrt fp16 dla0"].measurements
+        and "median_ms" in rows["tensorrt fp16"].measurements
+    )
     assert "tensorrt fp16 dla0: DLA core 0 takes 4 of 8 layers" in rows["tensorrt fp16 dla0"].hint
     kinds = [f"{engine.runtime} {engine.kind}" for engine in open_bundle(bundle.path).manifest.engines]
     assert sorted(kinds) == ["onnxruntime float", "tensorrt float", "tensorrt fp16", "tensorrt fp16 dla0"]
@@ -139,7 +162,11 @@ def test_measured_against_the_gpu_and_kept_beside_it(
 
 
 def test_engines_on_an_accelerator_stand_beside_those_on_the_gpu() -> None:
-    assert [kind("int8", options) for options in ({}, {"dla_core": 0}, {"dla_core": 1})] == ["int8", "int8 dla0", "int8 dla1"]
+    assert [kind("int8", options) for options in ({}, {"dla_core": 0}, {"dla_core": 1})] == [
+        "int8",
+        "int8 dla0",
+        "int8 dla1",
+    ]
 
 
 def test_notes_of_the_builder_s_process_are_messages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

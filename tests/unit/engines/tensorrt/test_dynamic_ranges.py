@@ -1,4 +1,6 @@
-"""INT8 programs without their quantizers: what is left computes the same floats, and the ranges are those that were quantized."""
+"""INT8 programs without their quantizers: what is left computes the same floats, and the ranges are those
+that were quantized.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,18 @@ def network(made: QdqGraph) -> onnx.ModelProto:
 
 
 def as_floats(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same by the onnx package: activations pass by their quantizers; weights stay integers that are dequantized."""
+    """The same by the onnx package: activations pass by their quantizers; weights stay integers that are
+    dequantized.
+    """
     plain = onnx.ModelProto.FromString(model.SerializeToString())
-    quantized = {node.output[0]: node.input[0] for node in plain.graph.node if node.op_type == "QuantizeLinear"}
-    passed = {node.output[0]: quantized[node.input[0]] for node in plain.graph.node if node.input and node.input[0] in quantized}
+    quantized = {
+        node.output[0]: node.input[0] for node in plain.graph.node if node.op_type == "QuantizeLinear"
+    }
+    passed = {
+        node.output[0]: quantized[node.input[0]]
+        for node in plain.graph.node
+        if node.input and node.input[0] in quantized
+    }
     for node in plain.graph.node:
         for index, name in enumerate(node.input):
             node.input[index] = passed.get(name, name)

@@ -1,4 +1,6 @@
-"""Opening TensorRT-RTX engines on a card that is none: which GPU, what the runtime says, and the kernels that are kept."""
+"""Opening TensorRT-RTX engines on a card that is none: which GPU, what the runtime says, and the kernels that
+are kept.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Open an engine for SM89 as another process would. Keywords are those of `fake_rtx`; `library` is the CUDA runtime."""
+    """Open an engine for SM89 as another process would. Keywords are those of `fake_rtx`; `library` is the
+    CUDA runtime.
+    """
     program = tiny_program(tmp_path / "tiny.onnx")
     engine = tmp_path / "engine.rtx"
     engine.write_bytes(b"engine" * 100)
@@ -73,7 +77,9 @@ def test_they_are_kept_after_the_first_image_not_at_the_end(start: Any, cache: P
 
 
 @pytest.mark.parametrize("change", [{"version": "1.8.0.1"}, {"card": b"another card of the same generation"}])
-def test_those_of_another_release_or_card_are_made_anew(change: dict[str, Any], start: Any, cache: Path) -> None:
+def test_those_of_another_release_or_card_are_made_anew(
+    change: dict[str, Any], start: Any, cache: Path
+) -> None:
     for runtime in ({}, change, change):
         with start(**runtime) as session:
             session.infer(IMAGE)
@@ -104,8 +110,12 @@ def test_any_file_is_taken_or_replaced(content: bytes, tmp_path: Path) -> None:
         assert path.read_bytes() == b"here:kernels"
 
 
-@pytest.mark.parametrize(("kind", "fails"), [(IRuntimeCache, "serialize"), (IRuntimeConfig, "create_runtime_cache")])
-def test_a_runtime_that_keeps_no_kernels(kind: type, fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("kind", "fails"), [(IRuntimeCache, "serialize"), (IRuntimeConfig, "create_runtime_cache")]
+)
+def test_a_runtime_that_keeps_no_kernels(
+    kind: type, fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(kind, fails, lambda self: None)
     path = tmp_path / "x.kernels"
     path.write_bytes(b"of another card")
@@ -140,12 +150,16 @@ def test_it_runs_on_the_first_card_that_it_is_for(cards: tuple[str, ...], device
 
 
 def test_no_such_card_for_this_process(start: Any) -> None:
-    with pytest.raises(EngineMismatch, match=r"built for NVIDIA GPU of .* 8\.9; this is NVIDIA GPU of .* 8\.6") as refused:
+    with pytest.raises(
+        EngineMismatch, match=r"built for NVIDIA GPU of .* 8\.9; this is NVIDIA GPU of .* 8\.6"
+    ) as refused:
         start(FakeLibrary(("8.6", "8.6")))
     assert refused.value.hint == "edgeseg build BUNDLE"
 
 
-@pytest.mark.parametrize(("status", "told"), [(35, "driver is missing, or older"), (100, "no GPU that CUDA may use")])
+@pytest.mark.parametrize(
+    ("status", "told"), [(35, "driver is missing, or older"), (100, "no GPU that CUDA may use")]
+)
 def test_no_driver_that_fits(status: int, told: str, start: Any) -> None:
     library = FakeLibrary()
     library.status = status
@@ -157,9 +171,24 @@ def test_no_driver_that_fits(status: int, told: str, start: Any) -> None:
 @pytest.mark.parametrize(
     ("flags", "kind", "told", "hint"),
     [
-        (Flag.VERSION_MISMATCH, EngineMismatch, r"another release .*; this is .* 8\.9 with TensorRT-RTX 1\.7", "build BUNDLE"),
-        (Flag.UNSUPPORTED_CC, EngineMismatch, r"another compute capability; this is compute capability 8\.9", "build BUNDLE"),
-        (Flag.VERSION_MISMATCH | Flag.UNSUPPORTED_CC, EngineMismatch, r"release of TensorRT-RTX and another", "build BUNDLE"),
+        (
+            Flag.VERSION_MISMATCH,
+            EngineMismatch,
+            r"another release .*; this is .* 8\.9 with TensorRT-RTX 1\.7",
+            "build BUNDLE",
+        ),
+        (
+            Flag.UNSUPPORTED_CC,
+            EngineMismatch,
+            r"another compute capability; this is compute capability 8\.9",
+            "build BUNDLE",
+        ),
+        (
+            Flag.VERSION_MISMATCH | Flag.UNSUPPORTED_CC,
+            EngineMismatch,
+            r"release of TensorRT-RTX and another",
+            "build BUNDLE",
+        ),
         (Flag.OLD_CUDA_DRIVER, Unsupported, "driver is too old", "doctor"),
         (Flag.OLD_CUDA_RUNTIME | Flag.VERSION_MISMATCH, Unsupported, "runtime is too old", "doctor"),
         (Flag.CUDA_ERROR, Unsupported, "CUDA is not installed as it should be", "doctor"),

@@ -1,4 +1,6 @@
-"""A bundle that is shipped with an engine for a card: what the card's machine does with it, and what other machines do."""
+"""A bundle that is shipped with an engine for a card: what the card's machine does with it, and what other
+machines do.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +37,17 @@ from processor import pretend
 from tiny import SIZE_HW, tiny_bundle, tiny_image, tiny_mask
 
 I9, XEON, RYZEN = "Core i9-13900K", "Xeon Platinum 8480+", "Ryzen 9 7950X"
-LOOKING = [module for name, module in sys.modules.items() if name.startswith("edgeseg.") and vars(module).get("look") is look]
+LOOKING = [
+    module
+    for name, module in sys.modules.items()
+    if name.startswith("edgeseg.") and vars(module).get("look") is look
+]
 NAMES = {"8.6": "RTX 3080", "8.9": "RTX 4090", "12.0": "RTX 5090"}
 
 
 class Machines:
-    """Machines to be, one at a time. An RTX engine takes `rtx_ms`, one of the processor 8 ms; nothing else takes any time.
+    """Machines to be, one at a time. An RTX engine takes `rtx_ms`, one of the processor 8 ms; nothing else
+    takes any time.
 
     Attributes:
         compiled: compute capabilities that engines were compiled for.
@@ -130,7 +137,12 @@ def shipped(machines: Machines, tmp_path: Path) -> Bundle:
     asked=st.sampled_from([{}, {"cuda_graph": False}, {"cuda_graph": True}]),
 )
 def test_the_card_computes_the_key_that_the_factory_gave(
-    cpu: str, cards: list[str], threads: int | None, asked: dict[str, Any], shipped: Bundle, machines: Machines
+    cpu: str,
+    cards: list[str],
+    threads: int | None,
+    asked: dict[str, Any],
+    shipped: Bundle,
+    machines: Machines,
 ) -> None:
     machines.be(cpu, *cards)
     for options in TensorRtRtx().variants(asked):
@@ -148,19 +160,32 @@ def rtx(bundle: Bundle) -> Any:
     return engine
 
 
-def test_on_the_card_it_is_found_checked_timed_and_becomes_the_default(shipped: Bundle, machines: Machines) -> None:
+def test_on_the_card_it_is_found_checked_timed_and_becomes_the_default(
+    shipped: Bundle, machines: Machines
+) -> None:
     sent = rtx(shipped)
     made = build_level(shipped, threads=4)
     assert machines.compiled == ["8.9"], "nothing is compiled on the card"
     assert made.engine == rtx(open_bundle(shipped.path)) == find_engine(shipped)
-    assert (made.engine.key, made.engine.built_with, made.engine.created) == (sent.key, sent.built_with, sent.created)
+    assert (made.engine.key, made.engine.built_with, made.engine.created) == (
+        sent.key,
+        sent.built_with,
+        sent.created,
+    )
     assert made.engine.checked
     assert made.engine.measurements["mask_agreement"] == {"frame0": 1, "frame1": 1}
-    assert (made.engine.measurements["median_ms"], made.engine.measurements["speedup"]) == (pytest.approx(2), pytest.approx(4))
+    assert (made.engine.measurements["median_ms"], made.engine.measurements["speedup"]) == (
+        pytest.approx(2),
+        pytest.approx(4),
+    )
     assert "RTX 4090" in made.engine.measured_on and I9 in made.engine.measured_on
     assert made.choice.machine == made.engine.measured_on
     again = build_level(shipped, threads=4)
-    assert (again.built, again.engine, again.reason) == (False, made.engine, "same program, runtimes, device and options")
+    assert (again.built, again.engine, again.reason) == (
+        False,
+        made.engine,
+        "same program, runtimes, device and options",
+    )
     with open_session(shipped) as session:
         assert np.array_equal(session.infer(tiny_image(3)), tiny_mask(tiny_image(3)))
     assert verify_engines(shipped).keys() == {"level 0, tensorrt_rtx float"}
@@ -176,7 +201,10 @@ def test_a_slow_one_is_packed_and_not_the_default(shipped: Bundle, machines: Mac
 def test_a_wrong_one_is_refused_and_stays_unused(shipped: Bundle, machines: Machines) -> None:
     machines.answer = lambda image: 1 - tiny_mask(image)
     made = build_level(shipped)
-    assert {row.runtime: row.verdict for row in made.choice.candidates} == {"onnxruntime": "default", "tensorrt_rtx": "refused"}
+    assert {row.runtime: row.verdict for row in made.choice.candidates} == {
+        "onnxruntime": "default",
+        "tensorrt_rtx": "refused",
+    }
     assert not rtx(shipped).checked
     assert find_engine(shipped).runtime == "onnxruntime"
     with pytest.raises(BundleError, match="never checked"):
@@ -186,9 +214,14 @@ def test_a_wrong_one_is_refused_and_stays_unused(shipped: Bundle, machines: Mach
 
 def test_unchecked_it_is_never_used(shipped: Bundle, machines: Machines) -> None:
     for use in (find_engine, open_session, verify_engines):
-        with pytest.raises(BundleError, match="for this device that was compiled elsewhere and never checked") as refused:
+        with pytest.raises(
+            BundleError, match="for this device that was compiled elsewhere and never checked"
+        ) as refused:
             use(shipped)
-        assert refused.value.hint == f"edgeseg build {shipped.path} checks it on the golden frames, without compiling again"
+        assert (
+            refused.value.hint
+            == f"edgeseg build {shipped.path} checks it on the golden frames, without compiling again"
+        )
         assert not isinstance(refused.value, EngineMismatch)
     build_engine(shipped)
     assert find_engine(shipped).runtime == "onnxruntime", "one that was checked goes before it"
@@ -196,7 +229,11 @@ def test_unchecked_it_is_never_used(shipped: Bundle, machines: Machines) -> None
 
 def test_a_single_engine_is_only_checked_too(shipped: Bundle, machines: Machines) -> None:
     made = build_engine(shipped, "tensorrt_rtx", threads=3)
-    assert (made.built, made.reason, machines.compiled) == (False, "compiled elsewhere, checked here", ["8.9"])
+    assert (made.built, made.reason, machines.compiled) == (
+        False,
+        "compiled elsewhere, checked here",
+        ["8.9"],
+    )
     assert made.engine.checked and made.engine.measurements["median_ms"] == pytest.approx(2)
     assert not build_engine(shipped, "tensorrt_rtx").built
     assert build_engine(shipped, "tensorrt_rtx", force=True).built
@@ -223,19 +260,26 @@ def test_the_card_compiles_where_nothing_was_shipped_or_the_release_differs(
 
 def test_another_card(shipped: Bundle, machines: Machines) -> None:
     machines.be(I9, "8.6")
-    with pytest.raises(EngineMismatch, match=r"built for .* capability 8\.9 .*; this is .* capability 8\.6 ") as refused:
+    with pytest.raises(
+        EngineMismatch, match=r"built for .* capability 8\.9 .*; this is .* capability 8\.6 "
+    ) as refused:
         open_session(shipped)
     assert refused.value.hint == f"edgeseg build {shipped.path}"
     assert build_level(shipped).engine.options == {"compute_capability": "8.6"}
     assert machines.compiled == ["8.9", "8.6"]
-    assert [e.options["compute_capability"] for e in shipped.manifest.engines if e.runtime == "tensorrt_rtx"] == ["8.9", "8.6"]
+    assert [
+        e.options["compute_capability"] for e in shipped.manifest.engines if e.runtime == "tensorrt_rtx"
+    ] == ["8.9", "8.6"]
 
 
 def test_of_several_kinds_of_cards_each_is_tried(shipped: Bundle, machines: Machines) -> None:
     machines.be(I9, "8.6", "8.9", "8.9")
     made = build_level(shipped)
     assert machines.compiled == ["8.9", "8.6"], "the one that was shipped, then the one that was not"
-    assert [row.options for row in made.choice.candidates[1:]] == [{"compute_capability": "8.6"}, {"compute_capability": "8.9"}]
+    assert [row.options for row in made.choice.candidates[1:]] == [
+        {"compute_capability": "8.6"},
+        {"compute_capability": "8.9"},
+    ]
     assert {row.verdict for row in made.choice.candidates[1:]} == {"default", "passed"}
     assert not build_level(shipped).built
 
@@ -262,7 +306,10 @@ def test_a_driver_that_is_too_old_leaves_the_processor(shipped: Bundle, machines
     assert not rtx(shipped).checked
     machines.be(I9, "8.9")
     made = build_level(shipped)
-    assert (made.engine.runtime, made.reason) == ("tensorrt_rtx", "tensorrt_rtx float: compiled elsewhere, and never checked")
+    assert (made.engine.runtime, made.reason) == (
+        "tensorrt_rtx",
+        "tensorrt_rtx float: compiled elsewhere, and never checked",
+    )
     assert machines.compiled == ["8.9"]
 
 
@@ -290,12 +337,19 @@ def test_another_machine_with_such_a_card_makes_its_own_choice(shipped: Bundle, 
     assert machines.compiled == ["8.9"]
     assert find_engine(shipped) == second.engine
     machines.be(I9, "8.9")
-    assert {choice.machine for choice in shipped.manifest.choices} == {first.choice.machine, second.choice.machine}
-    assert find_engine(shipped).runtime == "tensorrt_rtx", "what this machine chose, whatever the other one timed last"
+    assert {choice.machine for choice in shipped.manifest.choices} == {
+        first.choice.machine,
+        second.choice.machine,
+    }
+    assert find_engine(shipped).runtime == "tensorrt_rtx", (
+        "what this machine chose, whatever the other one timed last"
+    )
     assert not build_level(shipped).built
 
 
-def test_the_same_processor_beside_another_card_is_another_machine(shipped: Bundle, machines: Machines) -> None:
+def test_the_same_processor_beside_another_card_is_another_machine(
+    shipped: Bundle, machines: Machines
+) -> None:
     build_level(shipped)
     machines.be(I9, "8.9", names={"8.9": "RTX 4060"})
     made = build_level(shipped)
@@ -311,8 +365,12 @@ def test_what_was_timed_elsewhere_goes_after_what_was_timed_here(shipped: Bundle
 
 
 @pytest.mark.parametrize(("rtx_ms", "default"), [(2, "tensorrt_rtx"), (9, "onnxruntime")])
-def test_compiled_anew_elsewhere_it_is_checked_anew(rtx_ms: float, default: str, shipped: Bundle, machines: Machines) -> None:
-    """Its key is the same, its bytes may not be: a choice that names it is gone, and one that it lost is made again."""
+def test_compiled_anew_elsewhere_it_is_checked_anew(
+    rtx_ms: float, default: str, shipped: Bundle, machines: Machines
+) -> None:
+    """Its key is the same, its bytes may not be: a choice that names it is gone, and one that it lost is made
+    again.
+    """
     machines.rtx_ms = rtx_ms
     build_level(shipped)
     machines.be(XEON)
@@ -324,8 +382,13 @@ def test_compiled_anew_elsewhere_it_is_checked_anew(rtx_ms: float, default: str,
     assert machines.compiled == ["8.9", "8.9"]
 
 
-MACHINES = st.tuples(st.sampled_from([I9, XEON, RYZEN]), st.sampled_from([(), ("8.6",), ("8.9",), ("8.9", "8.6")]))
-STEPS = st.lists(st.tuples(MACHINES, st.sampled_from([1.0, 9.0]), st.sampled_from(["build", "force", "ship", "use"])), max_size=7)
+MACHINES = st.tuples(
+    st.sampled_from([I9, XEON, RYZEN]), st.sampled_from([(), ("8.6",), ("8.9",), ("8.9", "8.6")])
+)
+STEPS = st.lists(
+    st.tuples(MACHINES, st.sampled_from([1.0, 9.0]), st.sampled_from(["build", "force", "ship", "use"])),
+    max_size=7,
+)
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -363,7 +426,9 @@ def test_whatever_travels_only_what_was_checked_is_used_and_choices_stay_at_home
 # What a user sees
 
 
-def test_the_commands_say_what_was_checked(shipped: Bundle, machines: Machines, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_say_what_was_checked(
+    shipped: Bundle, machines: Machines, capsys: pytest.CaptureFixture[str]
+) -> None:
     def shown(*command: str) -> str:
         assert run([*command]) == 0
         return capsys.readouterr().out
@@ -375,7 +440,11 @@ def test_the_commands_say_what_was_checked(shipped: Bundle, machines: Machines, 
         ("tensorrt_rtx", True, True)
     ]
     assert "compiled only" not in shown("bundle", "show", path)
-    (entry,) = (e for e in json.loads(shown("bundle", "show", path, "--json"))["engines"] if e["runtime"] == "tensorrt_rtx")
+    (entry,) = (
+        e
+        for e in json.loads(shown("bundle", "show", path, "--json"))["engines"]
+        if e["runtime"] == "tensorrt_rtx"
+    )
     assert entry["checked"] and "RTX 4090" in entry["measured_on"]
     assert "RTX 4090 (8.9) beside" in shown("bundle", "show", path)
     kept = shown("build", path, "--device", "rtx4090")

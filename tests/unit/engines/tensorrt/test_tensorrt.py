@@ -1,4 +1,6 @@
-"""The TensorRT row without TensorRT: what it asks of the machine, what it orders, what it says where something is missing."""
+"""The TensorRT row without TensorRT: what it asks of the machine, what it orders, what it says where
+something is missing.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,10 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"threads": 2}, {"workspace_bytes": 1 << 29}),
         ({"workspace_bytes": 1 << 20, "cuda_graph": False}, {"workspace_bytes": 1 << 20}),
-        ({"dla_core": 0, "optimization_level": 5}, {"dla_core": 0, "optimization_level": 5, "workspace_bytes": 1 << 29}),
+        (
+            {"dla_core": 0, "optimization_level": 5},
+            {"dla_core": 0, "optimization_level": 5, "workspace_bytes": 1 << 29},
+        ),
     ],
 )
 def test_what_is_ordered(options: dict[str, Any], ordered: dict[str, int], tmp_path: Path) -> None:
@@ -58,7 +63,9 @@ def test_it_is_a_candidate_where_there_is_a_gpu(tmp_path: Path) -> None:
     assert TensorRt(machine=CARD).variants({"optimization_level": 5}) == [{"optimization_level": 5}]
     assert TensorRt(machine=machine()).variants() == []
     with pytest.raises(Unsupported, match="here is none"):
-        TensorRt(machine=machine(), cuda=Cuda(FakeLibrary())).compile(tiny_program(tmp_path / "tiny.onnx"), tmp_path, {})
+        TensorRt(machine=machine(), cuda=Cuda(FakeLibrary())).compile(
+            tiny_program(tmp_path / "tiny.onnx"), tmp_path, {}
+        )
 
 
 def test_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +91,9 @@ def test_times_of_kernels_lie_in_the_cache_folder(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_facts_say_which_times_of_kernels_were_known(tmp_path: Path) -> None:
-    """The cache is no part of an engine's key, because each build changes it; its hash, before and after, is on record."""
+    """The cache is no part of an engine's key, because each build changes it; its hash, before and after, is
+    on record.
+    """
     path = tmp_path / "cache" / "device.timing"
     contents = iter([b"one kernel", b"two kernels"])
     config = SimpleNamespace(get_timing_cache=lambda: SimpleNamespace(serialize=lambda: next(contents)))

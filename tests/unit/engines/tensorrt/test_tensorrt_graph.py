@@ -47,7 +47,10 @@ def test_the_cast_goes_first_and_nothing_else_changes(tiny: Path) -> None:
     after = cast_first(before)
     model = onnx.load_from_string(after)
     onnx.checker.check_model(model, full_check=True)
-    assert [(node.op_type, node.name) for node in model.graph.node][:2] == [("Cast", "cast"), ("Transpose", "transpose")]
+    assert [(node.op_type, node.name) for node in model.graph.node][:2] == [
+        ("Cast", "cast"),
+        ("Transpose", "transpose"),
+    ]
     assert model == onnx.load_from_string(graph_of(tiny, ("Cast", CAST), ("Transpose", TRANSPOSE)))
     assert cast_first(after) == after
     session = onnxruntime.InferenceSession(after, providers=["CPUExecutionProvider"])

@@ -1,4 +1,5 @@
-"""The TensorRT-RTX row without TensorRT-RTX: which cards it is for, and a child process in every kind of trouble.
+"""The TensorRT-RTX row without TensorRT-RTX: which cards it is for, and a child process in every kind of
+trouble.
 
 The real builder is in tests/conformance/test_rtx_builder.py, opening engines in test_rtx_engine.py.
 """
@@ -80,7 +81,9 @@ def test_a_child_in_trouble_is_a_build_error(
     phases = Phases()
     with pytest.raises(BuildError, match=told) as caught:
         TensorRtRtx(phases).compile(tiny_program(tmp_path / "tiny.onnx"), tmp_path, OPTIONS)
-    assert isinstance(caught.value, OutOfRoom) == (trouble is builders.run_out_of_memory), "only that is worth trying again"
+    assert isinstance(caught.value, OutOfRoom) == (trouble is builders.run_out_of_memory), (
+        "only that is worth trying again"
+    )
     assert phases.seen[-1] == "end"
     assert {path.name for path in tmp_path.iterdir()} == {"tiny.onnx"}
 
@@ -96,7 +99,9 @@ def test_no_process_can_be_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("installed")
-@pytest.mark.parametrize("options", [{}, {"compute_capability": "8.7"}, {"compute_capability": 8.9}, {"threads": 1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"compute_capability": "8.7"}, {"compute_capability": 8.9}, {"threads": 1}]
+)
 def test_an_engine_is_for_a_known_compute_capability(options: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match=", ".join(COMPUTE_CAPABILITIES)) as refused:
         TensorRtRtx(machine=machine("8.7")).compile(tiny_program(tmp_path / "tiny.onnx"), tmp_path, options)
@@ -105,13 +110,18 @@ def test_an_engine_is_for_a_known_compute_capability(options: dict[str, Any], tm
 
 def test_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-    for attempt in (TensorRtRtx().version, lambda: TensorRtRtx().compile(tiny_program(tmp_path / "a.onnx"), tmp_path, OPTIONS)):
+    for attempt in (
+        TensorRtRtx().version,
+        lambda: TensorRtRtx().compile(tiny_program(tmp_path / "a.onnx"), tmp_path, OPTIONS),
+    ):
         with pytest.raises(MissingDependency) as missing:
             attempt()
         assert missing.value.hint == "pip install 'edgeseg[rtx]'"
         with pytest.raises(MissingDependency):
             TensorRtRtx(machine=machine("8.9")).variants()
-    assert TensorRtRtx(machine=machine("8.7")).variants() == (), "no candidate here, nor a reason to install anything"
+    assert TensorRtRtx(machine=machine("8.7")).variants() == (), (
+        "no candidate here, nor a reason to install anything"
+    )
 
 
 Cards = st.lists(st.sampled_from([*COMPUTE_CAPABILITIES, "6.1", "8.7", "9.0", "10.0", None]), max_size=5)
@@ -131,7 +141,9 @@ def test_one_variant_for_each_kind_of_card(cards: list[str | None]) -> None:
             if asked in found:
                 assert row.variants(wanted) == [wanted]
             elif found:
-                with pytest.raises(Unsupported, match=f"no card of compute capability {asked} here") as refused:
+                with pytest.raises(
+                    Unsupported, match=f"no card of compute capability {asked} here"
+                ) as refused:
                     row.variants(wanted)
                 assert f"--device sm{asked.replace('.', '')}" in refused.value.hint
 
@@ -144,9 +156,13 @@ def test_a_card_is_known_by_its_name_where_nobody_tells_its_capability(tmp_path:
 
 
 @pytest.mark.usefixtures("installed")
-def test_the_card_that_is_here_is_built_for_where_none_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_card_that_is_here_is_built_for_where_none_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(rtx, "build", builders.at_once)
-    files = TensorRtRtx(machine=machine("8.6")).compile(tiny_program(tmp_path / "tiny.onnx"), tmp_path, {"threads": 1})
+    files = TensorRtRtx(machine=machine("8.6")).compile(
+        tiny_program(tmp_path / "tiny.onnx"), tmp_path, {"threads": 1}
+    )
     assert json.loads(files[1].read_text()) == {"compute_capability": "8.6"}
 
 

@@ -49,7 +49,9 @@ def test_every_image_gets_its_own_mask(tmp_path: Path, layout: str, cuda_graph: 
 
 def test_an_engine_that_cannot_be_opened(tmp_path: Path) -> None:
     library, program = FakeLibrary(), tiny_program(tmp_path / "tiny.onnx")
-    with pytest.raises(BundleError, match=r"tensorrt 10\.3\.0 cannot open .*engine\.trt: version tag does not match") as refused:
+    with pytest.raises(
+        BundleError, match=r"tensorrt 10\.3\.0 cannot open .*engine\.trt: version tag does not match"
+    ) as refused:
         opened(program, tmp_path, library, refuse="version tag does not match")
     assert refused.value.hint == "edgeseg build BUNDLE --force"
     assert not library.live
@@ -64,7 +66,13 @@ def test_an_engine_of_another_program(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("function", "before"),
-    [("cudaMalloc", 0), ("cudaMalloc", 1), ("cudaMallocHost", 0), ("cudaMallocHost", 1), ("cudaStreamCreateWithFlags", 0)],
+    [
+        ("cudaMalloc", 0),
+        ("cudaMalloc", 1),
+        ("cudaMallocHost", 0),
+        ("cudaMallocHost", 1),
+        ("cudaStreamCreateWithFlags", 0),
+    ],
 )
 def test_too_little_memory_frees_what_was_taken(tmp_path: Path, function: str, before: int) -> None:
     library, program = FakeLibrary(), tiny_program(tmp_path / "tiny.onnx")
@@ -75,7 +83,9 @@ def test_too_little_memory_frees_what_was_taken(tmp_path: Path, function: str, b
     assert library.last_error == 0, "TensorRT asks for the last error, and must not find ours"
 
 
-@pytest.mark.parametrize("reason", ["not recordable", "cudaStreamEndCapture", "cudaGraphInstantiateWithFlags"])
+@pytest.mark.parametrize(
+    "reason", ["not recordable", "cudaStreamEndCapture", "cudaGraphInstantiateWithFlags"]
+)
 def test_an_engine_that_cannot_be_recorded_is_queued(tmp_path: Path, reason: str) -> None:
     library, program = FakeLibrary(), tiny_program(tmp_path / "tiny.onnx")
     library.fail = reason
@@ -97,7 +107,10 @@ def test_a_device_that_falls_off_is_told_once(tmp_path: Path) -> None:
 
 def test_a_failed_inference_is_told_and_leaves_no_capture_open(tmp_path: Path) -> None:
     library, program = FakeLibrary(), tiny_program(tmp_path / "tiny.onnx")
-    with opened(program, tmp_path, library, fail=True) as session, pytest.raises(BundleError, match="failed on an image"):
+    with (
+        opened(program, tmp_path, library, fail=True) as session,
+        pytest.raises(BundleError, match="failed on an image"),
+    ):
         session.infer(np.zeros((32, 64, 3), np.uint8))
     assert not library.live
 
@@ -132,7 +145,10 @@ def test_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_library_that_the_driver_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    newer, older = FakeLibrary(("8.6",), driver=12040, runtime=13050), FakeLibrary(("8.7",), driver=12040, runtime=12090)
+    newer, older = (
+        FakeLibrary(("8.6",), driver=12040, runtime=13050),
+        FakeLibrary(("8.7",), driver=12040, runtime=12090),
+    )
     libraries(monkeypatch, {"libcudart.so.13": newer, "libcudart.so.12": older})
     assert Cuda().capabilities() == ["8.7"]
     newer.status = 35

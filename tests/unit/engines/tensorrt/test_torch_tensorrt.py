@@ -1,4 +1,6 @@
-"""The Torch-TensorRT row without Torch-TensorRT: what it asks of the machine, what it orders, what its child tells."""
+"""The Torch-TensorRT row without Torch-TensorRT: what it asks of the machine, what it orders, what its child
+tells.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from edgeseg.torch_trt import compiler
 from fake_cuda import FakeLibrary
 from tiny import tiny_program
 
-CARD = Machine("x86_64", "Linux", "", "", (), (Gpu("NVIDIA GeForce RTX 4090", "8.9", 24.0),), None, None, None, {})
+CARD = Machine(
+    "x86_64", "Linux", "", "", (), (Gpu("NVIDIA GeForce RTX 4090", "8.9", 24.0),), None, None, None, {}
+)
 BARE = replace(CARD, gpus=())
 
 
@@ -39,7 +43,9 @@ def row(machine: Machine = CARD) -> TorchTensorRt:
 @pytest.mark.usefixtures("installed")
 def test_what_is_ordered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(from_torch, "build", builders.at_once)
-    engine, facts = row().compile(tiny_program(tmp_path / "p.onnx"), tmp_path, {"threads": 2, "optimization_level": 5})
+    engine, facts = row().compile(
+        tiny_program(tmp_path / "p.onnx"), tmp_path, {"threads": 2, "optimization_level": 5}
+    )
     assert engine.name == "engine.trt"
     assert json.loads(facts.read_text()) == {"optimization_level": 5, "workspace_bytes": 1 << 29}
 
@@ -48,7 +54,11 @@ def test_what_is_ordered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 def test_it_is_a_candidate_where_there_is_a_gpu(tmp_path: Path) -> None:
     assert (row().variants(), row(BARE).variants()) == ([{}], [])
     assert row().version() == "2.13.0 on TensorRT 11.0.0"
-    assert [row().form_for(precision) for precision in ("float", "fp16", "int8")] == ["tensorrt", "tensorrt", "half"]
+    assert [row().form_for(precision) for precision in ("float", "fp16", "int8")] == [
+        "tensorrt",
+        "tensorrt",
+        "half",
+    ]
     with pytest.raises(Unsupported, match="here is none"):
         row(BARE).compile(tiny_program(tmp_path / "p.onnx"), tmp_path, {})
 

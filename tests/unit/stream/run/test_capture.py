@@ -1,4 +1,6 @@
-"""One source at work, and several in one run, with cameras that fail by script: nothing leaks, nothing stops the rest."""
+"""One source at work, and several in one run, with cameras that fail by script: nothing leaks, nothing stops
+the rest.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ from streams import random_images, session, time_limit
 
 pytestmark = pytest.mark.usefixtures(time_limit.__name__)
 
-QUICK = Patience(connect_s=0.3, stall_s=0.05, watchdog_s=0.15, retry_s=0.01, retry_cap_s=0.02, stable_s=0.2, start_s=0.5)
+QUICK = Patience(
+    connect_s=0.3, stall_s=0.05, watchdog_s=0.15, retry_s=0.01, retry_cap_s=0.02, stable_s=0.2, start_s=0.5
+)
 BROKEN = StreamError("cable pulled", hint="put it back")
 
 
@@ -36,7 +40,9 @@ def camera(name: str, *connections: Any, size_hw: tuple[int, int] = (12, 16)) ->
     return FakeLiveSource(name, connections, size_hw)
 
 
-def run_until(condition: Callable[[Monitor], object], sources: Sequence[Any], sinks: Any, **options: Any) -> RunReport:
+def run_until(
+    condition: Callable[[Monitor], object], sources: Sequence[Any], sinks: Any, **options: Any
+) -> RunReport:
     """Run until something is true, then stop."""
     monitor, stop = Monitor(), threading.Event()
 
@@ -57,7 +63,9 @@ def run_until(condition: Callable[[Monitor], object], sources: Sequence[Any], si
 
 
 def states(report: RunReport, source: str) -> list[str]:
-    events = [event for event in report.events["recent"] if (event["kind"], event["source"]) == ("state", source)]
+    events = [
+        event for event in report.events["recent"] if (event["kind"], event["source"]) == ("state", source)
+    ]
     told = [event["details"]["state"] for event in events]
     return [state for before, state in pairwise(["", *told]) if state != before]
 
@@ -66,7 +74,12 @@ def test_a_camera_that_breaks_off_again_and_again() -> None:
     """Twenty connections, each of three frames; one line of indices, and no thread or connection is left."""
     before = threading.active_count()
     live, sink = camera("cam", *[[0, 1, 2, BROKEN]] * 20, [0] * 1000), FakeSink()
-    report = run_until(lambda monitor: monitor.snapshot().sources[0].connects > 20, [live], [sink], policy=Policy("oldest", 100))
+    report = run_until(
+        lambda monitor: monitor.snapshot().sources[0].connects > 20,
+        [live],
+        [sink],
+        policy=Policy("oldest", 100),
+    )
     (source,) = report.sources
     assert source["reconnects"] >= 20
     assert source["last_error"] == "cable pulled"
@@ -105,7 +118,10 @@ def test_captures_that_hang_do_not_keep_the_watchdog_from_the_one_that_runs() ->
     monitor, stop = Monitor(), threading.Event()
     threading.Timer(2.0, release.set).start()
     waiter = threading.Thread(
-        target=lambda: (wait_for(lambda: monitor.snapshot() and monitor.snapshot().sources[0].connects == 2), stop.set())
+        target=lambda: (
+            wait_for(lambda: monitor.snapshot() and monitor.snapshot().sources[0].connects == 2),
+            stop.set(),
+        )
     )
     waiter.start()
     report = run(session(), [live], [], patience=replace(QUICK, start_s=None), monitor=monitor, stop=stop)
@@ -123,7 +139,9 @@ def test_a_dead_and_a_hanging_source_stop_no_other() -> None:
     ]
     sinks = {source.source_id: [FakeSink()] for source in sources} | {"": [FakeSink()]}
     report = run_until(
-        lambda monitor: monitor.snapshot().sources[0].state == "ENDED" and monitor.snapshot().frames == 40, sources, sinks
+        lambda monitor: monitor.snapshot().sources[0].state == "ENDED" and monitor.snapshot().frames == 40,
+        sources,
+        sinks,
     )
     assert [frame.index for frame in sinks["clip"][0].frames] == list(range(40))
     assert [source["state"] for source in report.sources] == ["ENDED", "ENDED", "ENDED", "FAILED"]
@@ -135,10 +153,16 @@ def test_a_dead_and_a_hanging_source_stop_no_other() -> None:
 
 
 def test_a_file_that_breaks_off_stops_no_other_and_is_told() -> None:
-    sources = [FakeSource(random_images(3), error=BROKEN, name="bad"), FakeSource(random_images(20), name="good")]
+    sources = [
+        FakeSource(random_images(3), error=BROKEN, name="bad"),
+        FakeSource(random_images(20), name="good"),
+    ]
     sink = FakeSink()
     report = run(session(), sources, [sink])
-    assert [(source["state"], source["delivered"]) for source in report.sources] == [("FAILED", 3), ("ENDED", 20)]
+    assert [(source["state"], source["delivered"]) for source in report.sources] == [
+        ("FAILED", 3),
+        ("ENDED", 20),
+    ]
     assert report.failures == ({"what": "bad", "error": "cable pulled", "hint": "put it back"},)
     assert report.frames == 23
 
@@ -157,10 +181,17 @@ def test_frames_that_are_not_read_are_dropped_and_counted() -> None:
     slow = session(lambda number: time.sleep(0.02))
     live, sink = camera("cam", list(range(100_000))), FakeSink()
     live.step_s = 0.001
-    report = run_until(lambda monitor: monitor.snapshot().sources[0].dropped.get("oldest", 0) > 50, [live], [sink], session=slow)
+    report = run_until(
+        lambda monitor: monitor.snapshot().sources[0].dropped.get("oldest", 0) > 50,
+        [live],
+        [sink],
+        session=slow,
+    )
     (source,) = report.sources
     assert source["dropped"]["oldest"] > 50
-    assert source["frames"] == source["delivered"] + sum(source["dropped"].values()) + lost_in_the_lanes(source)
+    assert source["frames"] == source["delivered"] + sum(source["dropped"].values()) + lost_in_the_lanes(
+        source
+    )
     # The newest is kept: what is shown is never older than what lies between two lanes.
     # Five times the engine's own time, which a busy machine stretches alike: 100 ms where it takes its 20.
     ages, engine = (np.median([record[name] for record in sink.records]) for name in ("age_ms", "infer_ms"))
@@ -195,7 +226,9 @@ def test_sources_take_turns() -> None:
     fast.step_s = 0.0001
     sink = FakeSink()
     slow = session(lambda number: time.sleep(0.003))
-    run_until(lambda monitor: monitor.snapshot().sources[1].delivered == 30, [fast, file], [sink], session=slow)
+    run_until(
+        lambda monitor: monitor.snapshot().sources[1].delivered == 30, [fast, file], [sink], session=slow
+    )
     order = [frame.source_id for frame in sink.frames]
     while_both = order[: len(order) - order[::-1].index("file")]
     assert while_both.count("fast") <= while_both.count("file") + 5
@@ -207,7 +240,9 @@ def test_a_size_that_changes_opens_the_sinks_anew() -> None:
     sink, other = FakeSink(), FakeSink()
     sources = [live, camera("still", [0] * 1000)]
     report = run_until(
-        lambda monitor: monitor.snapshot().sources[0].connects > 2 and monitor.snapshot().sources[0].delivered > 6,
+        lambda monitor: (
+            monitor.snapshot().sources[0].connects > 2 and monitor.snapshot().sources[0].delivered > 6
+        ),
         sources,
         {"cam": [sink], "": [other]},
         policy=Policy("oldest", 100),
@@ -250,7 +285,9 @@ def test_a_sink_that_takes_long_to_come_back_holds_up_nobody(monkeypatch: pytest
             raise StreamError("broker gone", hint="-")
 
     away = Away()
-    report = run_until(lambda monitor: len(other.frames) > 60, [camera("cam", list(range(100_000)))], [away, other])
+    report = run_until(
+        lambda monitor: len(other.frames) > 60, [camera("cam", list(range(100_000)))], [away, other]
+    )
     assert (away.opened, report.sinks[0]["state"]) == (2, "FAILED")
     assert report.sinks[0]["missed"] >= 60
     release.set()
@@ -260,7 +297,11 @@ def test_a_live_run_goes_on_without_its_only_sink() -> None:
     def before(index: int) -> None:
         raise StreamError("read only", hint="-")
 
-    report = run_until(lambda monitor: monitor.snapshot().sources[0].frames > 30, [camera("cam", [0] * 1000)], [FakeSink(before)])
+    report = run_until(
+        lambda monitor: monitor.snapshot().sources[0].frames > 30,
+        [camera("cam", [0] * 1000)],
+        [FakeSink(before)],
+    )
     assert [failure["error"] for failure in report.failures] == ["read only"]
     assert report.interrupted
 
@@ -268,7 +309,9 @@ def test_a_live_run_goes_on_without_its_only_sink() -> None:
 def test_the_limit_counts_for_each_source() -> None:
     sink = FakeSink()
     live = camera("cam", list(range(100_000)))
-    report = run(session(), [live, FakeSource(random_images(9), name="file")], [sink], limit=4, patience=QUICK)
+    report = run(
+        session(), [live, FakeSource(random_images(9), name="file")], [sink], limit=4, patience=QUICK
+    )
     assert [source["delivered"] for source in report.sources] == [4, 4]
     assert report.interrupted is False
 
@@ -284,18 +327,33 @@ class Learning(FakeSource):
 
 
 def test_what_is_known_to_be_finite_once_it_is_open_is_read_whole() -> None:
-    slow, sink, learning = session(lambda number: time.sleep(0.01)), FakeSink(), Learning(random_images(40), name="clip")
+    slow, sink, learning = (
+        session(lambda number: time.sleep(0.01)),
+        FakeSink(),
+        Learning(random_images(40), name="clip"),
+    )
     report = run(slow, [learning], [sink], patience=QUICK)
     (source,) = report.sources
     assert [frame.index for frame in sink.frames] == list(range(40))
     assert [frame.pts_s for frame in sink.frames] == [index / 25 for index in range(40)]
-    assert (source["is_live"], source["state"], source["dropped"], source["policy"]) == (False, "ENDED", {}, str(RECORDED))
+    assert (source["is_live"], source["state"], source["dropped"], source["policy"]) == (
+        False,
+        "ENDED",
+        {},
+        str(RECORDED),
+    )
     assert (learning.opened, report.frames_dropped) == (1, 0)
 
 
 def test_what_is_known_to_be_finite_takes_the_policy_limit_and_errors_of_a_file() -> None:
     sink, chosen = FakeSink(), {True: LIVE, False: Policy("none", 5)}
-    report = run(session(), [Learning(random_images(40), name="clip")], [sink], limit=7, policy={"clip": chosen.__getitem__})
+    report = run(
+        session(),
+        [Learning(random_images(40), name="clip")],
+        [sink],
+        limit=7,
+        policy={"clip": chosen.__getitem__},
+    )
     assert (len(sink.frames), report.frames, report.sources[0]["policy"]) == (7, 7, str(chosen[False]))
     with pytest.raises(StreamError, match="cable pulled"):
         run(session(), [Learning(random_images(3), error=BROKEN, name="clip")], [FakeSink()], patience=QUICK)

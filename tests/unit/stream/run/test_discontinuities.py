@@ -31,7 +31,9 @@ ALL = Policy("none", 100)
 
 
 class Stamped:
-    """A live source of `count` frames at 50 a second, each stamped by a function of its number and true time."""
+    """A live source of `count` frames at 50 a second, each stamped by a function of its number and true
+    time.
+    """
 
     source_id, is_live, fps, frame_count = "cam", True, float(FPS), None
 
@@ -53,7 +55,9 @@ class Stamped:
             yield Frame(image_rgb, index, self._stamp(index, now_s - start_s), now_s, "cam")
 
 
-def run_stamped(stamp: Callable[[int, float], Any], *sinks: Any, count: int = 100, **options: Any) -> RunReport:
+def run_stamped(
+    stamp: Callable[[int, float], Any], *sinks: Any, count: int = 100, **options: Any
+) -> RunReport:
     return run(session(), [Stamped(stamp, count)], list(sinks), limit=count, policy=ALL, **options)
 
 
@@ -69,7 +73,9 @@ def told(report: RunReport) -> list[dict[str, Any]]:
         (lambda index, at_s: at_s - 95_443 * (index >= 40), -95_443),
     ],
 )
-def test_a_recording_lasts_as_long_as_it_took(stamp: Callable[[int, float], float], jump_s: float, tmp_path: Path) -> None:
+def test_a_recording_lasts_as_long_as_it_took(
+    stamp: Callable[[int, float], float], jump_s: float, tmp_path: Path
+) -> None:
     kept = FakeSink()
     report = run_stamped(stamp, sink(tmp_path / "o.mp4"), kept)
     assert [round(one["jump_s"]) for one in told(report)] == [jump_s]
@@ -77,13 +83,18 @@ def test_a_recording_lasts_as_long_as_it_took(stamp: Callable[[int, float], floa
     times_s = [record["pts_s"] for record in kept.records]
     assert len(times_s) == 100 and max(after - before for before, after in pairwise(times_s)) < 0.3
     with av.open(str(tmp_path / "o.mp4")) as container:
-        assert float(Fraction(container.duration, av.time_base)) == pytest.approx(times_s[-1] - times_s[0], abs=0.1)
+        assert float(Fraction(container.duration, av.time_base)) == pytest.approx(
+            times_s[-1] - times_s[0], abs=0.1
+        )
     assert times_s[-1] == pytest.approx(2.0, abs=0.4)
 
 
 @pytest.mark.parametrize("jump_s", [5.0, 37_600.0, -37_600.0])
 def test_an_alarm_takes_its_second_though_the_clock_is_set(jump_s: float) -> None:
-    regions, thresholds = [parse_region("all=0,0;1,0;1,1;0,1")], [parse_threshold("there=all:road+sky+car+tree>50%@1s")]
+    regions, thresholds = (
+        [parse_region("all=0,0;1,0;1,1;0,1")],
+        [parse_threshold("there=all:road+sky+car+tree>50%@1s")],
+    )
     monitor = RegionMonitor(regions, thresholds, LABELS)
     report = run_stamped(lambda index, at_s: at_s + jump_s * (index >= 15), regions={"cam": monitor})
     (raised,) = [event for event in report.events["recent"] if event["kind"] == "region"]
@@ -101,7 +112,9 @@ def test_a_source_without_stamps_goes_by_arrival() -> None:
     kept = FakeSink()
     report = run_stamped(lambda index, at_s: None, kept, count=30)
     assert not told(report)
-    assert [record["pts_s"] for record in kept.records] == sorted({record["pts_s"] for record in kept.records})
+    assert [record["pts_s"] for record in kept.records] == sorted(
+        {record["pts_s"] for record in kept.records}
+    )
 
 
 class Joined(FakeSource):
@@ -111,13 +124,21 @@ class Joined(FakeSource):
 
     def frames(self) -> Iterator[Frame]:
         for index, frame in enumerate(super().frames()):
-            yield Frame(frame.image_rgb, index, index % 30 / 25 + 1_200 * (index > 45), frame.arrival_s, frame.source_id)
+            yield Frame(
+                frame.image_rgb,
+                index,
+                index % 30 / 25 + 1_200 * (index > 45),
+                frame.arrival_s,
+                frame.source_id,
+            )
 
 
 def test_joined_files_are_one_line_of_time_and_the_joint_is_told() -> None:
     kept = FakeSink()
     report = run(session(), [Joined(random_images(60))], [kept])
-    assert [record["pts_s"] for record in kept.records] == pytest.approx([index / 25 for index in range(60)], abs=1e-6)
+    assert [record["pts_s"] for record in kept.records] == pytest.approx(
+        [index / 25 for index in range(60)], abs=1e-6
+    )
     assert [(one["jump_s"], one["pts_s"]) for one in told(report)] == [(-1.2, 1.2), (1_200, 1.84)]
 
 

@@ -148,7 +148,9 @@ def test_a_return_that_held_wipes_the_failures_out() -> None:
 
 
 def test_returns_that_hold_correct_what_a_level_is_expected_to_take() -> None:
-    """Measured 2 : 1, in truth 1.4 : 1. The load that level 0 is expected to fit in is met sooner the second time."""
+    """Measured 2 : 1, in truth 1.4 : 1. The load that level 0 is expected to fit in is met sooner the second
+    time.
+    """
     subject = governor(measured_ms=(40.0, 20.0))
     first = play(subject, lambda t: 2.0 if t < 5 else 0.8, 20, true_ms=(28.0, 20.0))
     second = play(subject, lambda t: 2.0 if t < 5 else 0.8, 20, true_ms=(28.0, 20.0), start_s=20)
@@ -157,13 +159,21 @@ def test_returns_that_hold_correct_what_a_level_is_expected_to_take() -> None:
 
 
 def test_a_load_that_comes_with_a_return_does_not_make_it_shy() -> None:
-    """Level 0 takes 39 ms after the return, and still fits: twice what level 1 took before, where 1.5 times was measured."""
+    """Level 0 takes 39 ms after the return, and still fits: twice what level 1 took before, where 1.5 times
+    was measured.
+    """
     subject, now_s = governor(measured_ms=(30.0, 20.0)), 0.0
     play(subject, constant(2.0), 1, true_ms=(30.0, 20.0))
     while subject.level == 1:
         now_s += 1
         play(subject, lambda t: 1.0 if subject.level else 1.3, 1, true_ms=(30.0, 20.0), start_s=now_s)
-    phases = play(subject, lambda t: 2.0 if 20 < t < 21 else 1.3 if t < 20 else 1.0, 40, true_ms=(30.0, 20.0), start_s=now_s + 1)
+    phases = play(
+        subject,
+        lambda t: 2.0 if 20 < t < 21 else 1.3 if t < 20 else 1.0,
+        40,
+        true_ms=(30.0, 20.0),
+        start_s=now_s + 1,
+    )
     assert [(d.to_level, d.expected_ms) for d in phases] == [(1, pytest.approx(40)), (0, pytest.approx(30))]
 
 
@@ -200,7 +210,9 @@ def test_any_times_keep_to_the_levels_and_to_the_stays(
 
 
 @given(levels_ms, st.floats(0.05, 20), st.floats(0, 20))
-def test_a_constant_load_ends_at_the_most_exact_level_that_fits(measured_ms: list[float], load: float, other_ms: float) -> None:
+def test_a_constant_load_ends_at_the_most_exact_level_that_fits(
+    measured_ms: list[float], load: float, other_ms: float
+) -> None:
     subject = governor(measured_ms)
     decisions = play(subject, constant(load), 40, true_ms=measured_ms, other_ms=other_ms)
     times_ms = [ms * load + other_ms for ms in measured_ms]
@@ -213,7 +225,9 @@ def test_a_constant_load_ends_at_the_most_exact_level_that_fits(measured_ms: lis
 
 
 @given(levels_ms, st.lists(st.tuples(st.floats(0.1, 10), st.floats(0.2, 8)), max_size=6))
-def test_whatever_was_before_a_light_load_ends_at_level_0(measured_ms: list[float], past: list[tuple[float, float]]) -> None:
+def test_whatever_was_before_a_light_load_ends_at_level_0(
+    measured_ms: list[float], past: list[tuple[float, float]]
+) -> None:
     subject, now_s = governor(measured_ms), 0.0
     for load, seconds in past:
         play(subject, constant(load), seconds, true_ms=measured_ms, start_s=now_s)
@@ -224,7 +238,9 @@ def test_whatever_was_before_a_light_load_ends_at_level_0(measured_ms: list[floa
 
 
 @given(levels_ms, levels_ms, st.floats(0.2, 5))
-def test_a_constant_load_switches_a_bounded_number_of_times(measured_ms: list[float], true_ms: list[float], load: float) -> None:
+def test_a_constant_load_switches_a_bounded_number_of_times(
+    measured_ms: list[float], true_ms: list[float], load: float
+) -> None:
     """However wrong the engines' measured times are."""
     count = min(len(measured_ms), len(true_ms))
     subject = governor(measured_ms[:count])
@@ -248,7 +264,9 @@ def test_slower_frames_never_lead_to_a_more_exact_level(one_ms: float, other_ms:
 
 
 @given(levels_ms, st.floats(0.1, 10), st.floats(1, 2), st.floats(0, 1))
-def test_noise_on_a_constant_load_does_not_make_it_flap(measured_ms: list[float], load: float, noise: float, at: float) -> None:
+def test_noise_on_a_constant_load_does_not_make_it_flap(
+    measured_ms: list[float], load: float, noise: float, at: float
+) -> None:
     period = itertools.cycle([1 + (noise - 1) * ((number * 0.618 + at) % 1) ** 3 for number in range(97)])
     decisions = play(governor(measured_ms), lambda now_s: load * next(period), 60, true_ms=measured_ms)
     assert len(decisions) <= len(measured_ms) + 2
@@ -282,6 +300,8 @@ def test_a_rate_is_a_positive_number(rate: float) -> None:
         ((30.0, 20.0), {"min_stay_s": 3.0}, "min_stay_s"),
     ],
 )
-def test_arguments_out_of_range(measured_ms: tuple[float, ...], options: dict[str, object], said: str) -> None:
+def test_arguments_out_of_range(
+    measured_ms: tuple[float, ...], options: dict[str, object], said: str
+) -> None:
     with pytest.raises(ValueError, match=said):
         governor(measured_ms, **options)

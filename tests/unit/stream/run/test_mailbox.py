@@ -1,4 +1,6 @@
-"""Mailboxes drop what their policy says and count it; the taker goes round, and never waits for a source that is silent."""
+"""Mailboxes drop what their policy says and count it; the taker goes round, and never waits for a source that
+is silent.
+"""
 
 from __future__ import annotations
 
@@ -125,7 +127,9 @@ def test_a_taker_wakes_when_the_last_source_closes() -> None:
     assert time.monotonic() - start_s < 5
 
 
-@pytest.mark.parametrize("wrong", [("some", 1, None), ("oldest", 0, None), ("oldest", 1, 0.0), ("oldest", 1, float("nan"))])
+@pytest.mark.parametrize(
+    "wrong", [("some", 1, None), ("oldest", 0, None), ("oldest", 1, 0.0), ("oldest", 1, float("nan"))]
+)
 def test_impossible_policies(wrong: tuple[str, int, float | None]) -> None:
     with pytest.raises(ValueError, match="not"):
         Policy(*wrong)  # type: ignore[arg-type]
@@ -134,4 +138,7 @@ def test_impossible_policies(wrong: tuple[str, int, float | None]) -> None:
 def test_policies_have_names() -> None:
     assert str(LIVE) == "keeps the newest 1 and drops older frames"
     assert str(RECORDED) == "drops none, the source waits behind 2"
-    assert str(Policy("newest", 3, 250)) == "keeps the first 3 and refuses newer frames; drops frames older than 250 ms"
+    assert (
+        str(Policy("newest", 3, 250))
+        == "keeps the first 3 and refuses newer frames; drops frames older than 250 ms"
+    )

@@ -1,4 +1,6 @@
-"""Whatever goes wrong with one source's frames, at whichever stage: that source has failed, and nobody else."""
+"""Whatever goes wrong with one source's frames, at whichever stage: that source has failed, and nobody
+else.
+"""
 
 from __future__ import annotations
 
@@ -38,14 +40,18 @@ class Bug(Exception):
 class Source(FakeSource):
     """A file; `at` does something before the frame of that number, `change` changes its picture."""
 
-    def __init__(self, name: str, size_hw: tuple[int, int], at: Mapping[int, Any] | None = None, change: Any = None) -> None:
+    def __init__(
+        self, name: str, size_hw: tuple[int, int], at: Mapping[int, Any] | None = None, change: Any = None
+    ) -> None:
         super().__init__(random_images(COUNT, size_hw), name=name)
         self._at, self._change = at or {}, change
 
     def frames(self) -> Iterator[Frame]:
         for frame in super().frames():
             self._at.get(frame.index, lambda: None)()
-            image_rgb = self._change(frame.image_rgb) if self._change and frame.index == AT else frame.image_rgb
+            image_rgb = (
+                self._change(frame.image_rgb) if self._change and frame.index == AT else frame.image_rgb
+            )
             yield Frame(image_rgb, frame.index, frame.pts_s, frame.arrival_s, frame.source_id)
 
 
@@ -71,7 +77,10 @@ def assert_only_bad_failed(report: RunReport, sinks: Mapping[str, Any], said: st
     assert len(sinks[""][0].frames) == COUNT + frames
     assert [failure["what"] for failure in report.failures] == ["bad"]
     assert said in report.failures[0]["error"] and report.failures[0]["hint"]
-    assert sinks["good"][0].closed == sinks[""][0].closed == 1 and sinks["bad"][0].closed == sinks["bad"][0].opened
+    assert (
+        sinks["good"][0].closed == sinks[""][0].closed == 1
+        and sinks["bad"][0].closed == sinks["bad"][0].opened
+    )
     taken = sources["bad"]
     assert taken["frames"] == taken["delivered"] + sum(taken["dropped"].values())
 
@@ -89,11 +98,16 @@ def only_small(real: Callable[..., Any], error: Exception) -> Callable[..., Any]
 
 
 @pytest.mark.parametrize(
-    "error", [StreamError("cable pulled", hint="-"), OSError(22, "Invalid argument"), Bug("rtsp://u:secret@x")]
+    "error",
+    [StreamError("cable pulled", hint="-"), OSError(22, "Invalid argument"), Bug("rtsp://u:secret@x")],
 )
 def test_reading(error: Exception) -> None:
     report, sinks = run_two(Source("bad", SMALL_HW, {AT: raising(error)}))
-    said = "cable pulled" if isinstance(error, StreamError) else f"bad: could not be read: {type(error).__name__}"
+    said = (
+        "cable pulled"
+        if isinstance(error, StreamError)
+        else f"bad: could not be read: {type(error).__name__}"
+    )
     assert_only_bad_failed(report, sinks, said)
     assert "secret" not in json.dumps(report.to_json())
 
@@ -148,7 +162,10 @@ def test_finishing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_regions_that_do_not_fit() -> None:
-    regions = {name: RegionMonitor([parse_region("gate=40,30;60,30;60,45;40,45")], [], LABELS) for name in ("good", "bad")}
+    regions = {
+        name: RegionMonitor([parse_region("gate=40,30;60,30;60,45;40,45")], [], LABELS)
+        for name in ("good", "bad")
+    }
     report, sinks = run_two(Source("bad", SMALL_HW), regions=regions)
     assert_only_bad_failed(report, sinks, "region gate: holds no pixel of a frame of 10x8", frames=0)
     assert all(set(record["regions"]) == {"gate"} for record in sinks["good"][0].records)
@@ -176,7 +193,9 @@ def test_its_own_sink(error: Exception, method: str) -> None:
     report, sinks = run_two(Source("bad", SMALL_HW), sinks={"bad": [broken, twin]})
     assert all(source["state"] == "ENDED" for source in report.sources)
     assert len(sinks["good"][0].frames) == len(twin.frames) == COUNT and len(sinks[""][0].frames) == 2 * COUNT
-    assert [failure["what"] for failure in report.failures] == ["FakeSink"] and "too small" in report.failures[0]["error"]
+    assert [failure["what"] for failure in report.failures] == [
+        "FakeSink"
+    ] and "too small" in report.failures[0]["error"]
 
 
 def test_a_place_that_cannot_be_written_is_known_at_once(tmp_path: Path) -> None:
@@ -214,7 +233,9 @@ def test_a_camera_that_fails_leaves_the_others_running(monkeypatch: pytest.Monke
 
     watcher = threading.Thread(target=lambda: (wait_for(far_enough), stop.set()))
     watcher.start()
-    report = run(session(), sources, [], patience=patience, monitor=monitor, stop=stop, on_frame=lambda *_: None)
+    report = run(
+        session(), sources, [], patience=patience, monitor=monitor, stop=stop, on_frame=lambda *_: None
+    )
     watcher.join()
     assert [failure["what"] for failure in report.failures] == ["small"]
     assert "odd: could not be read: Bug: no" in report.sources[2]["last_error"]

@@ -81,26 +81,40 @@ def test_any_number_and_size_of_frames(count: int, height: int, width: int) -> N
     report = run(session(), FakeSource(images), [sink])
     assert report.frames == count
     assert report.frames_dropped == 0
-    assert all(np.array_equal(frame.image_rgb, image) for frame, image in zip(sink.frames, images, strict=True))
+    assert all(
+        np.array_equal(frame.image_rgb, image) for frame, image in zip(sink.frames, images, strict=True)
+    )
     assert all(mask.shape == (height, width) and mask.dtype == np.uint8 for mask in sink.masks)
 
 
 def test_records_say_what_is_in_the_mask() -> None:
     sink, seen = FakeSink(), []
     images = [*random_images(3), np.full((10, 20, 3), 200, np.uint8)]
-    report = run(session(), FakeSource(images, fps=12.5), [sink], level=2, on_frame=lambda *given: seen.append(given))
+    report = run(
+        session(), FakeSource(images, fps=12.5), [sink], level=2, on_frame=lambda *given: seen.append(given)
+    )
     for index, (record, mask) in enumerate(zip(sink.records, sink.masks, strict=True)):
-        shares = {name: (mask == value).mean() for value, name in enumerate(LABELS.names) if (mask == value).any()}
+        shares = {
+            name: (mask == value).mean() for value, name in enumerate(LABELS.names) if (mask == value).any()
+        }
         assert record["class_share"] == pytest.approx(shares, abs=1e-6)
-        assert (record["index"], record["pts_s"], record["source"], record["level"]) == (index, index / 12.5, "fake", 2)
+        assert (record["index"], record["pts_s"], record["source"], record["level"]) == (
+            index,
+            index / 12.5,
+            "fake",
+            2,
+        )
         assert 0 < record["infer_ms"] < record["age_ms"] < 60_000
         json.dumps(record, allow_nan=False)
     assert sink.records[3]["class_share"] == {"tree": 1.0}
-    means = {name: np.mean([(mask == value).mean() for mask in sink.masks]) for value, name in enumerate(LABELS.names)}
+    means = {
+        name: np.mean([(mask == value).mean() for mask in sink.masks])
+        for value, name in enumerate(LABELS.names)
+    }
     assert report.class_share == pytest.approx(means)
-    assert [(frame.index, mask is expected) for (frame, mask, _), expected in zip(seen, sink.masks, strict=True)] == [
-        (index, True) for index in range(4)
-    ]
+    assert [
+        (frame.index, mask is expected) for (frame, mask, _), expected in zip(seen, sink.masks, strict=True)
+    ] == [(index, True) for index in range(4)]
 
 
 def test_pictures_without_a_rate_have_no_time() -> None:
@@ -138,7 +152,8 @@ def test_the_report_is_json_and_adds_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("read_s", "infer_s", "write_s", "name"), [(0.01, 0, 0, "read"), (0, 0.01, 0, "infer"), (0, 0, 0.01, "write")]
+    ("read_s", "infer_s", "write_s", "name"),
+    [(0.01, 0, 0, "read"), (0, 0.01, 0, "infer"), (0, 0, 0.01, "write")],
 )
 def test_the_bottleneck_has_a_name(read_s: float, infer_s: float, write_s: float, name: str) -> None:
     def slowly() -> Iterator[ImageU8]:
@@ -203,8 +218,13 @@ def test_a_sink_that_fails_is_taken_out_and_the_others_get_all() -> None:
     assert [frame.index for frame in bad.frames] == [0, 1, 2]
     assert (good.closed, bad.closed, lanes_running()) == (1, 1, [])
     assert report.failures == ({"what": "FakeSink", "error": "disk gone", "hint": "mount it"},)
-    assert [(sink["state"], sink["written"], sink["missed"]) for sink in report.sinks] == [("CLOSED", 9, 0), ("FAILED", 3, 6)]
-    assert [event["reason"] for event in report.events["recent"] if event["kind"] == "sink_failed"] == ["disk gone"]
+    assert [(sink["state"], sink["written"], sink["missed"]) for sink in report.sinks] == [
+        ("CLOSED", 9, 0),
+        ("FAILED", 3, 6),
+    ]
+    assert [event["reason"] for event in report.events["recent"] if event["kind"] == "sink_failed"] == [
+        "disk gone"
+    ]
 
 
 def test_a_run_for_files_ends_when_its_last_sink_has_failed() -> None:

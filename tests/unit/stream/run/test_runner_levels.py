@@ -1,4 +1,6 @@
-"""The runner with several levels: each mask comes from the level that its record names, and no frame is lost by a switch."""
+"""The runner with several levels: each mask comes from the level that its record names, and no frame is lost
+by a switch.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def levels(load: Callable[[], float] = lambda: 1.0) -> dict[int, FakeSession]:
 
 
 def quick_governor(limit_ms: float = GOVERNED_LIMIT_MS, first: int = 0) -> Governor:
-    return Governor(GOVERNED_MS, Target("deadline", limit_ms), first=first, min_stay_s=0.05, return_stay_s=0.2)
+    return Governor(
+        GOVERNED_MS, Target("deadline", limit_ms), first=first, min_stay_s=0.05, return_stay_s=0.2
+    )
 
 
 def test_a_phase_of_load_moves_the_levels_and_loses_no_frame() -> None:
@@ -65,8 +69,12 @@ def test_a_phase_of_load_moves_the_levels_and_loses_no_frame() -> None:
     # The report counts what the records say.
     governor = json.loads(json.dumps(report.to_json(), allow_nan=False))["governor"]
     assert (governor["target"], governor["limit_ms"]) == ("deadline", GOVERNED_LIMIT_MS)
-    assert [row["share"] for row in governor["levels"]] == [pytest.approx(used.count(level) / 400) for level in range(3)]
-    assert governor["over_limit"] == np.mean([record["latency_ms"] > GOVERNED_LIMIT_MS for record in sink.records])
+    assert [row["share"] for row in governor["levels"]] == [
+        pytest.approx(used.count(level) / 400) for level in range(3)
+    ]
+    assert governor["over_limit"] == np.mean(
+        [record["latency_ms"] > GOVERNED_LIMIT_MS for record in sink.records]
+    )
     seen = [(a, b) for a, b in pairwise(used) if a != b]
     assert [(switch["from_level"], switch["to_level"]) for switch in governor["switches"]] == seen
     assert governor["switch_count"] == len(seen) >= 2
@@ -107,7 +115,9 @@ def test_sessions_and_governor_are_about_the_same_levels() -> None:
         ({"labels": LabelSpace(("a", "b"), ((0, 0, 0), (1, 1, 1)))}, "the classes"),
     ],
 )
-def test_levels_that_differ_are_refused_before_the_source_is_opened(change: dict[str, Any], said: str) -> None:
+def test_levels_that_differ_are_refused_before_the_source_is_opened(
+    change: dict[str, Any], said: str
+) -> None:
     sessions = levels()
     sessions[2] = FakeSession(replace(PROGRAM, **change))
     source = FakeSource(random_images(1))

@@ -1,4 +1,6 @@
-"""The life of a source, by a scripted clock: every transition has its reason, waits grow and are capped, nothing is for ever."""
+"""The life of a source, by a scripted clock: every transition has its reason, waits grow and are capped,
+nothing is for ever.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from hypothesis import strategies as st
 
 from edgeseg.stream.run.supervisor import Patience, Supervisor
 
-PATIENCE = Patience(connect_s=10, stall_s=1, watchdog_s=5, retry_s=0.5, retry_cap_s=8, jitter=0.0, stable_s=10, start_s=None)
+PATIENCE = Patience(
+    connect_s=10, stall_s=1, watchdog_s=5, retry_s=0.5, retry_cap_s=8, jitter=0.0, stable_s=10, start_s=None
+)
 
 
 def supervisor(is_live: bool = True, patience: Patience = PATIENCE, dice: float = 0.5) -> Supervisor:
@@ -132,7 +136,10 @@ def test_a_wrong_password_is_not_tried_again() -> None:
 
 
 def test_a_file_ends_or_fails_once_and_may_take_its_time() -> None:
-    for finish, state in ((lambda life: life.ended(99.0), "ENDED"), (lambda life: life.failed(99.0, "cut off"), "FAILED")):
+    for finish, state in (
+        (lambda life: life.ended(99.0), "ENDED"),
+        (lambda life: life.failed(99.0, "cut off"), "FAILED"),
+    ):
         life = supervisor(is_live=False)
         life.poll(0.0)
         assert life.poll(50.0) == "wait"
@@ -154,7 +161,9 @@ def test_impossible_patience(wrong: dict[str, float]) -> None:
         Patience(**wrong)
 
 
-MOVES = st.lists(st.tuples(st.sampled_from(["poll", "frame", "fail", "hang", "end"]), st.floats(0, 30)), max_size=60)
+MOVES = st.lists(
+    st.tuples(st.sampled_from(["poll", "frame", "fail", "hang", "end"]), st.floats(0, 30)), max_size=60
+)
 
 
 def test_a_source_whose_pictures_are_left_out_is_not_given_up() -> None:
@@ -169,7 +178,9 @@ def test_a_source_whose_pictures_are_left_out_is_not_given_up() -> None:
 
 
 @given(MOVES, st.booleans(), st.floats(0, 1))
-def test_whatever_happens_it_is_in_a_state_that_can_be_left(moves: list[tuple[str, float]], is_live: bool, dice: float) -> None:
+def test_whatever_happens_it_is_in_a_state_that_can_be_left(
+    moves: list[tuple[str, float]], is_live: bool, dice: float
+) -> None:
     patience = Patience(jitter=0.2)
     life = Supervisor(is_live, patience, 0.0, lambda: dice)
     now_s, capturing = 0.0, False
@@ -199,4 +210,7 @@ def test_whatever_happens_it_is_in_a_state_that_can_be_left(moves: list[tuple[st
         wait_s = 1.2 * patience.retry_cap_s + patience.connect_s + 3 * 30 * len(moves) + patience.watchdog_s
         steps = {life.poll(now_s + wait_s * part) for part in (1, 2, 3)}
         assert "connect" in steps or "abandon" in steps
-    assert all(later.at_s >= earlier.at_s for earlier, later in zip(list(life.changes), list(life.changes)[1:], strict=False))
+    assert all(
+        later.at_s >= earlier.at_s
+        for earlier, later in zip(list(life.changes), list(life.changes)[1:], strict=False)
+    )

@@ -1,4 +1,6 @@
-"""Frames lie on one line of time whatever their stamps say, and what was held up on the way is as old as it is."""
+"""Frames lie on one line of time whatever their stamps say, and what was held up on the way is as old as it
+is.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ WRAP_S = 2**33 / 90_000
 def test_a_steady_source_is_on_time() -> None:
     line = Timeline()
     for index in range(100):
-        assert line.stamp(7.0 + index / 25, 1000.0 + index / 25) == pytest.approx((index / 25, 1000.0 + index / 25, 0))
+        assert line.stamp(7.0 + index / 25, 1000.0 + index / 25) == pytest.approx(
+            (index / 25, 1000.0 + index / 25, 0)
+        )
 
 
 def test_a_burst_after_a_freeze_is_as_old_as_it_is() -> None:
@@ -85,22 +89,32 @@ def camera(change: object, count: int = 1000, jitter_s: float = 0.0) -> list[tup
         pytest.param(lambda index, at_s: at_s + 37_600 * (index == 20), [37_600], id="a frame hours ahead"),
         pytest.param(lambda index, at_s: at_s - 37_600 * (index == 20), [-37_600], id="a frame hours back"),
         pytest.param(lambda index, at_s: at_s + 0.9 * (index == 20), [], id="a frame a little ahead"),
-        pytest.param(lambda index, at_s: at_s + 30_000 * (75 <= index < 100), [30_000], id="a second hours ahead"),
+        pytest.param(
+            lambda index, at_s: at_s + 30_000 * (75 <= index < 100), [30_000], id="a second hours ahead"
+        ),
         pytest.param(lambda index, at_s: at_s + 1_800 * (index >= 20), [1_800], id="a clock set ahead"),
         pytest.param(lambda index, at_s: at_s - 1_800 * (index >= 20), [-1_800], id="a clock set back"),
         pytest.param(lambda index, at_s: (at_s + WRAP_S - 10) % WRAP_S, [-WRAP_S], id="a counter that wraps"),
-        pytest.param(lambda index, at_s: at_s + WRAP_S * (index >= 20), [WRAP_S], id="a counter that is unwrapped"),
+        pytest.param(
+            lambda index, at_s: at_s + WRAP_S * (index >= 20), [WRAP_S], id="a counter that is unwrapped"
+        ),
         pytest.param(lambda index, at_s: at_s + 500 * (index % 2), [500], id="two clocks in turn"),
         pytest.param(lambda index, at_s: at_s * 1000, [40 * 0.999] * 999, id="milliseconds for seconds"),
         pytest.param(lambda index, at_s: at_s / 1000, [], id="seconds for milliseconds"),
         pytest.param(lambda index, at_s: at_s * 2, [], id="twice as fast"),
         pytest.param(lambda index, at_s: 7.0, [], id="stamps that stand"),
-        pytest.param(lambda index, at_s: at_s if index < 300 else max(12.0, at_s - 2), [], id="stamps that stand for a while"),
+        pytest.param(
+            lambda index, at_s: at_s if index < 300 else max(12.0, at_s - 2),
+            [],
+            id="stamps that stand for a while",
+        ),
         pytest.param(lambda index, at_s: math.nan, [], id="no stamps"),
         pytest.param(lambda index, at_s: at_s if index % 3 else None, [], id="some without a stamp"),
         pytest.param(lambda index, at_s: at_s * 1.01, [], id="a fast clock"),
         pytest.param(lambda index, at_s: at_s * 0.99, [], id="a slow clock"),
-        pytest.param(lambda index, at_s: at_s + [0.0, 0.08, -0.04, -0.04][index % 4], [], id="in the order of decoding"),
+        pytest.param(
+            lambda index, at_s: at_s + [0.0, 0.08, -0.04, -0.04][index % 4], [], id="in the order of decoding"
+        ),
     ],
 )
 def test_time_goes_on_at_the_rate_of_arrival(change: object, jumps_s: list[float], jitter_s: float) -> None:
@@ -117,7 +131,9 @@ stamps_s = st.none() | st.floats() | st.floats(-5, 60)
 
 
 @given(st.lists(st.tuples(stamps_s, steps_s, st.booleans()), max_size=80))
-def test_whatever_is_stamped_time_goes_on_and_stays_near_arrival(frames: list[tuple[float | None, float, bool]]) -> None:
+def test_whatever_is_stamped_time_goes_on_and_stays_near_arrival(
+    frames: list[tuple[float | None, float, bool]],
+) -> None:
     line, now_s, last_s = Timeline(), 0.0, -1.0
     for number, (pts_s, step_s, connected) in enumerate(frames):
         now_s += step_s if number else 0.0
@@ -141,7 +157,9 @@ jumps = st.dictionaries(st.integers(1, 499), st.floats(-1e6, 1e6), max_size=8)
 
 
 @given(jumps, st.integers(0, 2**32), st.sampled_from([0.0, 0.03]), st.floats(0.99, 1.01))
-def test_random_jumps_make_no_holes_and_lose_no_time(jumps: dict[int, float], seed: int, jitter_s: float, rate: float) -> None:
+def test_random_jumps_make_no_holes_and_lose_no_time(
+    jumps: dict[int, float], seed: int, jitter_s: float, rate: float
+) -> None:
     dice, offset_s, frames = random.Random(seed), 0.0, []
     for index in range(500):
         offset_s += jumps.get(index, 0.0)
@@ -158,7 +176,9 @@ def test_random_jumps_make_no_holes_and_lose_no_time(jumps: dict[int, float], se
 
 
 @given(jumps, st.sampled_from([1.0, 2.0, 5.0]))
-def test_an_alarm_takes_its_seconds_and_a_recording_lasts_as_long_as_it_took(jumps: dict[int, float], for_s: float) -> None:
+def test_an_alarm_takes_its_seconds_and_a_recording_lasts_as_long_as_it_took(
+    jumps: dict[int, float], for_s: float
+) -> None:
     offset_s, line, clock, ticks = 0.0, Timeline(), VideoClock(exact_rate(FPS)), [0]
     alarm, raised_at_s = Alarm(parse_threshold(f"blocked=lane:road>50%@{for_s}s")), None
     for index in range(500):
@@ -172,7 +192,9 @@ def test_an_alarm_takes_its_seconds_and_a_recording_lasts_as_long_as_it_took(jum
 
 
 def test_a_burst_that_begins_with_a_jump_is_as_old_as_it_is() -> None:
-    """The server was restarted while it was frozen: its clock counts anew, and what it held comes all at once."""
+    """The server was restarted while it was frozen: its clock counts anew, and what it held comes all at
+    once.
+    """
     line = Timeline()
     for index in range(50):
         line.stamp(index / FPS, index / FPS)
@@ -196,7 +218,8 @@ def test_a_server_that_stood_still_with_its_clock_is_caught_up_without_a_hole() 
 def test_segments_that_come_in_bursts_keep_their_spacing(read_s: float) -> None:
     """HLS: three segments at once, then one every six seconds."""
     frames = [
-        (index / FPS, max(0, index // 150 - 2) * 6 + 0.3 * min(index // 150, 2) + index % 150 * read_s) for index in range(1500)
+        (index / FPS, max(0, index // 150 - 2) * 6 + 0.3 * min(index // 150, 2) + index % 150 * read_s)
+        for index in range(1500)
     ]
     times_s, told_s = presented(frames)  # type: ignore[arg-type]
     assert told_s == []
@@ -207,7 +230,9 @@ def test_segments_that_come_in_bursts_keep_their_spacing(read_s: float) -> None:
 def test_what_is_told_is_what_is_beyond_the_bound() -> None:
     for jump_s in (TOLD_S - 0.1, TOLD_S + 0.1):
         for sign in (1, -1):
-            _, told_s = presented([(index / FPS + sign * jump_s * (index >= 20), index / FPS) for index in range(50)])
+            _, told_s = presented(
+                [(index / FPS + sign * jump_s * (index >= 20), index / FPS) for index in range(50)]
+            )
             assert told_s == ([pytest.approx(sign * jump_s)] if jump_s > TOLD_S else [])
 
 
@@ -226,7 +251,9 @@ def test_a_still_of_twenty_minutes_is_meant_where_stamps_do_not_jump() -> None:
 
 @pytest.mark.parametrize("may_jump", [False, True])
 def test_joined_files_are_joined_on(may_jump: bool) -> None:
-    times_s, jumps_s = recorded([*(index / FPS for index in range(50)), *(index / FPS for index in range(50))], may_jump)
+    times_s, jumps_s = recorded(
+        [*(index / FPS for index in range(50)), *(index / FPS for index in range(50))], may_jump
+    )
     assert times_s == pytest.approx([index / FPS for index in range(100)])
     assert jumps_s == pytest.approx([-2.0])
 
@@ -234,7 +261,9 @@ def test_joined_files_are_joined_on(may_jump: bool) -> None:
 def test_missing_and_repeated_stamps_are_a_step_on() -> None:
     assert recorded([None] * 4, False)[0] == pytest.approx([0.0, 0.04, 0.08, 0.12])
     assert recorded([3.0] * 4, False) == (pytest.approx([3.0, 3.04, 3.08, 3.12]), [])
-    assert recorded([0.0, math.nan, 0.08, 0.08, 0.16], False)[0] == pytest.approx([0.0, 0.04, 0.08, 0.12, 0.16])
+    assert recorded([0.0, math.nan, 0.08, 0.08, 0.16], False)[0] == pytest.approx(
+        [0.0, 0.04, 0.08, 0.12, 0.16]
+    )
 
 
 @given(st.lists(st.none() | st.floats() | st.floats(-5, 60), max_size=60), st.booleans())

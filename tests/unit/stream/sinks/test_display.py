@@ -1,4 +1,6 @@
-"""The window: what is shown, and how showing ends. The window system is a double; a real one is used where there is one."""
+"""The window: what is shown, and how showing ends. The window system is a double; a real one is used where
+there is one.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ def test_it_shows_the_overlay(windows: Windows) -> None:
         write(target, index)
     shown = windows.shown["gate 1"]
     assert all(
-        np.array_equal(picture, overlay(image, mask_of(image), LABELS, 0.3)) for picture, image in zip(shown, IMAGES, strict=True)
+        np.array_equal(picture, overlay(image, mask_of(image), LABELS, 0.3))
+        for picture, image in zip(shown, IMAGES, strict=True)
     )
     target.close()
     assert not windows.shown
@@ -93,7 +96,8 @@ def test_an_opencv_without_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(
-    not (cv2.currentUIFramework() and os.environ.get("DISPLAY")), reason="OpenCV is headless here, or there is no screen"
+    not (cv2.currentUIFramework() and os.environ.get("DISPLAY")),
+    reason="OpenCV is headless here, or there is no screen",
 )
 def test_a_real_window() -> None:
     target = sink("display://")

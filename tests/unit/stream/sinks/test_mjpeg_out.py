@@ -61,7 +61,9 @@ def shown() -> Iterator[Any]:
     target.close()
 
 
-def get(target: Any, path: str, headers: dict[str, str] | None = None) -> tuple[http.client.HTTPResponse, bytes]:
+def get(
+    target: Any, path: str, headers: dict[str, str] | None = None
+) -> tuple[http.client.HTTPResponse, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", target.port, timeout=10)
     connection.request("GET", path, headers=headers or {})
     response = connection.getresponse()
@@ -92,7 +94,9 @@ def test_players_read_the_moving_picture(shown: Any) -> None:
 def test_nothing_is_compressed_while_nobody_looks(shown: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     encode = mjpeg.encode_jpeg
-    monkeypatch.setattr(mjpeg, "encode_jpeg", lambda image, quality: calls.append(quality) or encode(image, quality))
+    monkeypatch.setattr(
+        mjpeg, "encode_jpeg", lambda image, quality: calls.append(quality) or encode(image, quality)
+    )
     with Feed(shown):
         time.sleep(0.1)
         assert not calls
@@ -102,7 +106,9 @@ def test_nothing_is_compressed_while_nobody_looks(shown: Any, monkeypatch: pytes
 
 @pytest.mark.slow
 def test_slow_viewers_hold_nothing_up() -> None:
-    """Viewers that read nothing, beside one that reads all: the run does not feel them, and he sees what is new."""
+    """Viewers that read nothing, beside one that reads all: the run does not feel them, and he sees what is
+    new.
+    """
     noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     target: Any = sink("http://127.0.0.1:0/cam")
     target.open((480, 640), 25.0, LABELS)
@@ -180,7 +186,11 @@ def test_those_who_must_log_in() -> None:
     with Feed(target):
         good = {"Authorization": "Basic " + base64.b64encode(b"me:p@ss").decode()}
         bad = {"Authorization": "Basic " + base64.b64encode(b"me:pass").decode()}
-        assert [get(target, "/cam.jpg", headers)[0].status for headers in (None, bad, good)] == [401, 401, 200]
+        assert [get(target, "/cam.jpg", headers)[0].status for headers in (None, bad, good)] == [
+            401,
+            401,
+            200,
+        ]
         assert get(target, "/cam", bad)[0].status == 401
     target.close()
 

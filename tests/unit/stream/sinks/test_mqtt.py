@@ -106,7 +106,11 @@ def test_results_events_and_status_arrive(broker: Broker, listener: Listener, qo
     results = [json.loads(text) for text in listener.wait_for("plant/cam 1/result", 20)]
     assert results == [{"index": index, "class_share": {"road": 0.5}} for index in range(20)]
     (event,) = (json.loads(text) for text in listener.wait_for("plant/cam 1/event"))
-    assert (event["kind"], event["reason"], event["details"]) == ("region", "lane: road blocked 40 %", {"share": 0.4})
+    assert (event["kind"], event["reason"], event["details"]) == (
+        "region",
+        "lane: road blocked 40 %",
+        {"share": 0.4},
+    )
     assert listener.wait_for("plant/cam 1/status", 2) == ["online", "offline"]
     assert len(listener.at("plant/cam 1/result")) == 20
 
@@ -164,7 +168,9 @@ def test_wrong_password(tmp_path: Path) -> None:
     passwords = tmp_path / "passwords"
     if shutil.which("mosquitto_passwd") is None:
         pytest.skip("mosquitto_passwd is not installed")
-    subprocess.run(["mosquitto_passwd", "-b", "-c", str(passwords), "me", "right"], check=True, capture_output=True)
+    subprocess.run(
+        ["mosquitto_passwd", "-b", "-c", str(passwords), "me", "right"], check=True, capture_output=True
+    )
     passwords.chmod(0o644)
     tmp_path.chmod(0o755)
     broker = Broker(tmp_path, "allow_anonymous false", f"password_file {passwords}", "user root")

@@ -1,4 +1,6 @@
-"""Recordings keep every frame and its time, play up to the last second whatever ends them, and go on when they can."""
+"""Recordings keep every frame and its time, play up to the last second whatever ends them, and go on when
+they can.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +112,9 @@ def test_a_recording_without_frames_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_ends_the_recording_while_it_can_still_be_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_the_recording_while_it_can_still_be_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage, free_bytes = namedtuple("usage", "total used free"), [10 * disk.RESERVE_BYTES]
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: usage(0, 0, free_bytes[0]))
     target = sink(tmp_path / "out.mp4")
@@ -138,7 +142,10 @@ def test_times_increase_whatever_comes(times_s: list[float], fps: float) -> None
 
 @given(st.lists(st.integers(1, 3_000_000), max_size=40), st.floats(0, 1e6), st.sampled_from(RATES))
 def test_times_that_increase_are_kept(steps_ms: list[int], first_s: float, fps: float) -> None:
-    clock, times_s = VideoClock(exact_rate(fps)), [first_s + sum(steps_ms[:count]) / 1e3 for count in range(len(steps_ms) + 1)]
+    clock, times_s = (
+        VideoClock(exact_rate(fps)),
+        [first_s + sum(steps_ms[:count]) / 1e3 for count in range(len(steps_ms) + 1)],
+    )
     for time_s in times_s:
         assert abs(float(clock.ticks(time_s) * clock.time_base) - (time_s - first_s)) <= 1 / 90_000 + 1e-9
 
@@ -156,7 +163,9 @@ def test_variable_rate_is_kept(tmp_path: Path, codec: str) -> None:
     write_all(sink(f"{tmp_path}/out.mp4#codec={codec}"), random_images(len(times_s)), 25.0, times_s)
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert container.streams.video[0].codec_context.name == codec
-        assert [float(picture.time) for picture in container.decode(video=0)] == pytest.approx(expected, abs=1e-5)
+        assert [float(picture.time) for picture in container.decode(video=0)] == pytest.approx(
+            expected, abs=1e-5
+        )
     capture = cv2.VideoCapture(str(tmp_path / "out.mp4"))
     shown_s = [capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3 for _ in times_s if capture.grab()]
     assert shown_s == pytest.approx(expected, abs=1e-5)
@@ -169,7 +178,12 @@ def test_views(tmp_path: Path) -> None:
     (image_rgb,) = random_images(1, (96, 128))
     mask = mask_of(image_rgb)
     blended, plain = overlay(image_rgb, mask, LABELS), overlay(image_rgb, mask, LABELS, 1.0)
-    expected = {"overlay": blended, "side": np.concatenate([image_rgb, blended], axis=1), "mask": plain, "frame": image_rgb}
+    expected = {
+        "overlay": blended,
+        "side": np.concatenate([image_rgb, blended], axis=1),
+        "mask": plain,
+        "frame": image_rgb,
+    }
     for view, picture in expected.items():
         write_all(sink(f"{tmp_path}/{view}.mp4#view={view}"), [image_rgb])
         _, (shown,) = read_video(tmp_path / f"{view}.mp4")
@@ -216,7 +230,9 @@ for index in range(10**9):
 def recording_child(uri: str | Path) -> subprocess.Popen[str]:
     """A process that records until it is killed; it has written more than 200 frames."""
     folders = [str(SUPPORT), str(REPOSITORY)]
-    child = subprocess.Popen([sys.executable, "-c", KILLED, str(uri), *folders], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(uri), *folders], stdout=subprocess.PIPE, text=True
+    )
     assert child.stdout is not None
     assert [child.stdout.readline() for _ in range(2)] == ["begun\n", "far\n"]
     return child
@@ -308,7 +324,9 @@ def test_a_disk_that_is_full_to_the_last_byte(small_disk: Path, monkeypatch: pyt
         target.open((240, 320), 25.0, LABELS)
 
 
-def test_a_recording_that_never_plays_takes_no_place(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recording_that_never_plays_takes_no_place(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(mp4, "check_space", lambda path, beside_bytes: None)
     target, pictures = sink(small_disk / "out.mp4"), noise(4)
     (small_disk / "out.mp4").write_bytes(b"the recording of yesterday")
@@ -380,7 +398,14 @@ def test_a_rotation_never_deletes_the_source(tmp_path: Path) -> None:
     assert sink(f"{tmp_path}/cam.mp4#segment_s=2", source_uri=str(tmp_path / "cam-0001.mp4"))
 
 
-@given(st.floats(0, 100), st.integers(0, 1000), st.one_of(st.none(), st.floats(1, 50)), st.one_of(st.none(), st.floats(1, 500)))
-def test_a_segment_ends_at_the_first_limit(pts_s: float, size: int, most_s: float | None, most_bytes: float | None) -> None:
+@given(
+    st.floats(0, 100),
+    st.integers(0, 1000),
+    st.one_of(st.none(), st.floats(1, 50)),
+    st.one_of(st.none(), st.floats(1, 500)),
+)
+def test_a_segment_ends_at_the_first_limit(
+    pts_s: float, size: int, most_s: float | None, most_bytes: float | None
+) -> None:
     due = (most_s is not None and pts_s >= most_s) or (most_bytes is not None and size >= most_bytes)
     assert Rotation(most_s, most_bytes).is_due(pts_s, size) == due

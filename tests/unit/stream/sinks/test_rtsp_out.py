@@ -1,4 +1,6 @@
-"""RTSP out, against GStreamer's RTSP server: served by its child process, and pushed to one that the tests start."""
+"""RTSP out, against GStreamer's RTSP server: served by its child process, and pushed to one that the tests
+start.
+"""
 
 from __future__ import annotations
 

@@ -94,7 +94,9 @@ def test_events_stand_between_result_lines_where_that_is_asked_for(tmp_path: Pat
         target.close()
         lines = [json.loads(line) for line in Path(target.name).read_text().splitlines()]
         assert len(lines) == count and lines[0] == {"index": 0}
-    assert lines[1]["event"]["reason"] == "lane: road blocked 40 %" and lines[1]["event"]["details"] == {"share": 0.4}
+    assert lines[1]["event"]["reason"] == "lane: road blocked 40 %" and lines[1]["event"]["details"] == {
+        "share": 0.4
+    }
 
 
 def test_result_lines_begin_anew_with_a_run_and_go_on_within_it(tmp_path: Path) -> None:
@@ -102,7 +104,11 @@ def test_result_lines_begin_anew_with_a_run_and_go_on_within_it(tmp_path: Path) 
         target = sink(tmp_path / "r.ndjson")
         for count in (2, 1):
             write_all(target, random_images(count))
-    assert [json.loads(line)["index"] for line in (tmp_path / "r.ndjson").read_text().splitlines()] == [0, 1, 0]
+    assert [json.loads(line)["index"] for line in (tmp_path / "r.ndjson").read_text().splitlines()] == [
+        0,
+        1,
+        0,
+    ]
 
 
 def test_result_lines_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,7 +153,9 @@ def test_a_folder_is_no_file(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "r.ndjson", "masks/"])
-def test_a_disk_that_is_full_is_refused_when_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_disk_that_is_full_is_refused_when_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: usage(0, 0, 1000))
     with pytest.raises(StreamError, match="the disk is full"):
@@ -156,7 +164,10 @@ def test_a_disk_that_is_full_is_refused_when_opened(tmp_path: Path, monkeypatch:
 
 def test_a_disk_that_fills_up_under_masks(small_disk: Path) -> None:
     """No half mask is left; masks go on when there is room worth it."""
-    masks, mask = sink(f"{small_disk}/masks/"), np.random.default_rng(0).integers(0, 256, (240, 320), np.uint8)
+    masks, mask = (
+        sink(f"{small_disk}/masks/"),
+        np.random.default_rng(0).integers(0, 256, (240, 320), np.uint8),
+    )
     masks.open((240, 320), 25.0, LABELS)
     ballast = small_disk / "other"
     ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 100_000))
@@ -218,7 +229,14 @@ def test_no_sink_writes_over_the_source_or_another_sink(tmp_path: Path) -> None:
     ):
         with pytest.raises(StreamError, match="would write over"):
             open_sinks(uris, source_uri=source_uri)
-    assert len(open_sinks([f"{tmp_path}/o.mp4", f"{tmp_path}/m/", "-", "null:", "null:"], source_uri=f"{pictures}/")) == 5
+    assert (
+        len(
+            open_sinks(
+                [f"{tmp_path}/o.mp4", f"{tmp_path}/m/", "-", "null:", "null:"], source_uri=f"{pictures}/"
+            )
+        )
+        == 5
+    )
 
 
 @given(st.text(max_size=20))
@@ -235,8 +253,11 @@ def test_any_text_is_a_sink_or_a_clear_error(text: str) -> None:
 @pytest.mark.parametrize(
     "uri",
     [
-        "out.mp4#codec=vp9", "out.mp4#view=both", "out.mp4#segment_s=0", "out.mp4#segment_mb=nan", "out.mp4#keep=0",
-        "out.mp4#keep=x", "out.mp4#rate=3", "out.mp4#codec=h264&codec=h264", "r.ndjson#events=2", "-#view=side", "http://127.0.0.1:8090/x#quality=101",
+        "out.mp4#codec=vp9", "out.mp4#view=both", "out.mp4#segment_s=0", "out.mp4#segment_mb=nan",
+        "out.mp4#keep=0",
+        "out.mp4#keep=x", "out.mp4#rate=3", "out.mp4#codec=h264&codec=h264",
+        "r.ndjson#events=2", "-#view=side",
+        "http://127.0.0.1:8090/x#quality=101",
         "http://127.0.0.1/x", "http://:8090/x", "http://127.0.0.1:99999/x", "rtsp://127.0.0.1:8554/", "rtsp://127.0.0.1:x/cam",
         "rtsp://user:secret@0.0.0.0:8554/cam", "mqtt://broker", "mqtt://broker/a/+/b", "mqtt:///topic", "mqtt://broker/t#qos=3",
         "display://#view=x",
@@ -250,7 +271,12 @@ def test_malformed_uris(uri: str) -> None:
 
 @pytest.mark.parametrize(
     "uri",
-    ["http://user:secret@127.0.0.1:8090/x", "rtsp://user:secret@host:8554/cam", "mqtts://user:secret@broker/t", "out#1.mp4"],
+    [
+        "http://user:secret@127.0.0.1:8090/x",
+        "rtsp://user:secret@host:8554/cam",
+        "mqtts://user:secret@broker/t",
+        "out#1.mp4",
+    ],
 )
 def test_names_hold_no_credentials(uri: str) -> None:
     name = sink(uri).name  # type: ignore[attr-defined]
@@ -267,14 +293,18 @@ def test_file_names_may_hold_any_character(tmp_path: Path) -> None:
 def test_sinks_are_routed_to_their_sources(tmp_path: Path) -> None:
     sources = {"gate": "rtsp://u:p@host/1", "rtsp://***@host/2": "rtsp://u:p@host/2"}
     routed = route_sinks(["null:", f"{tmp_path}/{{source}}.mp4", "-", "mqtt://b/{source}/x"], sources)
-    assert {source: [sink.name.replace(str(tmp_path), "") for sink in sinks] for source, sinks in routed.items()} == {  # type: ignore[attr-defined]
+    assert {
+        source: [sink.name.replace(str(tmp_path), "") for sink in sinks] for source, sinks in routed.items()
+    } == {  # type: ignore[attr-defined]
         "": ["null:", "-"],
         "gate": ["/gate.mp4", "mqtt://b/gate/x"],
         "rtsp://***@host/2": ["/rtsp_host_2.mp4", "mqtt://b/rtsp_host_2/x"],
     }
 
 
-@pytest.mark.parametrize("uri", ["out.mp4", "masks/", "http://127.0.0.1:8090/x", "rtsp://0.0.0.0:8554/x", "display://"])
+@pytest.mark.parametrize(
+    "uri", ["out.mp4", "masks/", "http://127.0.0.1:8090/x", "rtsp://0.0.0.0:8554/x", "display://"]
+)
 def test_sinks_that_show_one_source_are_refused_for_two(uri: str) -> None:
     with pytest.raises(StreamError, match="shows one source, and there are 2") as caught:
         route_sinks([uri], {"a": "synthetic://64x48", "b": "synthetic://64x48"})

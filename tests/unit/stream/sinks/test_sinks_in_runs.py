@@ -99,8 +99,12 @@ def test_a_recording_stops_at_a_full_disk_and_goes_on_when_there_is_room(
     assert "the disk is full" in failed.reason and failed.source == f"{small_disk}/out.mp4"
 
 
-def test_a_disk_that_stays_full_costs_a_clip_its_recording_and_not_its_results(small_disk: Path, tmp_path: Path) -> None:
-    """A file source: nothing is written behind a gap, the other sink holds every frame, the report says what failed."""
+def test_a_disk_that_stays_full_costs_a_clip_its_recording_and_not_its_results(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    """A file source: nothing is written behind a gap, the other sink holds every frame, the report says what
+    failed.
+    """
     (small_disk / "others").write_bytes(bytes(shutil.disk_usage(small_disk).free - 1_500_000))
     images = list(np.random.default_rng(0).integers(0, 256, (120, 240, 320, 3), np.uint8))
     uris = [f"{small_disk}/out.mp4", f"{tmp_path}/r.ndjson"]
@@ -119,7 +123,9 @@ def test_a_broker_that_dies_comes_back(tmp_path: Path, monkeypatch: pytest.Monke
     broker, monitor, stop = Broker(tmp_path, "allow_anonymous true"), Monitor(), threading.Event()
     kinds: list[str] = []
     monitor.events.subscribe(lambda event: kinds.append(event.kind))
-    sinks = route_sinks([f"mqtt://127.0.0.1:{broker.port}/cam", f"{tmp_path}/r.ndjson"], {"cam": "rtsp://cam"})
+    sinks = route_sinks(
+        [f"mqtt://127.0.0.1:{broker.port}/cam", f"{tmp_path}/r.ndjson"], {"cam": "rtsp://cam"}
+    )
     watcher = stop_when(stop, lambda: "sink_recovered" in kinds)
     report = run(session(), Camera({20: broker.kill, 60: broker.start}), sinks, stop=stop, monitor=monitor)
     watcher.join()
@@ -135,7 +141,9 @@ def test_alarms_of_a_run_are_in_its_results_and_events(tmp_path: Path) -> None:
         image_rgb[48:] = 255
     regions = {
         "fake": RegionMonitor(
-            [parse_region("lane=0,0.5;1,0.5;1,1;0,1")], [parse_threshold("road blocked=lane:!road>35%/30%@0.2s")], LABELS
+            [parse_region("lane=0,0.5;1,0.5;1,1;0,1")],
+            [parse_threshold("road blocked=lane:!road>35%/30%@0.2s")],
+            LABELS,
         )
     }
     monitor = Monitor()
@@ -147,13 +155,17 @@ def test_alarms_of_a_run_are_in_its_results_and_events(tmp_path: Path) -> None:
     (event,) = [event for event in monitor.events.recent() if event.kind == "region"]
     assert (event.source, event.reason) == ("fake", "lane: road blocked 100 %")
     assert event.details["raised"] and event.details["share"] == 1.0
-    assert [line["event"]["reason"] for line in lines if "event" in line and line["event"]["kind"] == "region"] == [event.reason]
+    assert [
+        line["event"]["reason"] for line in lines if "event" in line and line["event"]["kind"] == "region"
+    ] == [event.reason]
 
 
 @pytest.mark.parametrize("rate", ["variable", "30000/1001"])
 def test_a_recording_shows_each_frame_when_the_clip_did(tmp_path: Path, rate: str) -> None:
     images = random_images(40)
-    steps_s = np.random.default_rng(0).uniform(0.005, 0.3, 40) if rate == "variable" else np.full(40, 1001 / 30000)
+    steps_s = (
+        np.random.default_rng(0).uniform(0.005, 0.3, 40) if rate == "variable" else np.full(40, 1001 / 30000)
+    )
     times_s = [float(time_s) for time_s in np.cumsum(steps_s) - steps_s[0]]
     write_all(sink(f"{tmp_path}/clip.mp4#view=frame"), images, 30000 / 1001, times_s)
     source = open_source(f"{tmp_path}/clip.mp4")

@@ -1,4 +1,6 @@
-"""Damaged means damaged: what is missing is told behind all that could be read, and what was left out by intention is not."""
+"""Damaged means damaged: what is missing is told behind all that could be read, and what was left out by
+intention is not.
+"""
 
 from __future__ import annotations
 
@@ -121,13 +123,22 @@ def test_recordings_that_were_joined_are_whole(tmp_path: Path) -> None:
 def test_cut_clips_are_told_behind_all_that_they_hold(tmp_path: Path, kind: str, share: float) -> None:
     whole, path = tmp_path / "whole.x", tmp_path / "cut.x"
     if kind == "webm":
-        encode(whole, moving_images(30), "libvpx-vp9", container="webm", options={"deadline": "realtime", "g": "3"})
+        encode(
+            whole,
+            moving_images(30),
+            "libvpx-vp9",
+            container="webm",
+            options={"deadline": "realtime", "g": "3"},
+        )
     elif kind == "mpeg":
         encode(whole, moving_images(30), "mpeg2video", fps=25, container="mpeg", options={"b": "2M"})
     else:
         with (
             av.open(
-                str(whole), "w", format={"mkv": "matroska", "fragments": "mp4"}.get(kind, kind), options=_MOVFLAGS.get(kind, {})
+                str(whole),
+                "w",
+                format={"mkv": "matroska", "fragments": "mp4"}.get(kind, kind),
+                options=_MOVFLAGS.get(kind, {}),
             ) as out,
             av.open(str(h264(tmp_path / "clip.mkv"))) as source,
         ):
@@ -266,7 +277,9 @@ def test_a_clip_over_http_that_breaks_off_is_damaged(tmp_path: Path) -> None:
 def test_a_finished_playlist_is_read_whole_and_a_growing_one_is_live(tmp_path: Path) -> None:
     with (
         av.open(str(h264(tmp_path / "clip.mkv"))) as source,
-        av.open(str(tmp_path / "list.m3u8"), "w", format="hls", options={"hls_time": "1", "hls_list_size": "0"}) as out,
+        av.open(
+            str(tmp_path / "list.m3u8"), "w", format="hls", options={"hls_time": "1", "hls_list_size": "0"}
+        ) as out,
     ):
         stream = out.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
@@ -289,7 +302,9 @@ def test_a_finished_playlist_is_read_whole_and_a_growing_one_is_live(tmp_path: P
 
 
 @given(st.integers(2, 12), st.sets(st.integers(0, 59), max_size=4), st.integers(0, 3))
-def test_a_picture_is_shown_only_where_nothing_before_it_is_missing(gop: int, lost: set[int], late: int) -> None:
+def test_a_picture_is_shown_only_where_nothing_before_it_is_missing(
+    gop: int, lost: set[int], late: int
+) -> None:
     """Pictures come `late` packets after theirs; a loss is told when its packet comes."""
     losses, shown = Losses(), set[int]()
     for number in range(60 + late):
@@ -337,5 +352,7 @@ def test_key_frames_that_are_far_apart_are_waited_for() -> None:
     assert not losses.is_behind(0, 0, True, 0.0)
     assert not losses.is_behind(300, 300, True, 30.0)
     losses.add(301)
-    assert all(losses.is_behind(300 + number, 300 + number, False, 30 + number / 10) for number in range(2, 300))
+    assert all(
+        losses.is_behind(300 + number, 300 + number, False, 30 + number / 10) for number in range(2, 300)
+    )
     assert not losses.is_behind(600, 600, True, 60.0)

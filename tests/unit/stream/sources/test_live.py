@@ -39,7 +39,9 @@ def first(uri: str, count: int) -> list[Frame]:
 
 @contextmanager
 def mjpeg_server(parts: list[bytes], step_s: float = 0.02, then_hang: bool = False) -> Iterator[str]:
-    """A camera as many are: JPEG pictures one after another in one HTTP answer. Wants viewer:right for /locked."""
+    """A camera as many are: JPEG pictures one after another in one HTTP answer. Wants viewer:right for
+    /locked.
+    """
     release = threading.Event()
 
     class Camera(BaseHTTPRequestHandler):
@@ -171,7 +173,9 @@ def test_udp() -> None:
 
 @gst_launch
 def test_a_pipeline() -> None:
-    source = open_source("gst:videotestsrc num-buffers=5 pattern=red ! video/x-raw,width=32,height=16 ! appsink drop=true")
+    source = open_source(
+        "gst:videotestsrc num-buffers=5 pattern=red ! video/x-raw,width=32,height=16 ! appsink drop=true"
+    )
     source.open()
     frames = list(source.frames())
     source.close()
@@ -181,7 +185,9 @@ def test_a_pipeline() -> None:
 
 
 @gst_launch
-@pytest.mark.parametrize("pipeline", ["nosuchelement", "videotestsrc ! nosuchelement", "filesrc location=/no/such/file", "a ' b"])
+@pytest.mark.parametrize(
+    "pipeline", ["nosuchelement", "videotestsrc ! nosuchelement", "filesrc location=/no/such/file", "a ' b"]
+)
 def test_pipelines_that_do_not_work_say_why(pipeline: str) -> None:
     with pytest.raises(StreamError) as caught:
         first(f"gst:{pipeline}", 1)

@@ -1,4 +1,6 @@
-"""Pictures are FFmpeg's own, upright, in their own colours, with the shape of their pixels; from files and over HTTP alike."""
+"""Pictures are FFmpeg's own, upright, in their own colours, with the shape of their pixels; from files and
+over HTTP alike.
+"""
 
 from __future__ import annotations
 
@@ -49,9 +51,19 @@ def events_of(path: Path) -> list[str]:
 # Name: codec, pixel format, suffix, attributes of the context.
 KINDS = {
     "untagged": ("libx264", "yuv420p", ".mp4", {}),
-    "bt709": ("libx264", "yuv420p", ".mp4", {"colorspace": 1, "color_primaries": 1, "color_trc": 1, "color_range": 1}),
+    "bt709": (
+        "libx264",
+        "yuv420p",
+        ".mp4",
+        {"colorspace": 1, "color_primaries": 1, "color_trc": 1, "color_range": 1},
+    ),
     "full range": ("libx264", "yuv420p", ".mp4", {"colorspace": 1, "color_range": 2}),
-    "bt2020 10 bit PQ": ("libx265", "yuv420p10le", ".mp4", {"colorspace": 9, "color_primaries": 9, "color_trc": 16}),
+    "bt2020 10 bit PQ": (
+        "libx265",
+        "yuv420p10le",
+        ".mp4",
+        {"colorspace": 9, "color_primaries": 9, "color_trc": 16},
+    ),
     "HLG 4:2:2": ("libx265", "yuv422p10le", ".mkv", {"colorspace": 9, "color_primaries": 9, "color_trc": 18}),
     "mjpeg": ("mjpeg", "yuvj420p", ".avi", {}),
     "4:4:4": ("libx264", "yuv444p", ".mkv", {}),
@@ -85,7 +97,9 @@ def test_odd_sides(tmp_path: Path) -> None:
 
 
 def test_interlaced_coding_gives_whole_pictures(tmp_path: Path) -> None:
-    """FFmpeg refuses to convert interlaced frames to progressive ones since 7.1; what was shown then was black, or the last."""
+    """FFmpeg refuses to convert interlaced frames to progressive ones since 7.1; what was shown then was
+    black, or the last.
+    """
     images = moving_images(6, (96, 128))
     twin = read(encode(tmp_path / "twin.mp4", images, options={"crf": "1"}))
     path = encode(tmp_path / "clip.mp4", images, options={"crf": "1", "x264-params": "interlaced=1"})
@@ -123,7 +137,9 @@ def test_a_size_that_changes_on_the_way(tmp_path: Path) -> None:
         for number, size_hw in enumerate(((96, 128), (48, 64)))
     ]
     (tmp_path / "clip.ts").write_bytes(b"".join(parts))
-    assert [frame.image_rgb.shape[:2] for frame in read(tmp_path / "clip.ts")] == [(96, 128)] * 5 + [(48, 64)] * 5
+    assert [frame.image_rgb.shape[:2] for frame in read(tmp_path / "clip.ts")] == [(96, 128)] * 5 + [
+        (48, 64)
+    ] * 5
 
 
 def test_hdr_and_unknown_tags_are_told(tmp_path: Path) -> None:

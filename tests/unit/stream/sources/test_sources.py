@@ -1,4 +1,6 @@
-"""Sources deliver every frame once, in order, with its time; what is missing, damaged or no picture says so."""
+"""Sources deliver every frame once, in order, with its time; what is missing, damaged or no picture says
+so.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,9 @@ def test_video_name_with_colon_percent_and_accent(tmp_path: Path, monkeypatch: p
 
 def test_grayscale_video_comes_as_rgb(tmp_path: Path) -> None:
     path = tmp_path / "gray.avi"
-    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"FFV1"), 10, (32, 24), isColor=False)
+    writer = cv2.VideoWriter(
+        str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"FFV1"), 10, (32, 24), isColor=False
+    )
     writer.write(np.full((24, 32), 90, np.uint8))
     writer.release()
     (frame,) = read_all(open_source(str(path)))
@@ -108,7 +112,9 @@ PICTURES = {
 }
 
 
-@pytest.mark.parametrize("kind", [kind if kind != "8K" else pytest.param(kind, marks=pytest.mark.slow) for kind in PICTURES])
+@pytest.mark.parametrize(
+    "kind", [kind if kind != "8K" else pytest.param(kind, marks=pytest.mark.slow) for kind in PICTURES]
+)
 def test_pictures_of_every_kind_come_as_rgb(tmp_path: Path, kind: str) -> None:
     av = pytest.importorskip("av")
     picture, pixels, codec = PICTURES[kind]
@@ -116,7 +122,9 @@ def test_pictures_of_every_kind_come_as_rgb(tmp_path: Path, kind: str) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=10)
         stream.height, stream.width = picture.shape[:2]
-        stream.pix_fmt = {"mjpeg": "yuvj420p", "rgb48le": "rgb48be"}.get(codec, {"rgb48le": "rgb48be"}.get(pixels, pixels))
+        stream.pix_fmt = {"mjpeg": "yuvj420p", "rgb48le": "rgb48be"}.get(
+            codec, {"rgb48le": "rgb48be"}.get(pixels, pixels)
+        )
         for _ in range(2):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format=pixels)))
         container.mux(stream.encode())
@@ -133,7 +141,9 @@ def test_missing_video(tmp_path: Path) -> None:
     assert "edgeseg run --help" in error.hint
 
 
-@pytest.mark.parametrize("content", [b"", b"hello, this is no video\n" * 500, b"\0" * 5000], ids=["empty", "text", "zeros"])
+@pytest.mark.parametrize(
+    "content", [b"", b"hello, this is no video\n" * 500, b"\0" * 5000], ids=["empty", "text", "zeros"]
+)
 def test_what_is_no_video(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "clip.mp4"
     path.write_bytes(content)
@@ -175,7 +185,9 @@ def read_into(seen: list[Frame], source: FrameSource) -> None:
 
 
 def test_reading_goes_on_behind_a_damaged_packet(tmp_path: Path) -> None:
-    """OpenCV says "no frame" at a packet that cannot be decoded; a plain loop would end there, and call it the end."""
+    """OpenCV says "no frame" at a packet that cannot be decoded; a plain loop would end there, and call it
+    the end.
+    """
     path = write_video(tmp_path / "clip.avi", random_images(60), 25, codec="MJPG")
     data = bytearray(path.read_bytes())
     chunks = [match.start() for match in re.finditer(b"00dc", data) if match.start() > data.index(b"movi")]
@@ -208,7 +220,9 @@ def test_folder_in_natural_order_with_every_kind_of_picture(tmp_path: Path) -> N
     (tmp_path / "notes.txt").write_text("no picture")
     frames = read_all(open_source(f"{tmp_path}/"))
     assert [frame.name for frame in frames] == list(pictures)
-    assert [frame.image_rgb.shape for frame in frames] == [(*picture.shape[:2], 3) for picture in pictures.values()]
+    assert [frame.image_rgb.shape for frame in frames] == [
+        (*picture.shape[:2], 3) for picture in pictures.values()
+    ]
     assert all(frame.image_rgb.dtype == np.uint8 and frame.pts_s == 0 for frame in frames)
     assert np.array_equal(frames[0].image_rgb, np.repeat(pictures["frame1.png"][:, :, None], 3, axis=2))
     assert np.array_equal(frames[2].image_rgb, pictures["frame10.png"][:, :, 2::-1])
@@ -336,7 +350,11 @@ def test_unknown_forms_name_what_is_accepted(uri: str) -> None:
 
 
 def test_credentials_never_reach_a_message() -> None:
-    for uri in ("foo://user:secret@host/x", "foo://user:se@cret@host/x", "rtsp://user:secret@host/a@b#transport=x"):
+    for uri in (
+        "foo://user:secret@host/x",
+        "foo://user:se@cret@host/x",
+        "rtsp://user:secret@host/a@b#transport=x",
+    ):
         with pytest.raises(StreamError) as caught:
             open_source(uri)
         assert "cret" not in f"{caught.value} {caught.value.hint}"

@@ -33,7 +33,11 @@ def test_details_may_have_any_name() -> None:
     bus = EventBus()
     bus.emit("region", "blocked", "cam", source="x", kind="y", reason="z")
     (event,) = bus.recent()
-    assert (event.kind, event.source, event.details) == ("region", "cam", {"source": "x", "kind": "y", "reason": "z"})
+    assert (event.kind, event.source, event.details) == (
+        "region",
+        "cam",
+        {"source": "x", "kind": "y", "reason": "z"},
+    )
 
 
 def test_a_listener_that_hangs_holds_up_nobody_and_memory_is_bounded() -> None:

@@ -33,12 +33,16 @@ def test_pixels_whose_centres_lie_inside(points: list[tuple[float, float]], size
     assert inside.shape == size_hw
     for y, x in np.random.default_rng(0).integers(0, size_hw, (40, 2)):
         # A centre on a side may fall on either side of it.
-        near = {contains(points, x + 0.5 + dx, y + 0.5 + dy) for dx in (-1e-6, 0, 1e-6) for dy in (-1e-6, 0, 1e-6)}
+        near = {
+            contains(points, x + 0.5 + dx, y + 0.5 + dy) for dx in (-1e-6, 0, 1e-6) for dy in (-1e-6, 0, 1e-6)
+        }
         assert inside[y, x] in near
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6), sizes)
-def test_polygons_that_share_sides_cover_the_frame_once(seed: int, count: int, size_hw: tuple[int, int]) -> None:
+def test_polygons_that_share_sides_cover_the_frame_once(
+    seed: int, count: int, size_hw: tuple[int, int]
+) -> None:
     """A fan of triangles around a point inside a rectangle that holds the frame."""
     rng = np.random.default_rng(seed)
     height, width = size_hw
@@ -49,7 +53,10 @@ def test_polygons_that_share_sides_cover_the_frame_once(seed: int, count: int, s
         (x0, y0), (x1, y1) = rim[place], rim[(place + 1) % len(rim)]
         share = rng.uniform()
         rim.insert(place + 1, (x0 + share * (x1 - x0), y0 + share * (y1 - y0)))
-    parts = [rasterise([centre, first, second], size_hw) for first, second in zip(rim, [*rim[1:], rim[0]], strict=True)]
+    parts = [
+        rasterise([centre, first, second], size_hw)
+        for first, second in zip(rim, [*rim[1:], rim[0]], strict=True)
+    ]
     assert np.array_equal(np.sum(parts, axis=0), np.ones(size_hw, int))
 
 
@@ -68,7 +75,9 @@ def test_shares_are_the_shares_of_the_pixels_inside(
         return
     shares, crossings = monitor.update(mask, 0.0)
     expected = {name: np.mean(mask[inside] == index) for index, name in enumerate(LABELS.names)}
-    assert shares == {"r": pytest.approx({name: share for name, share in expected.items() if share}, abs=1e-6)}
+    assert shares == {
+        "r": pytest.approx({name: share for name, share in expected.items() if share}, abs=1e-6)
+    }
     assert not [one for one in crossings if one.kind == "region"]
 
 
@@ -86,14 +95,18 @@ def test_a_region_is_cut_to_the_frame() -> None:
     mask = np.zeros((10, 10), np.uint8)
     mask[:, 5:] = 1
     shares, told = RegionMonitor([parse_region("r=4,0;4000,0;4000,4000;4,4000")], [], LABELS).update(mask, 0)
-    assert [(one.kind, one.reason) for one in told] == [("resized", "region r: is cut where it reaches beyond 10x10")]
+    assert [(one.kind, one.reason) for one in told] == [
+        ("resized", "region r: is cut where it reaches beyond 10x10")
+    ]
     assert shares["r"] == {"road": round(1 / 6, 6), "sky": round(5 / 6, 6)}
 
 
 def test_a_region_of_a_large_frame_is_counted_exactly() -> None:
     mask = np.zeros((4320, 7680), np.uint8)
     mask[0, 0] = 3
-    monitor = RegionMonitor([Region("all", ((0, 0), (1, 0), (1, 1), (0, 1)))], [parse_threshold("t=all:tree>0/0")], LABELS)
+    monitor = RegionMonitor(
+        [Region("all", ((0, 0), (1, 0), (1, 1), (0, 1)))], [parse_threshold("t=all:tree>0/0")], LABELS
+    )
     shares, (crossing,) = monitor.update(mask, 0.0)
     assert shares["all"]["road"] == 1.0 - round(1 / mask.size, 6)
     assert crossing.details["raised"]
@@ -131,7 +144,8 @@ def test_alarms_are_raised_and_cleared_in_turn_and_only_when_due(
 def test_an_alarm_between_its_limits_keeps_its_state() -> None:
     alarm = Alarm(parse_threshold("t=r:road>35%/30%"))
     seen = [
-        alarm.update(share, at_s) and alarm.raised for at_s, share in enumerate((0.32, 0.35, 0.36, 0.34, 0.31, 0.36, 0.30, 0.33))
+        alarm.update(share, at_s) and alarm.raised
+        for at_s, share in enumerate((0.32, 0.35, 0.36, 0.34, 0.31, 0.36, 0.30, 0.33))
     ]
     assert [place for place, changed in enumerate(seen) if changed] == [2]
     assert not alarm.raised
@@ -139,7 +153,13 @@ def test_an_alarm_between_its_limits_keeps_its_state() -> None:
 
 def test_time_that_runs_back_begins_the_waiting_again() -> None:
     alarm = Alarm(parse_threshold("t=r:road>35%@2s"))
-    assert [alarm.update(0.9, at_s) for at_s in (10.0, 11.0, 0.0, 1.0, 2.0)] == [False, False, False, False, True]
+    assert [alarm.update(0.9, at_s) for at_s in (10.0, 11.0, 0.0, 1.0, 2.0)] == [
+        False,
+        False,
+        False,
+        False,
+        True,
+    ]
 
 
 def test_road_blocked() -> None:
@@ -175,14 +195,18 @@ def test_road_blocked() -> None:
     assert not later
     mask[:] = 0
     monitor.update(mask, 6.0)
-    assert [crossing.reason for crossing in monitor.update(mask, 8.0)[1]] == ["lane: road blocked 0 %, no longer"]
+    assert [crossing.reason for crossing in monitor.update(mask, 8.0)[1]] == [
+        "lane: road blocked 0 %, no longer"
+    ]
 
 
 def test_thresholds_as_users_write_them() -> None:
     assert parse_threshold("busy = lane left: car + bus >0.2/15%") == Threshold(
         "busy", "lane left", ("car", "bus"), True, 0.2, 0.15
     )
-    assert parse_threshold("no road=lane:road<50%@1.5s") == Threshold("no road", "lane", ("road",), False, 0.5, 0.55, 1.5)
+    assert parse_threshold("no road=lane:road<50%@1.5s") == Threshold(
+        "no road", "lane", ("road",), False, 0.5, 0.55, 1.5
+    )
     assert parse_region("lane=0,0;640,0;640,480").in_pixels
     assert not parse_region("lane=0,0;1,0;1,1;").in_pixels
 
@@ -230,7 +254,10 @@ def test_bad_thresholds(text: str) -> None:
 
 def test_names_that_do_not_exist() -> None:
     region = Region("lane", SQUARE)
-    for thresholds, match in ((["t=x:road>5%"], "no region is called x"), (["t=lane:rod>5%"], "no class is called rod")):
+    for thresholds, match in (
+        (["t=x:road>5%"], "no region is called x"),
+        (["t=lane:rod>5%"], "no class is called rod"),
+    ):
         with pytest.raises(StreamError, match=match) as caught:
             RegionMonitor([region], [parse_threshold(text) for text in thresholds], LABELS)
         assert "there are: " in caught.value.hint

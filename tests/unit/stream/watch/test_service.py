@@ -37,7 +37,9 @@ def test_messages_arrive(systemd: tuple[socket.socket, dict[str, str]]) -> None:
     assert receiver.recv(100) == b"READY=1"
 
 
-@pytest.mark.parametrize("address", [None, "", "relative", "/nowhere/notify", "@nobody-listens-here", "vsock:2:1234"])
+@pytest.mark.parametrize(
+    "address", [None, "", "relative", "/nowhere/notify", "@nobody-listens-here", "vsock:2:1234"]
+)
 def test_nobody_listens(address: str | None) -> None:
     assert notify("READY=1", {} if address is None else {"NOTIFY_SOCKET": address}) is False
 
@@ -69,7 +71,9 @@ def test_watchdog_limit(environment: dict[str, str], limit_s: float | None) -> N
 def test_the_heart_beats_while_the_run_is_alive(systemd: tuple[socket.socket, dict[str, str]]) -> None:
     receiver, environment = systemd
     alive = [True]
-    with Heartbeat(lambda: alive[0], lambda: "25 frames/s\nREADY=0", environment | {"WATCHDOG_USEC": "150000"}):
+    with Heartbeat(
+        lambda: alive[0], lambda: "25 frames/s\nREADY=0", environment | {"WATCHDOG_USEC": "150000"}
+    ):
         assert receiver.recv(100) == b"READY=1"
         for _ in range(3):
             assert receiver.recv(100) == b"STATUS=25 frames/s READY=0\nWATCHDOG=1"
@@ -98,8 +102,12 @@ def test_without_systemd_there_is_no_thread() -> None:
         # Nothing came, or all of it was dealt with.
         (run_status(frames=5), run_status(frames=5), True),
         (
-            run_status(source_status(state="RECONNECTING", frames=9, delivered=6, dropped={"oldest": 3}), frames=6),
-            run_status(source_status(state="RECONNECTING", frames=9, delivered=6, dropped={"oldest": 3}), frames=6),
+            run_status(
+                source_status(state="RECONNECTING", frames=9, delivered=6, dropped={"oldest": 3}), frames=6
+            ),
+            run_status(
+                source_status(state="RECONNECTING", frames=9, delivered=6, dropped={"oldest": 3}), frames=6
+            ),
             True,
         ),
         # A frame has just come in: not yet late.
@@ -151,11 +159,19 @@ def test_events_as_lines(event: Event, level: str) -> None:
     out = io.StringIO()
     JsonLog(out).event(event)
     line = json.loads(out.getvalue())
-    assert (line["level"], line["event"], line["source"], line["reason"]) == (level, event.kind, event.source, event.reason)
+    assert (line["level"], line["event"], line["source"], line["reason"]) == (
+        level,
+        event.kind,
+        event.source,
+        event.reason,
+    )
     assert line["at_s"] == 1.5 and line["details"] == event.details
 
 
-@given(st.text(), st.dictionaries(st.text(min_size=1).map(lambda key: f"x{key}"), st.floats() | st.text() | st.binary()))
+@given(
+    st.text(),
+    st.dictionaries(st.text(min_size=1).map(lambda key: f"x{key}"), st.floats() | st.text() | st.binary()),
+)
 def test_whatever_is_said_stays_one_line(message: str, details: dict[str, object]) -> None:
     out = io.StringIO()
     JsonLog(out).line("message", message=message, **details)

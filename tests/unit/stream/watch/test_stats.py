@@ -19,7 +19,9 @@ def filled(durations_ms: list[float]) -> Timings:
     return timings
 
 
-@given(st.lists(st.floats(0.001, 1e6), min_size=1, max_size=200), st.sampled_from([0.01, 0.5, 0.9, 0.99, 1.0]))
+@given(
+    st.lists(st.floats(0.001, 1e6), min_size=1, max_size=200), st.sampled_from([0.01, 0.5, 0.9, 0.99, 1.0])
+)
 def test_percentiles_are_those_of_the_sorted_list(durations_ms: list[float], share: float) -> None:
     exact = sorted(durations_ms)[max(1, int(np.ceil(share * len(durations_ms)))) - 1]
     assert filled(durations_ms).percentile_ms(share) == pytest.approx(exact, rel=0.01)
@@ -43,7 +45,14 @@ def test_durations_beyond_the_scale_count_at_its_ends() -> None:
 def test_nothing_counted_gives_null() -> None:
     timings = Timings()
     assert np.isnan(timings.percentile_ms(0.5))
-    assert timings.to_json() == {"count": 0, "mean_ms": None, "p50_ms": None, "p90_ms": None, "p99_ms": None, "max_ms": None}
+    assert timings.to_json() == {
+        "count": 0,
+        "mean_ms": None,
+        "p50_ms": None,
+        "p90_ms": None,
+        "p99_ms": None,
+        "max_ms": None,
+    }
 
 
 def test_measure_counts_a_block_and_not_one_that_fails() -> None:

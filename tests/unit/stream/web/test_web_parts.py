@@ -38,7 +38,9 @@ def test_masks_travel_exactly(size_hw: tuple[int, int]) -> None:
 
 def test_the_newest_picture_is_encoded_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    monkeypatch.setattr("edgeseg.stream.web.page.encode", lambda *parts: calls.append(parts[0]) or encode(*parts))
+    monkeypatch.setattr(
+        "edgeseg.stream.web.page.encode", lambda *parts: calls.append(parts[0]) or encode(*parts)
+    )
     page = LivePage(LABELS)
     assert page.packet("gate") is None and page.sequence("gate") == 0
     for index in range(5):
@@ -80,7 +82,11 @@ def test_history_loses_no_frame_and_has_no_gaps(gaps_s: list[float], rest_s: flo
     if points:
         assert now_s - STEP_S - 1e-6 <= ends[-1] <= now_s
     counted = sum(point.fps * STEP_S for point in points)
-    inside = [stamp for stamp in 100.0 + np.cumsum(gaps_s) if points and ends[0] - STEP_S + 1e-6 < stamp < ends[-1] - 1e-6]
+    inside = [
+        stamp
+        for stamp in 100.0 + np.cumsum(gaps_s)
+        if points and ends[0] - STEP_S + 1e-6 < stamp < ends[-1] - 1e-6
+    ]
     assert counted >= len(inside) - 1  # a stamp may fall on an edge
     assert all(point.age_ms == pytest.approx(20.0) for point in points if point.fps)
     assert all(point.age_ms is None for point in points if not point.fps)
@@ -112,15 +118,22 @@ def test_history_after_a_week_of_silence_is_one_minute() -> None:
 )
 def test_health(states: list[Any], sinks: list[Any], word: str) -> None:
     assert health(None) == "starting"
-    status = run_status(*(source_status(state=state) for state in states), sinks=tuple(sink_status(state=one) for one in sinks))
+    status = run_status(
+        *(source_status(state=state) for state in states),
+        sinks=tuple(sink_status(state=one) for one in sinks),
+    )
     assert health(status) == word
 
 
 def test_metrics() -> None:
     gate = source_status("gate", frames=100, delivered=90, dropped={"oldest": 8, "stale": 2}, reconnects=3)
     yard = source_status("yard", "RECONNECTING", last_error="refused")
-    status = run_status(gate, yard, frames=90, sinks=(sink_status(), sink_status("mqtt://broker", "FAILED", 4, 7)))
-    samples = parse(exposition(status, power_w={"VDD_IN": 7.5}, viewers=2, about={"model": "tiny", "regions": {}}))
+    status = run_status(
+        gate, yard, frames=90, sinks=(sink_status(), sink_status("mqtt://broker", "FAILED", 4, 7))
+    )
+    samples = parse(
+        exposition(status, power_w={"VDD_IN": 7.5}, viewers=2, about={"model": "tiny", "regions": {}})
+    )
     assert samples["edgeseg_frames_total", ()] == 90
     assert samples["edgeseg_power_watts", (("rail", "VDD_IN"),)] == 7.5
     assert samples["edgeseg_web_viewers", ()] == 2
@@ -128,11 +141,15 @@ def test_metrics() -> None:
     assert samples["edgeseg_source_reconnects_total", (("source", "gate"),)] == 3
     assert samples["edgeseg_source_state", (("source", "yard"), ("state", "RECONNECTING"))] == 1
     assert samples["edgeseg_source_state", (("source", "yard"), ("state", "RUNNING"))] == 0
-    assert samples["edgeseg_sink_state", (("sink", "mqtt://broker"), ("source", ""), ("state", "FAILED"))] == 1
+    assert (
+        samples["edgeseg_sink_state", (("sink", "mqtt://broker"), ("source", ""), ("state", "FAILED"))] == 1
+    )
     assert samples["edgeseg_stage_seconds_sum", (("stage", "infer"),)] == pytest.approx(0.04)
     assert samples["edgeseg_stage_seconds_count", (("stage", "infer"),)] == 2
     assert ("edgeseg_stage_seconds_count", (("stage", "write"),)) not in samples
-    assert samples["edgeseg_frame_age_seconds", (("source", "gate"), ("quantile", "0.99"))] == pytest.approx(0.03, rel=0.02)
+    assert samples["edgeseg_frame_age_seconds", (("source", "gate"), ("quantile", "0.99"))] == pytest.approx(
+        0.03, rel=0.02
+    )
     assert samples["process_resident_memory_bytes", ()] > 1e6
 
 

@@ -1,4 +1,6 @@
-"""The live page's server, over real sockets: who may look, what is sent, and that nobody who looks holds up the run."""
+"""The live page's server, over real sockets: who may look, what is sent, and that nobody who looks holds up
+the run.
+"""
 
 from __future__ import annotations
 
@@ -55,9 +57,13 @@ class Site:
     def port(self) -> int:
         return int(self.server.url.rstrip("/").rpartition(":")[2])
 
-    def ask(self, path: str, method: str = "GET", body: str | None = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    def ask(
+        self, path: str, method: str = "GET", body: str | None = None, **headers: str
+    ) -> tuple[int, dict[str, str], bytes]:
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)) as connection:
-            connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+            connection.request(
+                method, path, body, {name.replace("_", "-"): value for name, value in headers.items()}
+            )
             answer = connection.getresponse()
             return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
 
@@ -96,24 +102,36 @@ def test_the_page_is_whole_and_asks_nobody_else(site: Site) -> None:
 
     class Links(HTMLParser):
         def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            assert not [name for name, _ in attrs if name.startswith("on") or name == "style"], "the policy forbids it"
-            wanted.extend(value for name, value in attrs if name in ("src", "href") and value and not value.startswith("#"))
+            assert not [name for name, _ in attrs if name.startswith("on") or name == "style"], (
+                "the policy forbids it"
+            )
+            wanted.extend(
+                value
+                for name, value in attrs
+                if name in ("src", "href") and value and not value.startswith("#")
+            )
 
     Links().feed(body.decode())
     seen = set()
     while wanted:
         path = wanted.pop()
-        assert not path.startswith("/") and ":" not in path, "below a proxy's folder only relative paths lead here"
+        assert not path.startswith("/") and ":" not in path, (
+            "below a proxy's folder only relative paths lead here"
+        )
         code, headers, body = site.ask(f"/{path}")
         assert code == 200, path
         seen.add(path)
         if path.endswith(".js"):
-            imported = {line.split('"')[1] for line in body.decode().splitlines() if line.startswith("import ")}
+            imported = {
+                line.split('"')[1] for line in body.decode().splitlines() if line.startswith("import ")
+            }
             wanted.extend(name.replace("./", "static/") for name in imported)
             wanted[:] = [name for name in wanted if name not in seen]
         assert b"https://" not in body and b"http://" not in body.replace(b"http://www.w3.org/2000/svg", b"")
     assert {"static/main.js", "static/stage.js", "static/panels.js", "static/page.css", "metrics"} <= seen
-    assert site.ask("/static/../server.py")[0] == site.ask("/static/none.js")[0] == site.ask("/none")[0] == 404
+    assert (
+        site.ask("/static/../server.py")[0] == site.ask("/static/none.js")[0] == site.ask("/none")[0] == 404
+    )
 
 
 def test_a_picture_is_sent_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,13 +204,24 @@ def test_health_and_metrics(site: Site) -> None:
     assert code == 200 and headers["content-type"].startswith("text/plain; version=0.0.4")
     samples = parse(body.decode())
     assert samples["edgeseg_source_frames_total", (("source", "gate"),)] == 3
-    assert samples["edgeseg_info", (("version", __version__), ("bundle", "tiny.edgeseg"), ("model", "tiny"))] == 1
+    assert (
+        samples["edgeseg_info", (("version", __version__), ("bundle", "tiny.edgeseg"), ("model", "tiny"))]
+        == 1
+    )
 
 
 def test_without_a_token_only_names_of_this_machine_pass(site: Site) -> None:
     for host in ("localhost", "127.0.0.1:8080", "LOCALHOST:1", "[::1]:8080", "127.9.9.9"):
         assert site.ask("/api/status", Host=host)[0] == 200, host
-    for host in ("", "evil.example", "evil.example:8080", "10.0.0.3", "localhost.evil.example", "[::2]:80", "127.0.0.1@x"):
+    for host in (
+        "",
+        "evil.example",
+        "evil.example:8080",
+        "10.0.0.3",
+        "localhost.evil.example",
+        "[::2]:80",
+        "127.0.0.1@x",
+    ):
         for path in ("/", "/api/status", "/api/frame?source=gate", "/metrics", "/login"):
             assert site.ask(path, Host=host)[0] == 421, host
         assert site.ask("/healthz", Host=host)[0] == 200
@@ -202,8 +231,20 @@ def test_token() -> None:
     site = Site(TOKEN)
     site.page.write(*frame(0), RECORD)
     with site.open():
-        for path in ("/api/status", "/api/numbers", "/api/frame?source=gate&after=0", "/metrics", "/static/main.js", "/none"):
-            for wrong in ({}, {"Authorization": "Bearer wrong"}, {"Cookie": "edgeseg_token=wrong"}, {"Authorization": TOKEN}):
+        for path in (
+            "/api/status",
+            "/api/numbers",
+            "/api/frame?source=gate&after=0",
+            "/metrics",
+            "/static/main.js",
+            "/none",
+        ):
+            for wrong in (
+                {},
+                {"Authorization": "Bearer wrong"},
+                {"Cookie": "edgeseg_token=wrong"},
+                {"Authorization": TOKEN},
+            ):
                 code, headers, body = site.ask(path, **wrong)
                 assert (code, headers["www-authenticate"], body) == (401, "Bearer", b"a token is needed\n")
         assert site.ask("/healthz")[0] == site.ask("/static/page.css")[0] == 200
@@ -275,7 +316,8 @@ def test_addresses(text: str, address: tuple[str, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "host", "127.0.0.1", "127.0.0.1:", "camera:80", "127.0.0.1:65536", "1.2.3:80", "127.0.0.1:-1"]
+    "text",
+    ["", "host", "127.0.0.1", "127.0.0.1:", "camera:80", "127.0.0.1:65536", "1.2.3:80", "127.0.0.1:-1"],
 )
 def test_no_addresses(text: str) -> None:
     with pytest.raises(RecipeError, match="not an address to listen on"):
