@@ -39,7 +39,17 @@ _RAW = "state_dict ema_state_dict model_state_dict model module net network gene
 _ENTRIES = (*_AVERAGED.split(), *_RAW.split(), "teacher", "student", "weights", "params")
 """Entries that hold the weights, best first: averaged weights are what their authors evaluate. mmengine swaps
 the two before it saves: its `state_dict` is the average, its `ema_state_dict` the raw weights."""
-_COUNTERS = "n_averaged steps epoch iter iteration global_step best_fitness updates decay".split()
+_COUNTERS = [
+    "n_averaged",
+    "steps",
+    "epoch",
+    "iter",
+    "iteration",
+    "global_step",
+    "best_fitness",
+    "updates",
+    "decay",
+]
 """What trainings and averaging keep beside the weights."""
 _NO_WEIGHTS = re.compile(
     r"optim|sched|scaler|rng|random|callback|loops|hparams|hyper_param|message_hub|^(meta|args|cfg|config|amp|grad\w*)$|discrim",
