@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import struct
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,7 @@ def encode(
     times: Sequence[int] | None = None,
 ) -> Path:
     """A clip; `tags` are attributes of the codec context, `times` presentation times in frames."""
-    with av.open(str(path), "w", format=container) as out:
+    with _scheduled_as_before(), av.open(str(path), "w", format=container) as out:
         stream = out.add_stream(codec, rate=fps, options=dict(options or {}))
         stream.height, stream.width, stream.pix_fmt = images[0].shape[0], images[0].shape[1], pix_fmt
         for name, value in (tags or {}).items():
@@ -59,6 +61,20 @@ def encode(
             out.mux(stream.encode(picture))
         out.mux(stream.encode())
     return path
+
+
+@contextmanager
+def _scheduled_as_before() -> Iterator[None]:
+    """Undo what SVT-AV1 does for root: it puts the thread that opens it, and all of its later children, into
+    real time, above everything else on the machine."""
+    if not hasattr(os, "sched_setscheduler"):
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
 
 
 def h264(path: Path, count: int = 30, gop: int = 10, b_frames: int = 2, **options: Any) -> Path:
