@@ -42,7 +42,7 @@ from edgeseg.checkpoints.models import load_trained
 from edgeseg.contracts import NoProgress
 from edgeseg.data.calib import write_calib
 from edgeseg.data.calib_choice import make_calib
-from edgeseg.devices.probe import usable_cores
+from edgeseg.devices.cores import usable_cores
 from edgeseg.export.levels import FloatLevel, HalfLevel, Int8Level, export_levels
 from edgeseg.pipeline.demo import demo_bundle
 from edgeseg.pipeline.export import export_bundle, level_plans, quantized_levels

@@ -37,7 +37,7 @@ from burners import Burners
 from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.contracts import FrameSource, SegDataset
 from edgeseg.data.datasets import open_dataset
-from edgeseg.devices.probe import usable_cores
+from edgeseg.devices.cores import usable_cores
 from edgeseg.engines.choose.build import build_engine
 from edgeseg.engines.open import open_session
 from edgeseg.metrics import ConfusionMatrix, mask_agreement

@@ -99,7 +99,13 @@ ENGINES_GROUP = "edgeseg.engines"
 
 
 class EngineBackend(Protocol):
-    """One inference runtime: makes engine files from a program, and opens them."""
+    """One inference runtime: makes engine files from a program, and opens them.
+
+    Its class is called with those of these keyword arguments that its constructor names: `machine`, the
+    `devices.machine.Machine` that its engines run on (None: this one), and `progress`, a `Progress` to tell
+    the phases of its work. What it answers for a machine depends on that value alone and on what is
+    installed; `detect` is for None.
+    """
 
     name: str
 

@@ -48,14 +48,15 @@ def figures(bundle: Bundle) -> list[dict[str, Any]]:
     """What is known of each level, None where it is not: from the search that chose it, and from this
     device's engine.
     """
-    from edgeseg.engines.table import this_machine
+    from edgeseg.devices.machine import detect
+    from edgeseg.devices.probe import place
 
     searched = bundle.report("isr")["levels"] if "isr" in bundle.manifest.reports else []
     by_plan, quantized = {row["plan"]: row for row in searched}, _quantization(bundle)
     found = []
     for number, level in enumerate(bundle.manifest.levels):
         row, engine, int8 = by_plan.get(level.isr, {}), _engine_here(bundle, number), quantized.get(number)
-        timed = engine is not None and engine.measured_on in ("", this_machine())
+        timed = engine is not None and engine.measured_on in ("", place(detect()))
         found.append(
             {
                 "miou": row.get("miou"),

@@ -51,9 +51,9 @@ def devices(name: str | None, here: bool, as_json: bool) -> None:
 
 
 def _show_here(catalog: Catalog, as_json: bool) -> None:
-    from edgeseg.devices.machine import look
+    from edgeseg.devices.machine import detect
 
-    machine = look()
+    machine = detect()
     found, stack = catalog.recognise(machine), catalog.stack(machine)
     document = {
         "machine": asdict(machine),

@@ -22,9 +22,9 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 
     Exits with 4 where something is missing that edgeseg cannot run without; missing extras are not a failure.
     """
-    from edgeseg.devices.doctor.checks import checkup
+    from edgeseg.devices.doctor.checks import check
 
-    findings = checkup()
+    findings = check()
     broken = any(finding.required and not finding.ok for finding in findings)
 
     def human() -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from edgeseg.devices.catalog import load_catalog
 from edgeseg.devices.clocks import differences
-from edgeseg.devices.machine import Machine, look
+from edgeseg.devices.machine import Machine, detect
 from edgeseg.errors import Unsupported
 
 AUTO = "auto"
@@ -28,7 +28,7 @@ def check_here(name: str, machine: Machine | None = None) -> None:
         raise Unsupported(
             f"the catalogue has no device {name!r}", hint="edgeseg devices lists them; auto is this machine"
         )
-    here = catalog.recognise(machine or look())
+    here = catalog.recognise(machine or detect())
     if not {device.name for device in meant} & {device.name for device in here}:
         found = " + ".join(device.title for device in here) or "not in the catalogue"
         raise Unsupported(
@@ -45,10 +45,10 @@ def timed_otherwise(clocks: Mapping[str, str], machine: Machine | None = None) -
         clocks: of the engine; see `clocks.clocks`.
         machine: another machine than this one, for tests.
     """
-    found = differences(clocks, (machine or look()).clocks) if clocks else []
+    found = differences(clocks, (machine or detect()).clocks) if clocks else []
     return f"its times were taken at other settings: {'; '.join(found)}" if found else ""
 
 
 def clocks_here() -> dict[str, str]:
     """How fast this machine is set to run now; see `clocks.clocks`."""
-    return look().clocks
+    return detect().clocks

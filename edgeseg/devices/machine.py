@@ -15,7 +15,9 @@ from pathlib import Path
 
 from edgeseg.devices.clocks import clocks
 from edgeseg.devices.control_groups import memory_limit
-from edgeseg.devices.instructions import processor
+from edgeseg.devices.cores import usable_cores
+from edgeseg.devices.instructions import Processor, processor
+from edgeseg.devices.integers import Integers, integers
 from edgeseg.devices.jetson import Jetson, device_tree, jetson
 from edgeseg.devices.nvidia import Gpu, driver_version, gpus
 from edgeseg.devices.nvpmodel import PowerMode, power_modes
@@ -58,6 +60,8 @@ class Machine:
         memory. clocks: how fast it is set to run; see `clocks.clocks`. power_modes: of a Jetson, those that
         it has. gpu_hidden: it is a container, and has no device file of a GPU; what the kernel tells of GPUs
         it sees all the same.
+        system: kind of operating system as Python names it, e.g. "Linux".
+        cores: physical cores that this process may use; see `cores.usable_cores`.
     """
 
     arch: str
@@ -79,6 +83,13 @@ class Machine:
     isa_unknown: tuple[str, ...] = ()
     isa_remark: str = ""
     memory_limit_gb: float | None = None
+    system: str = "Linux"
+    cores: int = 1
+
+    @property
+    def integers(self) -> Integers:
+        """How its processor multiplies bytes."""
+        return integers(Processor(self.cpu, self.isa, self.isa_unknown), self.arch)
 
     @property
     def accelerator(self) -> str:
@@ -91,8 +102,8 @@ class Machine:
         return " + ".join(dict.fromkeys(f"{gpu.name} ({gpu.compute_capability or '?'})" for gpu in self.gpus))
 
 
-def look(root: Path = ROOT, arch: str | None = None) -> Machine:
-    """Look at the machine whose files lie below `root`. What a file does not say is empty; nothing is raised.
+def detect(root: Path = ROOT, arch: str | None = None) -> Machine:
+    """Describe the machine whose files lie below `root`. What no file says is empty; nothing is raised.
 
     This machine's GPUs, and what NVML says of their limits, are asked for once a process; files are read each
     time.
@@ -100,7 +111,8 @@ def look(root: Path = ROOT, arch: str | None = None) -> Machine:
     Args:
         arch: architecture; None: of this interpreter.
     """
-    cpu, isa, isa_unknown, isa_remark = processor(None if root == ROOT else root / "proc/cpuinfo")
+    cpuinfo = None if root == ROOT else root / "proc/cpuinfo"
+    cpu, isa, isa_unknown, isa_remark = processor(cpuinfo)
     packages = _copied_libraries(root) | _system_packages(root / "var/lib/dpkg/status")
     cards, board = (
         _gpus_here() if root == ROOT else tuple(gpus(root)),
@@ -127,6 +139,8 @@ def look(root: Path = ROOT, arch: str | None = None) -> Machine:
         isa_unknown=isa_unknown,
         isa_remark=isa_remark,
         memory_limit_gb=_gb(memory_limit(root)),
+        system=platform.system(),
+        cores=usable_cores(cpuinfo, root),
     )
 
 
@@ -144,7 +158,7 @@ def told_memory(machine: Machine) -> str:
 
 @cache
 def _gpus_here() -> tuple[Gpu, ...]:
-    """Asked once: a build looks at the machine dozens of times, and nvidia-smi may load the driver each
+    """Asked once: a command may look at the machine several times, and nvidia-smi may load the driver each
     time.
     """
     return tuple(gpus(ROOT))

@@ -1,4 +1,4 @@
-"""What machine this is: the fingerprint that ties an engine to a device, and the number of cores worth using.
+"""Fingerprint: what ties an engine to a device.
 
 An engine may hold code and data layouts for one instruction set, and its measured latency holds for one
 processor. So both are in the fingerprint, with the operating system and the runtime's version; memory size,
@@ -9,17 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-from edgeseg.devices.control_groups import cpu_quota
-from edgeseg.devices.instructions import PROC_CPUINFO, processors
-from edgeseg.devices.instructions import processor as processor
+from edgeseg.devices.instructions import PROC_CPUINFO
+from edgeseg.devices.machine import Machine
 from edgeseg.errors import Unsupported
-
-ROOT = Path("/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,26 +69,38 @@ class Fingerprint:
 
 
 def fingerprint(
-    runtime: str, runtime_version: str, cpuinfo: Path | None = None, *, accelerator: str = ""
+    runtime: str, runtime_version: str, machine: Machine, *, on_accelerator: bool = False
 ) -> Fingerprint:
-    """Fingerprint of this device for a runtime.
+    """Fingerprint of a machine for a runtime.
 
     Args:
-        cpuinfo: a file that describes another processor, as Linux does; for tests.
-        accelerator: what the engine runs on beside the processor.
+        on_accelerator: the runtime's engines are bound to the accelerator beside the processor.
     Raises:
         Unsupported: the processor cannot be told.
     """
-    cpu, isa, unknown, remark = processor(cpuinfo)
-    if not cpu:
+    if not machine.cpu:
         raise Unsupported(
             "the processor of this machine cannot be told, and engines are bound to one"
-            + (f"; {remark}" if remark else ""),
-            hint=f"edgeseg doctor; on Linux, {cpuinfo or PROC_CPUINFO} must be readable",
+            + (f"; {machine.isa_remark}" if machine.isa_remark else ""),
+            hint=f"edgeseg doctor; on Linux, {PROC_CPUINFO} must be readable",
         )
     return Fingerprint(
-        runtime, runtime_version, platform.machine(), cpu, isa, platform.system(), accelerator, unknown
+        runtime,
+        runtime_version,
+        machine.arch,
+        machine.cpu,
+        machine.isa,
+        machine.system,
+        machine.accelerator if on_accelerator else "",
+        machine.isa_unknown,
     )
+
+
+def place(machine: Machine) -> str:
+    """A machine as a whole, which measured times belong to; one line. Raises Unsupported where nothing tells
+    its processor.
+    """
+    return fingerprint("", "", machine, on_accelerator=True).place
 
 
 def told_isa(isa: tuple[str, ...], unknown: tuple[str, ...]) -> str:
@@ -103,24 +109,3 @@ def told_isa(isa: tuple[str, ...], unknown: tuple[str, ...]) -> str:
         return "instruction set unknown"
     there = " ".join(isa) or "no instruction sets that kernels are chosen by"
     return f"{there}; unknown: {' '.join(unknown)}" if unknown else there
-
-
-def usable_cores(cpuinfo: Path | None = None, root: Path = ROOT) -> int:
-    """Physical cores that this process may use: by its affinity mask and by the quotas of its control groups,
-    at least 1.
-
-    Hardware threads of one core count once: a second one adds next to nothing to dense arithmetic. Of a
-    fraction of a core nothing is used: a thread too many waits for the next period of the quota with all the
-    others, in the middle of a frame.
-
-    Args:
-        cpuinfo, root: files of another machine, for tests.
-    """
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    cores = {
-        (block.get("physical id", "0"), block["core id"])
-        for block in processors(cpuinfo or PROC_CPUINFO)
-        if "core id" in block and int(block["processor"]) in allowed
-    }
-    count, quota = len(cores) or len(allowed), cpu_quota(root)
-    return max(1, count if quota is None else min(count, int(quota)))

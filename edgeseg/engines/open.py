@@ -8,6 +8,8 @@ from edgeseg.bundle import Bundle
 from edgeseg.bundle.golden import check_gate
 from edgeseg.bundle.manifest import EngineEntry
 from edgeseg.contracts import Session
+from edgeseg.devices.machine import Machine, detect
+from edgeseg.devices.probe import place
 from edgeseg.engines import table
 from edgeseg.errors import BundleError
 from edgeseg.specs import Precision
@@ -15,16 +17,22 @@ from edgeseg.text import quoted
 
 
 def find_engine(
-    bundle: Bundle, level: int = 0, runtime: str | None = None, precision: Precision | None = None
+    bundle: Bundle,
+    level: int = 0,
+    runtime: str | None = None,
+    precision: Precision | None = None,
+    *,
+    machine: Machine | None = None,
 ) -> EngineEntry:
-    """The engine for this device: the one that a build on this machine chose, else the fastest of those
-    measured here.
+    """Return the engine for this device: the one that a build here chose, else the fastest of those that
+    were measured here.
 
     One that was compiled on another machine and never checked is not it: `edgeseg build` checks it.
 
     Args:
         runtime: only engines of this runtime; None: of any that is installed.
         precision: only engines of programs of this precision; None: of any.
+        machine: None: this one.
     Raises:
         EngineMismatch: there are engines, and none is for this device.
         BundleError: there is no engine at all for this level (and runtime, and precision), or none that was
@@ -43,13 +51,14 @@ def find_engine(
     if not engines:
         kind = " ".join(word for word in (precision, "engine", runtime and f"of {runtime}") if word)
         raise BundleError(f"{bundle.path} holds no {kind} for level {level} yet", hint=build)
-    fitting = [engine for engine in table.for_this_device(engines, rebuild=build) if engine.checked]
+    machine = machine or detect()
+    fitting = [engine for engine in table.for_machine(engines, machine, rebuild=build) if engine.checked]
     if not fitting:
         raise BundleError(
             f"{bundle.path} holds an engine for this device that was compiled elsewhere and never checked",
             hint=f"{build} checks it on the golden frames, without compiling again",
         )
-    here = table.this_machine()
+    here = place(machine)
     chosen = {choice.engine for choice in bundle.manifest.choices if choice.machine in ("", here)}
 
     def rank(engine: EngineEntry) -> tuple[bool, bool, float]:
@@ -69,6 +78,8 @@ def open_session(
     runtime: str | None = None,
     threads: int | None = None,
     precision: Precision | None = None,
+    *,
+    machine: Machine | None = None,
 ) -> Session:
     """Open this device's engine of a level. The caller closes it.
 
@@ -77,26 +88,33 @@ def open_session(
         runtime: None: of any. Where there are several, see `find_engine`.
         threads: overrides the number that the engine was measured with.
         precision: of the program; None: of any.
+        machine: None: this one.
     Raises:
         EngineMismatch: built for another device or runtime version; raised before any byte is handed to a
             runtime.
         IntegrityError: a file of the engine or its program is not what was packed.
         BundleError: no such level or engine, or the runtime refuses it.
     """
-    return open_engine(bundle, find_engine(bundle, level, runtime, precision), threads)
+    machine = machine or detect()
+    engine = find_engine(bundle, level, runtime, precision, machine=machine)
+    return open_engine(bundle, engine, threads, machine=machine)
 
 
-def open_engine(bundle: Bundle, engine: EngineEntry, threads: int | None = None) -> Session:
+def open_engine(
+    bundle: Bundle, engine: EngineEntry, threads: int | None = None, *, machine: Machine | None = None
+) -> Session:
     """Open one of this device's engines, as `find_engine` gives it. The caller closes it. Raises as
     `open_session`.
     """
     program = bundle.program(engine.level, engine.precision)
     files = [bundle.file(path) for path in engine.files]
     options = {**engine.options, **({} if threads is None else {"threads": threads})}
-    return table.backend(engine.runtime).load(program, files, options)
+    return table.backend(engine.runtime, machine).load(program, files, options)
 
 
-def verify_engines(bundle: Bundle, threads: int | None = None) -> dict[str, dict[str, float]]:
+def verify_engines(
+    bundle: Bundle, threads: int | None = None, *, machine: Machine | None = None
+) -> dict[str, dict[str, float]]:
     """Run this device's engine on the golden frames, at every level that has any.
 
     Returns:
@@ -105,10 +123,10 @@ def verify_engines(bundle: Bundle, threads: int | None = None) -> dict[str, dict
         GateFailed: an engine agrees less with the reference model than `gate.min_mask_agreement`.
         EngineMismatch, BundleError: there is no engine for this device.
     """
-    agreement: dict[str, dict[str, float]] = {}
+    machine, agreement = machine or detect(), dict[str, dict[str, float]]()
     for level in sorted({frame.level for frame in bundle.manifest.golden}):
-        entry = find_engine(bundle, level)
-        with open_engine(bundle, entry, threads) as session:
+        entry = find_engine(bundle, level, machine=machine)
+        with open_engine(bundle, entry, threads, machine=machine) as session:
             shares = bundle.golden_agreement(session, level, entry.precision)
         agreement[f"level {level}, {entry.runtime} {entry.kind}"] = shares
     minimum = bundle.recipe().gate.min_mask_agreement

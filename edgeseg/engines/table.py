@@ -12,7 +12,7 @@ from typing import Any
 from edgeseg.bundle.manifest import EngineEntry
 from edgeseg.contracts import ENGINES_GROUP, NO_OPTIONS, EngineBackend, PortableBackend, Progress
 from edgeseg.devices import probe
-from edgeseg.devices.machine import look
+from edgeseg.devices.machine import Machine
 from edgeseg.errors import EngineMismatch, Unsupported
 
 ENGINES: dict[str, str] = {
@@ -30,12 +30,15 @@ def engines() -> dict[str, str]:
     return {**{point.name: point.value for point in entry_points(group=ENGINES_GROUP)}, **ENGINES}
 
 
-def backend(name: str, progress: Progress | None = None) -> EngineBackend:
-    """The runtime of that name; whether its package is installed shows when it is used. Raises Unsupported.
+def backend(name: str, machine: Machine | None = None, progress: Progress | None = None) -> EngineBackend:
+    """Return the runtime of that name; whether its package is installed shows when it is used.
 
     Args:
-        progress: what a runtime that knows the phases of its work tells them; its class takes a parameter
-            `progress`.
+        machine: where its engines run; None: this one, which the runtime detects if it needs to know.
+        progress: what a runtime that knows the phases of its work tells them.
+            Either is passed on if the constructor of the runtime's class has a parameter of this name.
+    Raises:
+        Unsupported: there is no such runtime.
     """
     known = ENGINES if name in ENGINES else engines()  # which takes milliseconds, and this is called often
     if name not in known:
@@ -46,16 +49,17 @@ def backend(name: str, progress: Progress | None = None) -> EngineBackend:
         )
     module, _, attribute = known[name].partition(":")
     kind = getattr(importlib.import_module(module), attribute)
-    tells = progress is not None and "progress" in inspect.signature(kind).parameters
-    made: EngineBackend = kind(progress=progress) if tells else kind()
+    takes = inspect.signature(kind).parameters
+    given = {"machine": machine, "progress": progress}
+    made: EngineBackend = kind(**{name: value for name, value in given.items() if name in takes})
     return made
 
 
 def fingerprint(
-    name: str, version: str | None = None, options: Mapping[str, Any] = NO_OPTIONS
+    name: str, machine: Machine, version: str | None = None, options: Mapping[str, Any] = NO_OPTIONS
 ) -> probe.Fingerprint:
-    """What an engine of a runtime is bound to: this device, or, where engines move, the accelerator that it
-    is for.
+    """Fingerprint that an engine of a runtime is bound to: this machine, or, where engines move, the
+    accelerator that it is for.
 
     Args:
         version: of the runtime; default: the installed one.
@@ -64,22 +68,15 @@ def fingerprint(
         Unsupported: there is no such runtime; MissingDependency: it is not installed, and no version is
             given.
     """
-    runtime = backend(name)
+    runtime = backend(name, machine)
     version = runtime.version() if version is None else version
     if isinstance(runtime, PortableBackend) and (accelerator := runtime.accelerator(options)):
         return _alone(name, version, accelerator)
-    return probe.fingerprint(name, version, accelerator=look().accelerator if runtime.on_accelerator else "")
+    return probe.fingerprint(name, version, machine, on_accelerator=runtime.on_accelerator)
 
 
-def this_machine() -> str:
-    """This machine as a whole, which measured times belong to; one line. Raises Unsupported where nothing
-    tells its processor.
-    """
-    return probe.fingerprint("", "", accelerator=look().accelerator).place
-
-
-def for_this_device(engines: Sequence[EngineEntry], *, rebuild: str) -> list[EngineEntry]:
-    """Those that run here, by the runtimes that are installed; at least one.
+def for_machine(engines: Sequence[EngineEntry], machine: Machine, *, rebuild: str) -> list[EngineEntry]:
+    """Engines that run on this machine, by the runtimes that are installed; at least one.
 
     Args:
         engines: at least one.
@@ -94,27 +91,27 @@ def for_this_device(engines: Sequence[EngineEntry], *, rebuild: str) -> list[Eng
     missing: dict[str, Unsupported] = {}
     for name in sorted({engine.runtime for engine in engines}):
         try:
-            here[name] = _fingerprints(name)
+            here[name] = _fingerprints(name, machine)
         except Unsupported as error:
             missing[name] = error
     fitting = [engine for engine in engines if engine.device_key in _keys(here.get(engine.runtime, ()))]
     if fitting:
         return fitting
     for engine in engines:
-        if engine.runtime in missing and _is_for_here(engine):
+        if engine.runtime in missing and _is_for(engine, machine):
             raise missing[engine.runtime]
     nearest = next((engine for engine in engines if engine.runtime in here), None)
     if nearest is not None:
         raise EngineMismatch(nearest.device, " and ".join(map(str, here[nearest.runtime])), hint=rebuild)
     lost = engines[0]
-    place = fingerprint(lost.runtime, lost.runtime_version).place
+    place = fingerprint(lost.runtime, machine, lost.runtime_version).place
     raise EngineMismatch(lost.device, f"{place} without {lost.runtime}", hint=rebuild)
 
 
-def _is_for_here(engine: EngineEntry) -> bool:
+def _is_for(engine: EngineEntry, machine: Machine) -> bool:
     """Whether an engine would run here if its runtime were installed in the version that built it."""
     try:
-        return engine.device_key in _keys(_fingerprints(engine.runtime, engine.runtime_version))
+        return engine.device_key in _keys(_fingerprints(engine.runtime, machine, engine.runtime_version))
     except Unsupported:  # nobody knows such a runtime
         return False
 
@@ -123,15 +120,15 @@ def _keys(fingerprints: Iterable[probe.Fingerprint]) -> set[str]:
     return {one.key for one in fingerprints}
 
 
-def _fingerprints(name: str, version: str | None = None) -> list[probe.Fingerprint]:
+def _fingerprints(name: str, machine: Machine, version: str | None = None) -> list[probe.Fingerprint]:
     """All that engines of a runtime may be bound to and still run here; at least one. Raises as
     `fingerprint`.
     """
-    runtime = backend(name)
+    runtime = backend(name, machine)
     accelerators = runtime.accelerators() if isinstance(runtime, PortableBackend) else ()
     version = runtime.version() if version is None else version
     return [_alone(name, version, accelerator) for accelerator in accelerators] or [
-        fingerprint(name, version)
+        fingerprint(name, machine, version)
     ]
 
 

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from edgeseg.checkpoints.models import Quantized
 from edgeseg.contracts import Progress, Session
-from edgeseg.devices.probe import usable_cores
+from edgeseg.devices.machine import detect
 from edgeseg.engines import table
 from edgeseg.engines.choose.latency import measure_together
 from edgeseg.export.program import export_program
@@ -45,8 +45,9 @@ def engine_times(
         BuildError: a variant cannot be exported or compiled.
         Unsupported: there is no such runtime, or it takes no INT8 programs.
     """
-    options = {"threads": threads or usable_cores()}
-    backend, device = table.backend(runtime), table.fingerprint(runtime)
+    machine = detect()
+    options = {"threads": threads or machine.cores}
+    backend, device = table.backend(runtime, machine), table.fingerprint(runtime, machine)
     image = resize_image(setting.subset.load(0)[0], setting.image.size_hw)
     with TemporaryDirectory(prefix="edgeseg-sensitivity-") as folder, ExitStack() as stack:
         sessions: dict[str, Session] = {}

@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgeseg import __version__
 from edgeseg.checkpoints.models import Trained
 from edgeseg.contracts import Session
-from edgeseg.devices.probe import usable_cores
+from edgeseg.devices.machine import detect
+from edgeseg.devices.probe import place
 from edgeseg.engines import table
 from edgeseg.isr.measure import Built
 from edgeseg.isr.plans import PlanSpace
@@ -46,13 +47,14 @@ class PlanEngines:
     ) -> None:
         self._model, self._size_hw = trained.model, export.size_hw
         self._programs = programs or FloatPrograms(trained, export)
-        self._backend = table.backend(runtime)
+        machine = detect()
+        self._backend = table.backend(runtime, machine)
         self._form = self._backend.form_for(self._programs.precision) or canonical_form(
             self._programs.precision
         )
-        self.device = table.fingerprint(runtime)
+        self.device = table.fingerprint(runtime, machine)
         self.space = plan_space(trained.model, export.size_hw)
-        self.options: Mapping[str, Any] = {"threads": threads or usable_cores()}
+        self.options: Mapping[str, Any] = {"threads": threads or machine.cores}
         self.identity: Mapping[str, Any] = {
             "edgeseg": __version__,
             **self._programs.identity,
@@ -60,7 +62,7 @@ class PlanEngines:
             "precision": self._programs.precision,
             "form": self._form,
             "device": self.device.key,
-            **({"machine": table.this_machine()} if self.device.moves else {}),  # times are a machine's
+            **({"machine": place(machine)} if self.device.moves else {}),  # times are a machine's
         }
 
     def build(self, plan: IsrPlan, folder: Path) -> Built:

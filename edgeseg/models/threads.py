@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from edgeseg.devices.probe import usable_cores
+from edgeseg.devices.cores import usable_cores
 
 
 def take_usable_cores() -> None:

@@ -29,7 +29,7 @@ from gpu_ort import PLUGIN, RTX, GpuOrt
 from tiny import tiny_program
 
 CARD = Machine(
-    "x86_64", "Linux", "", "", (), (Gpu("NVIDIA GeForce RTX 4090", "8.9", 24.0),), None, None, None, {}
+    "x86_64", "Linux", "", "a CPU", (), (Gpu("NVIDIA GeForce RTX 4090", "8.9", 24.0),), None, None, None, {}
 )
 NX = replace(CARD, gpus=(), jetson=Jetson("", "tegra234", ("p3767-0000",), False, "36.4.3"))
 

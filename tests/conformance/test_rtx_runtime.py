@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgeseg.devices.machine import look
+from edgeseg.devices.machine import detect
 from edgeseg.engines.cudart import Cuda
 from edgeseg.engines.tensorrt.rtx import TensorRtRtx
 from edgeseg.engines.tensorrt.rtx_engine import open_engine
@@ -64,7 +64,7 @@ def test_the_double_has_the_names_of_the_real_one(rtx: Any) -> None:
     assert rtx.Runtime(logger).engine_header_size == double.Runtime.engine_header_size
 
 
-@pytest.mark.skipif(bool(look().gpus), reason="here is a GPU")
+@pytest.mark.skipif(bool(detect().gpus), reason="here is a GPU")
 def test_without_a_driver_it_is_the_driver_that_is_told(rtx: Any, engine: Path) -> None:
     with pytest.raises(Unsupported, match=r"cannot use the GPU: .*driver") as refused:
         open_engine(rtx, engine, capability="8.9")
@@ -80,7 +80,7 @@ def test_what_is_no_engine(content: bytes | None, rtx: Any, engine: Path, tmp_pa
     assert refused.value.hint == "edgeseg build BUNDLE --force"
 
 
-@pytest.mark.skipif(bool(look().gpus), reason="here is a GPU")
+@pytest.mark.skipif(bool(detect().gpus), reason="here is a GPU")
 def test_nvidias_own_cuda_runtime_without_a_driver() -> None:
     try:
         cuda = Cuda()

@@ -31,7 +31,7 @@ from torch_trt_releases import RELEASES
 pytestmark = pytest.mark.torch_trt
 
 CARD = Machine(
-    "x86_64", "Linux", "", "", (), (Gpu("NVIDIA GeForce RTX 4090", "8.9", 24.0),), None, None, None, {}
+    "x86_64", "Linux", "", "a CPU", (), (Gpu("NVIDIA GeForce RTX 4090", "8.9", 24.0),), None, None, None, {}
 )
 LABELS = LabelSpace(tuple(f"class{i}" for i in range(5)), tuple((i, i, i) for i in range(5)))
 SIZE_HW = (128, 256)

@@ -14,7 +14,7 @@ import pytest
 from burners import Burners
 from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.cli.main import run
-from edgeseg.devices.probe import usable_cores
+from edgeseg.devices.cores import usable_cores
 from edgeseg.engines.choose.build import build_engine
 from edgeseg.engines.open import open_session
 from edgeseg.pipeline.export import export_bundle

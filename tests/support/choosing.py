@@ -33,4 +33,4 @@ def runtimes(monkeypatch: pytest.MonkeyPatch, *backends: FakeBackend) -> None:
     """These are all the runtimes that there are."""
     by_name = {backend.name: backend for backend in backends}
     monkeypatch.setattr(table, "engines", lambda: dict.fromkeys(by_name, ""))
-    monkeypatch.setattr(table, "backend", lambda name, progress=None: by_name[name])
+    monkeypatch.setattr(table, "backend", lambda name, machine=None, progress=None: by_name[name])

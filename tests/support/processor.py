@@ -5,8 +5,12 @@ from __future__ import annotations
 
 import pytest
 
-from edgeseg.devices import instructions
+from edgeseg.devices import instructions, local
+from edgeseg.devices import machine as machine_module
+from edgeseg.devices.machine import Machine
 from edgeseg.devices.probe import told_isa
+from edgeseg.engines import open as open_module
+from edgeseg.engines.choose import build, choice, for_card
 
 VNNI = ("avx_vnni", "avx512_vnni")
 
@@ -42,3 +46,9 @@ def pretend(
     choices alone.
     """
     patch.setattr(instructions, "here", lambda: instructions.Processor(model, isa, unknown))
+
+
+def be(patch: pytest.MonkeyPatch, machine: Machine) -> None:
+    """Make every command find this machine. Functions take it as an argument; command lines need this."""
+    for module in (machine_module, local, open_module, build, choice, for_card):
+        patch.setattr(module, "detect", lambda: machine)

@@ -21,10 +21,9 @@ from edgeseg.devices.control_groups import cpu_quota
 from edgeseg.devices.doctor.findings import Finding
 from edgeseg.devices.doctor.install_lines import targets
 from edgeseg.devices.doctor.traps import module, traps
-from edgeseg.devices.instructions import PROC_CPUINFO, processor
-from edgeseg.devices.integers import integers_here
-from edgeseg.devices.machine import Machine, look, told_memory
-from edgeseg.devices.probe import fingerprint, told_isa, usable_cores
+from edgeseg.devices.instructions import PROC_CPUINFO
+from edgeseg.devices.machine import Machine, detect, told_memory
+from edgeseg.devices.probe import fingerprint, told_isa
 from edgeseg.errors import MissingDependency, Unsupported
 from edgeseg.images import opencv
 
@@ -42,12 +41,23 @@ _IMPORT_NAMES = {
 }
 
 
-def checkup() -> list[Finding]:
-    """Look at this machine; a second or so. Raises nothing: what fails is a finding."""
-    machine, packages = look(), installed()
+def check(machine: Machine | None = None) -> list[Finding]:
+    """Check a machine and this interpreter's packages; a second or so. Raises nothing: what fails is a
+    finding.
+
+    Args:
+        machine: None: this one.
+    """
+    machine, packages = machine or detect(), installed()
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     return [
-        *(*_python(), *_processor(), *_settings(machine), *_packages(), *targets(machine, packages, python)),
+        *(
+            *_python(),
+            *_processor(machine),
+            *_settings(machine),
+            *_packages(),
+            *targets(machine, packages, python),
+        ),
         *(*_video(), *_storage(), *traps(machine, packages)),
     ]
 
@@ -77,18 +87,18 @@ def _python() -> Iterator[Finding]:
     )
 
 
-def _processor() -> Iterator[Finding]:
+def _processor(machine: Machine) -> Iterator[Finding]:
     try:
-        here = fingerprint("onnxruntime", _version("onnxruntime", "onnxruntime"))
+        here = fingerprint("onnxruntime", _version("onnxruntime", "onnxruntime"), machine)
     except Unsupported as error:
         yield Finding("machine", "processor", False, str(error), error.hint, required=True)
     else:
         yield Finding("machine", "processor", True, f"{here.cpu} ({here.machine}, {here.os})")
-    yield _instruction_sets()
-    yield Finding("machine", "INT8", True, integers_here().outlook)
+    yield _instruction_sets(machine)
+    yield Finding("machine", "INT8", True, machine.integers.outlook)
     quota = cpu_quota()
     granted = "" if quota is None else f", by a quota of {quota:g}"
-    yield Finding("machine", "usable cores", True, f"{usable_cores()}{granted}")
+    yield Finding("machine", "usable cores", True, f"{machine.cores}{granted}")
     try:
         import onnxruntime
     except ImportError as error:  # absent, or its binary does not fit this system
@@ -109,18 +119,18 @@ def _processor() -> Iterator[Finding]:
         )
 
 
-def _instruction_sets() -> Finding:
+def _instruction_sets(machine: Machine) -> Finding:
     """What is unknown is not computed with, and engines that were built so are not opened where it is
     known.
     """
-    found, hint = processor(), ""
-    told = told_isa(found.isa, found.isa_unknown) + (f"; {found.remark}" if found.remark else "")
+    told = told_isa(machine.isa, machine.isa_unknown)
+    told, hint = told + (f"; {machine.isa_remark}" if machine.isa_remark else ""), ""
     if (
-        any(flag.startswith("avx") for flag in found.isa_unknown)
+        any(flag.startswith("avx") for flag in machine.isa_unknown)
         and importlib.util.find_spec("archspec") is None
     ):
         hint = "pip install archspec"
-    elif found.isa_unknown and platform.system() == "Linux":
+    elif machine.isa_unknown and machine.system == "Linux":
         hint = f"make {PROC_CPUINFO} of this processor readable"
     return Finding("machine", "instruction sets", not hint, told, hint)
 

@@ -15,6 +15,7 @@ from edgeseg.bundle.files import check_writable
 from edgeseg.bundle.golden import check_gate
 from edgeseg.bundle.manifest import EngineEntry
 from edgeseg.contracts import NoProgress, Progress, Session
+from edgeseg.devices.machine import Machine, detect
 from edgeseg.devices.power import PowerMeter
 from edgeseg.engines import table
 from edgeseg.engines.choose.latency import measure_latency, measure_power
@@ -51,6 +52,7 @@ def build_engine(
     options: Mapping[str, int | float | bool | str] | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    machine: Machine | None = None,
 ) -> EngineBuild:
     """Make sure that a bundle holds the engine of one of its programs for this device.
 
@@ -62,6 +64,7 @@ def build_engine(
             options too.
         force: build even where the engine is there. Without it, one that was compiled elsewhere is checked
             and timed, not built.
+        machine: None: this one.
     Raises:
         GateFailed: on a golden frame, the engine agrees with the reference less than
             `gate.min_mask_agreement`; not packed.
@@ -70,10 +73,10 @@ def build_engine(
         Unsupported: there is no such runtime, or it is not installed.
         BundleError: the bundle lacks the program, is damaged, or cannot be written.
     """
-    progress = progress or NoProgress()
+    progress, machine = progress or NoProgress(), machine or detect()
     check({runtime: options or {}})
-    chosen = {**next(iter(table.backend(runtime).variants()), {}), **(options or {})}
-    wanted = plan_engine(bundle, runtime, level, precision, threads, chosen, progress)
+    chosen = {**next(iter(table.backend(runtime, machine).variants()), {}), **(options or {})}
+    wanted = plan_engine(bundle, runtime, level, precision, threads, chosen, machine, progress)
     kept, reason = wanted.built(bundle)
     if kept and kept.checked and not force:
         return EngineBuild(kept, built=False, reason=reason)

@@ -11,8 +11,8 @@ from typing import Any
 
 from edgeseg.bundle import Bundle
 from edgeseg.bundle.manifest import CandidateEntry, EngineEntry
-from edgeseg.contracts import NO_OPTIONS, Progress, Session
-from edgeseg.devices.probe import usable_cores
+from edgeseg.contracts import NO_OPTIONS, EngineBackend, Progress, Session
+from edgeseg.devices.machine import Machine
 from edgeseg.engines import options, table
 from edgeseg.engines.choose.missing_forms import lacking
 from edgeseg.engines.choose.spec import Plan, plan_engine
@@ -91,6 +91,7 @@ def candidates(
     runtimes: Sequence[str],
     wanted: options.Wanted,
     threads: int | None,
+    machine: Machine,
     progress: Progress,
 ) -> list[Trial]:
     """All engines to try for a level: the reference first, those of the float program before all others.
@@ -101,16 +102,17 @@ def candidates(
     Args:
         runtimes: consider these only, and the reference; empty: every one that is installed.
         wanted: what the user asks of them.
+        machine: where they shall run.
     Raises:
         OptionError: `wanted` holds what a runtime does not take, or a runtime that is not considered.
         Unsupported: a runtime that the user wants does not exist, is not installed, or cannot do here what is
             wanted.
         BundleError: the bundle is damaged, or has no such level.
     """
-    if threads is not None and threads > (cores := usable_cores()):
+    if threads is not None and threads > machine.cores:
         progress.message(
-            f"{threads} threads on {cores} cores: they take turns, which is slower; leave --threads out for"
-            " one each"
+            f"{threads} threads on {machine.cores} cores: they take turns, which is slower; leave --threads"
+            " out for one each"
         )
     names = list(dict.fromkeys((REFERENCE, *(runtimes or table.engines()))))
     options.check(wanted, names)
@@ -118,10 +120,11 @@ def candidates(
     found = []
     for precision in sorted(bundle.level(level).programs):
         for runtime in names:
-            plan = partial(plan_engine, bundle, runtime, level, precision, threads, progress=progress)
-            found += _of_runtime(
-                bundle.path, runtime, precision, plan, wanted.get(runtime, NO_OPTIONS), runtime in named
+            plan = partial(
+                plan_engine, bundle, runtime, level, precision, threads, machine=machine, progress=progress
             )
+            backend, asked = table.backend(runtime, machine), wanted.get(runtime, NO_OPTIONS)
+            found += _of_runtime(bundle.path, backend, precision, plan, asked, runtime in named)
     for trial in found:
         trial.lacks = lacking(bundle, level, trial.plan.backend) if trial.plan else ""
     return found
@@ -129,7 +132,7 @@ def candidates(
 
 def _of_runtime(
     bundle: Path,
-    runtime: str,
+    backend: EngineBackend,
     precision: Precision,
     plan: Callable[..., Plan],
     asked: Mapping[str, Any],
@@ -141,7 +144,7 @@ def _of_runtime(
         plan: makes a plan of a variant.
         named: the user wants this runtime.
     """
-    backend = table.backend(runtime)
+    runtime = backend.name
     if backend.form_for(precision) is None:
         return []
     try:

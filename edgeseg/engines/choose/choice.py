@@ -23,9 +23,9 @@ from edgeseg.bundle.files import check_writable
 from edgeseg.bundle.manifest import CandidateEntry, ChoiceEntry, EngineEntry
 from edgeseg.contracts import NO_OPTIONS, NoProgress, Progress, Session
 from edgeseg.devices.local import timed_otherwise
-from edgeseg.devices.machine import look
+from edgeseg.devices.machine import Machine, detect
 from edgeseg.devices.power import PowerMeter
-from edgeseg.engines import table
+from edgeseg.devices.probe import place
 from edgeseg.engines.choose.accuracy_gate import MiouGate
 from edgeseg.engines.choose.build import RUNS, WARMUP, check_golden
 from edgeseg.engines.choose.candidates import Trial, candidates
@@ -64,6 +64,7 @@ def build_level(
     accuracy: Callable[[Session], float] | None = None,
     memory: bool = False,
     progress: Progress | None = None,
+    machine: Machine | None = None,
 ) -> LevelBuild:
     """Find this device's best engine for a level of a bundle, and pack it with all others that pass.
 
@@ -79,6 +80,7 @@ def build_level(
             refused.
         memory: also measure each engine's peak memory, in a process of its own; engines that are there are
             timed anew too.
+        machine: None: this one.
     Raises:
         GateFailed, BuildError: no float engine came through; the reference's error. The bundle is as it was.
         OptionError: a runtime does not take what `options` has for it, or is not considered.
@@ -86,20 +88,27 @@ def build_level(
             of it.
         BundleError: the bundle is damaged, or cannot be written.
     """
-    progress = progress or NoProgress()
-    trials = candidates(bundle, level, runtimes=runtimes, wanted=options, threads=threads, progress=progress)
+    progress, machine = progress or NoProgress(), machine or detect()
+    trials = candidates(
+        bundle,
+        level,
+        runtimes=runtimes,
+        wanted=options,
+        threads=threads,
+        machine=machine,
+        progress=progress,
+    )
     no_twin = BuildError(
         f"{bundle.path} has no float program at level {level} that other engines could be compared with",
         hint="edgeseg export RECIPE",
     )
     if not trials:
         raise no_twin
-    key = _key(trials)
-    here = table.this_machine()
+    key, here = _key(trials, machine), place(machine)
     kept, reason = _kept(bundle, level, key, here, trials)
     if kept and not force and accuracy is None and not memory:
         engine = next(engine for engine in bundle.manifest.engines if engine.key == kept.engine)
-        if told := timed_otherwise(engine.clocks):
+        if told := timed_otherwise(engine.clocks, machine):
             progress.message(f"level {level} {engine.runtime} {engine.kind}: {told}; --force times all anew")
         return LevelBuild(kept, engine, built=False, reason=reason)
     measured = " and ".join(name for name, wanted in (("mIoU", accuracy), ("memory", memory)) if wanted)
@@ -184,14 +193,14 @@ def _inverse_speedup(candidate: CandidateEntry) -> float:
     return 1 / max(float(candidate.measurements["speedup"]), 1e-4)  # which is 0 where it was rounded away
 
 
-def _key(trials: Sequence[Trial]) -> str:
+def _key(trials: Sequence[Trial], machine: Machine) -> str:
     """Hash over all that is compared, and NVIDIA's driver where anything runs by it: it decides times, and
     what runs at all.
     """
     by_driver = any(trial.plan and trial.plan.backend.on_accelerator for trial in trials)
     compared = [(trial.name, trial.plan and trial.plan.key) for trial in trials]
     return hashlib.sha256(
-        json.dumps([*compared, *([look().driver] if by_driver else [])]).encode()
+        json.dumps([*compared, *([machine.driver] if by_driver else [])]).encode()
     ).hexdigest()
 
 

@@ -17,6 +17,7 @@ from edgeseg.bundle import Bundle
 from edgeseg.bundle.files import check_writable
 from edgeseg.contracts import NO_OPTIONS, NoProgress, Progress
 from edgeseg.devices.catalog import load_catalog
+from edgeseg.devices.machine import Machine, detect
 from edgeseg.engines.choose.build import EngineBuild
 from edgeseg.engines.choose.missing_forms import lacking
 from edgeseg.engines.choose.spec import plan_engine
@@ -32,6 +33,7 @@ def build_for_card(
     options: Mapping[str, Any] = NO_OPTIONS,
     force: bool = False,
     progress: Progress | None = None,
+    machine: Machine | None = None,
 ) -> list[EngineBuild]:
     """Make sure that a bundle holds a TensorRT-RTX engine of each of its programs for a graphics card.
 
@@ -39,6 +41,7 @@ def build_for_card(
         name: of the card, as `compute_capability` takes it.
         options: of TensorRT-RTX; the card says the compute capability.
         force: build even where the engine is there.
+        machine: that compiles; None: this one.
     Raises:
         OptionError: TensorRT-RTX does not take these options, or not with this card.
         Unsupported: there is no such card, TensorRT-RTX does not build for it, or TensorRT-RTX is not
@@ -46,7 +49,7 @@ def build_for_card(
         BuildError: TensorRT-RTX refuses a program, or its process ended early.
         BundleError: the bundle is damaged, or cannot be written.
     """
-    progress = progress or NoProgress()
+    progress, machine = progress or NoProgress(), machine or detect()
     capability = compute_capability(name)
     check({TensorRtRtx.name: options})
     if options.get("compute_capability", capability) != capability:
@@ -56,11 +59,11 @@ def build_for_card(
         )
     options = {**options, "compute_capability": capability}
     made = []
-    if told := lacking(bundle, 0, TensorRtRtx()):
+    if told := lacking(bundle, 0, TensorRtRtx(machine=machine)):
         progress.message(told)
     for level, entry in enumerate(bundle.manifest.levels):
         for precision in entry.programs:
-            plan = plan_engine(bundle, TensorRtRtx.name, level, precision, None, options, progress)
+            plan = plan_engine(bundle, TensorRtRtx.name, level, precision, None, options, machine, progress)
             kept, reason = plan.built(bundle)
             if kept and not force:
                 made.append(EngineBuild(kept, built=False, reason=reason))

@@ -27,8 +27,8 @@ from edgeseg.bundle import Bundle
 from edgeseg.bundle.manifest import EngineEntry, kind
 from edgeseg.contracts import EngineBackend, Progress, Session
 from edgeseg.devices.catalog import load_catalog
-from edgeseg.devices.machine import Machine, look
-from edgeseg.devices.probe import Fingerprint, usable_cores
+from edgeseg.devices.machine import Machine
+from edgeseg.devices.probe import Fingerprint, place
 from edgeseg.engines import table
 from edgeseg.engines.choose import exported_parity
 from edgeseg.engines.choose.compile_progress import expected_s, paced
@@ -47,11 +47,13 @@ class Plan:
     """An engine that could be built. Make one with `plan_engine`.
 
     Attributes:
+        machine: where it is built and, unless it is for another, runs.
         device: what it is for, with the runtime.
         program: in the form for the runtime, where the bundle has it.
         key: sha256 over all that the engine depends on.
     """
 
+    machine: Machine
     backend: EngineBackend
     device: Fingerprint
     program: Program
@@ -156,7 +158,7 @@ class Plan:
             kept: the engine that was there, where it was not built again.
         """
         size = sum(file.stat().st_size for file in files)
-        machine = look()
+        machine = self.machine
         threads = {name: value for name, value in self.options.items() if name == "threads"}
         return EngineEntry(
             level=self.level,
@@ -172,7 +174,7 @@ class Plan:
             built_with=kept.built_with if kept else _built_with(machine),
             clocks=machine.clocks if checked else {},
             checked=checked,
-            measured_on=table.this_machine() if checked and self.device.moves else "",
+            measured_on=place(machine) if checked and self.device.moves else "",
             created=kept.created if kept else datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
 
@@ -184,9 +186,10 @@ def plan_engine(
     precision: Precision,
     threads: int | None,
     options: Mapping[str, Any],
+    machine: Machine,
     progress: Progress | None = None,
 ) -> Plan:
-    """The engine of a runtime with these options, for this device or what they name. Raises as
+    """Plan the engine of a runtime with these options, for a machine or what the options name. Raises as
     `build.build_engine`.
 
     Args:
@@ -196,8 +199,9 @@ def plan_engine(
         raise BuildError(
             f"{threads} threads cannot run anything", hint="--threads 1 or more; leave it out for all cores"
         )
-    backend, device = table.backend(runtime, progress), table.fingerprint(runtime, options=options)
-    own = {"threads": threads or usable_cores()} if "threads" in backend.options else {}
+    backend = table.backend(runtime, machine, progress)
+    device = table.fingerprint(runtime, machine, options=options)
+    own = {"threads": threads or machine.cores} if "threads" in backend.options else {}
     options = {**own, **options}
     form = backend.form_for(precision)
     program = bundle.program(level, precision, form)
@@ -211,7 +215,7 @@ def plan_engine(
         "layout": LAYOUT,
     }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return Plan(backend, device, program, level, precision, options, key)
+    return Plan(machine, backend, device, program, level, precision, options, key)
 
 
 def _built_with(machine: Machine) -> dict[str, str]:

@@ -27,6 +27,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -36,7 +37,7 @@ import numpy as np
 from edgeseg.contracts import NO_OPTIONS, Option
 from edgeseg.devices.doctor.releases import INT8_BOUNDS
 from edgeseg.devices.integers import integers_here
-from edgeseg.devices.machine import Machine, look
+from edgeseg.devices.machine import Machine, detect
 from edgeseg.engines.onnxruntime.providers import PROVIDERS, Bound, installed, open_on_gpu, providers_to_try
 from edgeseg.engines.options import CUDA_GRAPH, OPTIMIZATION_LEVEL, THREADS, WORKSPACE_BYTES
 from edgeseg.engines.session import ProgramSession, misfit
@@ -83,7 +84,11 @@ class OnnxRuntime:
     exports = EXPORTS
 
     def __init__(self, machine: Machine | None = None) -> None:
-        self._machine = machine
+        self._given = machine
+
+    @cached_property
+    def _machine(self) -> Machine:
+        return self._given or detect()
 
     @property
     def on_accelerator(self) -> bool:
@@ -98,7 +103,7 @@ class OnnxRuntime:
             return GPU_FORM if self._gpu_providers() else None
         if precision == "float":
             return DEFAULT_FORM
-        return integers_here().form
+        return self._machine.integers.form
 
     def version(self) -> str:
         return str(_ort().__version__)
@@ -106,11 +111,11 @@ class OnnxRuntime:
     def variants(self, wanted: Mapping[str, Any] = NO_OPTIONS) -> Sequence[Mapping[str, Any]]:
         """The CPU, and each provider that is installed where there is a GPU, or that which is wanted.
         Spinning would win on an idle machine, and lose in a stream."""
-        return providers_to_try(_ort(), wanted, self._gpu_providers(), (self._machine or look()).accelerator)
+        return providers_to_try(_ort(), wanted, self._gpu_providers(), self._machine.accelerator)
 
     def _gpu_providers(self) -> list[str]:
         """The providers that are installed, where there is a GPU."""
-        if not (self._machine or look()).accelerator:
+        if not self._machine.accelerator:
             return []
         try:
             return [name for name in PROVIDERS if installed(_ort(), name)]
@@ -186,9 +191,7 @@ class OnnxRuntime:
         ort = _ort()
         failures: tuple[type[Exception], ...] = (*_failures(ort), OSError)
         try:
-            session = open_on_gpu(
-                ort, _settings(ort, options), files, options, (self._machine or look()).accelerator
-            )
+            session = open_on_gpu(ort, _settings(ort, options), files, options, self._machine.accelerator)
         except failures as error:
             raise refused(
                 f"onnxruntime refuses {files[0]} on {options['provider']}: {error}", hint=hint

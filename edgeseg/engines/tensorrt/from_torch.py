@@ -27,16 +27,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from edgeseg.contracts import NO_OPTIONS, NoProgress, Progress
-from edgeseg.devices.machine import Machine, look
+from edgeseg.contracts import NO_OPTIONS
 from edgeseg.devices.probe import fingerprint
-from edgeseg.engines.cudart import Cuda
 from edgeseg.engines.options import CUDA_GRAPH, OPTIMIZATION_LEVEL, WORKSPACE_BYTES
+from edgeseg.engines.tensorrt.base import GpuRuntime
 from edgeseg.engines.tensorrt.builder import build
 from edgeseg.engines.tensorrt.python import TensorRt, order_here
 from edgeseg.engines.tensorrt.session import TensorRtSession
 from edgeseg.errors import MissingDependency
-from edgeseg.specs import GPU_FORMS, Precision, Program
+from edgeseg.specs import Program
 
 _PURPOSE = "compile engines with Torch-TensorRT"
 _COMPILER = "edgeseg.torch_trt.compiler"
@@ -48,22 +47,11 @@ OPTIONS = {
 }
 
 
-class TorchTensorRt:
-    """The backend."""
+class TorchTensorRt(GpuRuntime):
+    """The backend that compiles through torch."""
 
     name = "torch_tensorrt"
     options = OPTIONS
-    on_accelerator = True
-    exports = GPU_FORMS
-
-    def __init__(
-        self, progress: Progress | None = None, machine: Machine | None = None, cuda: Cuda | None = None
-    ) -> None:
-        self._progress, self._machine, self._cuda = progress or NoProgress(), machine, cuda
-
-    def form_for(self, precision: Precision) -> str:
-        """INT8: with half precision between the integers; the network is strongly typed."""
-        return self.exports[precision]
 
     def version(self) -> str:
         """Of Torch-TensorRT, and of the TensorRT that opens its engines: each must be the same."""
@@ -75,7 +63,7 @@ class TorchTensorRt:
 
     def variants(self, wanted: Mapping[str, Any] = NO_OPTIONS) -> Sequence[Mapping[str, Any]]:
         """One where there is a GPU; none elsewhere."""
-        if not (self._machine or look()).accelerator:
+        if not self._machine.accelerator:
             return []
         self.version()
         return [wanted]
@@ -88,7 +76,7 @@ class TorchTensorRt:
             Unsupported: no Torch-TensorRT, no TensorRT, no CUDA runtime, no GPU or none that torch sees; for
                 INT8: no modelopt.
         """
-        here = fingerprint(self.name, self.version(), accelerator=(self._machine or look()).accelerator)
+        here = fingerprint(self.name, self.version(), self._machine, on_accelerator=True)
         order = order_here(here, self._runtime, program, out_dir, _own(options))
         build(order, self._progress, importlib.import_module(_COMPILER).construct)
         return [order.engine, order.facts]
@@ -98,10 +86,6 @@ class TorchTensorRt:
         runtime.
         """
         return TensorRt(machine=self._machine, cuda=self._runtime()).load(program, files, _own(options))
-
-    def _runtime(self) -> Cuda:
-        self._cuda = self._cuda or Cuda()
-        return self._cuda
 
 
 def _own(options: Mapping[str, Any]) -> dict[str, Any]:

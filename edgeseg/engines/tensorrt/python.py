@@ -16,16 +16,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from edgeseg.contracts import NO_OPTIONS, NoProgress, Option, Progress
-from edgeseg.devices.machine import Machine, look
+from edgeseg.contracts import NO_OPTIONS, Option
 from edgeseg.devices.probe import Fingerprint, fingerprint
 from edgeseg.engines.cudart import Cuda
 from edgeseg.engines.options import CUDA_GRAPH, OPTIMIZATION_LEVEL, WORKSPACE_BYTES
 from edgeseg.engines.tensorrt import dla
+from edgeseg.engines.tensorrt.base import GpuRuntime
 from edgeseg.engines.tensorrt.builder import Order, build
 from edgeseg.engines.tensorrt.session import TensorRtSession, open_engine
 from edgeseg.errors import BuildError, Unsupported
-from edgeseg.specs import GPU_FORMS, Precision, Program
+from edgeseg.specs import Program
 
 ENGINE, FACTS = "engine.trt", "engine.json"
 OPTIONS = {
@@ -38,22 +38,11 @@ _BUILDER = ("dla_core", "optimization_level", "workspace_bytes")
 """Options that the builder reads."""
 
 
-class TensorRt:
-    """The backend."""
+class TensorRt(GpuRuntime):
+    """The backend for the GPU and, with `dla_core`, a deep-learning accelerator of this device."""
 
     name = "tensorrt"
     options = OPTIONS
-    on_accelerator = True
-    exports = GPU_FORMS
-
-    def __init__(
-        self, progress: Progress | None = None, machine: Machine | None = None, cuda: Cuda | None = None
-    ) -> None:
-        self._progress, self._machine, self._cuda = progress or NoProgress(), machine, cuda
-
-    def form_for(self, precision: Precision) -> str:
-        """INT8: with half precision between the integers; the network is strongly typed."""
-        return self.exports[precision]
 
     def version(self) -> str:
         return str(_trt().__version__)
@@ -62,14 +51,13 @@ class TensorRt:
         """The GPU, where there is one; none elsewhere. With `dla_core`, that accelerator too, where the
         device has it.
         """
-        machine = self._machine or look()
-        if not machine.accelerator:
+        if not self._machine.accelerator:
             return []
         version = self.version()
         on_gpu = {name: value for name, value in wanted.items() if name != "dla_core"}
         if "dla_core" not in wanted:
             return [on_gpu]
-        dla.check_core(wanted["dla_core"], machine, version)
+        dla.check_core(wanted["dla_core"], self._machine, version)
         return [on_gpu, {name: value for name, value in wanted.items() if name != "cuda_graph"}]
 
     def compile(self, program: Program, out_dir: Path, options: Mapping[str, Any]) -> Sequence[Path]:
@@ -85,7 +73,7 @@ class TensorRt:
                 problem,
                 hint="name tensorrt in the recipe's targets, and export again: it brings an fp16 program",
             )
-        here = fingerprint(self.name, self.version(), accelerator=(self._machine or look()).accelerator)
+        here = fingerprint(self.name, self.version(), self._machine, on_accelerator=True)
         order = order_here(here, self._runtime, program, out_dir, options)
         build(order, self._progress)
         return [order.engine, order.facts]
@@ -98,10 +86,6 @@ class TensorRt:
         recorded = bool(options.get("cuda_graph", True)) and core is None
         opener = partial(open_engine, dla_core=core)
         return TensorRtSession(program, _trt(), files[0], self._runtime(), cuda_graph=recorded, opener=opener)
-
-    def _runtime(self) -> Cuda:
-        self._cuda = self._cuda or Cuda()
-        return self._cuda
 
 
 def order_here(

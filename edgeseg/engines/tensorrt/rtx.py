@@ -18,16 +18,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from edgeseg.contracts import NO_OPTIONS, NoProgress, Option, Progress
+from edgeseg.contracts import NO_OPTIONS, Option
 from edgeseg.devices.catalog import load_catalog
-from edgeseg.devices.machine import Machine, look
-from edgeseg.engines.cudart import Cuda
 from edgeseg.engines.options import CUDA_GRAPH
+from edgeseg.engines.tensorrt.base import GpuRuntime
 from edgeseg.engines.tensorrt.builder import Order, build
 from edgeseg.engines.tensorrt.rtx_engine import open_engine
 from edgeseg.engines.tensorrt.session import TensorRtSession
 from edgeseg.errors import EngineMismatch, Unsupported, require
-from edgeseg.specs import GPU_FORMS, Precision, Program
+from edgeseg.specs import Program
 
 COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """What an engine can be built for: values of `options["compute_capability"]`."""
@@ -40,24 +39,13 @@ OPTIONS = {
 ENGINE, FACTS = "engine.rtx", "engine.json"
 
 
-class TensorRtRtx:
+class TensorRtRtx(GpuRuntime):
     """The backend; a `PortableBackend`. Where options name no `compute_capability`, that of the first card
     here is meant.
     """
 
     name = "tensorrt_rtx"
     options = OPTIONS
-    on_accelerator = True
-    exports = GPU_FORMS
-
-    def __init__(
-        self, progress: Progress | None = None, machine: Machine | None = None, cuda: Cuda | None = None
-    ) -> None:
-        self._progress, self._machine, self._cuda = progress or NoProgress(), machine, cuda
-
-    def form_for(self, precision: Precision) -> str:
-        """INT8: with half precision between the integers; the network is strongly typed."""
-        return self.exports[precision]
 
     def version(self) -> str:
         return str(_rtx().__version__)
@@ -120,7 +108,7 @@ class TensorRtRtx:
             BundleError: the runtime refuses it.
             Unsupported: no TensorRT-RTX, no CUDA runtime, no GPU, or a driver that is too old.
         """
-        rtx, cuda = _rtx(), self._cuda or Cuda()
+        rtx, cuda = _rtx(), self._runtime()
         here, wanted = cuda.capabilities(), self._capability(options)
         if wanted not in here:
             seen = (
@@ -146,7 +134,7 @@ class TensorRtRtx:
     def _capabilities(self) -> list[str]:
         """Those of the cards here that engines can be built for, each once, in the system's order."""
         catalog = load_catalog()
-        found = dict.fromkeys(catalog.compute_capability(gpu) for gpu in (self._machine or look()).gpus)
+        found = dict.fromkeys(catalog.compute_capability(gpu) for gpu in self._machine.gpus)
         return [capability for capability in found if capability in COMPUTE_CAPABILITIES]
 
 

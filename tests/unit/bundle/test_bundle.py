@@ -278,9 +278,10 @@ def test_engine_is_replaced_by_its_successor_only(bundle: Bundle, engine_file: P
 
 
 def test_changed_engine_file_is_not_used(bundle: Bundle, engine_file: Path) -> None:
+    from edgeseg.devices.machine import detect
     from edgeseg.engines import table
 
-    here = table.fingerprint("onnxruntime")
+    here = table.fingerprint("onnxruntime", detect())
     entry = bundle.add_engine(tiny_engine(device=str(here), device_key=here.key), [engine_file])
     with pytest.raises(BundleError, match="onnxruntime refuses"):
         open_session(bundle)  # intact, but no graph

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from choosing import runtimes
 from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.bundle.golden import GoldenFrame
 from edgeseg.bundle.manifest import Manifest
 from edgeseg.cli.main import run
-from edgeseg.engines import table
 from edgeseg.engines.choose.build import build_engine
 from edgeseg.engines.choose.choice import build_level
 from edgeseg.engines.open import find_engine, open_session, verify_engines
@@ -39,12 +39,6 @@ def bundle(tmp_path: Path) -> Bundle:
 def wrong(image: ImageU8) -> MaskU8:
     mask: MaskU8 = 1 - tiny_mask(image)
     return mask
-
-
-def runtimes(monkeypatch: pytest.MonkeyPatch, *backends: FakeBackend) -> None:
-    by_name = {backend.name: backend for backend in backends}
-    monkeypatch.setattr(table, "engines", lambda: dict.fromkeys(by_name, ""))
-    monkeypatch.setattr(table, "backend", lambda name, progress=None: by_name[name])
 
 
 def test_a_form_that_is_missing_falls_back_to_the_precisions_own(bundle: Bundle) -> None:

@@ -14,7 +14,7 @@ import machines
 from edgeseg.devices.clocks import clocks, differences, told
 from edgeseg.devices.doctor.slowdowns import SLOW
 from edgeseg.devices.local import timed_otherwise
-from edgeseg.devices.machine import Machine, look
+from edgeseg.devices.machine import Machine, detect
 from edgeseg.devices.nvidia import Gpu
 from edgeseg.devices.nvpmodel import PowerMode, fastest, parse_modes, parse_status
 from machines import Tree, write_tree
@@ -24,7 +24,7 @@ BAD = ["", "\0\xff", "nonsense", "-1", "9" * 400, "\N{SUPERSCRIPT TWO}", "1.5", 
 
 
 def machine(tree: Tree, folder: Path) -> Machine:
-    return look(write_tree(folder, tree), "aarch64" if "proc/device-tree/model" in tree else "x86_64")
+    return detect(write_tree(folder, tree), "aarch64" if "proc/device-tree/model" in tree else "x86_64")
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_whatever_bytes_the_files_hold(content: dict[str, bytes]) -> None:
             path = Path(folder) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        found, settings = look(Path(folder), "aarch64"), clocks(Path(folder), jetson=True)
+        found, settings = detect(Path(folder), "aarch64"), clocks(Path(folder), jetson=True)
     assert all(value.isprintable() and 0 < len(value) <= 300 for value in (found.clocks | settings).values())
     assert all(finding.hint for trap in SLOW if (finding := trap(found)))
 

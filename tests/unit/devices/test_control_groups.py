@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from edgeseg.devices.control_groups import cpu_quota, memory_limit
-from edgeseg.devices.machine import look
-from edgeseg.devices.probe import usable_cores
+from edgeseg.devices.cores import usable_cores
+from edgeseg.devices.machine import detect
 from machines import Tree, memory, write_tree
 
 
@@ -193,7 +193,7 @@ def test_quotas(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_memory(tree: Tree, wanted: int | None, tmp_path: Path) -> None:
     write_tree(tmp_path, {**tree, **memory(7802840)})
     assert memory_limit(tmp_path) == wanted
-    seen = look(tmp_path, "x86_64")
+    seen = detect(tmp_path, "x86_64")
     assert (seen.memory_gb, seen.memory_limit_gb) == (8.0, wanted and wanted / 1e9)
 
 
@@ -231,7 +231,7 @@ for tries_left in reversed(range(20)):  # a kernel refuses a process that it is 
             sys.exit({REFUSED})
         time.sleep(0.05)
 from edgeseg.devices.control_groups import cpu_quota
-from edgeseg.devices.probe import usable_cores
+from edgeseg.devices.cores import usable_cores
 print(json.dumps([cpu_quota(), usable_cores()]))
 """
     enter = [sys.executable, "-c", code, str(group / "cgroup.procs")]

@@ -15,8 +15,9 @@ from pydantic import ValidationError
 
 import machines
 from edgeseg.cli import main
-from edgeseg.devices import machine as machine_module
 from edgeseg.devices.catalog import CATALOG, Catalog, load_catalog
+from edgeseg.devices.machine import detect
+from processor import be
 
 RAW: dict[str, Any] = yaml.safe_load(CATALOG.read_text())
 FIGURES = {"value", "source"}
@@ -240,8 +241,8 @@ def test_here(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     arch = "x86_64" if tree is machines.RTX_4090 else "aarch64"
-    found = machine_module.look(machines.write_tree(tmp_path, tree), arch)
-    monkeypatch.setattr(machine_module, "look", lambda: found)
+    found = detect(machines.write_tree(tmp_path, tree), arch)
+    be(monkeypatch, found)
     assert main.run(["devices", "--here"]) == 0
     shown = capsys.readouterr().out
     assert [text for text in said if text not in shown] == []

@@ -16,7 +16,7 @@ import pytest
 
 import machines
 from edgeseg.devices.jetson import Jetson
-from edgeseg.devices.machine import Machine, look
+from edgeseg.devices.machine import Machine, detect
 from edgeseg.devices.nvidia import Gpu
 from edgeseg.engines.tensorrt import builder, dla
 from edgeseg.engines.tensorrt.builder import Note, Order, construct
@@ -92,10 +92,10 @@ def test_releases_of_tensorrt(version: str, has: bool, typed: bool) -> None:
 
 
 def test_a_recorded_jetson(tmp_path: Path) -> None:
-    nano = look(machines.write_tree(tmp_path / "nano", machines.ORIN_NANO_JETPACK_62), "aarch64")
+    nano = detect(machines.write_tree(tmp_path / "nano", machines.ORIN_NANO_JETPACK_62), "aarch64")
     with pytest.raises(Unsupported, match="Jetson Orin Nano 8GB has no DLA"):
         dla.check_core(0, nano, "10.3.0")
-    nx = look(machines.write_tree(tmp_path / "nx", machines.ORIN_NX_JETPACK_72), "aarch64")
+    nx = detect(machines.write_tree(tmp_path / "nx", machines.ORIN_NX_JETPACK_72), "aarch64")
     dla.check_core(0, nx, "10.3.0")
     with pytest.raises(Unsupported, match=r"10\.16\.2 does not build for DLA") as refused:
         dla.check_core(0, nx, "10.16.2")

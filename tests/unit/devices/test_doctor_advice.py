@@ -11,7 +11,7 @@ import machines
 from edgeseg.devices.doctor import checks
 from edgeseg.devices.doctor.findings import Finding
 from edgeseg.devices.doctor.install_lines import targets
-from edgeseg.devices.machine import Machine, look
+from edgeseg.devices.machine import Machine, detect
 from machines import Tree, write_tree
 
 Advise = Callable[[Tree, dict[str, str], str], dict[str, Finding]]
@@ -21,7 +21,7 @@ Advise = Callable[[Tree, dict[str, str], str], dict[str, Finding]]
 def advise(tmp_path: Path) -> Advise:
     def of(tree: Tree, packages: dict[str, str], python: str) -> dict[str, Finding]:
         arch = "x86_64" if "GenuineIntel" in tree["proc/cpuinfo"] else "aarch64"
-        found = list(targets(look(write_tree(tmp_path, tree), arch), packages, python))
+        found = list(targets(detect(write_tree(tmp_path, tree), arch), packages, python))
         assert all(finding.ok != bool(finding.hint) for finding in found)
         named = {finding.name: finding for finding in found}
         assert len(named) == len(found)
@@ -123,7 +123,7 @@ def test_an_old_driver_and_an_old_card(advise: Advise) -> None:
 
 
 def test_a_card_below_tensorrts_floor(tmp_path: Path) -> None:
-    volta = look(write_tree(tmp_path, machines.RTX_4090), "x86_64")
+    volta = detect(write_tree(tmp_path, machines.RTX_4090), "x86_64")
     gpu = type(volta.gpus[0])("Tesla V100", "7.0")
     found = [f for f in targets(_with(volta, gpus=(gpu,)), {}, "3.12") if f.name == "GPU 0"]
     assert [(f.ok, "needs 7.5" in f.hint) for f in found] == [(False, True)]

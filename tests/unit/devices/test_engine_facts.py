@@ -18,13 +18,13 @@ from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.bundle.graph_files import opset
 from edgeseg.bundle.manifest import EngineEntry, Manifest, ProgramEntry
 from edgeseg.cli.main import run
-from edgeseg.devices import local
-from edgeseg.devices.machine import Machine, look
+from edgeseg.devices.local import timed_otherwise
+from edgeseg.devices.machine import Machine, detect
 from edgeseg.devices.nvidia import Gpu
 from edgeseg.devices.power import PowerMeter
-from edgeseg.engines.choose import spec as plan_module
 from edgeseg.engines.choose.build import build_engine
 from edgeseg.engines.choose.latency import measure_latency, measure_power
+from processor import be
 from tiny import tiny_bundle, tiny_engine, tiny_precisions, tiny_program
 
 SetTo = Callable[[machines.Tree], Machine]
@@ -40,20 +40,17 @@ def set_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SetTo:
     """Makes this machine say of itself what a recorded one does."""
 
     def of(tree: machines.Tree) -> Machine:
-        machine = look(machines.write_tree(tmp_path / "tree", tree), "aarch64")
-        for module in (plan_module, local):
-            monkeypatch.setattr(module, "look", lambda: machine)
+        machine = detect(machines.write_tree(tmp_path / "tree", tree), "aarch64")
+        be(monkeypatch, machine)
         return machine
 
     return of
 
 
-def test_an_engine_keeps_its_machine_and_its_settings(
-    bundle: Bundle, set_to: SetTo, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    board = set_to(machines.ORIN_NANO_MAXN_HELD)
-    monkeypatch.setattr(plan_module, "look", lambda: replace(board, gpus=(Gpu("Orin", "8.7", None, 8),)))
-    engine = build_engine(bundle, threads=1).engine
+def test_an_engine_keeps_its_machine_and_its_settings(bundle: Bundle, tmp_path: Path) -> None:
+    board = detect(machines.write_tree(tmp_path / "tree", machines.ORIN_NANO_MAXN_HELD), "aarch64")
+    board = replace(board, gpus=(Gpu("Orin", "8.7", None, 8),))
+    engine = build_engine(bundle, threads=1, machine=board).engine
     assert engine.clocks == board.clocks
     assert engine.clocks["power_mode"] == "MAXN_SUPER (2)"
     assert {
@@ -209,7 +206,7 @@ def test_a_manifest_from_before_these_facts_opens(bundle: Bundle) -> None:
     engine = tiny_engine(files=("recipe.yaml",)).model_dump(mode="json", exclude={"clocks", "built_with"})
     older = EngineEntry.model_validate_json(json.dumps(engine))
     assert (older.clocks, older.built_with) == ({}, {})
-    assert local.timed_otherwise(older.clocks) == ""
+    assert timed_otherwise(older.clocks) == ""
     program = bundle.manifest.levels[0].programs["float"].model_dump(mode="json", exclude={"opset"})
     assert ProgramEntry.model_validate_json(json.dumps(program)).opset is None
     assert Manifest.model_validate_json(bundle.manifest.model_dump_json()) == bundle.manifest

@@ -16,10 +16,11 @@ import pytest
 
 import machines
 from edgeseg.cli.main import run
-from edgeseg.devices import instructions, machine
-from edgeseg.devices.doctor.checks import checkup
+from edgeseg.devices import instructions
+from edgeseg.devices.doctor.checks import check
 from edgeseg.devices.instructions import ISA_FLAGS, Asked, Processor, judge, processor
-from processor import VNNI, has, needs_vnni, pretend
+from edgeseg.devices.machine import detect
+from processor import VNNI, be, has, needs_vnni, pretend
 
 ZEN_5 = (
     "sse4_1",
@@ -336,7 +337,7 @@ def test_the_doctor_tells_how_bytes_are_multiplied(
     isa: tuple[str, ...], unknown: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend(monkeypatch, *isa, unknown=unknown)
-    assert told in next(finding.found for finding in checkup() if finding.name == "INT8")
+    assert told in next(finding.found for finding in check() if finding.name == "INT8")
 
 
 @needs_vnni
@@ -358,7 +359,7 @@ def test_the_commands_tell_what_is_unknown(
     assert "unknown: avx_vnni" in " ".join(capsys.readouterr().out.split())
     assert run(["devices", "--here", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["machine"]["isa_unknown"] == ["avx_vnni"]
-    (finding,) = (finding for finding in checkup() if finding.name == "instruction sets")
+    (finding,) = (finding for finding in check() if finding.name == "instruction sets")
     assert (finding.ok, finding.required) == (False, False)
     assert "unknown: avx_vnni" in finding.found
     assert finding.hint
@@ -371,7 +372,7 @@ def test_the_commands_tell_of_a_file_that_describes_another(
         "isa": HASWELL,
         "isa_remark": "/proc/cpuinfo describes another processor (it has no avx_vnni)",
     }
-    seen = replace(machine.look(), **other)
-    monkeypatch.setattr(machine, "look", lambda: seen)
+    seen = replace(detect(), **other)
+    be(monkeypatch, seen)
     assert run(["devices", "--here"]) == 0
     assert "describes another processor" in " ".join(capsys.readouterr().out.split())

@@ -19,7 +19,7 @@ from edgeseg.devices import machine as machine_module
 from edgeseg.devices.catalog import load_catalog
 from edgeseg.devices.cuda_driver import CudaDevice
 from edgeseg.devices.jetson import parse_release
-from edgeseg.devices.machine import look
+from edgeseg.devices.machine import detect
 from edgeseg.devices.nvidia import Gpu, gpus, parse_smi
 from machines import Tree, write_tree
 
@@ -53,7 +53,7 @@ from machines import Tree, write_tree
 def test_recorded_machines(
     tree: Tree, arch: str, entries: list[str], jetpack: str | None, stack: str | None, tmp_path: Path
 ) -> None:
-    machine, catalog = look(write_tree(tmp_path, tree), arch), load_catalog()
+    machine, catalog = detect(write_tree(tmp_path, tree), arch), load_catalog()
     assert [entry.name for entry in catalog.recognise(machine)] == entries
     assert catalog.jetpack(machine) == jetpack
     found = catalog.stack(machine)
@@ -61,7 +61,7 @@ def test_recorded_machines(
 
 
 def test_an_orin_nano_in_full(tmp_path: Path) -> None:
-    machine = look(write_tree(tmp_path, machines.ORIN_NANO_JETPACK_62), "aarch64")
+    machine = detect(write_tree(tmp_path, machines.ORIN_NANO_JETPACK_62), "aarch64")
     assert machine.os == "Ubuntu 22.04.5 LTS"
     assert machine.board == "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super"
     assert (machine.cpu, machine.isa) == ("Cortex-A78AE", ("asimd", "asimdhp", "asimddp"))
@@ -79,7 +79,7 @@ def test_an_orin_nano_in_full(tmp_path: Path) -> None:
 
 
 def test_a_desktop_in_full(tmp_path: Path) -> None:
-    machine = look(write_tree(tmp_path, machines.RTX_4090), "x86_64")
+    machine = detect(write_tree(tmp_path, machines.RTX_4090), "x86_64")
     assert machine.gpus == (Gpu("NVIDIA GeForce RTX 4090"),)
     assert machine.driver == "595.71.05"
     assert machine.jetson is None
@@ -89,7 +89,7 @@ def test_a_desktop_in_full(tmp_path: Path) -> None:
 
 def test_a_laptop_card_is_not_the_desktop_card(tmp_path: Path) -> None:
     laptop = "Model: \t\t NVIDIA GeForce RTX 4090 Laptop GPU\n"
-    machine = look(
+    machine = detect(
         write_tree(
             tmp_path, {**machines.RTX_4090, "proc/driver/nvidia/gpus/0000:01:00.0/information": laptop}
         ),
@@ -103,7 +103,7 @@ def test_a_laptop_card_is_not_the_desktop_card(tmp_path: Path) -> None:
 )
 def test_files_that_make_no_sense_are_as_good_as_absent(content: str, tmp_path: Path) -> None:
     everywhere = dict.fromkeys(machines.ORIN_NANO_JETPACK_62, content)
-    machine = look(write_tree(tmp_path, everywhere), "aarch64")
+    machine = detect(write_tree(tmp_path, everywhere), "aarch64")
     assert (machine.jetson, machine.driver, machine.cuda, machine.packages) == (None, None, None, {})
 
 
@@ -112,7 +112,7 @@ def test_a_revision_that_the_catalogue_does_not_name_belongs_to_its_line(tmp_pat
         **machines.ORIN_NANO_JETPACK_62,
         "etc/nv_tegra_release": "# R36 (release), REVISION: 5.2, GCID: 46426093\n",
     }
-    machine, catalog = look(write_tree(tmp_path, newer), "aarch64"), load_catalog()
+    machine, catalog = detect(write_tree(tmp_path, newer), "aarch64"), load_catalog()
     stack = catalog.stack(machine)
     assert stack is not None
     assert (stack.name, catalog.jetpack(machine)) == ("JetPack 6.2", None)
@@ -204,9 +204,9 @@ def test_a_board_without_nvml_is_known_by_its_driver(monkeypatch: pytest.MonkeyP
 
 
 def test_memory_and_swap(tmp_path: Path) -> None:
-    found = look(write_tree(tmp_path, machines.ORIN_NANO_25W), "aarch64")
+    found = detect(write_tree(tmp_path, machines.ORIN_NANO_25W), "aarch64")
     assert (found.memory_gb, found.swap_gb, found.disk_swap_gb) == (8.0, 4.0, 0.0)
-    both = look(
+    both = detect(
         write_tree(tmp_path, machines.memory(3866704, *machines.ZRAM, ("/swapfile", 8388604))), "aarch64"
     )
     assert (both.memory_gb, both.swap_gb, both.disk_swap_gb) == (4.0, 12.6, 8.6)
@@ -325,12 +325,12 @@ def test_this_machines_gpus_are_asked_for_once(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(machine_module, "gpus", answer)
     machine_module._gpus_here.cache_clear()
     try:
-        assert look().gpus == look().gpus == (Gpu("NVIDIA L4"),)
+        assert detect().gpus == detect().gpus == (Gpu("NVIDIA L4"),)
     finally:
         machine_module._gpus_here.cache_clear()
     assert asked == [Path("/")]
 
 
 def test_this_machine() -> None:
-    assert look() == look()
-    assert look().os
+    assert detect() == detect()
+    assert detect().os

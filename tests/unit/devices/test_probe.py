@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from edgeseg.devices.probe import Fingerprint, fingerprint, usable_cores
+from edgeseg.devices.cores import usable_cores
+from edgeseg.devices.machine import detect
+from edgeseg.devices.nvidia import Gpu
+from edgeseg.devices.probe import Fingerprint, fingerprint
 from edgeseg.errors import Unsupported
 from machines import write_tree
-from processor import pretend
 
 DESKTOP = "".join(
     f"""processor\t: {number}
@@ -58,12 +61,17 @@ CPU part\t: 0xd0b
 
 @pytest.fixture
 def cpuinfo(tmp_path: Path) -> Path:
-    return tmp_path / "cpuinfo"
+    (tmp_path / "proc").mkdir()
+    return tmp_path / "proc" / "cpuinfo"
+
+
+def found_by(cpuinfo: Path, runtime: str = "onnxruntime", version: str = "1.31.1") -> Fingerprint:
+    return fingerprint(runtime, version, detect(cpuinfo.parents[1]))
 
 
 def test_desktop(cpuinfo: Path) -> None:
     cpuinfo.write_text(DESKTOP)
-    found = fingerprint("onnxruntime", "1.31.1", cpuinfo)
+    found = found_by(cpuinfo)
     assert found.cpu == "Intel(R) Core(TM) i7-8700K CPU @ 3.70GHz"
     assert found.isa == ("sse4_1", "avx", "f16c", "fma", "avx2")
     assert "\n" not in str(found)
@@ -72,23 +80,23 @@ def test_desktop(cpuinfo: Path) -> None:
 
 def test_jetson_orin_is_named_by_its_core(cpuinfo: Path) -> None:
     cpuinfo.write_text(ORIN)
-    found = fingerprint("onnxruntime", "1.31.1", cpuinfo)
+    found = found_by(cpuinfo)
     assert (found.cpu, found.isa) == ("Cortex-A78AE", ("asimd", "asimdhp", "asimddp"))
 
 
 def test_mixed_cores_have_what_all_have(cpuinfo: Path) -> None:
     cpuinfo.write_text(MIXED)
-    found = fingerprint("onnxruntime", "1.31.1", cpuinfo)
+    found = found_by(cpuinfo)
     assert (found.cpu, found.isa) == ("ARM 0x41/0xd05 + Cortex-A76", ("asimd", "asimdhp", "asimddp"))
 
 
 def test_key_changes_with_runtime_version_and_instruction_set(cpuinfo: Path) -> None:
     cpuinfo.write_text(DESKTOP)
-    first = fingerprint("onnxruntime", "1.31.1", cpuinfo)
-    assert first.key == fingerprint("onnxruntime", "1.31.1", cpuinfo).key
-    others = [fingerprint("onnxruntime", "1.31.2", cpuinfo), fingerprint("openvino", "1.31.1", cpuinfo)]
+    first = found_by(cpuinfo)
+    assert first.key == found_by(cpuinfo).key
+    others = [found_by(cpuinfo, version="1.31.2"), found_by(cpuinfo, "openvino")]
     cpuinfo.write_text(DESKTOP.replace(" avx2", " avx2 avx512f"))
-    others.append(fingerprint("onnxruntime", "1.31.1", cpuinfo))
+    others.append(found_by(cpuinfo))
     assert len({first.key, *(other.key for other in others)}) == 4
 
 
@@ -102,44 +110,44 @@ def test_the_key_of_an_engine_for_a_processor_is_stable() -> None:
 
 def test_an_accelerator_changes_key_and_name(cpuinfo: Path) -> None:
     cpuinfo.write_text(DESKTOP)
-    keys = {
-        fingerprint("tensorrt", "11.0", cpuinfo, accelerator=card).key
-        for card in ("", "RTX 4090 (8.9)", "RTX 5090 (12.0)")
-    }
-    assert len(keys) == 3
-    assert "RTX 4090 (8.9) beside Intel" in str(
-        fingerprint("tensorrt", "11.0", cpuinfo, accelerator="RTX 4090 (8.9)")
-    )
+    cards = (), (Gpu("RTX 4090", "8.9"),), (Gpu("RTX 5090", "12.0"),)
+    found = [
+        fingerprint("tensorrt", "11.0", replace(detect(cpuinfo.parents[1]), gpus=gpus), on_accelerator=True)
+        for gpus in cards
+    ]
+    assert len({one.key for one in found}) == 3
+    assert "RTX 4090 (8.9) beside Intel" in str(found[1])
 
 
 def test_core_count_does_not_change_the_key(cpuinfo: Path) -> None:
     cpuinfo.write_text(ORIN)
-    six = fingerprint("onnxruntime", "1", cpuinfo).key
+    six = found_by(cpuinfo).key
     cpuinfo.write_text(ORIN.split("\n\n")[0] + "\n\n")
-    assert fingerprint("onnxruntime", "1", cpuinfo).key == six
+    assert found_by(cpuinfo).key == six
 
 
 def test_a_machine_that_nothing_tells_of(cpuinfo: Path) -> None:
     with pytest.raises(Unsupported, match="cannot be told") as caught:
-        fingerprint("onnxruntime", "1", cpuinfo)
-    assert str(cpuinfo) in caught.value.hint
+        found_by(cpuinfo)
+    assert "/proc/cpuinfo" in caught.value.hint
 
 
-def test_what_is_unknown_makes_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_unknown_makes_another_machine() -> None:
     """Its engines are not opened where all is known, nor the other way round."""
-    keys = []
-    for unknown in ((), ("avx_vnni",), ("avx_vnni", "amx_int8")):
-        pretend(monkeypatch, "avx", "avx2", unknown=unknown)
-        keys.append(fingerprint("onnxruntime", "1").key)
-    assert len(set(keys)) == 3
-    assert "avx avx2; unknown: avx_vnni amx_int8" in fingerprint("onnxruntime", "1").place
-    pretend(monkeypatch, unknown=("avx", "avx2"))
-    assert "instruction set unknown" in fingerprint("onnxruntime", "1").place
+    here = replace(detect(), cpu="a processor")
+    found = [
+        fingerprint("onnxruntime", "1", replace(here, isa=("avx", "avx2"), isa_unknown=unknown))
+        for unknown in ((), ("avx_vnni",), ("avx_vnni", "amx_int8"))
+    ]
+    assert len({one.key for one in found}) == 3
+    assert "avx avx2; unknown: avx_vnni amx_int8" in found[-1].place
+    nothing = replace(here, isa=(), isa_unknown=("avx", "avx2"))
+    assert "instruction set unknown" in fingerprint("onnxruntime", "1", nothing).place
 
 
 def test_this_machine() -> None:
-    here = fingerprint("onnxruntime", "1")
-    assert here == fingerprint("onnxruntime", "1")
+    here = fingerprint("onnxruntime", "1", detect())
+    assert here == fingerprint("onnxruntime", "1", detect())
     assert here.cpu
 
 

@@ -12,7 +12,7 @@ import pytest
 import machines
 from edgeseg.devices.doctor import checks, releases, slowdowns, traps
 from edgeseg.devices.doctor.findings import Finding
-from edgeseg.devices.machine import Machine, look
+from edgeseg.devices.machine import Machine, detect
 from machines import Tree, write_tree
 
 Trap = Callable[[Machine, traps.Packages], Finding | None]
@@ -40,14 +40,14 @@ def test_what_this_python_does_not_see_is_no_trap(
     """A plain virtual environment has no cv2, PyPI's torch for ARM no CUDA; cuDNN comes from elsewhere than
     pip and dpkg, too.
     """
-    board = look(write_tree(tmp_path, JETSON_DEV), "aarch64")
+    board = detect(write_tree(tmp_path, JETSON_DEV), "aarch64")
     packages = {"numpy": "2.2.6", "torch": "2.8.0", "onnxruntime-gpu": "1.31.1"}
     asked = (traps.numpy_2_with_opencv_of_the_system, traps.torch_without_cusparselt)
     assert all(trap(board, packages) for trap in asked)
     del system_modules["cv2"]
     (tmp_path / "torch/lib/libtorch_cuda.so").unlink()
     assert not any(trap(board, packages) for trap in asked)
-    card = look(write_tree(tmp_path / "card", PC), "x86_64")
+    card = detect(write_tree(tmp_path / "card", PC), "x86_64")
     assert traps.onnxruntime_without_cudnn(card, packages)
     monkeypatch.setattr(traps, "loads", lambda library: library == "libcudnn.so.9")
     assert not traps.onnxruntime_without_cudnn(card, packages)
@@ -241,7 +241,7 @@ def test_modules_and_libraries_are_looked_for_without_an_import() -> None:
 def test_each_trap(
     trap: Trap, tree: Tree, packages: dict[str, str], hint: str | None, tmp_path: Path
 ) -> None:
-    found = trap(look(write_tree(tmp_path, tree), "x86_64" if tree is PC else "aarch64"), packages)
+    found = trap(detect(write_tree(tmp_path, tree), "x86_64" if tree is PC else "aarch64"), packages)
     assert (found and found.hint) == hint
     assert found is None or (found.area == "traps" and not found.ok)
 
@@ -272,7 +272,7 @@ def test_what_is_older_than_what_is_asked_for(
     packages: dict[str, str], old: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: LINES)
-    found = releases.too_old(look(tmp_path, "x86_64"), packages)
+    found = releases.too_old(detect(tmp_path, "x86_64"), packages)
     assert (found.hint if found else "") == (
         f"pip install --upgrade {' '.join(repr(one) for one in old)}" if old else ""
     )
@@ -283,7 +283,7 @@ def test_a_folder_asks_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "requires", not_installed)
-    assert releases.too_old(look(tmp_path, "x86_64"), {"onnxruntime": "1.0"}) is None
+    assert releases.too_old(detect(tmp_path, "x86_64"), {"onnxruntime": "1.0"}) is None
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_int8_of_earlier_bundles(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sys, "version_info", (*python, 1))
-    found = releases.int8_of_earlier_bundles(look(tmp_path, "x86_64"), packages)
+    found = releases.int8_of_earlier_bundles(detect(tmp_path, "x86_64"), packages)
     assert (found and found.hint) == hint
     assert found is None or ("1.23.2 is the newest for Python 3.10" in found.found) == (python == (3, 10))
 
@@ -312,7 +312,7 @@ def test_int8_of_earlier_bundles(
 @pytest.mark.usefixtures("system_modules")
 def test_every_trap_is_looked_for(tmp_path: Path) -> None:
     count = len(traps.TRAPS) + len(slowdowns.SLOW)
-    machine = look(write_tree(tmp_path / "jetson", JETSON), "aarch64")
+    machine = detect(write_tree(tmp_path / "jetson", JETSON), "aarch64")
     assert [finding.found for finding in traps.traps(machine, {})] == [f"none of {count}"]
     everything = {
         "onnxruntime": "1",
@@ -326,10 +326,10 @@ def test_every_trap_is_looked_for(tmp_path: Path) -> None:
         "torch": "2.13.0+cu130",
         "torchvision": "0.28.0+cpu",
     }
-    card = look(
+    card = detect(
         write_tree(tmp_path / "pc", {**machines.RTX_4090_CONTAINER, **machines.LAPTOP_ON_BATTERY}), "x86_64"
     )
-    board = look(
+    board = detect(
         write_tree(tmp_path / "board", {**machines.ORIN_NANO_25W, **machines.memory(7802840)}), "aarch64"
     )
     found = [[finding.name for finding in traps.traps(one, everything)] for one in (card, board)]
@@ -338,7 +338,7 @@ def test_every_trap_is_looked_for(tmp_path: Path) -> None:
     seen = {name for names in found for name in names} | {
         finding.name for finding in traps.traps(board, without_torch)
     }
-    seen |= {finding.name for finding in traps.traps(look(write_tree(tmp_path / "card", PC), "x86_64"), {})}
+    seen |= {finding.name for finding in traps.traps(detect(write_tree(tmp_path / "card", PC), "x86_64"), {})}
     # Two more ask for what these two machines cannot have at once: no OpenCV of pip's, and a card with a
     # limit.
     assert len(seen) == count - 2

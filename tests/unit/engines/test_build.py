@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from choosing import runtimes
 from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.cli.main import run
-from edgeseg.devices import probe
-from edgeseg.engines import table
+from edgeseg.devices.machine import detect
 from edgeseg.engines.choose.build import build_engine
 from edgeseg.engines.choose.latency import measure_latency
 from edgeseg.engines.open import open_session, verify_engines
@@ -69,11 +69,10 @@ def test_kept_or_built_and_why(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) 
     assert damaged.reason.startswith("damaged: ")
     assert len(bundle.manifest.engines) == 1
 
-    other = replace(table.fingerprint("onnxruntime"), cpu="Cortex-A78AE", machine="aarch64", isa=("asimd",))
-    monkeypatch.setattr(probe, "fingerprint", lambda *args, **options: other)
+    other = replace(detect(), cpu="Cortex-A78AE", arch="aarch64", isa=("asimd",))
     with pytest.raises(EngineMismatch, match="this is Cortex-A78AE"):
-        open_session(bundle)
-    elsewhere = build_engine(bundle, threads=2)
+        open_session(bundle, machine=other)
+    elsewhere = build_engine(bundle, threads=2, machine=other)
     assert elsewhere.built
     assert "the one that is there was built for" in elsewhere.reason
     assert "not for Cortex-A78AE" in elsewhere.reason
@@ -223,7 +222,7 @@ def test_a_full_disk_is_told_as_one(free_bytes: int, bundle: Bundle, monkeypatch
         else BuildError("refuses it", hint="export again")
     )
     backend = FakeBackend("onnxruntime", error=error)
-    monkeypatch.setattr(table, "backend", lambda name, progress=None: backend)
+    runtimes(monkeypatch, backend)
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free_bytes))
     with pytest.raises(BuildError, match=r"cannot build below .*o space left") as refused:
         build_engine(bundle, threads=1)

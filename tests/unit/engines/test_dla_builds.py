@@ -17,7 +17,7 @@ import builders
 from edgeseg.bundle import open_bundle
 from edgeseg.bundle.manifest import kind
 from edgeseg.cli.main import run
-from edgeseg.contracts import NoProgress, Progress
+from edgeseg.contracts import EngineBackend, NoProgress, Progress
 from edgeseg.devices.jetson import Jetson
 from edgeseg.devices.machine import Machine
 from edgeseg.engines import table
@@ -30,12 +30,22 @@ from edgeseg.errors import BuildError, Unsupported
 from edgeseg.specs import canonical_form
 from fake_cuda import FakeLibrary, fake_trt
 from fakes import FakeBackend
+from processor import be
 from tiny import tiny_bundle, tiny_image, tiny_mask, tiny_precisions, tiny_program
 
 
 def module(part: str) -> Machine:
     return Machine(
-        "aarch64", "Linux", "", "", (), (), None, None, Jetson("", "tegra234", (part,), False, "36.4.3"), {}
+        "aarch64",
+        "Linux",
+        "",
+        "a CPU",
+        (),
+        (),
+        None,
+        None,
+        Jetson("", "tegra234", (part,), False, "36.4.3"),
+        {},
     )
 
 
@@ -123,14 +133,17 @@ def test_measured_against_the_gpu_and_kept_beside_it(
     both = [frame for frame in golden if frame.precision != "int8"]
     bundle = tiny_bundle(tmp_path / "b.edgeseg", programs=[parts["programs"][0], half], golden=both)
     backends = {"onnxruntime": FakeBackend("onnxruntime", tiny_mask)}
-    made_row = TensorRt(machine=NX_16GB, cuda=Cuda(installed.library))
     monkeypatch.setattr(table, "engines", lambda: dict.fromkeys(("onnxruntime", "tensorrt"), ""))
-    monkeypatch.setattr(
-        table, "backend", lambda name, progress=None: made_row if name == "tensorrt" else backends[name]
+
+    def backend(name: str, machine: Machine | None = None, progress: Progress | None = None) -> EngineBackend:
+        cuda = Cuda(installed.library)
+        return TensorRt(machine=machine, cuda=cuda) if name == "tensorrt" else backends[name]
+
+    monkeypatch.setattr(table, "backend", backend)
+    build_level(bundle, threads=1, machine=NX_16GB)
+    made = build_level(
+        open_bundle(bundle.path), threads=1, options={"tensorrt": {"dla_core": 0}}, machine=NX_16GB
     )
-    monkeypatch.setattr(table, "look", lambda: NX_16GB)
-    build_level(bundle, threads=1)
-    made = build_level(open_bundle(bundle.path), threads=1, options={"tensorrt": {"dla_core": 0}})
     rows = {f"{one.runtime} {one.kind}": one for one in made.choice.candidates}
     assert list(rows) == [
         "onnxruntime float",
@@ -151,11 +164,13 @@ def test_measured_against_the_gpu_and_kept_beside_it(
     assert "tensorrt fp16 dla0: DLA core 0 takes 4 of 8 layers" in rows["tensorrt fp16 dla0"].hint
     kinds = [f"{engine.runtime} {engine.kind}" for engine in open_bundle(bundle.path).manifest.engines]
     assert sorted(kinds) == ["onnxruntime float", "tensorrt float", "tensorrt fp16", "tensorrt fp16 dla0"]
-    again = build_level(open_bundle(bundle.path), threads=1, options={"tensorrt": {"dla_core": 0}})
+    again = build_level(
+        open_bundle(bundle.path), threads=1, options={"tensorrt": {"dla_core": 0}}, machine=NX_16GB
+    )
     assert (again.built, again.reason) == (False, "same program, runtimes, device and options")
 
     before = (bundle.path / "manifest.json").read_bytes()
-    made_row._machine = NX_8GB
+    be(monkeypatch, NX_8GB)
     assert run(["build", str(bundle.path), "--dla-core", "1"]) == 4
     assert "Jetson Orin NX 8GB has no DLA core 1" in capsys.readouterr().err
     assert (bundle.path / "manifest.json").read_bytes() == before

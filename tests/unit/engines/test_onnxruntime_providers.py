@@ -5,6 +5,7 @@ and without.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,6 @@ import pytest
 from edgeseg.bundle.manifest import kind
 from edgeseg.devices.machine import Machine
 from edgeseg.devices.nvidia import Gpu
-from edgeseg.engines import table
 from edgeseg.engines.choose.choice import build_level
 from edgeseg.engines.onnxruntime.backend import OnnxRuntime
 from edgeseg.engines.onnxruntime.providers import PROVIDERS, provider_options
@@ -26,7 +26,7 @@ from tiny import outside_weights, tiny_bundle, tiny_image, tiny_mask, tiny_progr
 
 BARE = Machine("x86_64", "Linux", "", "", (), (), None, None, None, {})
 CARD = Machine(
-    "x86_64", "Linux", "", "", (), (Gpu("NVIDIA GeForce RTX 4090", "8.9", 24.0),), None, None, None, {}
+    "x86_64", "Linux", "", "a CPU", (), (Gpu("NVIDIA GeForce RTX 4090", "8.9", 24.0),), None, None, None, {}
 )
 OPTIONS = {"threads": 1}
 
@@ -226,16 +226,17 @@ def test_what_is_wanted_and_cannot_be(gpu: Any) -> None:
         OnnxRuntime(CARD).variants({"provider": "cuda", "optimization_level": 5})
 
 
-def test_the_processor_s_engine_has_its_threads_beside_a_gpu(
-    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_processor_s_engine_has_its_threads_beside_a_gpu(gpu: Any, tmp_path: Path) -> None:
     gpu(*TITLES)
-    monkeypatch.setattr(table, "look", lambda: CARD)
-    monkeypatch.setattr(table, "backend", lambda name, progress=None: OnnxRuntime(CARD))
     assert OnnxRuntime(CARD).on_accelerator
     bundle = tiny_bundle(tmp_path / "b.edgeseg")
+    here = replace(CARD, cpu="a processor")
     made = build_level(
-        bundle, threads=1, runtimes=["onnxruntime"], options={"onnxruntime": {"provider": "cuda"}}
+        bundle,
+        threads=1,
+        runtimes=["onnxruntime"],
+        options={"onnxruntime": {"provider": "cuda"}},
+        machine=here,
     )
     assert [(row.kind, row.options["threads"]) for row in made.choice.candidates] == [
         ("float", 1),
@@ -246,5 +247,6 @@ def test_the_processor_s_engine_has_its_threads_beside_a_gpu(
         threads=1,
         runtimes=["onnxruntime"],
         options={"onnxruntime": {"provider": "cpu", "threads": 2}},
+        machine=here,
     )
     assert [(row.kind, row.options["threads"]) for row in own.choice.candidates] == [("float", 2)]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeseg.devices.probe import processor
+from edgeseg.devices.instructions import processor
+from edgeseg.devices.machine import detect
 from edgeseg.engines import table
 from edgeseg.engines.openvino import PRECISION_HINTS, OpenVino
 from edgeseg.errors import BuildError, MissingDependency, Unsupported
@@ -21,7 +22,7 @@ from tiny import tiny_program
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingDependency) as caught:
-        table.fingerprint("openvino")
+        table.fingerprint("openvino", detect())
     assert caught.value.hint == "pip install 'edgeseg[openvino]'"
 
 

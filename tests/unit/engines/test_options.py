@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import builders
+from choosing import runtimes
 from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.cli.main import run
 from edgeseg.contracts import Option
-from edgeseg.engines import table
 from edgeseg.engines.choose.build import build_engine
 from edgeseg.engines.choose.choice import LevelBuild, build_level
 from edgeseg.engines.options import THREADS, check, declared, read
@@ -119,12 +119,6 @@ LEVEL = {"effort": Option(int, "how hard it tries", most=9), "threads": THREADS}
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
     return tiny_bundle(tmp_path / "tiny.edgeseg")
-
-
-def runtimes(monkeypatch: pytest.MonkeyPatch, *backends: FakeBackend) -> None:
-    by_name = {backend.name: backend for backend in backends}
-    monkeypatch.setattr(table, "engines", lambda: dict.fromkeys(by_name, ""))
-    monkeypatch.setattr(table, "backend", lambda name, progress=None: by_name[name])
 
 
 def test_every_variant_has_them_and_they_are_in_the_key(

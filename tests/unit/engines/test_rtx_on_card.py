@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from edgeseg.bundle import Bundle, open_bundle
 from edgeseg.cli.main import run
-from edgeseg.devices.machine import Machine, look
+from edgeseg.devices.machine import Machine
 from edgeseg.devices.nvidia import Gpu
 from edgeseg.engines import table
 from edgeseg.engines.choose.build import build_engine
@@ -33,15 +33,10 @@ from edgeseg.errors import BundleError, EngineMismatch, MissingDependency
 from fake_cuda import FakeLibrary
 from fake_rtx import VERSION, EngineInvalidityDiagnostics, EngineValidity, fake_rtx
 from fakes import FakeBackend
-from processor import pretend
+from processor import be
 from tiny import SIZE_HW, tiny_bundle, tiny_image, tiny_mask
 
 I9, XEON, RYZEN = "Core i9-13900K", "Xeon Platinum 8480+", "Ryzen 9 7950X"
-LOOKING = [
-    module
-    for name, module in sys.modules.items()
-    if name.startswith("edgeseg.") and vars(module).get("look") is look
-]
 NAMES = {"8.6": "RTX 3080", "8.9": "RTX 4090", "12.0": "RTX 5090"}
 
 
@@ -50,11 +45,12 @@ class Machines:
     takes any time.
 
     Attributes:
+        here: the machine that it is now.
         compiled: compute capabilities that engines were compiled for.
     """
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self._patch = patch
+        self.patch = patch
         self.compiled: list[str] = []
         self.rtx_ms, self.now_s = 2.0, 0.0
         self.answer: Callable[[np.ndarray], np.ndarray] = tiny_mask
@@ -82,15 +78,11 @@ class Machines:
             The module tensorrt_rtx.
         """
         gpus = tuple(Gpu(f"NVIDIA GeForce {names[card]}", card) for card in cards)
-        machine = Machine("x86_64", "Linux", "", cpu, ("avx2",), gpus, driver, None, None, {})
-        for module in LOOKING:
-            self._patch.setattr(module, "look", lambda: machine)
-        pretend(self._patch, "avx2", model=cpu)
-        library = FakeLibrary(cards)
-        self._patch.setattr(tensorrt_rtx, "Cuda", lambda: Cuda(library))
+        self.here = Machine("x86_64", "Linux", "", cpu, ("avx2",), gpus, driver, None, None, {})
+        self._cuda = Cuda(library := FakeLibrary(cards))
         shapes = (1, *SIZE_HW, 3), (1, SIZE_HW[0] // 2, SIZE_HW[1] // 2)
         module = version and fake_rtx(library, *shapes, self._infer, version=version, **runtime)
-        self._patch.setitem(sys.modules, "tensorrt_rtx", module)  # type: ignore[arg-type]
+        self.patch.setitem(sys.modules, "tensorrt_rtx", module)  # type: ignore[arg-type]
         return module
 
     def _infer(self, image: np.ndarray) -> np.ndarray:
@@ -102,9 +94,9 @@ class Machines:
         order.engine.write_bytes(b"engine")
         order.facts.write_text(json.dumps(dict(order.settings)))
 
-    def _backend(self, name: str, progress: object = None) -> Any:
+    def _backend(self, name: str, machine: Machine | None = None, progress: object = None) -> Any:
         if name == "tensorrt_rtx":
-            return TensorRtRtx()
+            return TensorRtRtx(machine=machine, cuda=self._cuda)
 
         def on_the_processor(image: np.ndarray) -> np.ndarray:
             self.now_s += 0.008
@@ -124,7 +116,7 @@ def shipped(machines: Machines, tmp_path: Path) -> Bundle:
     """A bundle with an engine for SM89, from a machine without a GPU, on a machine with an RTX 4090."""
     machines.be(XEON)
     bundle = tiny_bundle(tmp_path / "shipped.edgeseg")
-    build_for_card(bundle, "rtx4090")
+    build_for_card(bundle, "rtx4090", machine=machines.here)
     machines.be(I9, "8.9")
     return open_bundle(bundle.path)
 
@@ -145,12 +137,12 @@ def test_the_card_computes_the_key_that_the_factory_gave(
     machines: Machines,
 ) -> None:
     machines.be(cpu, *cards)
-    for options in TensorRtRtx().variants(asked):
+    for options in TensorRtRtx(machine=machines.here).variants(asked):
         machines.be(cpu, *cards)
-        here = plan_engine(shipped, "tensorrt_rtx", 0, "float", threads, options)
+        here = plan_engine(shipped, "tensorrt_rtx", 0, "float", threads, options, machines.here)
         for version in (VERSION, "1.8.0.1"):
             machines.be(XEON, version=version)
-            sent = plan_engine(shipped, "tensorrt_rtx", 0, "float", None, options)
+            sent = plan_engine(shipped, "tensorrt_rtx", 0, "float", None, options, machines.here)
             same = version == VERSION
             assert (here.key == sent.key, here.device.key == sent.device.key) == (same, same)
 
@@ -164,9 +156,9 @@ def test_on_the_card_it_is_found_checked_timed_and_becomes_the_default(
     shipped: Bundle, machines: Machines
 ) -> None:
     sent = rtx(shipped)
-    made = build_level(shipped, threads=4)
+    made = build_level(shipped, threads=4, machine=machines.here)
     assert machines.compiled == ["8.9"], "nothing is compiled on the card"
-    assert made.engine == rtx(open_bundle(shipped.path)) == find_engine(shipped)
+    assert made.engine == rtx(open_bundle(shipped.path)) == find_engine(shipped, machine=machines.here)
     assert (made.engine.key, made.engine.built_with, made.engine.created) == (
         sent.key,
         sent.built_with,
@@ -180,36 +172,36 @@ def test_on_the_card_it_is_found_checked_timed_and_becomes_the_default(
     )
     assert "RTX 4090" in made.engine.measured_on and I9 in made.engine.measured_on
     assert made.choice.machine == made.engine.measured_on
-    again = build_level(shipped, threads=4)
+    again = build_level(shipped, threads=4, machine=machines.here)
     assert (again.built, again.engine, again.reason) == (
         False,
         made.engine,
         "same program, runtimes, device and options",
     )
-    with open_session(shipped) as session:
+    with open_session(shipped, machine=machines.here) as session:
         assert np.array_equal(session.infer(tiny_image(3)), tiny_mask(tiny_image(3)))
-    assert verify_engines(shipped).keys() == {"level 0, tensorrt_rtx float"}
+    assert verify_engines(shipped, machine=machines.here).keys() == {"level 0, tensorrt_rtx float"}
 
 
 def test_a_slow_one_is_packed_and_not_the_default(shipped: Bundle, machines: Machines) -> None:
     machines.rtx_ms = 9
-    assert build_level(shipped).engine.runtime == "onnxruntime"
+    assert build_level(shipped, machine=machines.here).engine.runtime == "onnxruntime"
     assert rtx(shipped).checked
-    assert find_engine(shipped).runtime == "onnxruntime"
+    assert find_engine(shipped, machine=machines.here).runtime == "onnxruntime"
 
 
 def test_a_wrong_one_is_refused_and_stays_unused(shipped: Bundle, machines: Machines) -> None:
     machines.answer = lambda image: 1 - tiny_mask(image)
-    made = build_level(shipped)
+    made = build_level(shipped, machine=machines.here)
     assert {row.runtime: row.verdict for row in made.choice.candidates} == {
         "onnxruntime": "default",
         "tensorrt_rtx": "refused",
     }
     assert not rtx(shipped).checked
-    assert find_engine(shipped).runtime == "onnxruntime"
+    assert find_engine(shipped, machine=machines.here).runtime == "onnxruntime"
     with pytest.raises(BundleError, match="never checked"):
-        find_engine(shipped, runtime="tensorrt_rtx")
-    assert not build_level(shipped).built, "it is not tried again and again"
+        find_engine(shipped, runtime="tensorrt_rtx", machine=machines.here)
+    assert not build_level(shipped, machine=machines.here).built, "it is not tried again and again"
 
 
 def test_unchecked_it_is_never_used(shipped: Bundle, machines: Machines) -> None:
@@ -217,26 +209,28 @@ def test_unchecked_it_is_never_used(shipped: Bundle, machines: Machines) -> None
         with pytest.raises(
             BundleError, match="for this device that was compiled elsewhere and never checked"
         ) as refused:
-            use(shipped)
+            use(shipped, machine=machines.here)
         assert (
             refused.value.hint
             == f"edgeseg build {shipped.path} checks it on the golden frames, without compiling again"
         )
         assert not isinstance(refused.value, EngineMismatch)
-    build_engine(shipped)
-    assert find_engine(shipped).runtime == "onnxruntime", "one that was checked goes before it"
+    build_engine(shipped, machine=machines.here)
+    assert find_engine(shipped, machine=machines.here).runtime == "onnxruntime", (
+        "one that was checked goes before it"
+    )
 
 
 def test_a_single_engine_is_only_checked_too(shipped: Bundle, machines: Machines) -> None:
-    made = build_engine(shipped, "tensorrt_rtx", threads=3)
+    made = build_engine(shipped, "tensorrt_rtx", threads=3, machine=machines.here)
     assert (made.built, made.reason, machines.compiled) == (
         False,
         "compiled elsewhere, checked here",
         ["8.9"],
     )
     assert made.engine.checked and made.engine.measurements["median_ms"] == pytest.approx(2)
-    assert not build_engine(shipped, "tensorrt_rtx").built
-    assert build_engine(shipped, "tensorrt_rtx", force=True).built
+    assert not build_engine(shipped, "tensorrt_rtx", machine=machines.here).built
+    assert build_engine(shipped, "tensorrt_rtx", force=True, machine=machines.here).built
     assert machines.compiled == ["8.9", "8.9"]
 
 
@@ -248,14 +242,16 @@ def test_the_card_compiles_where_nothing_was_shipped_or_the_release_differs(
     with pytest.raises(
         EngineMismatch, match=rf"8\.9 with tensorrt_rtx {VERSION}; this is .*8\.9 with tensorrt_rtx 1\.8"
     ) as other:
-        find_engine(shipped)
+        find_engine(shipped, machine=machines.here)
     assert other.value.hint == f"edgeseg build {shipped.path}"
-    assert build_level(shipped).engine.runtime_version == "1.8.0.1"
+    assert build_level(shipped, machine=machines.here).engine.runtime_version == "1.8.0.1"
     assert machines.compiled == ["8.9", "8.9"]
     fresh = tiny_bundle(tmp_path / "fresh.edgeseg")
-    assert build_level(fresh).engine.key != sent.key
+    assert build_level(fresh, machine=machines.here).engine.key != sent.key
     machines.be(XEON, version="1.8.0.1")
-    assert not build_for_card(fresh, "rtx4090")[0].built, "what the card compiled serves elsewhere too"
+    assert not build_for_card(fresh, "rtx4090", machine=machines.here)[0].built, (
+        "what the card compiled serves elsewhere too"
+    )
 
 
 def test_another_card(shipped: Bundle, machines: Machines) -> None:
@@ -263,9 +259,9 @@ def test_another_card(shipped: Bundle, machines: Machines) -> None:
     with pytest.raises(
         EngineMismatch, match=r"built for .* capability 8\.9 .*; this is .* capability 8\.6 "
     ) as refused:
-        open_session(shipped)
+        open_session(shipped, machine=machines.here)
     assert refused.value.hint == f"edgeseg build {shipped.path}"
-    assert build_level(shipped).engine.options == {"compute_capability": "8.6"}
+    assert build_level(shipped, machine=machines.here).engine.options == {"compute_capability": "8.6"}
     assert machines.compiled == ["8.9", "8.6"]
     assert [
         e.options["compute_capability"] for e in shipped.manifest.engines if e.runtime == "tensorrt_rtx"
@@ -274,14 +270,14 @@ def test_another_card(shipped: Bundle, machines: Machines) -> None:
 
 def test_of_several_kinds_of_cards_each_is_tried(shipped: Bundle, machines: Machines) -> None:
     machines.be(I9, "8.6", "8.9", "8.9")
-    made = build_level(shipped)
+    made = build_level(shipped, machine=machines.here)
     assert machines.compiled == ["8.9", "8.6"], "the one that was shipped, then the one that was not"
     assert [row.options for row in made.choice.candidates[1:]] == [
         {"compute_capability": "8.6"},
         {"compute_capability": "8.9"},
     ]
     assert {row.verdict for row in made.choice.candidates[1:]} == {"default", "passed"}
-    assert not build_level(shipped).built
+    assert not build_level(shipped, machine=machines.here).built
 
 
 def test_without_tensorrt_rtx_the_card_says_what_to_type(
@@ -289,23 +285,25 @@ def test_without_tensorrt_rtx_the_card_says_what_to_type(
 ) -> None:
     machines.be(I9, "8.9", version=None)
     with pytest.raises(MissingDependency) as missing:
-        find_engine(shipped)
+        find_engine(shipped, machine=machines.here)
     assert missing.value.hint == "pip install 'edgeseg[rtx]'"
-    row = build_level(shipped).choice.candidates[-1]
+    row = build_level(shipped, machine=machines.here).choice.candidates[-1]
     assert (row.runtime, row.verdict) == ("tensorrt_rtx", "not built")
     assert "pip install 'edgeseg[rtx]'" in row.reason
     machines.be(XEON, version=None)
-    assert not build_level(shipped).choice.candidates[1:], "no reason to install anything where no card is"
+    assert not build_level(shipped, machine=machines.here).choice.candidates[1:], (
+        "no reason to install anything where no card is"
+    )
 
 
 def test_a_driver_that_is_too_old_leaves_the_processor(shipped: Bundle, machines: Machines) -> None:
     machines.be(I9, "8.9", validity=EngineValidity.INVALID, flags=EngineInvalidityDiagnostics.OLD_CUDA_DRIVER)
-    made = build_level(shipped)
+    made = build_level(shipped, machine=machines.here)
     assert made.engine.runtime == "onnxruntime"
     assert "NVIDIA's driver is too old: edgeseg doctor" in made.choice.candidates[-1].reason
     assert not rtx(shipped).checked
     machines.be(I9, "8.9")
-    made = build_level(shipped)
+    made = build_level(shipped, machine=machines.here)
     assert (made.engine.runtime, made.reason) == (
         "tensorrt_rtx",
         "tensorrt_rtx float: compiled elsewhere, and never checked",
@@ -314,10 +312,10 @@ def test_a_driver_that_is_too_old_leaves_the_processor(shipped: Bundle, machines
 
 
 def test_a_new_driver_is_timed_anew_and_nothing_is_compiled(shipped: Bundle, machines: Machines) -> None:
-    first = build_level(shipped)
+    first = build_level(shipped, machine=machines.here)
     machines.be(I9, "8.9", driver="595.71.05")
     machines.rtx_ms = 1
-    made = build_level(shipped)
+    made = build_level(shipped, machine=machines.here)
     assert made.built and made.engine.measurements["median_ms"] == pytest.approx(1)
     assert len(shipped.manifest.choices) == 1 and made.choice.key != first.choice.key
     assert machines.compiled == ["8.9"]
@@ -328,40 +326,42 @@ def test_a_new_driver_is_timed_anew_and_nothing_is_compiled(shipped: Bundle, mac
 
 def test_another_machine_with_such_a_card_makes_its_own_choice(shipped: Bundle, machines: Machines) -> None:
     """Two machines share a folder: each keeps its choice, and neither goes by the other's."""
-    first = build_level(shipped)
+    first = build_level(shipped, machine=machines.here)
     machines.be(RYZEN, "8.9")
-    assert find_engine(shipped) == first.engine, "it was checked, and it is all that there is here"
+    assert find_engine(shipped, machine=machines.here) == first.engine, (
+        "it was checked, and it is all that there is here"
+    )
     machines.rtx_ms = 9
-    second = build_level(shipped)
+    second = build_level(shipped, machine=machines.here)
     assert (second.built, second.engine.runtime) == (True, "onnxruntime")
     assert machines.compiled == ["8.9"]
-    assert find_engine(shipped) == second.engine
+    assert find_engine(shipped, machine=machines.here) == second.engine
     machines.be(I9, "8.9")
     assert {choice.machine for choice in shipped.manifest.choices} == {
         first.choice.machine,
         second.choice.machine,
     }
-    assert find_engine(shipped).runtime == "tensorrt_rtx", (
+    assert find_engine(shipped, machine=machines.here).runtime == "tensorrt_rtx", (
         "what this machine chose, whatever the other one timed last"
     )
-    assert not build_level(shipped).built
+    assert not build_level(shipped, machine=machines.here).built
 
 
 def test_the_same_processor_beside_another_card_is_another_machine(
     shipped: Bundle, machines: Machines
 ) -> None:
-    build_level(shipped)
+    build_level(shipped, machine=machines.here)
     machines.be(I9, "8.9", names={"8.9": "RTX 4060"})
-    made = build_level(shipped)
+    made = build_level(shipped, machine=machines.here)
     assert (made.built, made.reason) == (True, "timed against each other on another machine only")
     assert len(shipped.manifest.choices) == 2
 
 
 def test_what_was_timed_elsewhere_goes_after_what_was_timed_here(shipped: Bundle, machines: Machines) -> None:
-    build_level(shipped)
+    build_level(shipped, machine=machines.here)
     machines.be(RYZEN, "8.9")
-    build_engine(shipped)
-    assert find_engine(shipped).runtime == "onnxruntime"
+    build_engine(shipped, machine=machines.here)
+    assert find_engine(shipped, machine=machines.here).runtime == "onnxruntime"
 
 
 @pytest.mark.parametrize(("rtx_ms", "default"), [(2, "tensorrt_rtx"), (9, "onnxruntime")])
@@ -372,12 +372,12 @@ def test_compiled_anew_elsewhere_it_is_checked_anew(
     again.
     """
     machines.rtx_ms = rtx_ms
-    build_level(shipped)
+    build_level(shipped, machine=machines.here)
     machines.be(XEON)
-    build_for_card(shipped, "rtx4090", force=True)
+    build_for_card(shipped, "rtx4090", force=True, machine=machines.here)
     machines.be(I9, "8.9")
-    assert find_engine(shipped).runtime == "onnxruntime"
-    made = build_level(shipped)
+    assert find_engine(shipped, machine=machines.here).runtime == "onnxruntime"
+    made = build_level(shipped, machine=machines.here)
     assert (made.built, made.engine.runtime, rtx(shipped).checked) == (True, default, True)
     assert machines.compiled == ["8.9", "8.9"]
 
@@ -407,14 +407,14 @@ def test_whatever_travels_only_what_was_checked_is_used_and_choices_stay_at_home
             machines.rtx_ms = ms
             before = len(machines.compiled)
             if step == "ship":
-                build_for_card(bundle, "sm89")
+                build_for_card(bundle, "sm89", machine=machines.here)
             elif step in ("build", "force"):
-                made = build_level(bundle, force=step == "force")
+                made = build_level(bundle, force=step == "force", machine=machines.here)
                 chosen[machine] = made.engine.key
                 if step == "build" and made.built is False:
                     assert len(machines.compiled) == before
             try:
-                engine = find_engine(bundle)
+                engine = find_engine(bundle, machine=machines.here)
             except BundleError:
                 assert machine not in chosen
                 continue
@@ -429,6 +429,8 @@ def test_whatever_travels_only_what_was_checked_is_used_and_choices_stay_at_home
 def test_the_commands_say_what_was_checked(
     shipped: Bundle, machines: Machines, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    be(machines.patch, machines.here)
+
     def shown(*command: str) -> str:
         assert run([*command]) == 0
         return capsys.readouterr().out

@@ -79,10 +79,9 @@ def test_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("installed")
-def test_its_engines_are_bound_to_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "look", lambda: CARD)
-    assert table.fingerprint("tensorrt").accelerator == "NVIDIA GeForce RTX 4090 (8.9)"
-    assert table.fingerprint("onnxruntime").accelerator == ""
+def test_its_engines_are_bound_to_the_gpu() -> None:
+    assert table.fingerprint("tensorrt", CARD).accelerator == "NVIDIA GeForce RTX 4090 (8.9)"
+    assert table.fingerprint("onnxruntime", CARD).accelerator == ""
 
 
 def test_times_of_kernels_lie_in_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

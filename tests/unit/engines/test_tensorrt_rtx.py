@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import builders
 import machines
 from edgeseg.contracts import NoProgress, PortableBackend
-from edgeseg.devices.machine import Machine, look
+from edgeseg.devices.machine import Machine, detect
 from edgeseg.devices.nvidia import Gpu
 from edgeseg.engines import table
 from edgeseg.engines.tensorrt import builder, rtx
@@ -151,7 +151,7 @@ def test_one_variant_for_each_kind_of_card(cards: list[str | None]) -> None:
 @pytest.mark.usefixtures("installed")
 def test_a_card_is_known_by_its_name_where_nobody_tells_its_capability(tmp_path: Path) -> None:
     """As in a container where only the kernel's list is seen."""
-    seen = look(write_tree(tmp_path, machines.RTX_4090), "x86_64")
+    seen = detect(write_tree(tmp_path, machines.RTX_4090), "x86_64")
     assert TensorRtRtx(machine=seen).variants() == [{"compute_capability": "8.9"}]
 
 
@@ -168,7 +168,7 @@ def test_the_card_that_is_here_is_built_for_where_none_is_named(
 
 def test_an_engine_is_bound_to_a_compute_capability_and_a_release() -> None:
     bound = [
-        table.fingerprint("tensorrt_rtx", version, options={"compute_capability": capability})
+        table.fingerprint("tensorrt_rtx", machine(), version, options={"compute_capability": capability})
         for capability in ("8.6", "8.9")
         for version in ("1.6.1", "1.7.1")
     ]

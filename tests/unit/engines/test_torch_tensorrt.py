@@ -25,7 +25,7 @@ from fake_cuda import FakeLibrary
 from tiny import tiny_program
 
 CARD = Machine(
-    "x86_64", "Linux", "", "", (), (Gpu("NVIDIA GeForce RTX 4090", "8.9", 24.0),), None, None, None, {}
+    "x86_64", "Linux", "", "a CPU", (), (Gpu("NVIDIA GeForce RTX 4090", "8.9", 24.0),), None, None, None, {}
 )
 BARE = replace(CARD, gpus=())
 

@@ -23,7 +23,7 @@ def by_name(findings: list[Finding]) -> dict[str, Finding]:
 
 
 def test_findings_are_facts_of_this_machine() -> None:
-    findings = by_name(checks.checkup())
+    findings = by_name(checks.check())
     assert findings["core"].ok
     assert f"numpy {importlib.metadata.version('numpy')}" in findings["core"].found
     assert findings["ONNX Runtime"].found.startswith(importlib.metadata.version("onnxruntime"))
@@ -33,7 +33,7 @@ def test_findings_are_facts_of_this_machine() -> None:
 
 
 def test_what_is_missing_comes_with_what_to_type() -> None:
-    findings = checks.checkup()
+    findings = checks.check()
     assert all(finding.ok != bool(finding.hint) for finding in findings)
 
 
