@@ -11,8 +11,7 @@ the recipe's):
     torch eager
     onnxruntime    float as exported plainly; our float form; its own quantizer, S8S8 and U8S8; our INT8 form
     openvino       the plain export and our float form in float32 and bfloat16; NNCF's INT8 (skipped where it
-    is not installed);
-                   our canonical INT8 program, the rest in float32 and in bfloat16
+                   is not installed); our canonical INT8 program, the rest in float32 and in bfloat16
 
 Every program takes the uint8 image and ends at the class map. Calibration images are CamVid's where
 --data-root is given, else drawn scenes: that does not change the time. `agreement` is the share of mask

@@ -4,9 +4,8 @@ C] [--bundle B]
     engine alone    `infer` on prepared images, one after the other: nothing can be faster
     plain loop      OpenCV: read, resize, infer, blend, encode
     stage loop      the usual single-threaded predictor: a loader, then preprocess, inference, postprocess and
-    plot, each timed,
-                    with a result object a frame
-    edgeseg         `stream.runner.run`
+                    plot, each timed, with a result object a frame
+    edgeseg         `stream.run.runner.run`
 
 All write the same overlay as an MPEG-4 video, take turns, and are given as medians over the rounds. Without a
 bundle the engine is a double that sleeps, so that the figures are the loops' own. CPU is that of this

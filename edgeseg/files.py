@@ -5,10 +5,10 @@ A whole file is written beside its place and renamed into it, so that readers fi
 new, never half of either. What a path names decides how:
 
     a file, or nothing yet     renamed into place, with the earlier file's mode and owner; other hard links
-    keep the old contents
+                               keep the old contents
     a link                     what it leads to, by the same rules; the link stays
     a mounted file, or one in  written in place, since nothing can be renamed there; the old contents come
-    back where that fails a folder that takes none
+    a folder that takes none   back where that fails
     a device, FIFO, /dev/fd/N  written through; a FIFO waits for its reader, but not for ever
     a folder                   refused
 """

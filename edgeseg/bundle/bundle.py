@@ -3,10 +3,10 @@
     manifest.json                      what is here, with the hash of every file (edgeseg.bundle.manifest)
     recipe.yaml                        the resolved recipe
     programs/level0-float.onnx         one program per ISR level and precision
-    programs/level0-float-FORM.onnx    the same, laid out for another runtime, or, of INT8, for a family of
-    processors
+    programs/level0-float-FORM.onnx    the same, laid out for another runtime or, of INT8, for
+                                       a family of processors
     programs/weights.bin               what all levels share: each large weight once; absent where programs
-    hold their weights
+                                       hold their weights
     golden/NAME.png                    images, at the program's size
     golden/level0/NAME.png             the reference model's class maps for them, at the program's mask size
     golden/level0-int8/NAME.png        the same of the quantized model, where there are INT8 programs

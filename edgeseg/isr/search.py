@@ -2,9 +2,8 @@
 
     presets   the paper's plans, and those that the recipe and the caller name
     greedy    these; then a walk from the training ratios that takes, step by step, the raise of one
-    multiplier that loses least
-              mIoU per millisecond saved; then the neighbours of the front, until it holds or the budget is
-              spent
+              multiplier that loses least mIoU per millisecond saved; then the neighbours of the front,
+              until it holds or the budget is spent
     grid      every legal plan
 
 Left behind: search.jsonl (all measurements), table.json, pareto.png, report.html, and plan.json with the

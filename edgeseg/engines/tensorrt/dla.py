@@ -6,12 +6,11 @@ cannot. How a network says its precision to them, and whether there is DLA at al
 TensorRT:
 
     10.0 to 10.7      JetPack 6, Orin. By the builder's flags, on a weakly typed network: FP16, and INT8 by
-    ranges of tensors. It
-                      takes no Q/DQ: a program's quantizers are taken out, and become such ranges
-                      (`implicit`).
+                      ranges of tensors. It takes no Q/DQ: a program's quantizers are taken out, and become
+                      such ranges.
     10.8 to 11.4.0    none on a Jetson, JetPack 7.2 with 10.16 included
     11.4.1 on         JetPack 7.2.2 on AGX Orin. By the types of a strongly typed network: half precision, and
-    Q/DQ for INT8.
+                      Q/DQ for INT8.
 
 Where the network is weakly typed, layers in float32 are pinned to it, as the program has them. A layer is in
 INT8 where its inputs and its outputs have ranges, else in half precision.

@@ -12,9 +12,9 @@ have made of ONNX Runtime's input, and answering with ONNX Runtime's integers. W
 order of additions between two roundings. Compared, over all quantizers:
 
     different_codes      integers that differ where both sides round the same input: wrong zero point, range
-    or rounding
+                         or rounding
     input_error_steps    what goes into a quantizer, in its steps: wrong weights, biases or operators since
-    those before it
+                         those before it
     logits_error         the same of the logits, over the largest of them
 
 A quantizer that one side lacks is an error too. They are matched by scale and shape; where several have the

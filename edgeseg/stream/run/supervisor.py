@@ -5,8 +5,9 @@ No thread, no clock.
         ^  |                 |                    |
         |  | failed          | failed, ended      | more silence: the watchdog
         +--+                 v                    v
-                        RECONNECTING <------------+   waits (back-off), connects, waits for a frame --frame-->
-                        RUNNING
+                        RECONNECTING <------------+   waits (back-off), connects, waits for a frame
+                             |
+                             +--frame--> RUNNING
 
     ENDED   a file was read to its end, or the run stopped
     FAILED  a file broke off, or trying again cannot help (wrong password, missing package)

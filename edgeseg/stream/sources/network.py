@@ -4,10 +4,11 @@ Every wait in here has a time-out. Pictures are handed over as soon as they are 
 damaged or smeared are left out, or marked (see `stream.decoder`): a grey smear is worse than a missing frame.
 What follows a "#" in the URI are options:
 
-    rtsp://user:password@camera/stream?channel=1#transport=udp&timeout=3     transport: tcp (default) or udp;
-    timeout in seconds
-    rtsp://camera/stream#damaged=show&threads=2                              damaged: skip (default) or show;
-    threads of the codec /dev/video0#size=1280x720&fps=30
+    rtsp://user:password@camera/stream?channel=1#transport=udp&timeout=3
+                          transport: tcp (default) or udp; timeout in seconds
+    rtsp://camera/stream#damaged=show&threads=2
+                          damaged: skip (default) or show; threads of the codec
+    /dev/video0#size=1280x720&fps=30
 """
 
 from __future__ import annotations
