@@ -27,6 +27,7 @@ from common.stream_bench import commit, held_at_rest, in_background, nano_sessio
 from edgeseg.contracts import Session
 from edgeseg.errors import AccessDenied
 from edgeseg.stream.run.mailbox import Policy
+from edgeseg.stream.run.options import Options
 from edgeseg.stream.run.runner import run
 from edgeseg.stream.run.supervisor import Patience
 from edgeseg.stream.sources.table import open_sources
@@ -52,10 +53,7 @@ class Watched:
                     engine,
                     sources,
                     [],
-                    policy=policy,
-                    patience=PATIENCE,
-                    monitor=self.monitor,
-                    stop=self.stop,
+                    Options(policy=policy, patience=PATIENCE, monitor=self.monitor, stop=self.stop),
                 )
             )
         )
@@ -163,7 +161,7 @@ def wrong_password(engine: Session) -> dict[str, Any]:
     try:
         before, start_s = held_at_rest(), time.monotonic()
         try:
-            run(engine, open_sources([server.uri(login="viewer:wr0ng@")]), [], patience=PATIENCE)
+            run(engine, open_sources([server.uri(login="viewer:wr0ng@")]), [], Options(patience=PATIENCE))
             told = "nothing"
         except AccessDenied as error:
             told = str(error)

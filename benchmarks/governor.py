@@ -42,8 +42,10 @@ from edgeseg.engines.choose.build import build_engine
 from edgeseg.engines.open import open_session
 from edgeseg.metrics import ConfusionMatrix, mask_agreement
 from edgeseg.pipeline.run import open_governed
+from edgeseg.results import Result
 from edgeseg.specs import Frame, IsrPlan, LabelSpace, MaskU8
 from edgeseg.stream.run.governor import Target
+from edgeseg.stream.run.options import Options
 from edgeseg.stream.run.runner import run
 from edgeseg.stream.sources.table import open_source
 
@@ -57,7 +59,7 @@ WARMING = 15
 """Frames that the latency of the quiet machine is taken from."""
 
 
-class Paced:
+class Paced(FrameSource):
     """A source whose frames come no earlier than their presentation times."""
 
     is_live = False
@@ -80,7 +82,7 @@ class Paced:
         self._source.close()
 
 
-class Labelled:
+class Labelled(FrameSource):
     """The images of a validation split, in order and again from the first, as a clip."""
 
     is_live = False
@@ -113,9 +115,10 @@ class Watch:
         self.masks: list[MaskU8] = []
         self.records: list[Mapping[str, Any]] = []
 
-    def __call__(self, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
+    def __call__(self, result: Result) -> None:
+        frame, mask = result.frame, result.mask
         self.masks.append(mask[::MASK_STEP, ::MASK_STEP].copy())
-        self.records.append(record)
+        self.records.append(result.to_json())
         if frame.index + 1 == self.slow.start:
             self._burners.start()
         elif frame.index + 1 == self.slow.stop:
@@ -227,7 +230,7 @@ def main() -> None:
         )
         session = stack.enter_context(open_session(bundle, threads=options.threads))
         open_quiet, _ = clip_of(options, bundle, fps=1.0)
-        quiet_ms = run(session, open_quiet(), [], limit=WARMING).latency["p50_ms"]
+        quiet_ms = run(session, open_quiet(), [], Options(limit=WARMING)).latency["p50_ms"]
         open_clip, truths = clip_of(options, bundle, options.fps or round(1000 * KEEPS_UP / quiet_ms, 2))
         if options.target_fps:
             target = Target.fps(options.target_fps)
@@ -236,10 +239,13 @@ def main() -> None:
         frames, rounds = count(open_clip(), options.frames), []
         for _ in range(options.rounds):
             fixed, governed = Watch(burners, frames), Watch(burners, frames)
-            run(session, Paced(open_clip()), [], limit=frames, on_frame=fixed)
+            run(session, Paced(open_clip()), [], Options(limit=frames, on_result=fixed))
             with open_governed(bundle, target, threads=options.threads) as (sessions, governor):
                 report = run(
-                    sessions, Paced(open_clip()), [], limit=frames, governor=governor, on_frame=governed
+                    sessions,
+                    Paced(open_clip()),
+                    [],
+                    Options(limit=frames, governor=governor, on_result=governed),
                 )
             figures = {"fixed": fixed.figures(target), "governed": governed.figures(target)}
             labels = session.program.labels

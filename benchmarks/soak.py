@@ -18,7 +18,6 @@ import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -40,10 +39,11 @@ from common.stream_bench import (
     slope_mb_per_h,
 )
 from edgeseg.bundle import open_bundle
-from edgeseg.contracts import Session
+from edgeseg.contracts import FrameSink, Session
 from edgeseg.engines.open import open_session
-from edgeseg.specs import Frame, LabelSpace, MaskU8
+from edgeseg.results import Result
 from edgeseg.stream.run.mailbox import Policy
+from edgeseg.stream.run.options import Options
 from edgeseg.stream.run.runner import run
 from edgeseg.stream.run.supervisor import Patience
 from edgeseg.stream.sinks.table import route_sinks
@@ -61,12 +61,13 @@ SETTLE_SHARE = 0.2
 RSS_BOUND_MB_PER_H = 40.0
 
 
-class Checks:
+class Checks(FrameSink):
     """A sink that compares the file's masks with the plain loop's, and keeps the ages of each source by the
     minute.
     """
 
     name = "checks"
+    takes_all_sources = True
 
     def __init__(self, expected: list[int]) -> None:
         self.expected = expected
@@ -74,13 +75,12 @@ class Checks:
         self.ages: dict[str, list[Timings]] = {}
         self._start_s = time.monotonic()
 
-    def open(self, size_hw: tuple[int, int], fps: float, labels: LabelSpace) -> None: ...
-
-    def write(self, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
+    def write(self, result: Result) -> None:
+        frame, mask = result.frame, result.mask
         windows = self.ages.setdefault(frame.source_id, [])
         while len(windows) <= (time.monotonic() - self._start_s) / WINDOW_S:
             windows.append(Timings())
-        windows[-1].add(record["age_ms"])
+        windows[-1].add(result.age_ms)
         if frame.source_id == "clip":
             self.gaps += frame.index != self.frames
             self.wrong += zlib.crc32(mask) != self.expected[frame.index % len(self.expected)]
@@ -172,7 +172,7 @@ def soak(
         policy = {source.source_id: live for source in sources if source.is_live}
         sinks = {**recorded, "": [checks, *recorded.get("", [])]}
         reports.append(
-            run(engine, sources, sinks, policy=policy, patience=patience, monitor=monitor, stop=stop)
+            run(engine, sources, sinks, Options(policy=policy, patience=patience, monitor=monitor, stop=stop))
         )
         over.set()
 

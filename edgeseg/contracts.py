@@ -6,6 +6,7 @@ a conformance suite in `tests/conformance` that runs over every row, and a fake 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from edgeseg.specs import Frame, ImageU8, LabelSpace, MaskU8, Precision, Program
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing.Self needs Python 3.11
+
+    from edgeseg.results import Result
+    from edgeseg.stream.watch.events import Event
 
 
 @runtime_checkable
@@ -54,6 +58,16 @@ class Session(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+class Tell(Protocol):
+    """How a source says what happens: kind, reason and figures of an event."""
+
+    def __call__(self, kind: str, reason: str, **details: Any) -> None: ...
+
+
+def silent(kind: str, reason: str, **details: Any) -> None:
+    """Tell nobody."""
 
 
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
@@ -189,15 +203,12 @@ class PortableBackend(EngineBackend, Protocol):
         ...
 
 
-class FrameSource(Protocol):
+class FrameSource(ABC):
     """Where frames come from. Construct cheap, open late, close always. One thread opens it, reads it and
     closes it.
 
     Frames carry the source's own time stamps, whatever they are: the capture makes them one line of time (see
-    stream.timeline). Beside these it may have `tell`, which the runner sets before `open`: called with the
-    kind, the reason and the figures of what happens (see stream.events); `damaged` and `undecodable`, the
-    pictures of this connection that it left out; and `stamps_may_jump`, valid once open: True where it is a
-    file in a container whose stamps may jump (MPEG-TS), so that a long gap is none.
+    stream.run.timeline). Derive from it: what it defines here is what a source says that has no more to say.
     """
 
     source_id: str
@@ -209,19 +220,38 @@ class FrameSource(Protocol):
     """Nominal frames per second; valid once open. 0 where the source has no rate (a folder of images)."""
     frame_count: int | None
     """Number of frames where it is known in advance; valid once open."""
+    tell: Tell
+    """To be called with kind, reason and figures of what happens; the runner sets it before `open`."""
 
+    @abstractmethod
     def open(self) -> None:
         """Raises StreamError where the source is missing, unreadable or holds no frames."""
-        ...
 
+    @abstractmethod
     def frames(self) -> Iterator[Frame]:
         """Frames in order, until the end. Raises StreamError where the source breaks off."""
-        ...
 
-    def close(self) -> None: ...
+    @property
+    def damaged(self) -> int:
+        """Pictures of this connection that were left out, or marked, since a loss had smeared them."""
+        return 0
+
+    @property
+    def undecodable(self) -> int:
+        """Pictures of this connection that no decoder could make."""
+        return 0
+
+    @property
+    def stamps_may_jump(self) -> bool:
+        """Whether its container lets stamps jump (MPEG-TS), so that a long gap is none; valid once open."""
+        return False
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of what `open` took; may be called without it."""
 
 
-class LiveSource(FrameSource, Protocol):
+class LiveSource(FrameSource):
     """A source that may be connected again when it breaks off; `is_live` is True.
 
     Its `open` and each step of its `frames` end within a few seconds, with a frame or with StreamError. Where
@@ -229,34 +259,45 @@ class LiveSource(FrameSource, Protocol):
     one. AccessDenied is not tried again.
     """
 
+    @abstractmethod
     def fresh(self) -> LiveSource:
         """An unopened source of the same address and options, which shares nothing with this one."""
-        ...
 
 
-class FrameSink(Protocol):
-    """Where results go. One thread makes all calls, `write` in the order of each source's frames.
+class FrameSink(ABC):
+    """Where results go. Derive from it: what it defines here is what a sink does that has no need of its own.
 
-    After `close` a sink may be opened again, with another frame size or because it failed: it goes on without
-    touching what it wrote before. It may keep a frame's image and mask after `write`. Beside these methods it
-    may have `event(event)`, which gets what happens during a run (see stream.events); `pixel_aspect`, which
-    is set before `open` to that of its frames; `name`, for messages, without credentials; and
-    `takes_all_sources`, True where it takes frames of several sources.
+    One thread makes all calls, `write` in the order of each source's frames. After `close` a sink may be
+    opened again, with another frame size or because it failed: it goes on without touching what it wrote
+    before. It may keep a result after `write`.
     """
 
-    def open(self, size_hw: tuple[int, int], fps: float, labels: LabelSpace) -> None:
-        """Raises StreamError where the target cannot be written."""
-        ...
+    name: str
+    """What messages call it, without credentials; the name of its class where it has none of its own."""
+    takes_all_sources: bool = False
+    """Whether it takes frames of several sources; else it shows those of one."""
+    pixel_aspect: float = 1.0
+    """Width of a pixel of the frames over its height; set before `open`."""
 
-    def write(self, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
-        """`mask` has the size of `frame.image_rgb`; `record` is the frame's result row (see
-        stream.runner).
-        """
-        ...
+    def __init_subclass__(cls) -> None:
+        cls.name = cls.__dict__.get("name", cls.__name__)
 
-    def close(self) -> None:
+    def open(self, size_hw: tuple[int, int], fps: float, labels: LabelSpace) -> None:  # noqa: B027  may stay empty
+        """Raise StreamError where the target cannot be written."""
+
+    @abstractmethod
+    def write(self, result: Result) -> None:
+        """Take one result; its mask has the size of its frame."""
+
+    def event(self, event: Event) -> None:  # noqa: B027
+        """Take what happens during a run, see stream.watch.events."""
+
+    def replaces(self, path: Path) -> bool:
+        """Return whether it might write over, or delete, a file of that name."""
+        return False
+
+    def close(self) -> None:  # noqa: B027
         """Finalise; what was written up to here stays readable."""
-        ...
 
 
 class SegDataset(Protocol):

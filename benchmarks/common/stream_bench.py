@@ -104,7 +104,7 @@ def slope_mb_per_h(samples: list[Held]) -> float:
     return float(np.polyfit(hours - hours[0], [sample.rss_mb for sample in samples], 1)[0])
 
 
-class RealTime:
+class RealTime(FrameSource):
     """A video file at its own pace, over and over until `stop`; every frame counts on, none is left out."""
 
     is_live = False

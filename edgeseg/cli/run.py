@@ -75,6 +75,7 @@ def _run(
     from edgeseg.bundle import open_bundle
     from edgeseg.devices.local import clocks_here
     from edgeseg.images import encode_png
+    from edgeseg.stream.run.options import Options
     from edgeseg.stream.run.report import Abandoned, Interrupted
     from edgeseg.stream.run.runner import run as run_stream
     from edgeseg.stream.sinks.contact_sheet import FrameSampler
@@ -136,15 +137,17 @@ def _run(
                 sessions,
                 sources,
                 outputs,
-                limit=settings.limit,
-                governor=governor,
-                level=settings.level,
-                policy={source: one.mailbox for source, one in by_id.items()},
-                patience=settings.patience.build(),
-                regions=regions,
-                on_frame=sampler,
-                progress=progress,
-                monitor=monitor,
+                Options(
+                    limit=settings.limit,
+                    governor=governor,
+                    level=settings.level,
+                    policy={source: one.mailbox for source, one in by_id.items()},
+                    patience=settings.patience.build(),
+                    regions=regions,
+                    on_result=sampler,
+                    progress=progress,
+                    monitor=monitor,
+                ),
             )
         except (Interrupted, Abandoned) as ended:
             finish(ended.report)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg.bundle import Bundle, copy_bundle, open_bundle
-from edgeseg.contracts import Progress
+from edgeseg.contracts import NoProgress, Progress
 from edgeseg.engines.choose.build import EngineBuild, build_engine
 from edgeseg.engines.open import open_session, verify_engines
 from edgeseg.errors import BundleError
 from edgeseg.images import encode_png
+from edgeseg.stream.run.options import Options
 from edgeseg.stream.run.report import RunReport
 from edgeseg.stream.run.runner import run as run_stream
 from edgeseg.stream.sinks.contact_sheet import FrameSampler
@@ -94,9 +95,8 @@ def run_demo(
     sampler = FrameSampler()
     with open_session(bundle, threads=threads) as session:
         sinks = open_sinks([str(overlay)], source_uri=source)
-        measured = run_stream(
-            session, open_source(source), sinks, limit=limit, on_frame=sampler, progress=progress
-        )
+        options = Options(limit=limit, on_result=sampler, progress=progress or NoProgress())
+        measured = run_stream(session, open_source(source), sinks, options)
         sheet_to.write(encode_png(sampler.sheet(session.program.labels)))
     result = DemoResult(bundle, engine, agreement, measured, source, overlay, sheet, report)
     report_to.write(json_document(result.to_json()))

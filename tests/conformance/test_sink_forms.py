@@ -21,7 +21,7 @@ from edgeseg.stream.sinks import display
 from edgeseg.stream.sinks.rtsp_server import find_gstreamer_python
 from edgeseg.stream.sinks.table import SINKS, SinkForm
 from outside import Broker, Windows
-from sinking import frame, mask_of, sink
+from sinking import frame, result, sink
 from streams import LABELS, random_images, time_limit
 
 pytestmark = pytest.mark.usefixtures(time_limit.__name__)
@@ -122,7 +122,7 @@ class TestSink:
         for size_hw in ((48, 64), (31, 17)):
             target.open(size_hw, 25.0, LABELS)
             for index, image_rgb in enumerate(random_images(COUNT, size_hw)):
-                target.write(frame(image_rgb, index), mask_of(image_rgb), {"index": index})
+                target.write(result(frame(image_rgb, index)))
             target.close()
             target.close()
 
@@ -130,10 +130,11 @@ class TestSink:
         target.open((48, 64), 25.0, LABELS)
         image_rgb, mask = random_images(1)[0], np.full((48, 64), 2, np.uint8)
         image_rgb.flags.writeable = mask.flags.writeable = False
-        record = {"index": 0}
-        target.write(frame(image_rgb), mask, record)
+        given = result(frame(image_rgb), mask)
+        before = json.dumps(given.to_json())
+        target.write(given)
         target.close()
-        assert json.dumps(record) == '{"index": 0}'
+        assert json.dumps(given.to_json()) == before
 
     def test_it_can_be_closed_unopened_and_without_frames(self, target: FrameSink) -> None:
         target.close()
@@ -152,7 +153,7 @@ class TestSink:
 
     def test_the_smallest_frame(self, target: FrameSink) -> None:
         target.open((1, 1), 25.0, LABELS)
-        target.write(frame(np.zeros((1, 1, 3), np.uint8)), np.zeros((1, 1), np.uint8), {"index": 0})
+        target.write(result(frame(np.zeros((1, 1, 3), np.uint8)), np.zeros((1, 1), np.uint8)))
         target.close()
 
     def test_it_leaves_no_thread_and_no_file_open(self, target: FrameSink) -> None:
@@ -160,7 +161,7 @@ class TestSink:
         counts = []
         for _ in range(4):
             target.open((48, 64), 25.0, LABELS)
-            target.write(frame(image_rgb), mask_of(image_rgb), {"index": 0})
+            target.write(result(frame(image_rgb)))
             target.close()
             # Threads of the system end a moment after they were told to.
             until_s = time.monotonic() + 2

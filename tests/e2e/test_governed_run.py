@@ -20,8 +20,10 @@ from edgeseg.engines.open import open_session
 from edgeseg.pipeline.export import export_bundle
 from edgeseg.pipeline.run import open_governed
 from edgeseg.recipe.load import find_recipe, load_recipe
-from edgeseg.specs import Frame, ImageSpec, ImageU8, IsrPlan
+from edgeseg.results import Result
+from edgeseg.specs import ImageSpec, ImageU8, IsrPlan
 from edgeseg.stream.run.governor import Target
+from edgeseg.stream.run.options import Options
 from edgeseg.stream.run.runner import run as run_stream
 from fakes import FakeSink, FakeSource
 from streams import random_images, time_limit
@@ -167,10 +169,12 @@ def test_under_a_real_load_it_falls_and_comes_back(tmp_path: Path) -> None:
     target = Target("deadline", 3 * alone.latency["p50_ms"])
     with Burners(8 * usable_cores()) as burners, open_governed(bundle, target) as (sessions, governor):
 
-        def phases(frame: Frame, *_: object) -> None:
-            {100: burners.start, 200: burners.stop}.get(frame.index, lambda: None)()
+        def phases(result: Result) -> None:
+            {100: burners.start, 200: burners.stop}.get(result.index, lambda: None)()
 
-        report = run_stream(sessions, FakeSource(endless()), [sink], governor=governor, on_frame=phases)
+        report = run_stream(
+            sessions, FakeSource(endless()), [sink], Options(governor=governor, on_result=phases)
+        )
         for frame, mask, record in list(zip(sink.frames, sink.masks, sink.records, strict=True))[::40]:
             assert np.array_equal(mask, sessions[record["level"]].segment(frame.image_rgb))
     assert [frame.index for frame in sink.frames] == list(range(report.frames))

@@ -21,9 +21,9 @@ from edgeseg.stream.web.page import LivePage
 from edgeseg.stream.web.server import LiveServer
 from edgeseg.synthetic.scene import LABELS, Scene
 from proxies import below_a_folder
+from sinking import result
 from statuses import run_status, sink_status, source_status
 from streams import time_limit
-from visitors import RECORD
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -85,16 +85,9 @@ class Street:
             for name, state in self.states.items():
                 if state == "RUNNING":
                     image_rgb, mask = self.frame(name, self.count)
-                    counts = np.bincount(mask.ravel(), minlength=256) / mask.size
-                    share = {
-                        label: float(counts[index])
-                        for index, label in enumerate(LABELS.names)
-                        if counts[index]
-                    }
-                    record = {**RECORD, "class_share": share, "regions": {"lane": {"road": 0.8}}}
-                    self.page.write(
-                        Frame(image_rgb, self.count, self.count / 20, time.monotonic(), name), mask, record
-                    )
+                    picture = Frame(image_rgb, self.count, self.count / 20, time.monotonic(), name)
+                    regions = {"lane": {"road": 0.8}}
+                    self.page.write(result(picture, mask, age_ms=20.0, latency_ms=15.0, regions=regions))
             self.count += 1
 
 

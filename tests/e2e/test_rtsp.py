@@ -16,6 +16,7 @@ from cameras import RtspServer, needs_server, rtsp_possible, rtsp_server, wait_f
 from edgeseg.contracts import FrameSource
 from edgeseg.errors import AccessDenied
 from edgeseg.stream.run.mailbox import Policy
+from edgeseg.stream.run.options import Options
 from edgeseg.stream.run.report import RunReport
 from edgeseg.stream.run.runner import run
 from edgeseg.stream.run.supervisor import Patience
@@ -42,7 +43,9 @@ class Run:
         self._thread.start()
 
     def _run(self, sources: list[FrameSource], sinks: Any) -> None:
-        self.report = run(session(), sources, sinks, monitor=self.monitor, stop=self._stop, **self._options)
+        self.report = run(
+            session(), sources, sinks, Options(monitor=self.monitor, stop=self._stop, **self._options)
+        )
 
     def source(self, number: int = 0) -> SourceStatus:
         snapshot = self.monitor.snapshot()
@@ -111,14 +114,17 @@ def test_a_wrong_password_is_told_once_and_without_it() -> None:
         monitor = Monitor()
         with pytest.raises(AccessDenied) as caught:
             run(
-                session(), open_source(server.uri(login="viewer:wr0ng@")), [], monitor=monitor, patience=QUICK
+                session(),
+                open_source(server.uri(login="viewer:wr0ng@")),
+                [],
+                Options(monitor=monitor, patience=QUICK),
             )
         assert (
             "wr0ng"
             not in f"{caught.value} {caught.value.hint} {monitor.events.recent()} {monitor.snapshot()}"
         )
         assert [event.details["state"] for event in monitor.events.recent()] == ["CONNECTING", "FAILED"]
-        report = run(session(), open_source(server.uri(login="viewer:right@")), [], limit=3)
+        report = run(session(), open_source(server.uri(login="viewer:right@")), [], Options(limit=3))
     assert (report.frames, report.source) == (3, f"rtsp://***@127.0.0.1:{server.port}/cam0")
     assert "right" not in str(report.to_json())
 

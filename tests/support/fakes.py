@@ -13,6 +13,7 @@ import numpy as np
 from edgeseg.contracts import NO_OPTIONS, EngineBackend, FrameSink, FrameSource, LiveSource, Option, Session
 from edgeseg.engines.options import THREADS
 from edgeseg.images import resize_image, resize_mask
+from edgeseg.results import Result
 from edgeseg.specs import CANONICAL_FORM, DEFAULT_FORM, Frame, ImageU8, LabelSpace, MaskU8, Precision, Program
 
 
@@ -105,7 +106,7 @@ class FakeBackend:
         return FakeSession(program, self._answer)
 
 
-class FakeSource:
+class FakeSource(FrameSource):
     """A FrameSource over images in memory; raises `error` after the last, where one is given."""
 
     is_live = False
@@ -138,7 +139,7 @@ class FakeSource:
         self.closed += 1
 
 
-class FakeLiveSource:
+class FakeLiveSource(LiveSource):
     """A LiveSource that plays one script a connection, over all its fresh twins; the last one is played again
     and again.
 
@@ -196,8 +197,8 @@ class FakeLiveSource:
         self._first.closed += 1
 
 
-class FakeSink:
-    """A FrameSink that keeps what it gets; `before` gets the index of each frame first."""
+class FakeSink(FrameSink):
+    """A sink that keeps what it gets; `before` gets the index of each frame first."""
 
     def __init__(self, before: Callable[[int], object] = lambda index: None) -> None:
         self.size_hw: tuple[int, int] | None = None
@@ -212,20 +213,14 @@ class FakeSink:
         self.opened += 1
         self.size_hw, self.fps = size_hw, fps
 
-    def write(self, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
-        self._before(frame.index)
-        self.frames.append(frame)
-        self.masks.append(mask)
-        self.records.append(record)
+    def write(self, result: Result) -> None:
+        self._before(result.index)
+        self.frames.append(result.frame)
+        self.masks.append(result.mask)
+        self.records.append(result.to_json())
 
     def close(self) -> None:
         self.closed += 1
 
 
-_conforms: tuple[type[Session], type[EngineBackend], type[FrameSource], type[LiveSource], type[FrameSink]] = (
-    FakeSession,
-    FakeBackend,
-    FakeSource,
-    FakeLiveSource,
-    FakeSink,
-)
+_conforms: tuple[type[Session], type[EngineBackend]] = (FakeSession, FakeBackend)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 
 from edgeseg.contracts import FrameSink
+from edgeseg.results import Result, class_shares, value_shares
 from edgeseg.specs import Frame, ImageU8, MaskU8
 from edgeseg.stream.sinks.table import open_sinks
 from streams import LABELS
@@ -25,6 +27,17 @@ def frame(image_rgb: ImageU8, index: int = 0, name: str = "", pts_s: float | Non
     return Frame(image_rgb, index, index / 25 if pts_s is None else pts_s, time.monotonic(), "test", name)
 
 
+def result(
+    frame: Frame, mask: MaskU8 | None = None, share: Mapping[str, float] | None = None, **more: Any
+) -> Result:
+    """What a run makes of a frame; the mask is that of its picture where none is given."""
+    mask = mask_of(frame.image_rgb) if mask is None else mask
+    more = {"time_s": frame.pts_s, **more}
+    return Result(
+        frame, mask, LABELS, class_shares(value_shares(mask), LABELS) if share is None else share, **more
+    )
+
+
 def mask_of(image_rgb: ImageU8) -> MaskU8:
     return (image_rgb[:, :, 1] // 64).astype(np.uint8)
 
@@ -37,7 +50,7 @@ def write_all(
     try:
         for index, image_rgb in enumerate(images):
             pts_s = times_s[index] if times_s else index / (fps or 25)
-            target.write(frame(image_rgb, index, pts_s=pts_s), mask_of(image_rgb), {"index": index})
+            target.write(result(frame(image_rgb, index, pts_s=pts_s)))
     finally:
         target.close()
 
@@ -46,7 +59,7 @@ def fill(target: FrameSink, images: list[ImageU8], count: int) -> None:
     """Write `count` frames into an open sink, the pictures over and over."""
     for index in range(count):
         image_rgb = images[index % len(images)]
-        target.write(frame(image_rgb, index), mask_of(image_rgb), {"index": index})
+        target.write(result(frame(image_rgb, index)))
 
 
 def read_video(path: Path) -> tuple[float, list[ImageU8]]:

@@ -11,16 +11,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from edgeseg.results import Result
 from edgeseg.specs import Frame, ImageU8, MaskU8
+from sinking import result
 from streams import random_images
-
-RECORD: dict[str, Any] = {
-    "pts_s": 0.5,
-    "age_ms": 20.0,
-    "latency_ms": 15.0,
-    "level": 0,
-    "class_share": {"road": 1.0},
-}
 
 
 def decode(packet: bytes) -> tuple[dict[str, Any], ImageU8, MaskU8]:
@@ -35,10 +29,10 @@ def decode(packet: bytes) -> tuple[dict[str, Any], ImageU8, MaskU8]:
     return header, picture, mask
 
 
-def frame(index: int = 0, size_hw: tuple[int, int] = (48, 64), source: str = "gate") -> tuple[Frame, MaskU8]:
-    image_rgb = random_images(1, size_hw, seed=index)[0]
-    mask = (image_rgb[..., 1] // 64).astype(np.uint8)
-    return Frame(image_rgb, index, index / 30, time.monotonic(), source), mask
+def frame(index: int = 0, size_hw: tuple[int, int] = (48, 64), source: str = "gate", **more: Any) -> Result:
+    """What a run makes of a picture."""
+    picture = Frame(random_images(1, size_hw, seed=index)[0], index, index / 30, time.monotonic(), source)
+    return result(picture, age_ms=20.0, latency_ms=15.0, **more)
 
 
 SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\.)*",?)*)\})? (-?[\d.e+-]+)')

@@ -257,8 +257,7 @@ class Capture:
     def _capture(self, source: FrameSource, number: int) -> None:
         """One connection, from open to close. It closes its source itself, also when it was left behind."""
         error: EdgesegError | None = None
-        if hasattr(source, "tell"):
-            source.tell = lambda kind, reason, **details: self._hear(number, kind, reason, details)
+        source.tell = lambda kind, reason, **details: self._hear(number, kind, reason, details)
         try:
             source.open()
             self._opened(source, number)
@@ -353,9 +352,8 @@ class Capture:
         with self._lock:
             before = self._lost
             if number == self._connection:
-                self._lost = {
-                    reason: self._lost_before[reason] + int(getattr(source, reason, 0)) for reason in _LOST
-                }
+                now = zip(_LOST, (source.damaged, source.undecodable), strict=True)
+                self._lost = {reason: self._lost_before[reason] + count for reason, count in now}
             return self._lost != before
 
     def _hear(self, number: int, kind: str, reason: str, details: Mapping[str, Any]) -> None:

@@ -14,73 +14,58 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg.contracts import Progress
-from edgeseg.images import opencv, resize_image, resize_mask
+from edgeseg.images import resize_image, resize_mask
+from edgeseg.results import Result, class_shares, value_shares
 from edgeseg.specs import Frame, ImageU8, MaskU8
 from edgeseg.stream.run.capture import Capture
 from edgeseg.stream.run.channel import Channel, Closed, FirstError, received, send
 from edgeseg.stream.run.levels import Choice, Levels
 from edgeseg.stream.run.mailbox import Mailroom
+from edgeseg.stream.run.options import Options
 from edgeseg.stream.run.outputs import Outputs
-from edgeseg.stream.watch.alarms import RegionMonitor
-from edgeseg.stream.watch.events import EventBus
-from edgeseg.stream.watch.stats import Timings
-
-OnFrame = Callable[[Frame, MaskU8, Mapping[str, Any]], None]
+from edgeseg.stream.run.tally import Tally
 
 TASK = "segment"
-STAGES = ("read", "resize", "infer", "postprocess", "write")
+_LIVE_QUEUE, _RECORDED_QUEUE = 1, 2
 _POLL_S = 0.1
-_RATE_FRAMES = 64
 
 
-class _Prepared(NamedTuple):
-    """A frame and its image at the program's size."""
+@dataclass(slots=True)
+class Job:
+    """One frame on its way; each lane adds what it makes of it.
+
+    Attributes:
+        image_rgb: at the program's size, in a buffer that is used again when the engine is done with it.
+        small_mask: the engine's, at the program's mask size.
+        share: share of the frame's pixels of each mask value, (256,).
+    """
 
     origin: Capture
     frame: Frame
     image_rgb: ImageU8
     resize_ms: float
-
-
-class _Segmented(NamedTuple):
-    """What the engine hands on; the mask has the program's size."""
-
-    origin: Capture
-    frame: Frame
-    mask: MaskU8
-    choice: Choice
-    resize_ms: float
-    infer_ms: float
-
-
-class _Finished(NamedTuple):
-    """What the sinks get; the mask has the frame's size. `share` is by mask value, (256,)."""
-
-    origin: Capture
-    frame: Frame
-    mask: MaskU8
-    record: Mapping[str, Any]
-    share: npt.NDArray[np.float64]
+    choice: Choice = field(init=False)
+    small_mask: MaskU8 = field(init=False)
+    infer_ms: float = field(init=False)
+    share: npt.NDArray[np.float64] = field(init=False)
+    result: Result = field(init=False)
 
 
 class Lanes:
-    """The threads of one run and the figures that they leave.
+    """The threads of one run; the figures that they leave are in `tally`.
 
     Args:
         captures: the sources, in the order of their mailboxes.
-        queue: frames between two lanes; one keeps live pictures fresh, more smooth out the stages of a file.
-        limit: frames at most of each live source (files are limited where they are read).
-        regions: by source id.
+        failure: gets the first error of any lane.
     """
 
     def __init__(
@@ -89,31 +74,20 @@ class Lanes:
         captures: Sequence[Capture],
         mailroom: Mailroom,
         outputs: Outputs,
-        events: EventBus,
-        progress: Progress,
-        stop: threading.Event,
-        *,
-        queue: int,
-        limit: int | None,
-        on_frame: OnFrame | None,
-        regions: Mapping[str, RegionMonitor],
+        tally: Tally,
+        failure: FirstError,
+        options: Options,
     ) -> None:
-        self.failure = FirstError()
-        self.stages = {stage: Timings() for stage in STAGES if stage != "read"}
-        self.latency, self.age = Timings(), Timings()
+        self.failure = failure
         self.written = threading.Event()
-        self.frames = 0
-        self.share_sum: npt.NDArray[np.float64] = np.zeros(256)
-        self.finished_s: deque[float] = deque(maxlen=_RATE_FRAMES)
-        self.start_s = time.monotonic()
         self._levels, self._captures, self._mailroom, self._outputs = levels, captures, mailroom, outputs
-        self._events, self._progress, self._stop = events, progress, stop
-        self._limit, self._on_frame, self._regions = limit, on_frame, regions
-        self._ready = threading.Event()
+        self._tally, self._options, self._events = tally, options, options.monitor.events
         self._opened = threading.Event()
-        self._to_infer: Channel[_Prepared] = Channel(queue)
-        self._to_finish: Channel[_Segmented] = Channel(queue)
-        self._to_write: Channel[_Finished] = Channel(queue)
+        # One between two lanes keeps live pictures fresh, more smooth out the stages of a file.
+        queue = _LIVE_QUEUE if any(capture.is_live for capture in captures) else _RECORDED_QUEUE
+        self._to_infer: Channel[Job] = Channel(queue)
+        self._to_finish: Channel[Job] = Channel(queue)
+        self._to_write: Channel[Job] = Channel(queue)
         size_hw = levels.program.image.size_hw
         # One in the engine, one being filled, and those in between.
         self._buffers = cycle([np.empty((*size_hw, 3), np.uint8) for _ in range(queue + 2)])
@@ -126,13 +100,13 @@ class Lanes:
         KeyboardInterrupt, or the stop event, end the waiting.
         """
         self._start("writer", lambda: self._write(origin, frame), self._to_write, None)
-        while not (self._opened.wait(_POLL_S) or self._stop.is_set() or self.written.is_set()):
+        while not (self._opened.wait(_POLL_S) or self._options.stop.is_set() or self.written.is_set()):
             continue
         self.failure.reraise()
 
     def start(self) -> None:
         """Start the others, with the clock."""
-        self.start_s = time.monotonic()
+        self._tally.start_s = time.monotonic()
         self._start("prepare", self._prepare, None, self._to_infer)
         self._start("engine", self._infer, self._to_infer, self._to_finish)
         self._start("finish", self._finish, self._to_finish, self._to_write)
@@ -178,7 +152,7 @@ class Lanes:
 
     def _prepare(self) -> None:
         taken = [0] * len(self._captures)
-        while not self._stop.is_set():
+        while not self._options.stop.is_set():
             try:
                 number, frame = self._mailroom.take(_POLL_S)
             except TimeoutError:
@@ -186,138 +160,114 @@ class Lanes:
             except Closed:
                 return
             origin = self._captures[number]
-            prepared = origin.guard(frame, "resized", partial(self._prepared, origin, frame))
-            if prepared is None:
+            job = origin.guard(frame, "resized", partial(self._prepared, origin, frame))
+            if job is None:
                 continue
-            if not send(self._to_infer, prepared):
+            if not send(self._to_infer, job):
                 return
             taken[number] += 1
-            if origin.is_live and taken[number] == self._limit:
+            if origin.is_live and taken[number] == self._options.limit:
                 origin.stop("the limit was reached")
 
-    def _prepared(self, origin: Capture, frame: Frame) -> _Prepared:
+    def _prepared(self, origin: Capture, frame: Frame) -> Job:
         start_s = time.perf_counter()
         image_rgb = resize_image(frame.image_rgb, self._levels.program.image.size_hw, next(self._buffers))
-        return _Prepared(origin, frame, image_rgb, self.stages["resize"].add_since(start_s))
+        return Job(origin, frame, image_rgb, self._tally.stages["resize"].add_since(start_s))
 
     def _infer(self) -> None:
-        for prepared in received(self._to_infer, self._stop):
-            origin, frame = prepared.origin, prepared.frame
-            if origin.mailbox.is_stale(frame):
-                origin.mailbox.count_dropped("stale")
+        for job in received(self._to_infer, self._options.stop):
+            if job.origin.mailbox.is_stale(job.frame):
+                job.origin.mailbox.count_dropped("stale")
                 continue
-            segmented = origin.guard(frame, "segmented", partial(self._segmented, *prepared))
-            if segmented is not None and not send(self._to_finish, segmented):
+            segmented = job.origin.guard(job.frame, "segmented", partial(self._segmented, job))
+            if segmented and not send(self._to_finish, job):
                 return
 
-    def _segmented(self, origin: Capture, frame: Frame, image_rgb: ImageU8, resize_ms: float) -> _Segmented:
-        choice = self._levels.choice
+    def _segmented(self, job: Job) -> Job:
+        job.choice = self._levels.choice
         start_s = time.perf_counter()
-        mask = self._levels.sessions[choice.level].infer(image_rgb)
-        return _Segmented(origin, frame, mask, choice, resize_ms, self.stages["infer"].add_since(start_s))
+        job.small_mask = self._levels.sessions[job.choice.level].infer(job.image_rgb)
+        job.infer_ms = self._tally.stages["infer"].add_since(start_s)
+        return job
 
     def _finish(self) -> None:
-        for segmented in received(self._to_finish):
-            finished = segmented.origin.guard(
-                segmented.frame, "finished", partial(self._finished, *segmented)
-            )
-            if finished is not None and not send(self._to_write, finished):
+        for job in received(self._to_finish):
+            finished = job.origin.guard(job.frame, "finished", partial(self._finished, job))
+            if finished and not send(self._to_write, job):
                 return
 
-    def _finished(
-        self,
-        origin: Capture,
-        frame: Frame,
-        small_mask: MaskU8,
-        choice: Choice,
-        resize_ms: float,
-        infer_ms: float,
-    ) -> _Finished:
-        """The mask at the frame's size, and the record that says what is in it."""
-        names = self._levels.program.labels.names
+    def _finished(self, job: Job) -> Job:
+        """Add the mask at the frame's size, and what is in it."""
+        origin, frame, labels = job.origin, job.frame, self._levels.program.labels
         start_s = time.perf_counter()
-        mask = resize_mask(small_mask, (frame.image_rgb.shape[0], frame.image_rgb.shape[1]))
-        share = _class_share(mask)
+        mask = resize_mask(job.small_mask, (frame.image_rgb.shape[0], frame.image_rgb.shape[1]))
+        job.share = value_shares(mask)
         regions = self._regions_of(origin, frame, mask)
-        other_ms = resize_ms + self.stages["postprocess"].add_since(start_s)
+        other_ms = job.resize_ms + self._tally.stages["postprocess"].add_since(start_s)
         now_s = time.monotonic()
-        self._levels.finished(frame.index, choice.level, infer_ms, other_ms, now_s - self.start_s)
-        if self._levels.choice != choice and self._levels.choice.level != choice.level:
-            self._events.emit(
-                "level", self._levels.choice.reason, before=choice.level, level=self._levels.choice.level
-            )
-        age_ms = 1e3 * (now_s - frame.arrival_s)
-        self.latency.add(infer_ms + other_ms)
-        self.age.add(age_ms)
-        origin.count_segmented(age_ms)
-        record = {
-            "index": frame.index,
-            "pts_s": round(frame.pts_s, 6) if origin.fps or origin.is_live else None,
-            "source": frame.source_id,
-            "name": frame.name,
-            "class_share": {
-                name: round(float(value), 6) for name, value in zip(names, share, strict=False) if value
-            },
-            **regions,
-            "infer_ms": round(infer_ms, 3),
-            "latency_ms": round(infer_ms + other_ms, 3),
-            "age_ms": round(age_ms, 3),
-            **({"pixel_aspect": round(frame.pixel_aspect, 6)} if frame.pixel_aspect != 1 else {}),
-            **({"damaged": True} if frame.damaged else {}),
-            "level": choice.level,
-            "level_reason": choice.reason,
-        }
-        return _Finished(origin, frame, mask, record, share)
+        self._govern(job, other_ms, now_s)
+        job.result = Result(
+            frame,
+            mask,
+            labels,
+            class_shares(job.share, labels),
+            time_s=frame.pts_s if origin.fps or origin.is_live else None,
+            infer_ms=job.infer_ms,
+            latency_ms=job.infer_ms + other_ms,
+            age_ms=1e3 * (now_s - frame.arrival_s),
+            level=job.choice.level,
+            level_reason=job.choice.reason,
+            regions=regions,
+        )
+        self._tally.latency.add(job.result.latency_ms)
+        self._tally.age.add(job.result.age_ms)
+        origin.count_segmented(job.result.age_ms)
+        return job
+
+    def _govern(self, job: Job, other_ms: float, now_s: float) -> None:
+        """Tell the governor a frame's times; where that moves the level, an event says so."""
+        levels, before = self._levels, job.choice
+        levels.finished(job.frame.index, before.level, job.infer_ms, other_ms, now_s - self._tally.start_s)
+        after = levels.choice
+        if after != before and after.level != before.level:
+            self._events.emit("level", after.reason, before=before.level, level=after.level)
 
     def _regions_of(self, origin: Capture, frame: Frame, mask: MaskU8) -> dict[str, Any]:
-        """The record's part about regions; publishes the thresholds that were crossed."""
-        monitor = self._regions.get(origin.source_id)
+        """Shares of the regions; publishes the thresholds that were crossed."""
+        monitor = self._options.regions.get(origin.source_id)
         if monitor is None:
             return {}
         part, crossings = monitor.update(mask, frame.pts_s, frame.connection)
         for crossing in crossings:
             self._events.emit(crossing.kind, crossing.reason, origin.source_id, **crossing.details)
-        return {"regions": part}
+        return part
 
     def _write(self, origin: Capture, first: Frame) -> None:
         self._outputs.open_first(origin, first)
         self._opened.set()
         while True:
             try:
-                finished = self._to_write.get(_POLL_S)
+                job = self._to_write.get(_POLL_S)
             except TimeoutError:
                 self._outputs.idle()
                 continue
             except Closed:
                 return
-            self._deliver(finished)
+            self._deliver(job)
             self._outputs.idle()
             if self._outputs.abandoned:
-                self._stop.set()
+                self._options.stop.set()
                 return
 
-    def _deliver(self, finished: _Finished) -> None:
-        origin, frame, mask, record, share = finished
-        with self.stages["write"].measure():
-            self._outputs.write(origin, frame, mask, record)
-        self.share_sum += share
-        self.frames += 1
-        self.finished_s.append(time.monotonic())
-        origin.count_delivered()
+    def _deliver(self, job: Job) -> None:
+        with self._tally.stages["write"].measure():
+            self._outputs.write(job.origin, job.result)
+        self._tally.written(job.share)
+        job.origin.count_delivered()
+        progress, on_result = self._options.progress, self._options.on_result
         if self._levels.governor:
-            self._progress.advance(TASK, level=str(record["level"]))
+            progress.advance(TASK, level=str(job.result.level))
         else:
-            self._progress.advance(TASK)
-        if self._on_frame is not None:
-            self._on_frame(frame, mask, record)
-
-
-def _class_share(mask: MaskU8) -> npt.NDArray[np.float64]:
-    """Share of the pixels of each value, shape (256,)."""
-    cv2 = opencv()
-    # OpenCV's histogram is fast, but counts in float32: exact up to 2**24 pixels.
-    counts = np.zeros(256)
-    for part in np.array_split(mask, -(-mask.size // 2**24)):
-        counts += cv2.calcHist([part], [0], None, [256], [0, 256]).ravel()
-    shares: npt.NDArray[np.float64] = counts / mask.size
-    return shares
+            progress.advance(TASK)
+        if on_result is not None:
+            on_result(job.result)

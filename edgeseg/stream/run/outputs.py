@@ -15,13 +15,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from functools import partial
 
 from edgeseg.contracts import FrameSink
-from edgeseg.errors import EdgesegError, ReaderGone
-from edgeseg.specs import Frame, LabelSpace, MaskU8
+from edgeseg.errors import EdgesegError, ReaderGone, StreamError
+from edgeseg.results import Result
+from edgeseg.specs import Frame, LabelSpace
 from edgeseg.stream.run.capture import Capture, as_told
 from edgeseg.stream.run.channel import FirstError
+from edgeseg.stream.uris import scrub
 from edgeseg.stream.watch.events import Event, EventBus
 from edgeseg.stream.watch.status import SinkState, SinkStatus
 
@@ -30,6 +32,39 @@ _REOPEN_PATIENCE_S = 0.2
 _EVENTS_WAITING = 1_000
 # What a sink is told of a camera that names no rate; the frames' own times are what counts.
 _NOMINAL_FPS = 25.0
+
+
+AnySink = FrameSink | Callable[[Result], object]
+"""A sink, or a function that is called with each result."""
+Sinks = Sequence[AnySink] | Mapping[str, Sequence[AnySink]]
+
+
+class Callback(FrameSink):
+    """A function as a sink: called with the results of every source. What it raises is its failure alone."""
+
+    takes_all_sources = True
+
+    def __init__(self, function: Callable[[Result], object]) -> None:
+        self.name = getattr(function, "__qualname__", type(function).__qualname__)
+        self._function = function
+
+    def write(self, result: Result) -> None:
+        try:
+            self._function(result)
+        except EdgesegError:
+            raise
+        except Exception as error:
+            raise StreamError(
+                f"{self.name}: {type(error).__name__}: {scrub(str(error))}",
+                hint="the function that was given as a sink raised it",
+            ) from error
+
+
+def as_sink(sink: AnySink) -> FrameSink:
+    """Return the sink itself, or a function as one."""
+    if isinstance(sink, FrameSink):
+        return sink
+    return Callback(sink)
 
 
 class _Opening:
@@ -56,7 +91,7 @@ class _Output:
 
     def __init__(self, sink: FrameSink, origin: str, for_all: bool) -> None:
         self.sink, self.origin, self.for_all = sink, origin, for_all
-        self.name = str(getattr(sink, "name", type(sink).__name__))
+        self.name = sink.name
         self.state: SinkState = "WAITING"
         self.shape: tuple[tuple[int, int], float] | None = None
         self.written = self.missed = 0
@@ -91,7 +126,7 @@ class Outputs:
 
     def __init__(
         self,
-        sinks: Sequence[FrameSink] | Mapping[str, Sequence[FrameSink]],
+        sinks: Sinks,
         origins: Sequence[str],
         labels: LabelSpace,
         events: EventBus,
@@ -107,14 +142,15 @@ class Outputs:
         # With one source, "all" is that one: its frame size is the sinks'.
         only = origins[0] if len(origins) == 1 else ""
         self._outputs = [
-            _Output(sink, origin or only, not origin) for origin, group in by_origin.items() for sink in group
+            _Output(as_sink(sink), origin or only, not origin)
+            for origin, group in by_origin.items()
+            for sink in group
         ]
         self._labels, self._events, self._clock = labels, events, clock
         self._live, self._expendable = live, expendable
         self._first_error: EdgesegError | None = None
         self._waiting: deque[Event] = deque(maxlen=_EVENTS_WAITING)
-        if any(hasattr(output.sink, "event") for output in self._outputs):
-            events.fill(self._waiting)
+        events.fill(self._waiting)
 
     def open_first(self, origin: Capture, frame: Frame) -> None:
         """Open the sinks of the first source that has a frame, and those of all. Raises StreamError where one
@@ -131,7 +167,7 @@ class Outputs:
                     raise
                 self._fail(output, self._told(output, error))
 
-    def write(self, origin: Capture, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
+    def write(self, origin: Capture, result: Result) -> None:
         """Give a result to every sink that is for it.
 
         Raises:
@@ -140,20 +176,16 @@ class Outputs:
                 gone.
         """
         for output in self._of(origin.source_id):
-            self._attempt(output, lambda output=output: self._write_to(output, origin, frame, mask, record))  # type: ignore[misc]
+            self._attempt(output, partial(self._write_to, output, origin, result))
 
     def idle(self) -> None:
         """Tell the sinks the events that came meanwhile."""
         while self._waiting:
             event = self._waiting.popleft()
             for output in self._outputs:
-                tell = getattr(output.sink, "event", None)
-                if (
-                    tell
-                    and output.state == "OPEN"
-                    and (output.for_all or event.source in ("", output.origin, output.name))
-                ):
-                    self._attempt(output, lambda tell=tell, event=event: tell(event))  # type: ignore[misc]
+                concerned = output.for_all or event.source in ("", output.origin, output.name)
+                if output.state == "OPEN" and concerned:
+                    self._attempt(output, partial(output.sink.event, event))
 
     def close(self, failure: FirstError) -> None:
         """Close them all. What they cannot finish counts as their failure; bugs are left in `failure`."""
@@ -162,7 +194,7 @@ class Outputs:
             if output.state == "OPEN" or (
                 output.opening is not None and output.opening.succeeded(_REOPEN_PATIENCE_S)
             ):
-                failure.attempt(lambda output=output: self._close(output))  # type: ignore[misc]
+                failure.attempt(partial(self._close, output))
 
     def raise_if_all_failed(self) -> None:
         """Raise the first failure where the run has nothing to show for it."""
@@ -191,9 +223,8 @@ class Outputs:
     def _of(self, source_id: str) -> list[_Output]:
         return [output for output in self._outputs if output.origin in ("", source_id)]
 
-    def _write_to(
-        self, output: _Output, origin: Capture, frame: Frame, mask: MaskU8, record: Mapping[str, Any]
-    ) -> None:
+    def _write_to(self, output: _Output, origin: Capture, result: Result) -> None:
+        frame = result.frame
         if output.state == "FAILED" and self._reopened(output, origin, frame):
             output.state = "OPEN"
             self._events.emit(
@@ -207,7 +238,7 @@ class Outputs:
         if output.state != "OPEN":
             output.missed += 1
             return
-        output.sink.write(frame, mask, record)
+        output.sink.write(result)
         output.written += 1
         output.wait_s = _RETRY_S
 
@@ -217,9 +248,7 @@ class Outputs:
         self._opener(output, origin, frame)()
 
     def _opener(self, output: _Output, origin: Capture, frame: Frame) -> Callable[[], None]:
-        output.shape = size_hw, pixel_aspect = _shape(frame)
-        if hasattr(output.sink, "pixel_aspect"):
-            output.sink.pixel_aspect = pixel_aspect
+        output.shape = size_hw, output.sink.pixel_aspect = _shape(frame)
         fps = origin.fps or (_NOMINAL_FPS if origin.is_live else 0.0)
         return lambda: output.sink.open(size_hw, fps, self._labels)
 

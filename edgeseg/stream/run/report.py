@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from edgeseg.results import class_shares
 from edgeseg.stream.watch.stats import merged
 from edgeseg.stream.watch.status import RunStatus
 
@@ -19,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgeseg.stream.run.capture import Capture
-    from edgeseg.stream.run.lanes import Lanes
     from edgeseg.stream.run.levels import Levels
     from edgeseg.stream.run.outputs import Outputs
+    from edgeseg.stream.run.tally import Tally
     from edgeseg.stream.watch.events import EventBus
 
 
@@ -111,29 +110,30 @@ class Abandoned(BrokenPipeError):
         self.report = report
 
 
-def make_report(
-    lanes: Lanes,
-    levels: Levels,
-    captures: Sequence[Capture],
-    outputs: Outputs,
-    events: EventBus,
-    *,
-    size_hw: tuple[int, int] | None,
-    expected: int | None,
-    interrupted: bool,
-    wall_s: float,
-) -> RunReport:
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The moving parts of a run, as its status and report see them."""
+
+    tally: Tally
+    levels: Levels
+    captures: Sequence[Capture]
+    outputs: Outputs
+    events: EventBus
+
+
+def make_report(parts: Parts, *, expected: int | None, interrupted: bool) -> RunReport:
     """The figures of a run that ended."""
-    program = levels.program
-    stages = _stages(lanes, captures, wall_s)
+    tally, captures, program = parts.tally, parts.captures, parts.levels.program
+    stages = _stages(parts, tally.wall_s)
     statuses = [capture.status() for capture in captures]
     failed = [
-        (capture.source_id, capture.error) for capture in captures if capture.error
-    ] + outputs.failures()
+        *((capture.source_id, capture.error) for capture in captures if capture.error),
+        *parts.outputs.failures(),
+    ]
     return RunReport(
         source=", ".join(capture.source_id for capture in captures),
         source_fps=captures[0].fps,
-        size_hw=size_hw or (0, 0),
+        size_hw=tally.size_hw,
         program={
             "arch": program.arch,
             "precision": program.precision,
@@ -141,55 +141,55 @@ def make_report(
             "size_hw": program.image.size_hw,
             "mask_stride": program.mask_stride,
         },
-        level=min(levels.sessions),
-        frames=lanes.frames,
+        level=min(parts.levels.sessions),
+        frames=tally.frames,
         frames_expected=expected,
-        frames_dropped=sum(capture.frames for capture in captures) - lanes.frames,
+        frames_dropped=sum(capture.frames for capture in captures) - tally.frames,
         interrupted=interrupted,
-        wall_s=wall_s,
-        fps=lanes.frames / wall_s,
+        wall_s=tally.wall_s,
+        fps=tally.frames / tally.wall_s,
         stages=stages,
-        latency=lanes.latency.to_json(),
-        frame_age=lanes.age.to_json(),
-        governor=levels.report(),
+        latency=tally.latency.to_json(),
+        frame_age=tally.age.to_json(),
+        governor=parts.levels.report(),
         bottleneck=_bottleneck(stages, paced=any(status.is_live and status.dropped for status in statuses)),
-        class_share=_class_share(lanes, levels),
+        class_share=_class_share(parts),
         host=describe_host(),
         sources=tuple(status.to_json() for status in statuses),
-        sinks=tuple(status.to_json() for status in outputs.status()),
-        events={"counts": dict(events.counts), "recent": [event.to_json() for event in events.recent()]},
+        sinks=tuple(status.to_json() for status in parts.outputs.status()),
+        events={
+            "counts": dict(parts.events.counts),
+            "recent": [event.to_json() for event in parts.events.recent()],
+        },
         failures=tuple({"what": what, "error": str(error), "hint": error.hint} for what, error in failed),
     )
 
 
-def make_status(
-    lanes: Lanes, levels: Levels, captures: Sequence[Capture], outputs: Outputs, events: EventBus
-) -> RunStatus:
+def make_status(parts: Parts) -> RunStatus:
     """How a run is doing. From any thread."""
-    now_s = time.monotonic()
-    recent_s = [at_s for at_s in tuple(lanes.finished_s) if now_s - at_s < 10]
+    now_s, tally, choice = time.monotonic(), parts.tally, parts.levels.choice
     return RunStatus(
-        at_s=round(now_s - events.start_s, 3),
-        frames=lanes.frames,
-        fps=round((len(recent_s) - 1) / (now_s - recent_s[0]), 2) if len(recent_s) > 1 else 0.0,
-        level=levels.choice.level,
-        level_reason=levels.choice.reason,
-        stages=_stages(lanes, captures, now_s - lanes.start_s),
-        latency=lanes.latency.to_json(),
-        frame_age=lanes.age.to_json(),
-        sources=tuple(capture.status() for capture in captures),
-        sinks=outputs.status(),
-        class_share=_class_share(lanes, levels),
+        at_s=round(now_s - parts.events.start_s, 3),
+        frames=tally.frames,
+        fps=round(tally.recent_fps(now_s), 2),
+        level=choice.level,
+        level_reason=choice.reason,
+        stages=_stages(parts, now_s - tally.start_s),
+        latency=tally.latency.to_json(),
+        frame_age=tally.age.to_json(),
+        sources=tuple(capture.status() for capture in parts.captures),
+        sinks=parts.outputs.status(),
+        class_share=_class_share(parts),
     )
 
 
-def _stages(lanes: Lanes, captures: Sequence[Capture], wall_s: float) -> dict[str, dict[str, Any]]:
+def _stages(parts: Parts, wall_s: float) -> dict[str, dict[str, Any]]:
     """Figures of every stage, in the order of the work."""
-    parts = {"read": (merged(capture.read for capture in captures), len(captures))}
-    parts |= {name: (timings, 1) for name, timings in lanes.stages.items()}
+    timed = {"read": (merged(capture.read for capture in parts.captures), len(parts.captures))}
+    timed |= {name: (timings, 1) for name, timings in parts.tally.stages.items()}
     return {
         name: {**timings.to_json(), "busy": min(1.0, timings.total_ms / (1e3 * wall_s * threads))}
-        for name, (timings, threads) in parts.items()
+        for name, (timings, threads) in timed.items()
     }
 
 
@@ -201,9 +201,8 @@ def _bottleneck(stages: Mapping[str, Mapping[str, Any]], paced: bool) -> str:
     )
 
 
-def _class_share(lanes: Lanes, levels: Levels) -> dict[str, float]:
-    share = np.array(lanes.share_sum) / max(1, lanes.frames)
-    return {name: float(share[index]) for index, name in enumerate(levels.program.labels.names)}
+def _class_share(parts: Parts) -> dict[str, float]:
+    return class_shares(parts.tally.share_sum / max(1, parts.tally.frames), parts.levels.program.labels)
 
 
 def describe_host() -> dict[str, Any]:

@@ -27,7 +27,7 @@ class Stamps:
         """The source was opened: the next frame is its first."""
         self._is_live = source.is_live
         self._live.connected()
-        jumping = bool(getattr(source, "stamps_may_jump", False))
+        jumping = source.stamps_may_jump
         self._recorded = (
             RecordedTimeline(1 / source.fps, jumping) if source.fps > 0 and not source.is_live else None
         )

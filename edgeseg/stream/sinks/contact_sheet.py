@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from edgeseg.images import contact_sheet, resize_mask, shrink_image, squared_hw
-from edgeseg.specs import Frame, ImageU8, LabelSpace, MaskU8
+from edgeseg.results import Result
+from edgeseg.specs import ImageU8, LabelSpace, MaskU8
 
 
 class FrameSampler:
     """Keeps `count` frames of a stream of unknown length, in memory that does not grow. Give it to `run` as
-    `on_frame`.
+    `on_result`.
 
     It keeps every n-th frame, and doubles n whenever it holds twice as many as are wanted.
     """
@@ -22,7 +20,8 @@ class FrameSampler:
         self._stride = 1
         self._kept: list[tuple[ImageU8, MaskU8]] = []
 
-    def __call__(self, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
+    def __call__(self, result: Result) -> None:
+        frame, mask = result.frame, result.mask
         if frame.index % self._stride:
             return
         height, width = squared_hw((mask.shape[0], mask.shape[1]), frame.pixel_aspect)

@@ -7,27 +7,25 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
+from edgeseg.contracts import FrameSink
 from edgeseg.errors import Unsupported
 from edgeseg.images import opencv, squared_hw
-from edgeseg.specs import Frame, LabelSpace, MaskU8
+from edgeseg.results import Result
+from edgeseg.specs import LabelSpace
 from edgeseg.stream.sinks.views import View
 
 _QUIT_KEYS = (ord("q"), 27)
 
 
-class Display:
+class Display(FrameSink):
     """A window of OpenCV's. Its calls come from one thread, as window systems want them."""
-
-    takes_all_sources = False
 
     def __init__(self, address: str, view: View) -> None:
         self.name = address
         self._title = unquote(address.removeprefix("display://")) or "edgeseg"
-        self.pixel_aspect = 1.0
         self._view = view
         self._shown = False
 
@@ -47,13 +45,12 @@ class Display:
             raise Unsupported(
                 f"{self.name}: no screen here", hint="watch it from elsewhere: --sink http://127.0.0.1:8090/"
             )
-        self._labels = labels
         cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
         height, width = squared_hw(self._view.size_hw(size_hw), self.pixel_aspect)
         cv2.resizeWindow(self._title, width, height)
         self._shown, self._frames = True, 0
 
-    def write(self, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
+    def write(self, result: Result) -> None:
         if not self._shown:
             return
         cv2 = opencv()
@@ -61,7 +58,7 @@ class Display:
         if self._frames and not self._is_there():
             self._shown = False
             return
-        image_rgb = self._view.show(frame, mask, self._labels)
+        image_rgb = self._view.show(result)
         cv2.imshow(self._title, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
         self._frames += 1
         if cv2.pollKey() & 0xFF in _QUIT_KEYS:

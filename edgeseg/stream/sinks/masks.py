@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgeseg.contracts import FrameSink
 from edgeseg.errors import StreamError
-from edgeseg.specs import Frame, LabelSpace, MaskU8
+from edgeseg.results import Result
+from edgeseg.specs import LabelSpace, MaskU8
 from edgeseg.stream.sinks.disk import check_space_to_resume, prepare_folder, write_whole
 
 
-class MaskFiles:
+class MaskFiles(FrameSink):
     """A folder of PNG class maps of the frame's size: pixel value = class index, coloured by the label
     palette.
 
     A picture's mask takes the picture's name, a video's frame its number. Existing files are replaced.
     """
-
-    takes_all_sources = False
 
     def __init__(self, folder: Path) -> None:
         self.name = str(folder)
@@ -39,7 +37,8 @@ class MaskFiles:
         self._failed = False
         self._palette_rgb = labels.palette()
 
-    def write(self, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
+    def write(self, result: Result) -> None:
+        frame = result.frame
         name = f"{Path(frame.name).stem if frame.name else f'{frame.index:06d}'}.png"
         if frame.name and name in self._written:
             raise StreamError(
@@ -49,14 +48,12 @@ class MaskFiles:
             )
         if frame.name:
             self._written.add(name)
+        png = encode_mask_png(result.mask, self._palette_rgb, frame.pixel_aspect)
         try:
-            write_whole(self._folder / name, encode_mask_png(mask, self._palette_rgb, frame.pixel_aspect))
+            write_whole(self._folder / name, png)
         except StreamError:
             self._failed = True
             raise
-
-    def close(self) -> None:
-        """Every file is complete when it is written."""
 
 
 def encode_mask_png(mask: MaskU8, palette_rgb: npt.NDArray[np.uint8], pixel_aspect: float = 1.0) -> bytes:

@@ -23,9 +23,11 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
+from edgeseg.contracts import FrameSink
 from edgeseg.errors import StreamError
 from edgeseg.images import opencv
-from edgeseg.specs import Frame, ImageU8, LabelSpace, MaskU8
+from edgeseg.results import Result
+from edgeseg.specs import ImageU8, LabelSpace
 from edgeseg.stream.sinks.views import View
 from edgeseg.stream.uris import redact
 from edgeseg.stream.watch.latest import LatestWorker
@@ -178,15 +180,13 @@ _servers: dict[tuple[str, int], _Server] = {}
 _servers_lock = threading.Lock()
 
 
-class MjpegOut:
+class MjpegOut(FrameSink):
     """A view as MJPEG over HTTP: `http://HOST:PORT/NAME`, with `user:password@` for those who must log in
     (HTTP Basic).
 
     Attributes:
         port: where it listens; the free one that was found, for a URI with port 0.
     """
-
-    takes_all_sources = False
 
     def __init__(self, address: str, view: View, *, quality: int = 80) -> None:
         self.name = redact(address)
@@ -203,10 +203,10 @@ class MjpegOut:
         self._asked_port = port
         self._view, self._quality = view, quality
         self._server: _Server | None = None
-        self._worker: LatestWorker[tuple[Frame, MaskU8]] | None = None
+        self._worker: LatestWorker[Result] | None = None
 
     def open(self, size_hw: tuple[int, int], fps: float, labels: LabelSpace) -> None:
-        self._labels, self._stream = labels, JpegStream()
+        self._stream = JpegStream()
         with _servers_lock:
             key = (self._host, self._asked_port)
             try:
@@ -226,11 +226,11 @@ class MjpegOut:
         self._server, self.port = server, server.server_address[1]
         self._worker = LatestWorker("edgeseg-mjpeg-encoder", self._encode)
 
-    def write(self, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
+    def write(self, result: Result) -> None:
         if self._worker is None:
             raise RuntimeError("the sink is not open")
         if self._stream.viewers:
-            self._worker.offer((frame, mask))
+            self._worker.offer(result)
 
     def close(self) -> None:
         worker, self._worker = self._worker, None
@@ -248,11 +248,8 @@ class MjpegOut:
         server.shutdown()
         server.server_close()
 
-    def _encode(self, item: tuple[Frame, MaskU8]) -> None:
-        frame, mask = item
-        self._stream.publish(
-            encode_jpeg(self._view.show(frame, mask, self._labels), self._quality), frame.index
-        )
+    def _encode(self, result: Result) -> None:
+        self._stream.publish(encode_jpeg(self._view.show(result), self._quality), result.index)
 
 
 def encode_jpeg(image_rgb: ImageU8, quality: int) -> bytes:

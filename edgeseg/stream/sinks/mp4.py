@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
+from edgeseg.contracts import FrameSink
 from edgeseg.errors import StreamError
 from edgeseg.files import can_replace, followed, is_stream
-from edgeseg.specs import Frame, LabelSpace, MaskU8
+from edgeseg.results import Result
+from edgeseg.specs import LabelSpace
 from edgeseg.stream.sinks.disk import check_space, check_space_to_resume, lock_file, prepare, writing
 from edgeseg.stream.sinks.muxer import Muxer, pyav
 from edgeseg.stream.sinks.views import View
@@ -48,7 +49,7 @@ class Rotation:
         return too_long or (self.segment_bytes is not None and size_bytes >= self.segment_bytes)
 
 
-class Recording:
+class Recording(FrameSink):
     """An mp4 of what a view shows of each frame, at the frames' own presentation times.
 
     Without rotation it is the file `path`; where it has to go on in another one (another frame size, a disk
@@ -59,14 +60,11 @@ class Recording:
     what records for days wants segments.
     """
 
-    takes_all_sources = False
-
     def __init__(
         self, path: Path, view: View, *, codec: str = "h264", rotation: Rotation | None = None
     ) -> None:
         self.name = str(path)
         self.codec = codec
-        self.pixel_aspect = 1.0
         self._path, self._view, self._rotation = path, view, rotation or Rotation()
         self._muxer: Muxer | None = None
         self._lock: BinaryIO | None = None
@@ -92,21 +90,22 @@ class Recording:
         prepare(self._path)
         if self._failed:
             check_space_to_resume(self._path)
-        self._size_hw, self._fps, self._labels = size_hw, fps, labels
+        self._size_hw, self._fps = size_hw, fps
         self._recover()
         self._begin()
         self._failed = False
 
-    def write(self, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
-        if mask.shape != self._size_hw:
-            height, width = mask.shape
+    def write(self, result: Result) -> None:
+        frame = result.frame
+        if result.mask.shape != self._size_hw:
+            height, width = result.mask.shape
             raise StreamError(
                 f"{self._path}: frame {frame.index} {frame.name} is {width}x{height}, and the video is "
                 f"{self._size_hw[1]}x{self._size_hw[0]}",
                 hint="a video has one size: write masks instead (--sink masks/), or resize the pictures",
             )
         try:
-            self._add(frame, mask)
+            self._add(result)
         except StreamError:
             self._failed = True
             raise
@@ -115,8 +114,8 @@ class Recording:
         if self._muxer is not None:
             self._end()
 
-    def would_replace(self, path: Path) -> bool:
-        """Whether a file might be deleted as an old segment, or is the recording itself."""
+    def replaces(self, path: Path) -> bool:
+        """Return whether a file might be deleted as an old segment, or is the recording itself."""
         place = Path(os.path.realpath(self._path))
         same_folder = path.resolve().parent == place.parent
         segment = (
@@ -144,16 +143,17 @@ class Recording:
                     hint="mount its folder instead of the file, and record into that",
                 )
 
-    def _add(self, frame: Frame, mask: MaskU8) -> None:
+    def _add(self, result: Result) -> None:
         if self._muxer is None:
             raise RuntimeError("the sink is not open")
-        if self._muxer.frames and self._rotation.is_due(frame.pts_s - self._begin_s, self._muxer.size_bytes):
+        pts_s = result.frame.pts_s
+        if self._muxer.frames and self._rotation.is_due(pts_s - self._begin_s, self._muxer.size_bytes):
             self._end()
             self._begin()
         check_space(self._path, self._muxer.waiting_bytes)
         if not self._muxer.frames:
-            self._begin_s = frame.pts_s
-        self._muxer.write(self._view.draw(frame.image_rgb, mask, self._labels), frame.pts_s)
+            self._begin_s = pts_s
+        self._muxer.write(self._view.draw(result), pts_s)
 
     def _begin(self) -> None:
         """Open the next file under its partial name."""

@@ -11,12 +11,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from edgeseg.contracts import FrameSink
 from edgeseg.errors import StreamError, require
-from edgeseg.specs import Frame, LabelSpace, MaskU8
+from edgeseg.results import Result
+from edgeseg.specs import LabelSpace
 from edgeseg.stream.uris import redact
 from edgeseg.stream.watch.events import Event
 from edgeseg.text import json_text
@@ -30,7 +31,7 @@ _KEEPALIVE_S = 10
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 
-class MqttOut:
+class MqttOut(FrameSink):
     """An MQTT publisher. A broker that is slow misses results, which are counted in `skipped`; one that is
     gone is a StreamError.
 
@@ -104,8 +105,9 @@ class MqttOut:
         self._opened = True
         self._publish("status", "online", 1, True)
 
-    def write(self, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
+    def write(self, result: Result) -> None:
         self._check()
+        frame = result.frame
         if self._every_s:
             due_s = self._last_s.get(frame.source_id, float("-inf")) + self._every_s
             if frame.arrival_s < due_s:
@@ -114,7 +116,7 @@ class MqttOut:
         if len(self._sent) >= _IN_FLIGHT:
             self.skipped += 1
             return
-        self._publish("result", json_text(record), self._qos, self._retain)
+        self._publish("result", json_text(result.to_json()), self._qos, self._retain)
 
     def event(self, event: Event) -> None:
         """Publish an event; it is lost where the broker is gone."""

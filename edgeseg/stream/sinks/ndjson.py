@@ -10,19 +10,21 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from edgeseg.contracts import FrameSink
 from edgeseg.errors import ReaderGone, StreamError
 from edgeseg.files import open_stream, silence
-from edgeseg.specs import Frame, LabelSpace, MaskU8
+from edgeseg.results import Result
+from edgeseg.specs import LabelSpace
 from edgeseg.stream.sinks.disk import check_space_to_resume, prepare, writing
 from edgeseg.stream.watch.events import Event
 from edgeseg.text import json_text
 
 
-class ResultLines:
+class ResultLines(FrameSink):
     """One JSON object a frame, one a line (NDJSON), in a file that can be followed while it grows, on stdout
     for `-`, or into a FIFO or device.
 
-    The keys are those of the record that `stream.runner` makes. With `with_events`, events stand between the
+    The keys are those of `Result.to_json`. With `with_events`, events stand between the
     frames as {"event": {...}}. A file is begun anew by the first `open`, and gone on with by later ones.
     Whoever reads a pipe may go away: see `ReaderGone`.
     """
@@ -53,8 +55,8 @@ class ResultLines:
             self._good_bytes = os.fstat(self._file.fileno()).st_size
         self._begun, self._failed = True, False
 
-    def write(self, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
-        self._put(record)
+    def write(self, result: Result) -> None:
+        self._put(result.to_json())
 
     def event(self, event: Event) -> None:
         """Write an event, where that was asked for."""

@@ -10,12 +10,12 @@ makes the picture jump, and holds nothing up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
 from urllib.parse import urlsplit
 
+from edgeseg.contracts import FrameSink
 from edgeseg.errors import StreamError
-from edgeseg.specs import Frame, LabelSpace, MaskU8
+from edgeseg.results import Result
+from edgeseg.specs import LabelSpace
 from edgeseg.stream.sinks.muxer import Muxer
 from edgeseg.stream.sinks.rtsp_server import ServedStream
 from edgeseg.stream.sinks.views import View
@@ -27,14 +27,12 @@ _PORT = 554
 _TIMEOUT_S = 2.0
 
 
-class RtspOut:
+class RtspOut(FrameSink):
     """A view as an RTSP stream. A server that cannot be reached, or went away, is a StreamError.
 
     Args:
         serve: True to serve, False to push; where None, addresses that stand for every network are served.
     """
-
-    takes_all_sources = False
 
     def __init__(self, address: str, view: View, *, serve: bool | None = None) -> None:
         self.name = redact(address)
@@ -57,10 +55,9 @@ class RtspOut:
                 ),
             )
         self._address, self._host, self._port, self._path = address, parts.hostname, port, parts.path
-        self.pixel_aspect = 1.0
         self._view = view
         self._out: Muxer | ServedStream | None = None
-        self._worker: LatestWorker[tuple[Frame, MaskU8]] | None = None
+        self._worker: LatestWorker[Result] | None = None
 
     def open(self, size_hw: tuple[int, int], fps: float, labels: LabelSpace) -> None:
         if fps <= 0:
@@ -68,7 +65,7 @@ class RtspOut:
                 f"{self.name}: a stream needs a frame rate, and pictures have none",
                 hint="--source 'FOLDER/?fps=10'",
             )
-        self._labels, self._size_hw = labels, size_hw
+        self._size_hw = size_hw
         shown_hw = self._view.size_hw(size_hw)
         if self._serve:
             self._out = ServedStream(
@@ -98,15 +95,15 @@ class RtspOut:
             muxer.start()
         self._worker = LatestWorker("edgeseg-rtsp", self._show)
 
-    def write(self, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
+    def write(self, result: Result) -> None:
         if self._worker is None:
             raise RuntimeError("the sink is not open")
-        if mask.shape != self._size_hw:
+        if result.mask.shape != self._size_hw:
             raise StreamError(
-                f"{self.name}: frame {frame.index} has another size than the stream",
+                f"{self.name}: frame {result.index} has another size than the stream",
                 hint="show pictures of one size, or write masks",
             )
-        self._worker.offer((frame, mask))
+        self._worker.offer(result)
 
     def close(self) -> None:
         worker, self._worker = self._worker, None
@@ -115,7 +112,6 @@ class RtspOut:
         if out is not None and (worker is None or worker.close()):
             out.close()
 
-    def _show(self, item: tuple[Frame, MaskU8]) -> None:
-        frame, mask = item
+    def _show(self, result: Result) -> None:
         if self._out is not None:
-            self._out.write(self._view.draw(frame.image_rgb, mask, self._labels), frame.pts_s)
+            self._out.write(self._view.draw(result), result.frame.pts_s)

@@ -18,7 +18,7 @@ from typing import Any
 from edgeseg.contracts import FrameSink
 from edgeseg.errors import StreamError
 from edgeseg.files import is_stream
-from edgeseg.specs import Frame, LabelSpace, MaskU8
+from edgeseg.results import Result
 from edgeseg.stream.sinks.display import Display
 from edgeseg.stream.sinks.masks import MaskFiles
 from edgeseg.stream.sinks.mjpeg import MjpegOut
@@ -38,17 +38,14 @@ SOURCE_FIELD = "{source}"
 """In a sink's URI: the name of a source. Such a sink is made once for each source."""
 
 
-class Nothing:
+class Nothing(FrameSink):
     """Takes results and keeps none, for timing."""
 
     takes_all_sources = True
     name = "null:"
 
-    def open(self, size_hw: tuple[int, int], fps: float, labels: LabelSpace) -> None: ...
-
-    def write(self, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None: ...
-
-    def close(self) -> None: ...
+    def write(self, result: Result) -> None:
+        """Forget it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +207,7 @@ def route_sinks(
                 )
             continue
         sink = _make(uri, opacity, files, taken)
-        if len(sources) > 1 and not getattr(sink, "takes_all_sources", False):
+        if len(sources) > 1 and not sink.takes_all_sources:
             raise StreamError(
                 f"{redact(uri)}: shows one source, and there are {len(sources)}",
                 hint="put {source} into it, for a sink of each source: --sink 'out-{source}.mp4'",
@@ -245,7 +242,7 @@ def _make(uri: str, opacity: float, files: set[Path], taken: set[Hashable]) -> F
     sink, target = form.make(uri, opacity), form.target(uri)
     if target is not None:
         _take(target, uri, taken)
-        if isinstance(sink, Recording) and any(sink.would_replace(path) for path in files):
+        if any(sink.replaces(path) for path in files):
             raise StreamError(
                 f"{redact(uri)}: would write over the source", hint="give this sink another name"
             )

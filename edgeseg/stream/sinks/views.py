@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeseg.images import colour_mask, overlay, square_pixels
-from edgeseg.specs import Frame, ImageU8, LabelSpace, MaskU8
+from edgeseg.results import Result
+from edgeseg.specs import ImageU8, LabelSpace, MaskU8
 
 _Draw = Callable[[ImageU8, MaskU8, LabelSpace, float], ImageU8]
 
@@ -43,12 +44,12 @@ class View:
         height, width = frame_hw
         return height, 2 * width if self.name == "side" else width
 
-    def show(self, frame: Frame, mask: MaskU8, labels: LabelSpace) -> ImageU8:
+    def show(self, result: Result) -> ImageU8:
         """The picture for eyes that cannot be told the shape of its pixels: these are made square."""
-        return square_pixels(self.draw(frame.image_rgb, mask, labels), frame.pixel_aspect)
+        return square_pixels(self.draw(result), result.frame.pixel_aspect)
 
-    def draw(self, image_rgb: ImageU8, mask: MaskU8, labels: LabelSpace) -> ImageU8:
+    def draw(self, result: Result) -> ImageU8:
         """The picture as it is stored, (H, W, 3) uint8 RGB; not to be written to, for it may be the frame
         itself.
         """
-        return VIEWS[self.name](image_rgb, mask, labels, self.opacity)
+        return VIEWS[self.name](result.frame.image_rgb, result.mask, result.labels, self.opacity)

@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from edgeseg.contracts import Tell, silent
 from edgeseg.errors import StreamError
 from edgeseg.specs import Frame
 from edgeseg.stream.sources.convert import failures, pyav
-from edgeseg.stream.sources.decoder import Damaged, Decoder, Picture, Tell, choose_video, reason_of, silent
+from edgeseg.stream.sources.decoder import Damaged, Decoder, Picture, choose_video, reason_of
 
 _MOST_FPS = 1_000.0
 _TOLERANCE_S = 0.5

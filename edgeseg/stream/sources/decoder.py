@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, get_args
 
+from edgeseg.contracts import Tell, silent
 from edgeseg.errors import StreamError
 from edgeseg.specs import ImageU8
 from edgeseg.stream.sources.convert import Converter, Refused, failures
@@ -21,9 +22,6 @@ from edgeseg.stream.sources.losses import Losses
 Damaged = Literal["skip", "show"]
 DAMAGED: tuple[Damaged, ...] = get_args(Damaged)
 """What becomes of pictures behind a loss."""
-
-Tell = Callable[..., object]
-"""Gets an event: its kind, its reason, and figures by name (see `stream.events`)."""
 
 _COPY_OPAQUE = 1 << 7
 _ATTACHED_PICTURE = 1 << 10
@@ -46,10 +44,6 @@ class Picture(NamedTuple):
     time_s: float | None
     pixel_aspect: float
     damaged: bool
-
-
-def silent(kind: str, reason: str, **details: Any) -> None:
-    """A `Tell` to which nobody listens."""
 
 
 def choose_video(container: Any, what: str) -> Any:

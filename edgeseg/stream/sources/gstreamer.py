@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeseg.contracts import LiveSource
 from edgeseg.errors import StreamError, Unsupported
 from edgeseg.images import opencv
 from edgeseg.specs import Frame, ImageU8
@@ -37,7 +38,7 @@ _PIPE_BYTES = 1 << 20
 _HINT = "try it alone: gst-launch-1.0 -v PIPELINE ! fakesink; elements are listed by gst-inspect-1.0"
 
 
-class Pipeline:
+class Pipeline(LiveSource):
     """A GStreamer pipeline that ends in raw video: `gst:videotestsrc is-live=true !
     video/x-raw,width=640,height=480`.
 

@@ -20,12 +20,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from edgeseg.contracts import LiveSource, Tell, silent
 from edgeseg.errors import AccessDenied, StreamError
 from edgeseg.images import opencv
 from edgeseg.specs import Frame
 from edgeseg.stream.sources.clip import Clip, rate_of, size_of
 from edgeseg.stream.sources.convert import failures, pyav
-from edgeseg.stream.sources.decoder import DAMAGED, Decoder, Tell, choose_video, reason_of, silent
+from edgeseg.stream.sources.decoder import DAMAGED, Decoder, choose_video, reason_of
 from edgeseg.stream.uris import choice, number, redact, scrub, split_options
 from edgeseg.text import quoted
 
@@ -42,7 +43,7 @@ _ENDLESS = {"mpjpeg"}
 _PLAYLISTS = {"hls", "applehttp", "dash"}
 
 
-class NetworkStream:
+class NetworkStream(LiveSource):
     """A stream that FFmpeg reads over the network: `rtsp://`, `rtsps://`, `http://`, `https://` (MJPEG and
     others), `udp://`.
 
@@ -225,7 +226,7 @@ def _is_finite(container: Any) -> bool:
     return bool(container.duration) or (not names & _PLAYLISTS and size_of(container) > 0)
 
 
-class Camera:
+class Camera(LiveSource):
     """A camera of this machine, by Video4Linux: `/dev/video0` or `v4l2://0`; `#size=1280x720&fps=30` asks it
     for that.
     """

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
+from edgeseg.contracts import FrameSource, Tell, silent
 from edgeseg.errors import DataError, StreamError
 from edgeseg.files import is_clutter
 from edgeseg.images import opencv, read_image
 from edgeseg.specs import Frame
 from edgeseg.stream.sources.clip import Clip, missing_at_end
 from edgeseg.stream.sources.convert import failures, pyav
-from edgeseg.stream.sources.decoder import DAMAGED, Damaged, Tell, reason_of, silent
+from edgeseg.stream.sources.decoder import DAMAGED, Damaged, reason_of
 from edgeseg.synthetic.scene import Scene
 from edgeseg.text import quoted, shown
 
@@ -34,7 +35,7 @@ _MIN_SIDE_PX, _MAX_SIDE_PX = 32, 8_192
 _HINT = "check the path; a source is a file, a folder, a pattern or a URI: edgeseg run --help"
 
 
-class VideoFile:
+class VideoFile(FrameSource):
     """A video file, or what comes through a pipe (`-`: stdin). Frames come upright, with the container's rate
     and times.
 
@@ -106,7 +107,7 @@ class VideoFile:
             container.close()
 
 
-class ImageFiles:
+class ImageFiles(FrameSource):
     """The pictures of a folder or of a glob pattern, in natural order ("2.png" before "10.png"); each may
     have its own size.
 
@@ -168,7 +169,7 @@ class ImageFiles:
             )
 
 
-class SyntheticScene:
+class SyntheticScene(FrameSource):
     """The generator's street scene: `synthetic://WIDTHxHEIGHT[@FPS][?frames=N&seed=N]`; 30 fps, 300 frames,
     seed 0 by default.
     """

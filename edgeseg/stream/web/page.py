@@ -9,10 +9,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
-from edgeseg.specs import Frame, LabelSpace, MaskU8
+from edgeseg.contracts import FrameSink
+from edgeseg.results import Result
+from edgeseg.specs import LabelSpace
 from edgeseg.stream.watch.events import Event
 from edgeseg.stream.web.history import History, Point
 from edgeseg.stream.web.pictures import encode
@@ -20,15 +22,8 @@ from edgeseg.stream.web.pictures import encode
 _EVENTS_KEPT = 200
 
 
-class _Picture(NamedTuple):
-    sequence: int
-    frame: Frame
-    mask: MaskU8
-    record: Mapping[str, Any]
-
-
-class LivePage:
-    """A `FrameSink` that takes frames of every source, and never waits.
+class LivePage(FrameSink):
+    """A sink that takes frames of every source, and never waits.
 
     Args:
         labels: the classes of the run.
@@ -36,6 +31,7 @@ class LivePage:
     """
 
     name = "live page"
+    takes_all_sources = True
 
     def __init__(
         self,
@@ -47,26 +43,21 @@ class LivePage:
         self.on_change = on_change
         self._clock = clock
         self._lock = threading.Lock()
-        self._newest: dict[str, _Picture] = {}
+        self._newest: dict[str, tuple[int, Result]] = {}
         self._history: dict[str, History] = {}
         self._events: deque[tuple[int, dict[str, Any]]] = deque(maxlen=_EVENTS_KEPT)
         self._noted = self._sequence = 0
         self._encoding = threading.Lock()
         self._encoded: dict[str, tuple[int, bytes]] = {}
 
-    def open(self, size_hw: tuple[int, int], fps: float, labels: LabelSpace) -> None:
-        """Nothing to open: the server runs before the first source is there, and frames may change their
-        size.
-        """
-
-    def write(self, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> None:
+    def write(self, result: Result) -> None:
         now_s = self._clock()
         with self._lock:
             self._sequence += 1
-            self._newest[frame.source_id] = _Picture(self._sequence, frame, mask, record)
-            if frame.source_id not in self._history:
-                self._history[frame.source_id] = History(now_s)
-            self._history[frame.source_id].add(now_s, record["age_ms"], record["latency_ms"])
+            self._newest[result.source] = self._sequence, result
+            if result.source not in self._history:
+                self._history[result.source] = History(now_s)
+            self._history[result.source].add(now_s, result.age_ms, result.latency_ms)
         self.on_change()
 
     def note(self, event: Event) -> None:
@@ -76,25 +67,22 @@ class LivePage:
             self._events.append((self._noted, event.to_json()))
         self.on_change()
 
-    def close(self) -> None:
-        """The last picture stays, for who still looks."""
-
     def sequence(self, source: str) -> int:
         """Number of a source's newest picture, 0 before the first. Numbers grow over all sources."""
-        picture = self._newest.get(source)
-        return picture.sequence if picture else 0
+        newest = self._newest.get(source)
+        return newest[0] if newest else 0
 
     def packet(self, source: str) -> bytes | None:
         """A source's newest picture (see `pictures.encode`); None before the first. Any number of threads may
         ask.
         """
         with self._encoding:
-            picture = self._newest.get(source)
-            if picture is None:
+            newest = self._newest.get(source)
+            if newest is None:
                 return None
             known = self._encoded.get(source)
-            if known is None or known[0] != picture.sequence:
-                known = self._encoded[source] = (picture.sequence, encode(*picture))
+            if known is None or known[0] != newest[0]:
+                known = self._encoded[source] = (newest[0], encode(*newest))
             return known[1]
 
     def history(self) -> dict[str, list[Point]]:

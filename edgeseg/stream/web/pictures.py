@@ -5,11 +5,9 @@ frames.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
-from typing import Any
 
 from edgeseg.images import opencv, resize_mask, shrink_image, squared_hw
-from edgeseg.specs import Frame, MaskU8
+from edgeseg.results import Result
 from edgeseg.text import json_text
 
 WIDTH_PX = 960
@@ -17,7 +15,7 @@ WIDTH_PX = 960
 _JPEG_QUALITY = 80
 
 
-def encode(sequence: int, frame: Frame, mask: MaskU8, record: Mapping[str, Any]) -> bytes:
+def encode(sequence: int, result: Result) -> bytes:
     """The body of one answer: header length (uint32, little endian), header (JSON), picture (JPEG), mask
     (PNG).
 
@@ -26,9 +24,9 @@ def encode(sequence: int, frame: Frame, mask: MaskU8, record: Mapping[str, Any])
 
     Args:
         sequence: what the page asks with for the next picture.
-        mask: (H, W) uint8, of the frame's size.
     """
     cv2 = opencv()
+    frame, mask, record = result.frame, result.mask, result.to_json()
     image_rgb = frame.image_rgb
     height, width = image_rgb.shape[:2]
     # In square pixels: a browser knows no others.
@@ -44,14 +42,14 @@ def encode(sequence: int, frame: Frame, mask: MaskU8, record: Mapping[str, Any])
     header = {
         "sequence": sequence,
         "index": frame.index,
-        "pts_s": record.get("pts_s"),
+        "pts_s": record["pts_s"],
         "source": frame.source_id,
         "size_hw": [height, width],
-        "class_share": record.get("class_share", {}),
+        "class_share": record["class_share"],
         "regions": record.get("regions"),
-        "age_ms": record.get("age_ms"),
-        "latency_ms": record.get("latency_ms"),
-        "level": record.get("level"),
+        "age_ms": record["age_ms"],
+        "latency_ms": record["latency_ms"],
+        "level": record["level"],
         "jpeg_bytes": len(jpeg),
         "png_bytes": len(png),
     }

@@ -20,6 +20,7 @@ from edgeseg.specs import Frame
 from edgeseg.stream.run.capture import Capture
 from edgeseg.stream.run.channel import FirstError
 from edgeseg.stream.run.mailbox import LIVE, RECORDED, Mailroom, Policy
+from edgeseg.stream.run.options import Options
 from edgeseg.stream.run.report import RunReport
 from edgeseg.stream.run.runner import run
 from edgeseg.stream.run.supervisor import Patience
@@ -56,7 +57,9 @@ def run_until(
     waiter.start()
     try:
         engine = options.pop("session", None) or session()
-        return run(engine, sources, sinks, monitor=monitor, stop=stop, **{"patience": QUICK, **options})
+        return run(
+            engine, sources, sinks, Options(monitor=monitor, stop=stop, **{"patience": QUICK, **options})
+        )
     finally:
         stop.set()
         waiter.join()
@@ -105,7 +108,7 @@ def test_no_more_than_three_captures_hang_at_once() -> None:
     monitor = Monitor()
     stop = threading.Event()
     threading.Timer(1.5, stop.set).start()
-    run(session(), [live], [], patience=QUICK, monitor=monitor, stop=stop)
+    run(session(), [live], [], Options(patience=QUICK, monitor=monitor, stop=stop))
     assert live.opened == 3
     assert any("captures hang" in event.reason for event in monitor.events.recent())
     release.set()
@@ -124,7 +127,9 @@ def test_captures_that_hang_do_not_keep_the_watchdog_from_the_one_that_runs() ->
         )
     )
     waiter.start()
-    report = run(session(), [live], [], patience=replace(QUICK, start_s=None), monitor=monitor, stop=stop)
+    report = run(
+        session(), [live], [], Options(patience=replace(QUICK, start_s=None), monitor=monitor, stop=stop)
+    )
     waiter.join()
     assert states(report, "cam") == ["CONNECTING", "RUNNING", "STALLED", "RECONNECTING", "RUNNING", "ENDED"]
 
@@ -174,7 +179,7 @@ def test_all_sources_failed_is_an_error() -> None:
 
 def test_nothing_within_the_start_time_is_an_error_that_says_why() -> None:
     with pytest.raises(StreamError, match="cam: cable pulled"):
-        run(session(), [camera("cam", *[[BROKEN]] * 1000)], [], patience=QUICK)
+        run(session(), [camera("cam", *[[BROKEN]] * 1000)], [], Options(patience=QUICK))
 
 
 def test_frames_that_are_not_read_are_dropped_and_counted() -> None:
@@ -310,7 +315,7 @@ def test_the_limit_counts_for_each_source() -> None:
     sink = FakeSink()
     live = camera("cam", list(range(100_000)))
     report = run(
-        session(), [live, FakeSource(random_images(9), name="file")], [sink], limit=4, patience=QUICK
+        session(), [live, FakeSource(random_images(9), name="file")], [sink], Options(limit=4, patience=QUICK)
     )
     assert [source["delivered"] for source in report.sources] == [4, 4]
     assert report.interrupted is False
@@ -332,7 +337,7 @@ def test_what_is_known_to_be_finite_once_it_is_open_is_read_whole() -> None:
         FakeSink(),
         Learning(random_images(40), name="clip"),
     )
-    report = run(slow, [learning], [sink], patience=QUICK)
+    report = run(slow, [learning], [sink], Options(patience=QUICK))
     (source,) = report.sources
     assert [frame.index for frame in sink.frames] == list(range(40))
     assert [frame.pts_s for frame in sink.frames] == [index / 25 for index in range(40)]
@@ -351,18 +356,24 @@ def test_what_is_known_to_be_finite_takes_the_policy_limit_and_errors_of_a_file(
         session(),
         [Learning(random_images(40), name="clip")],
         [sink],
-        limit=7,
-        policy={"clip": chosen.__getitem__},
+        Options(limit=7, policy={"clip": chosen.__getitem__}),
     )
     assert (len(sink.frames), report.frames, report.sources[0]["policy"]) == (7, 7, str(chosen[False]))
     with pytest.raises(StreamError, match="cable pulled"):
-        run(session(), [Learning(random_images(3), error=BROKEN, name="clip")], [FakeSink()], patience=QUICK)
+        run(
+            session(),
+            [Learning(random_images(3), error=BROKEN, name="clip")],
+            [FakeSink()],
+            Options(patience=QUICK),
+        )
 
 
 def test_stopping_before_the_first_frame_gives_an_empty_report() -> None:
     stop = threading.Event()
     threading.Timer(0.1, stop.set).start()
-    report = run(session(), [camera("cam", *[[BROKEN]] * 1000)], [FakeSink()], patience=QUICK, stop=stop)
+    report = run(
+        session(), [camera("cam", *[[BROKEN]] * 1000)], [FakeSink()], Options(patience=QUICK, stop=stop)
+    )
     assert (report.frames, report.size_hw, report.interrupted) == (0, (0, 0), True)
 
 
@@ -372,7 +383,7 @@ def test_what_does_not_fit_the_sources_is_refused(wrong: str) -> None:
     sinks = {"c": [FakeSink()]} if wrong == "sinks" else []
     options: dict[str, Any] = {wrong: {"c": LIVE}} if wrong in ("policy", "regions") else {}
     with pytest.raises(ValueError, match="sources"):
-        run(session(), sources, sinks, **options)
+        run(session(), sources, sinks, Options(**options))
 
 
 def test_a_capture_tells_its_figures() -> None:

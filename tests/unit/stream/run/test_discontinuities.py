@@ -12,8 +12,10 @@ from typing import Any
 import av
 import pytest
 
+from edgeseg.contracts import LiveSource
 from edgeseg.specs import Frame
 from edgeseg.stream.run.mailbox import Policy
+from edgeseg.stream.run.options import Options
 from edgeseg.stream.run.report import RunReport
 from edgeseg.stream.run.runner import run
 from edgeseg.stream.watch.alarms import RegionMonitor
@@ -30,7 +32,7 @@ FPS = 50
 ALL = Policy("none", 100)
 
 
-class Stamped:
+class Stamped(LiveSource):
     """A live source of `count` frames at 50 a second, each stamped by a function of its number and true
     time.
     """
@@ -58,7 +60,7 @@ class Stamped:
 def run_stamped(
     stamp: Callable[[int, float], Any], *sinks: Any, count: int = 100, **options: Any
 ) -> RunReport:
-    return run(session(), [Stamped(stamp, count)], list(sinks), limit=count, policy=ALL, **options)
+    return run(session(), [Stamped(stamp, count)], list(sinks), Options(limit=count, policy=ALL, **options))
 
 
 def told(report: RunReport) -> list[dict[str, Any]]:

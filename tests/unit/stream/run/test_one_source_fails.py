@@ -17,6 +17,7 @@ from cameras import wait_for
 from edgeseg.errors import StreamError
 from edgeseg.specs import Frame, ImageU8
 from edgeseg.stream.run import lanes
+from edgeseg.stream.run.options import Options
 from edgeseg.stream.run.report import RunReport
 from edgeseg.stream.run.runner import run
 from edgeseg.stream.run.supervisor import Patience
@@ -65,7 +66,7 @@ def raising(error: Exception) -> Callable[..., Any]:
 def run_two(bad: Source, **options: Any) -> tuple[RunReport, dict[str, list[FakeSink]]]:
     sinks = {"good": [FakeSink()], "bad": [FakeSink()], "": [FakeSink()]} | options.pop("sinks", {})
     engine = options.pop("engine", None) or session()
-    return run(engine, [bad, Source("good", (48, 64))], sinks, **options), sinks
+    return run(engine, [bad, Source("good", (48, 64))], sinks, Options(**options)), sinks
 
 
 def assert_only_bad_failed(report: RunReport, sinks: Mapping[str, Any], said: str, frames: int = AT) -> None:
@@ -210,7 +211,7 @@ def test_a_place_that_cannot_be_written_is_known_at_once(tmp_path: Path) -> None
 def test_the_last_one_that_fails_ends_the_run_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "resize_image", raising(Bug("no")))
     with pytest.raises(Bug):
-        run(session(), [Source("a", SMALL_HW), Source("b", (48, 64))], [], warmup=0)
+        run(session(), [Source("a", SMALL_HW), Source("b", (48, 64))], [], Options(warmup=0))
 
 
 def test_a_camera_that_fails_leaves_the_others_running(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +235,10 @@ def test_a_camera_that_fails_leaves_the_others_running(monkeypatch: pytest.Monke
     watcher = threading.Thread(target=lambda: (wait_for(far_enough), stop.set()))
     watcher.start()
     report = run(
-        session(), sources, [], patience=patience, monitor=monitor, stop=stop, on_frame=lambda *_: None
+        session(),
+        sources,
+        [],
+        Options(patience=patience, monitor=monitor, stop=stop, on_result=lambda *_: None),
     )
     watcher.join()
     assert [failure["what"] for failure in report.failures] == ["small"]

@@ -21,6 +21,7 @@ from edgeseg.contracts import NoProgress
 from edgeseg.errors import StreamError
 from edgeseg.specs import ImageU8
 from edgeseg.stream.run import runner
+from edgeseg.stream.run.options import Options
 from edgeseg.stream.run.report import Interrupted
 from edgeseg.stream.run.runner import run
 from edgeseg.stream.sinks.table import open_sinks
@@ -90,9 +91,7 @@ def test_any_number_and_size_of_frames(count: int, height: int, width: int) -> N
 def test_records_say_what_is_in_the_mask() -> None:
     sink, seen = FakeSink(), []
     images = [*random_images(3), np.full((10, 20, 3), 200, np.uint8)]
-    report = run(
-        session(), FakeSource(images, fps=12.5), [sink], level=2, on_frame=lambda *given: seen.append(given)
-    )
+    report = run(session(), FakeSource(images, fps=12.5), [sink], Options(level=2, on_result=seen.append))
     for index, (record, mask) in enumerate(zip(sink.records, sink.masks, strict=True)):
         shares = {
             name: (mask == value).mean() for value, name in enumerate(LABELS.names) if (mask == value).any()
@@ -112,9 +111,9 @@ def test_records_say_what_is_in_the_mask() -> None:
         for value, name in enumerate(LABELS.names)
     }
     assert report.class_share == pytest.approx(means)
-    assert [
-        (frame.index, mask is expected) for (frame, mask, _), expected in zip(seen, sink.masks, strict=True)
-    ] == [(index, True) for index in range(4)]
+    assert [(one.index, one.mask is expected) for one, expected in zip(seen, sink.masks, strict=True)] == [
+        (index, True) for index in range(4)
+    ]
 
 
 def test_pictures_without_a_rate_have_no_time() -> None:
@@ -125,7 +124,7 @@ def test_pictures_without_a_rate_have_no_time() -> None:
 
 def test_limit_and_warm_up() -> None:
     engine, sink, source = session(), FakeSink(), FakeSource(endless_images())
-    report = run(engine, source, [sink], limit=5, warmup=3)
+    report = run(engine, source, [sink], Options(limit=5, warmup=3))
     assert (report.frames, report.frames_dropped, len(sink.frames), engine.calls) == (5, 0, 5, 8)
     assert (source.opened, source.closed, sink.closed, engine.closed) == (1, 1, 1, False)
 
@@ -193,7 +192,7 @@ def test_progress_counts_every_frame() -> None:
             self.calls.append(task)
 
     recorder = Recorder()
-    run(session(), open_source("synthetic://64x48?frames=9"), [], limit=4, progress=recorder)
+    run(session(), open_source("synthetic://64x48?frames=9"), [], Options(limit=4, progress=recorder))
     assert recorder.calls == [("segment", 4), 1, 1, 1, 1, "segment"]
 
 
@@ -247,7 +246,7 @@ def test_a_bug_in_a_sink_ends_the_run() -> None:
 def test_an_engine_that_fails_stops_all_and_what_it_had_done_is_written() -> None:
     sink, source = FakeSink(lambda index: time.sleep(0.02)), FakeSource(endless_images())
     with pytest.raises(ZeroDivisionError):
-        run(session(at(5, fail(ZeroDivisionError()))), source, [sink], warmup=0)
+        run(session(at(5, fail(ZeroDivisionError()))), source, [sink], Options(warmup=0))
     assert [frame.index for frame in sink.frames] == [0, 1, 2, 3, 4]
     assert (sink.closed, source.closed, lanes_running()) == (1, 1, [])
 
@@ -281,17 +280,17 @@ def test_a_sink_that_cannot_open_is_found_before_any_inference() -> None:
 def test_no_frames(limit: int | None) -> None:
     source = FakeSource([] if limit is None else random_images(3))
     with pytest.raises(StreamError, match="no frames"):
-        run(session(), source, [], limit=limit)
+        run(session(), source, [], Options(limit=limit))
     assert source.closed == 1
 
 
-def test_an_error_in_on_frame_is_raised() -> None:
+def test_an_error_in_on_result_is_raised() -> None:
     def refuse(*given: Any) -> None:
         raise LookupError("mine")
 
     sink = FakeSink()
     with pytest.raises(LookupError, match="mine"):
-        run(session(), FakeSource(endless_images()), [sink], on_frame=refuse)
+        run(session(), FakeSource(endless_images()), [sink], Options(on_result=refuse))
     assert sink.closed == 1
 
 
@@ -335,7 +334,7 @@ def test_a_second_ctrl_c_does_not_wait() -> None:
 def test_the_stop_event_ends_a_run_in_good_order() -> None:
     stop = threading.Event()
     sink = FakeSink(at(6, stop.set))
-    report = run(session(), FakeSource(endless_images()), [sink], stop=stop)
+    report = run(session(), FakeSource(endless_images()), [sink], Options(stop=stop))
     assert report.interrupted
     assert report.frames == len(sink.frames) >= 7
     assert [frame.index for frame in sink.frames] == list(range(report.frames))
@@ -354,7 +353,7 @@ def test_an_engine_that_hangs_does_not_hold_up_ctrl_c(monkeypatch: pytest.Monkey
     sink, source = FakeSink(), FakeSource(endless_images())
     start_s = time.monotonic()
     with pytest.raises(Interrupted) as caught:
-        run(session(at(4, hang)), source, [sink], warmup=0)
+        run(session(at(4, hang)), source, [sink], Options(warmup=0))
     assert time.monotonic() - start_s < 5
     assert caught.value.report.frames == len(sink.frames) == 4
     assert sink.closed == 1

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 
 from edgeseg.errors import BundleError
-from edgeseg.specs import Frame, ImageSpec, ImageU8, LabelSpace, MaskU8
+from edgeseg.results import Result
+from edgeseg.specs import ImageSpec, ImageU8, LabelSpace, MaskU8
 from edgeseg.stream.run.governor import Governor, Target
+from edgeseg.stream.run.options import Options
 from edgeseg.stream.run.runner import run
 from fakes import FakeSession, FakeSink, FakeSource
 from streams import PROGRAM, random_images, session, time_limit
@@ -52,11 +54,11 @@ def test_a_phase_of_load_moves_the_levels_and_loses_no_frame() -> None:
     images = random_images(6)
     sink, source = FakeSink(), FakeSource(images[index % 6] for index in range(400))
 
-    def phases(frame: Frame, *_: object) -> None:
-        {30: loaded.set, 120: loaded.clear}.get(frame.index, lambda: None)()
+    def phases(result: Result) -> None:
+        {30: loaded.set, 120: loaded.clear}.get(result.index, lambda: None)()
 
     sessions = levels(lambda: 4.5 if loaded.is_set() else 1.0)
-    report = run(sessions, source, [sink], governor=quick_governor(), on_frame=phases)
+    report = run(sessions, source, [sink], Options(governor=quick_governor(), on_result=phases))
     assert [frame.index for frame in sink.frames] == list(range(400))
     assert all(np.array_equal(frame.image_rgb, images[frame.index % 6]) for frame in sink.frames)
     assert (report.frames, report.frames_dropped, report.level) == (400, 0, 0)
@@ -88,7 +90,9 @@ def test_a_phase_of_load_moves_the_levels_and_loses_no_frame() -> None:
 def test_a_level_that_may_not_be_used_needs_no_session() -> None:
     sink = FakeSink()
     sessions = {level: session for level, session in levels().items() if level >= 1}
-    report = run(sessions, FakeSource(random_images(3)), [sink], governor=quick_governor(first=1), warmup=2)
+    report = run(
+        sessions, FakeSource(random_images(3)), [sink], Options(governor=quick_governor(first=1), warmup=2)
+    )
     assert [record["level"] for record in sink.records] == [1, 1, 1]
     assert [row["level"] for row in report.to_json()["governor"]["levels"]] == [1, 2]
     assert [session.calls for session in sessions.values()] == [5, 2]  # all are warm
@@ -96,7 +100,7 @@ def test_a_level_that_may_not_be_used_needs_no_session() -> None:
 
 def test_without_a_governor_the_level_is_fixed() -> None:
     sink = FakeSink()
-    report = run(session(), FakeSource(random_images(2)), [sink], level=3)
+    report = run(session(), FakeSource(random_images(2)), [sink], Options(level=3))
     assert [(record["level"], record["level_reason"]) for record in sink.records] == [(3, "fixed")] * 2
     assert report.governor is None
     assert all(record["infer_ms"] < record["latency_ms"] < record["age_ms"] for record in sink.records)
@@ -105,7 +109,7 @@ def test_without_a_governor_the_level_is_fixed() -> None:
 def test_sessions_and_governor_are_about_the_same_levels() -> None:
     for given_sessions, given_governor in ((levels(), None), ({0: session()}, quick_governor()), ({}, None)):
         with pytest.raises(ValueError, match="sessions for levels"):
-            run(given_sessions, FakeSource(random_images(1)), [], governor=given_governor)
+            run(given_sessions, FakeSource(random_images(1)), [], Options(governor=given_governor))
 
 
 @pytest.mark.parametrize(
@@ -122,5 +126,5 @@ def test_levels_that_differ_are_refused_before_the_source_is_opened(
     sessions[2] = FakeSession(replace(PROGRAM, **change))
     source = FakeSource(random_images(1))
     with pytest.raises(BundleError, match=said):
-        run(sessions, source, [], governor=quick_governor())
+        run(sessions, source, [], Options(governor=quick_governor()))
     assert source.opened == 0

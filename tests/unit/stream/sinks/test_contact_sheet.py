@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import cv2
 import numpy as np
 import pytest
@@ -11,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeseg.images import colour_mask, contact_sheet, encode_png, legend
-from edgeseg.specs import Frame, ImageU8, LabelSpace
+from edgeseg.specs import ImageU8, LabelSpace
 from edgeseg.stream.sinks.contact_sheet import FrameSampler
+from sinking import frame, result
 from streams import LABELS
 
 
@@ -90,7 +89,7 @@ def test_samples_are_spread_over_the_whole_run(frames: int, count: int) -> None:
     sampler = FrameSampler(count, width_px=4)
     for index in range(frames):
         image_rgb = np.full((2, 4, 3), index % 256, np.uint8)
-        sampler(Frame(image_rgb, index, 0.0, time.monotonic(), "test"), np.full((2, 4), 255, np.uint8), {})
+        sampler(result(frame(image_rgb, index), np.full((2, 4), 255, np.uint8)))
         assert len(sampler._kept) < 2 * count
     sheet = sampler.sheet(LABELS)
     shown = min(count, frames)
@@ -103,7 +102,7 @@ def test_samples_are_spread_over_the_whole_run(frames: int, count: int) -> None:
 def test_samples_shrink_and_are_their_own() -> None:
     sampler = FrameSampler(2, width_px=16)
     image_rgb, mask = flat(9, (32, 64)), np.zeros((32, 64), np.uint8)
-    sampler(Frame(image_rgb, 0, 0.0, time.monotonic(), "test"), mask, {})
+    sampler(result(frame(image_rgb), mask))
     image_rgb[:] = 0
     kept_image, kept_mask = sampler._kept[0]
     assert kept_image.shape == (8, 16, 3)

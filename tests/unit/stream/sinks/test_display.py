@@ -16,7 +16,7 @@ from edgeseg.errors import Unsupported
 from edgeseg.images import overlay
 from edgeseg.stream.sinks import display
 from outside import Windows
-from sinking import frame, mask_of, sink
+from sinking import frame, mask_of, result, sink
 from streams import LABELS, random_images
 
 IMAGES = random_images(3)
@@ -31,7 +31,7 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> Windows:
 
 
 def write(target: Any, index: int) -> None:
-    target.write(frame(IMAGES[index], index), mask_of(IMAGES[index]), {})
+    target.write(result(frame(IMAGES[index], index)))
 
 
 def test_it_shows_the_overlay(windows: Windows) -> None:

@@ -20,7 +20,7 @@ from cameras import free_port
 from edgeseg.errors import StreamError
 from edgeseg.images import overlay
 from edgeseg.stream.sinks import mjpeg
-from sinking import frame, mask_of, sink
+from sinking import frame, mask_of, result, sink
 from streams import LABELS, random_images, time_limit
 
 pytestmark = pytest.mark.usefixtures(time_limit.__name__)
@@ -48,7 +48,7 @@ class Feed:
         while not self._stop.wait(0.01):
             image_rgb = IMAGES[self.count % len(IMAGES)]
             start_s = time.perf_counter()
-            self.target.write(frame(image_rgb, self.count), mask_of(image_rgb), {})
+            self.target.write(result(frame(image_rgb, self.count)))
             self.slowest_s = max(self.slowest_s, time.perf_counter() - start_s)
             self.count += 1
 
@@ -137,7 +137,7 @@ def test_slow_viewers_hold_nothing_up() -> None:
     mask = mask_of(noise)
     for written in range(150):
         start_s = time.perf_counter()
-        target.write(frame(noise, written), mask, {})
+        target.write(result(frame(noise, written), mask))
         slowest_s = max(slowest_s, time.perf_counter() - start_s)
         time.sleep(0.01)
     done.set()

@@ -20,7 +20,7 @@ from edgeseg.errors import MissingDependency, StreamError
 from edgeseg.stream.sinks import mqtt
 from edgeseg.stream.watch.events import Event
 from outside import Broker
-from sinking import frame, mask_of, sink
+from sinking import frame, result, sink
 from streams import LABELS, random_images, time_limit
 
 pytestmark = pytest.mark.usefixtures(time_limit.__name__)
@@ -81,7 +81,7 @@ def listener(broker: Broker) -> Iterator[Listener]:
 
 
 def write(target: Any, index: int) -> None:
-    target.write(frame(IMAGE, index), mask_of(IMAGE), {"index": index, "class_share": {"road": 0.5}})
+    target.write(result(frame(IMAGE, index)))
 
 
 def write_for(target: Any, most_s: float, times_s: list[float] | None = None) -> None:
@@ -104,7 +104,8 @@ def test_results_events_and_status_arrive(broker: Broker, listener: Listener, qo
     target.close()
     target.close()
     results = [json.loads(text) for text in listener.wait_for("plant/cam 1/result", 20)]
-    assert results == [{"index": index, "class_share": {"road": 0.5}} for index in range(20)]
+    sent = [result(frame(IMAGE, index)).to_json() for index in range(20)]
+    assert results == sent
     (event,) = (json.loads(text) for text in listener.wait_for("plant/cam 1/event"))
     assert (event["kind"], event["reason"], event["details"]) == (
         "region",

@@ -28,7 +28,7 @@ from edgeseg.stream.sinks import disk, mp4, muxer
 from edgeseg.stream.sinks.mp4 import Rotation
 from edgeseg.stream.sinks.muxer import VideoClock, exact_rate
 from locations import REPOSITORY, SUPPORT
-from sinking import fill, frame, mask_of, read_video, sink, write_all
+from sinking import fill, frame, mask_of, read_video, result, sink, write_all
 from streams import LABELS, random_images, time_limit
 
 pytestmark = pytest.mark.usefixtures(time_limit.__name__)
@@ -98,7 +98,7 @@ def test_a_recording_gets_its_name_when_it_is_closed(tmp_path: Path) -> None:
     target = sink(path)
     target.open((48, 64), 25.0, LABELS)
     (image_rgb,) = random_images(1)
-    target.write(frame(image_rgb), mask_of(image_rgb), {})
+    target.write(result(frame(image_rgb)))
     assert path.read_bytes() == b"the recording of yesterday"
     target.close()
     target.close()
@@ -120,10 +120,10 @@ def test_a_full_disk_ends_the_recording_while_it_can_still_be_finished(
     target = sink(tmp_path / "out.mp4")
     target.open((48, 64), 25.0, LABELS)
     first, second = random_images(2)
-    target.write(frame(first), mask_of(first), {})
+    target.write(result(frame(first)))
     free_bytes[0] = disk.RESERVE_BYTES - 1
     with pytest.raises(StreamError, match="the disk is full") as caught:
-        target.write(frame(second, 1), mask_of(second), {})
+        target.write(result(frame(second, 1)))
     assert "df -h" in caught.value.hint
     target.close()
     assert len(read_video(tmp_path / "out.mp4")[1]) == 1
@@ -214,14 +214,14 @@ def test_large_frames(tmp_path: Path) -> None:
 KILLED = """
 import os, sys
 sys.path[:0] = sys.argv[2:]
-from sinking import frame, mask_of, sink
+from sinking import frame, mask_of, result, sink
 from streams import LABELS, random_images
 target = sink(sys.argv[1])
 target.open((48, 64), 25.0, LABELS)
 images = random_images(25)
 print("begun", flush=True)
 for index in range(10**9):
-    target.write(frame(images[index % 25], index), mask_of(images[index % 25]), {})
+    target.write(result(frame(images[index % 25], index)))
     if index == 200:
         print("far", flush=True)
 """

@@ -21,7 +21,7 @@ from edgeseg.errors import StreamError, Unsupported
 from edgeseg.images import overlay
 from edgeseg.stream.sinks import rtsp_server
 from locations import SUPPORT
-from sinking import frame, mask_of, sink
+from sinking import frame, mask_of, result, sink
 from streams import LABELS, random_images, time_limit
 
 pytestmark = pytest.mark.usefixtures(time_limit.__name__)
@@ -65,7 +65,7 @@ class Feed:
         while not self._stop.wait(0.04):
             start_s = time.perf_counter()
             try:
-                self.target.write(frame(self._image, index), mask, {})
+                self.target.write(result(frame(self._image, index), mask))
             except StreamError as error:
                 self.error = str(error)
                 return

@@ -24,7 +24,7 @@ from edgeseg.stream.sinks import disk
 from edgeseg.stream.sinks.masks import encode_mask_png
 from edgeseg.stream.sinks.table import open_sinks, route_sinks
 from edgeseg.stream.watch.events import Event
-from sinking import frame, mask_of, sink, write_all
+from sinking import frame, mask_of, result, sink, write_all
 from streams import LABELS, by_brightness, random_images, time_limit
 
 pytestmark = pytest.mark.usefixtures(time_limit.__name__)
@@ -52,8 +52,8 @@ def test_masks_are_numbered_for_videos_and_named_for_pictures(tmp_path: Path) ->
     target = sink(f"png:{tmp_path}/m")
     image_rgb, other = random_images(2, (5, 7))
     target.open((5, 7), 0.0, LABELS)
-    target.write(frame(image_rgb, 3), mask_of(image_rgb), {})
-    target.write(frame(other, 4, "street 1.jpg"), mask_of(other), {})
+    target.write(result(frame(image_rgb, 3)))
+    target.write(result(frame(other, 4, "street 1.jpg")))
     target.close()
     assert sorted(os.listdir(tmp_path / "m")) == ["000003.png", "street 1.png"]
     assert np.array_equal(np.asarray(Image.open(tmp_path / "m/street 1.png")), mask_of(other))
@@ -63,9 +63,9 @@ def test_two_pictures_of_one_name(tmp_path: Path) -> None:
     target = sink(f"{tmp_path}/m/")
     (image_rgb,) = random_images(1)
     target.open((48, 64), 0.0, LABELS)
-    target.write(frame(image_rgb, 0, "a.jpg"), mask_of(image_rgb), {})
+    target.write(result(frame(image_rgb, 0, "a.jpg")))
     with pytest.raises(StreamError, match=r"second is a\.png"):
-        target.write(frame(image_rgb, 1, "a.png"), mask_of(image_rgb), {})
+        target.write(result(frame(image_rgb, 1, "a.png")))
 
 
 # result lines
@@ -76,7 +76,7 @@ def test_result_lines_can_be_read_while_they_grow(tmp_path: Path) -> None:
     (image_rgb,) = random_images(1)
     target.open((48, 64), 25.0, LABELS)
     for index in range(3):
-        target.write(frame(image_rgb, index), mask_of(image_rgb), {"index": index, "class_share": {"é": 0.5}})
+        target.write(result(frame(image_rgb, index), share={"é": 0.5}))
         assert [json.loads(line)["index"] for line in path.read_text().splitlines()] == list(range(index + 1))
     target.close()
     target.close()
@@ -89,11 +89,11 @@ def test_events_stand_between_result_lines_where_that_is_asked_for(tmp_path: Pat
         target: Any = sink(uri)
         target.event(event)
         target.open((48, 64), 25.0, LABELS)
-        target.write(frame(image_rgb), mask_of(image_rgb), {"index": 0})
+        target.write(written := result(frame(image_rgb)))
         target.event(event)
         target.close()
         lines = [json.loads(line) for line in Path(target.name).read_text().splitlines()]
-        assert len(lines) == count and lines[0] == {"index": 0}
+        assert len(lines) == count and lines[0] == written.to_json()
     assert lines[1]["event"]["reason"] == "lane: road blocked 40 %" and lines[1]["event"]["details"] == {
         "share": 0.4
     }
@@ -113,7 +113,7 @@ def test_result_lines_begin_anew_with_a_run_and_go_on_within_it(tmp_path: Path) 
 
 def test_result_lines_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     write_all(sink("-"), random_images(2))
-    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [{"index": 0}, {"index": 1}]
+    assert [json.loads(line)["index"] for line in capsys.readouterr().out.splitlines()] == [0, 1]
     assert not sys.stdout.closed
 
 
@@ -171,15 +171,15 @@ def test_a_disk_that_fills_up_under_masks(small_disk: Path) -> None:
     masks.open((240, 320), 25.0, LABELS)
     ballast = small_disk / "other"
     ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 100_000))
-    masks.write(frame(mask), mask, {})
+    masks.write(result(frame(mask), mask))
     with pytest.raises(StreamError, match=os.strerror(errno.ENOSPC)):
-        masks.write(frame(mask, 1), np.tile(mask, (2, 2)), {})
+        masks.write(result(frame(mask, 1), np.tile(mask, (2, 2))))
     assert os.listdir(small_disk / "masks") == ["000000.png"]
     with pytest.raises(StreamError, match="the disk is full"):
         masks.open((240, 320), 25.0, LABELS)
     ballast.unlink()
     masks.open((240, 320), 25.0, LABELS)
-    masks.write(frame(mask, 1), np.tile(mask, (2, 2)), {})
+    masks.write(result(frame(mask, 1), np.tile(mask, (2, 2))))
     assert sorted(os.listdir(small_disk / "masks")) == ["000000.png", "000001.png"]
 
 
@@ -190,11 +190,12 @@ def test_a_disk_that_fills_up_under_result_lines(small_disk: Path) -> None:
     target.open((48, 64), 25.0, LABELS)
     ballast = small_disk / "other"
     ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 10_000))
-    wanted = [{"index": index, "text": "x" * 1000} for index in range(20)]
-    for record in wanted[:2]:
-        target.write(frame(image_rgb), mask_of(image_rgb), record)
+    results = [result(frame(image_rgb, index, "x" * 1000)) for index in range(3)]
+    wanted = [one.to_json() for one in results]
+    for one in results[:2]:
+        target.write(one)
     with pytest.raises(StreamError, match=os.strerror(errno.ENOSPC)):
-        target.write(frame(image_rgb), mask_of(image_rgb), {"text": "x" * 50_000})
+        target.write(result(frame(image_rgb, 3, "x" * 50_000)))
     before = path.read_text().splitlines()
     assert [json.loads(line) for line in before] == wanted[:2]
     target.close()
@@ -202,7 +203,7 @@ def test_a_disk_that_fills_up_under_result_lines(small_disk: Path) -> None:
         target.open((48, 64), 25.0, LABELS)
     ballast.unlink()
     target.open((48, 64), 25.0, LABELS)
-    target.write(frame(image_rgb), mask_of(image_rgb), wanted[2])
+    target.write(results[2])
     target.close()
     assert path.read_text().splitlines()[:-1] == before
     assert json.loads(path.read_text().splitlines()[-1]) == wanted[2]

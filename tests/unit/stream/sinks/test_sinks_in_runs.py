@@ -16,9 +16,11 @@ import av
 import numpy as np
 import pytest
 
+from edgeseg.contracts import LiveSource
 from edgeseg.errors import StreamError
 from edgeseg.specs import Frame
 from edgeseg.stream.run import outputs
+from edgeseg.stream.run.options import Options
 from edgeseg.stream.run.runner import run
 from edgeseg.stream.sinks.table import route_sinks
 from edgeseg.stream.sources.table import open_source
@@ -33,7 +35,7 @@ from streams import LABELS, random_images, session, time_limit
 pytestmark = pytest.mark.usefixtures(time_limit.__name__)
 
 
-class Camera:
+class Camera(LiveSource):
     """A live source of noise, 100 frames a second, until it is stopped; `at` does something at a frame."""
 
     source_id, is_live, fps, frame_count = "cam", True, 25.0, None
@@ -88,7 +90,7 @@ def test_a_recording_stops_at_a_full_disk_and_goes_on_when_there_is_room(
     second = small_disk / "out-0001.partial.mp4"
     watcher = stop_when(stop, lambda: second.exists() and second.stat().st_size > 10_000)
     sinks = route_sinks([f"{small_disk}/out.mp4", f"{tmp_path}/r.ndjson"], {"cam": "rtsp://cam"})
-    report = run(session(), Camera({}), sinks, stop=stop, monitor=monitor)
+    report = run(session(), Camera({}), sinks, Options(stop=stop, monitor=monitor))
     watcher.join()
     records = [json.loads(line) for line in (tmp_path / "r.ndjson").read_text().splitlines()]
     assert len(records) == report.frames
@@ -127,7 +129,9 @@ def test_a_broker_that_dies_comes_back(tmp_path: Path, monkeypatch: pytest.Monke
         [f"mqtt://127.0.0.1:{broker.port}/cam", f"{tmp_path}/r.ndjson"], {"cam": "rtsp://cam"}
     )
     watcher = stop_when(stop, lambda: "sink_recovered" in kinds)
-    report = run(session(), Camera({20: broker.kill, 60: broker.start}), sinks, stop=stop, monitor=monitor)
+    report = run(
+        session(), Camera({20: broker.kill, 60: broker.start}), sinks, Options(stop=stop, monitor=monitor)
+    )
     watcher.join()
     broker.kill()
     assert "sink_failed" in kinds and "sink_recovered" in kinds
@@ -148,7 +152,7 @@ def test_alarms_of_a_run_are_in_its_results_and_events(tmp_path: Path) -> None:
     }
     monitor = Monitor()
     sinks = route_sinks([f"{tmp_path}/r.ndjson#events=1"], {"fake": "clip.mp4"})
-    run(session(), FakeSource(images), sinks, regions=regions, monitor=monitor)
+    run(session(), FakeSource(images), sinks, Options(regions=regions, monitor=monitor))
     lines = [json.loads(line) for line in (tmp_path / "r.ndjson").read_text().splitlines()]
     records = [line for line in lines if "index" in line]
     assert [record["regions"]["lane"] for record in records] == [{"road": 1.0}] * 10 + [{"tree": 1.0}] * 20

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from clips import apart, cut, encode, h264, moving_images, packets, scrambled, with_edit_list
 from edgeseg.errors import EdgesegError, StreamError
 from edgeseg.specs import Frame
+from edgeseg.stream.run.options import Options
 from edgeseg.stream.run.runner import run
 from edgeseg.stream.sources.losses import Losses
 from edgeseg.stream.sources.table import files_of, open_source
@@ -103,7 +104,7 @@ def test_a_recording_that_begins_in_the_middle(tmp_path: Path) -> None:
     assert read.damaged == 0
     assert read.told == ["undecodable"]
     monitor = Monitor()
-    report = run(session(), open_source(str(path)), [], monitor=monitor, on_frame=lambda *_: None)
+    report = run(session(), open_source(str(path)), [], Options(monitor=monitor, on_result=lambda *_: None))
     assert report.sources[0]["dropped"] == {"undecodable": read.undecodable}
     assert not report.failures
 
@@ -201,7 +202,7 @@ def test_a_jpeg_that_ends_early_is_not_shown(tmp_path: Path) -> None:
 def test_another_source_goes_on(tmp_path: Path) -> None:
     path = scrambled(h264(tmp_path / "clip.mp4", b_frames=0), 3)
     other = FakeSource(random_images(20), name="other")
-    report = run(session(), [open_source(f"bad={path}"), other], [], on_frame=lambda *_: None)
+    report = run(session(), [open_source(f"bad={path}"), other], [], Options(on_result=lambda *_: None))
     assert [failure["what"] for failure in report.failures] == ["bad"]
     by_name = {source["source"]: source for source in report.sources}
     assert by_name["other"]["delivered"] == 20
@@ -257,7 +258,7 @@ def test_a_clip_over_http_is_read_whole(tmp_path: Path, manner: str) -> None:
     with served(tmp_path, manner) as url:
         read = Reading(f"{url}/clip.mp4")
         slow = session(lambda number: threading.Event().wait(0.02))
-        report = run(slow, open_source(f"{url}/clip.mp4"), [], on_frame=lambda *_: None)
+        report = run(slow, open_source(f"{url}/clip.mp4"), [], Options(on_result=lambda *_: None))
     assert (read.error, read.is_live) == (None, False)
     assert apart(read.images, Reading(path).images) == 0
     assert (report.frames, report.frames_dropped, report.sources[0]["state"]) == (30, 0, "ENDED")
@@ -269,7 +270,7 @@ def test_a_clip_over_http_that_breaks_off_is_damaged(tmp_path: Path) -> None:
     with served(tmp_path, "plain", share=0.6) as url:
         read = Reading(f"{url}/clip.ts")
         with pytest.raises(StreamError, match="damaged after frame"):
-            run(session(), open_source(f"{url}/clip.ts"), [], on_frame=lambda *_: None)
+            run(session(), open_source(f"{url}/clip.ts"), [], Options(on_result=lambda *_: None))
     assert 10 < len(read.frames) < 20
     assert "damaged after frame" in str(read.error)
 

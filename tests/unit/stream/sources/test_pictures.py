@@ -16,6 +16,7 @@ import pytest
 from clips import ROTATED, apart, by_ffmpeg, encode, moving_images, with_matrix
 from edgeseg.images import squared_hw
 from edgeseg.specs import Frame
+from edgeseg.stream.run.options import Options
 from edgeseg.stream.run.runner import run
 from edgeseg.stream.sinks.contact_sheet import FrameSampler
 from edgeseg.stream.sinks.masks import encode_mask_png
@@ -23,7 +24,7 @@ from edgeseg.stream.sinks.views import View
 from edgeseg.stream.sources.convert import Converter, Refused
 from edgeseg.stream.sources.table import open_source
 from edgeseg.stream.watch.status import Monitor
-from sinking import sink
+from sinking import result, sink
 from streams import LABELS, session, time_limit
 from web_files import served
 
@@ -185,7 +186,7 @@ def test_the_shape_of_pixels_reaches_recording_and_record(anamorphic: Path, tmp_
     assert [frame.pixel_aspect for frame in read(anamorphic)] == pytest.approx([4 / 3] * 4)
     outputs = [sink(tmp_path / "o.mp4"), sink(tmp_path / "o.ndjson"), sink(f"{tmp_path}/masks/")]
     sampler = FrameSampler()
-    run(session(), open_source(str(anamorphic)), outputs, on_frame=sampler)
+    run(session(), open_source(str(anamorphic)), outputs, Options(on_result=sampler))
     with av.open(str(tmp_path / "o.mp4")) as container:
         ratio = container.streams.video[0].sample_aspect_ratio
         assert ratio.numerator * 3 == ratio.denominator * 4
@@ -204,7 +205,7 @@ def test_turned_pixels_are_turned_too(anamorphic: Path) -> None:
 
 def test_what_is_shown_has_square_pixels() -> None:
     frame = Frame(np.zeros((96, 128, 3), np.uint8), 0, 0.0, 0.0, "x", pixel_aspect=4 / 3)
-    assert View("frame").show(frame, np.zeros((96, 128), np.uint8), LABELS).shape == (96, 171, 3)
+    assert View("frame").show(result(frame, np.zeros((96, 128), np.uint8))).shape == (96, 171, 3)
     assert squared_hw((96, 128), 0.5) == (192, 128)
     assert squared_hw((96, 128), 1.0) == (96, 128)
     assert b"pHYs" not in encode_mask_png(np.zeros((2, 2), np.uint8), LABELS.palette())
@@ -213,5 +214,5 @@ def test_what_is_shown_has_square_pixels() -> None:
 def test_events_of_pictures_reach_the_run(tmp_path: Path) -> None:
     path = encode(tmp_path / "pq.mp4", moving_images(2), tags={"color_trc": 16, "colorspace": 9})
     monitor = Monitor()
-    run(session(), open_source(str(path)), [], monitor=monitor, on_frame=lambda *_: None)
+    run(session(), open_source(str(path)), [], Options(monitor=monitor, on_result=lambda *_: None))
     assert monitor.events.counts["picture"] == 1

@@ -18,20 +18,21 @@ from edgeseg.stream.web.page import LivePage
 from edgeseg.stream.web.pictures import WIDTH_PX, encode
 from statuses import run_status, sink_status, source_status
 from streams import LABELS
-from visitors import RECORD, decode, frame, parse
+from visitors import decode, frame, parse
 
 
 @pytest.mark.parametrize("size_hw", [(48, 64), (1, 1), (37, 53), (720, 1280), (33, 4001)])
 def test_masks_travel_exactly(size_hw: tuple[int, int]) -> None:
-    shown, mask = frame(3, size_hw)
+    shown = frame(3, size_hw)
+    mask = shown.mask
     mask[0, 0] = 255
-    header, picture, received = decode(encode(7, shown, mask, RECORD))
+    header, picture, received = decode(encode(7, shown))
     assert (header["sequence"], header["index"], header["size_hw"]) == (7, 3, list(size_hw))
     assert picture.shape[:2] == received.shape
     assert received.shape[1] == min(size_hw[1], WIDTH_PX)
     if size_hw[1] <= WIDTH_PX:
         assert np.array_equal(received, mask)
-        assert np.abs(picture.astype(int) - shown.image_rgb).mean() < 12
+        assert np.abs(picture.astype(int) - shown.frame.image_rgb).mean() < 12
     else:
         assert set(np.unique(received)) <= set(np.unique(mask))
 
@@ -44,7 +45,7 @@ def test_the_newest_picture_is_encoded_once_for_all(monkeypatch: pytest.MonkeyPa
     page = LivePage(LABELS)
     assert page.packet("gate") is None and page.sequence("gate") == 0
     for index in range(5):
-        page.write(*frame(index), RECORD)
+        page.write(frame(index))
     viewers = [threading.Thread(target=page.packet, args=("gate",)) for _ in range(4)]
     for viewer in viewers:
         viewer.start()
@@ -53,7 +54,7 @@ def test_the_newest_picture_is_encoded_once_for_all(monkeypatch: pytest.MonkeyPa
     assert calls == [5]
     packet = page.packet("gate")
     assert packet is not None and decode(packet)[0]["index"] == 4
-    page.write(*frame(0, source="yard"), RECORD)
+    page.write(frame(0, source="yard"))
     assert page.sequence("gate") == 5 and page.sequence("yard") == 6
     assert page.packet("gate") is packet
 

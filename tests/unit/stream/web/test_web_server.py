@@ -29,7 +29,7 @@ from edgeseg.stream.web.server import LiveServer, parse_address
 from proxies import below_a_folder
 from statuses import run_status, source_status
 from streams import LABELS, time_limit
-from visitors import RECORD, decode, frame, parse
+from visitors import decode, frame, parse
 
 pytestmark = pytest.mark.usefixtures(time_limit.__name__)
 TOKEN = "correct horse; battery=staple"
@@ -137,13 +137,13 @@ def test_the_page_is_whole_and_asks_nobody_else(site: Site) -> None:
 def test_a_picture_is_sent_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "gate & yard/ü"
     path = f"/api/frame?source={quote(name, safe='')}&after="
-    shown, mask = frame(3, source=name)
-    site.page.write(shown, mask, RECORD)
+    shown = frame(3, source=name)
+    site.page.write(shown)
     code, _, body = site.ask(path + "0")
     header, _, received = decode(body)
-    assert code == 200 and header["source"] == name and np.array_equal(received, mask)
+    assert code == 200 and header["source"] == name and np.array_equal(received, shown.mask)
     # The next one is waited for, and comes as soon as it is there.
-    timer = threading.Timer(0.4, lambda: site.page.write(*frame(4, source=name), RECORD))
+    timer = threading.Timer(0.4, lambda: site.page.write(frame(4, source=name)))
     begun_s = time.monotonic()
     timer.start()
     code, _, body = site.ask(path + str(header["sequence"]))
@@ -153,7 +153,7 @@ def test_a_picture_is_sent_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_numbers(site: Site) -> None:
-    site.page.write(*frame(0), RECORD)
+    site.page.write(frame(0))
     site.monitor.events.emit("state", "first frame", "gate", state="RUNNING")
     with site.numbers() as messages:
         kind, hello = next(messages)
@@ -229,7 +229,7 @@ def test_without_a_token_only_names_of_this_machine_pass(site: Site) -> None:
 
 def test_token() -> None:
     site = Site(TOKEN)
-    site.page.write(*frame(0), RECORD)
+    site.page.write(frame(0))
     with site.open():
         for path in (
             "/api/status",
@@ -265,7 +265,7 @@ def test_token() -> None:
 def test_below_a_folder_of_a_proxy() -> None:
     """Redirect, cookie and everything that the page asks for stay in that folder."""
     site = Site(TOKEN)
-    site.page.write(*frame(0), RECORD)
+    site.page.write(frame(0))
     with site.open(), below_a_folder(site.port) as (url, strays):
         jar = CookieJar()
         visitor = build_opener(HTTPCookieProcessor(jar))
@@ -334,12 +334,12 @@ def test_a_port_that_is_taken(site: Site) -> None:
 
 def test_viewers_who_never_read_do_not_hold_up_the_run(site: Site) -> None:
     site.monitor.attach(lambda: run_status(source_status(frames=9)))
-    big, mask = frame(0, (1080, 1920))
+    big = frame(0, (1080, 1920))
 
     def spent_s(writes: int = 400) -> float:
         begun_s = time.monotonic()
         for _ in range(writes):
-            site.page.write(big, mask, RECORD)
+            site.page.write(big)
         return time.monotonic() - begun_s
 
     spent_s()
