@@ -9,8 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,29 +17,10 @@ import pytest
 from edgeseg import files
 from edgeseg.errors import DataError
 from edgeseg.files import Target, can_replace, followed, is_clutter, is_stream, open_stream, replace_file
+from mounts import device as device
+from mounts import mounted
 
 ROOT = os.geteuid() == 0
-
-
-@pytest.fixture
-def device(tmp_path: Path) -> Path:
-    """/dev/null once more, so that no test can harm the machine's own."""
-    node = tmp_path / "null"
-    try:
-        os.mknod(node, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
-    except PermissionError:
-        pytest.skip("making a device needs root")
-    return node
-
-
-@contextmanager
-def mounted(source: Path, place: Path) -> Iterator[None]:
-    if subprocess.run(["mount", "--bind", str(source), str(place)], capture_output=True).returncode:
-        pytest.skip("mounting needs root")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def as_nobody(line: str, folder: Path) -> str:

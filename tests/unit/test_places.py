@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_files import device as device
-from test_files import mounted
 
 from edgeseg.bundle import create_bundle, open_bundle
 from edgeseg.bundle.files import check_place
@@ -23,6 +21,8 @@ from edgeseg.data.calib import load_calib
 from edgeseg.engines.choose.build import build_engine
 from edgeseg.errors import BundleError, StreamError
 from edgeseg.stream.sinks.table import route_sinks
+from mounts import device as device
+from mounts import mounted
 from sinking import read_video, sink, write_all
 from streams import random_images, time_limit, write_video
 from tiny import tiny_bundle

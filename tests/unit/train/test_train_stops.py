@@ -14,13 +14,13 @@ import time
 from pathlib import Path
 
 import pytest
-from test_train_loop import RECIPE, SMALL, recipe, run
 
 from edgeseg.checkpoints.file import load_checkpoint
 from edgeseg.errors import BuildError
 from edgeseg.journal import read_rows
 from edgeseg.train.journal import Journal
 from edgeseg.train.loop import set_aside
+from trainings import RECIPE, SMALL, recipe, run
 
 
 def command(folder: Path, *changes: str) -> list[str]:
