@@ -108,10 +108,6 @@ class Option:
         return ", ".join(self.choices) or "any text"
 
 
-ENGINES_GROUP = "edgeseg.engines"
-"""The entry-point group by which other packages add runtimes."""
-
-
 class EngineBackend(Protocol):
     """One inference runtime: makes engine files from a program, and opens them.
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from edgeseg.contracts import Option
 from edgeseg.engines import table
-from edgeseg.errors import OptionError
+from edgeseg.errors import OptionError, Unsupported
 
 LIST = "edgeseg build --options"
 """The command that lists what there is."""
@@ -36,10 +37,14 @@ Wanted = Mapping[str, Mapping[str, Any]]
 
 
 def declared() -> dict[str, Mapping[str, Option]]:
-    """Runtime -> name -> option, for every row of the engine table, whether or not its package is
-    installed.
+    """Return runtime -> name -> option, for every row of the engine table, whether or not its package is
+    installed; without the rows of plug-ins that cannot be imported.
     """
-    return {name: table.backend(name).options for name in table.engines()}
+    known: dict[str, Mapping[str, Option]] = {}
+    for name in table.ENGINES.names():
+        with suppress(Unsupported):
+            known[name] = table.backend(name).options
+    return known
 
 
 def read(texts: Iterable[str]) -> dict[str, dict[str, Any]]:

@@ -1,33 +1,30 @@
-"""The inference runtimes, by name. A third party adds one through the entry-point group `edgeseg.engines`."""
+"""The inference runtimes by name, those included that other packages add (group `edgeseg.engines`)."""
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import entry_points
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from edgeseg.bundle.manifest import EngineEntry
-from edgeseg.contracts import ENGINES_GROUP, NO_OPTIONS, EngineBackend, PortableBackend, Progress
+from edgeseg.contracts import NO_OPTIONS, EngineBackend, PortableBackend, Progress
 from edgeseg.devices import probe
 from edgeseg.devices.machine import Machine
 from edgeseg.errors import EngineMismatch, Unsupported
+from edgeseg.registry import ENGINES_GROUP, Table
 
-ENGINES: dict[str, str] = {
-    "onnxruntime": "edgeseg.engines.onnxruntime.backend:OnnxRuntime",
-    "openvino": "edgeseg.engines.openvino:OpenVino",
-    "tensorrt": "edgeseg.engines.tensorrt.python:TensorRt",
-    "tensorrt_rtx": "edgeseg.engines.tensorrt.rtx:TensorRtRtx",
-    "torch_tensorrt": "edgeseg.engines.tensorrt.from_torch:TorchTensorRt",
-}
-"""Name -> "module:class" of an `edgeseg.contracts.EngineBackend`; imported when it is used."""
-
-
-def engines() -> dict[str, str]:
-    """Name -> "module:class" of every runtime, ours first; an entry point cannot take a name of ours."""
-    return {**{point.name: point.value for point in entry_points(group=ENGINES_GROUP)}, **ENGINES}
+ENGINES: Table[Callable[..., EngineBackend]] = Table(
+    ENGINES_GROUP,
+    "runtime",
+    {
+        "onnxruntime": "edgeseg.engines.onnxruntime.backend:OnnxRuntime",
+        "openvino": "edgeseg.engines.openvino:OpenVino",
+        "tensorrt": "edgeseg.engines.tensorrt.python:TensorRt",
+        "tensorrt_rtx": "edgeseg.engines.tensorrt.rtx:TensorRtRtx",
+        "torch_tensorrt": "edgeseg.engines.tensorrt.from_torch:TorchTensorRt",
+    },
+)
+"""Classes of `edgeseg.contracts.EngineBackend`."""
 
 
 def backend(name: str, machine: Machine | None = None, progress: Progress | None = None) -> EngineBackend:
@@ -38,21 +35,12 @@ def backend(name: str, machine: Machine | None = None, progress: Progress | None
         progress: what a runtime that knows the phases of its work tells them.
             Either is passed on if the constructor of the runtime's class has a parameter of this name.
     Raises:
-        Unsupported: there is no such runtime.
+        Unsupported: there is no such runtime, or the package that adds it cannot be imported.
     """
-    known = ENGINES if name in ENGINES else engines()  # which takes milliseconds, and this is called often
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        raise Unsupported(
-            f"there is no runtime named {name!r}",
-            hint=f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}",
-        )
-    module, _, attribute = known[name].partition(":")
-    kind = getattr(importlib.import_module(module), attribute)
+    kind = ENGINES.load(name)
     takes = inspect.signature(kind).parameters
     given = {"machine": machine, "progress": progress}
-    made: EngineBackend = kind(**{name: value for name, value in given.items() if name in takes})
-    return made
+    return kind(**{name: value for name, value in given.items() if name in takes})
 
 
 def fingerprint(

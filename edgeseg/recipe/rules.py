@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import entry_points
 from typing import Any
 
-from edgeseg.contracts import ENGINES_GROUP
 from edgeseg.recipe.architectures import CATALOGUE, STRIDE_PX
 from edgeseg.recipe.labels import difference, order_in
 from edgeseg.recipe.strict_yaml import KeyPath
 from edgeseg.recipe.values import Values
+from edgeseg.registry import ENGINES_GROUP, Table
 from edgeseg.specs import RUNTIMES, IsrPlan
 
 Told = tuple[KeyPath, str]
@@ -54,7 +53,7 @@ def names(data: Any) -> Iterator[Told]:
 
 def known_runtimes() -> list[str]:
     """Ours, and those that installed packages add."""
-    return list(dict.fromkeys((*RUNTIMES, *(point.name for point in entry_points(group=ENGINES_GROUP)))))
+    return [*RUNTIMES, *Table(ENGINES_GROUP, "runtime", {}, taken=RUNTIMES).plugins()]
 
 
 def _nearest(word: str, known: Collection[str], otherwise: str) -> str:

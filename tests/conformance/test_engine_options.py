@@ -120,7 +120,7 @@ def any_value(option: Option) -> Any:
     return {bool: True, int: option.least, str: next(iter(option.choices), "")}[option.kind]
 
 
-@pytest.mark.parametrize("runtime", sorted(ENGINES))
+@pytest.mark.parametrize("runtime", sorted(ENGINES.rows))
 def test_what_is_read_is_declared_and_what_is_declared_is_read(
     runtime: str, row_at_work: Callable[[str], Use]
 ) -> None:
@@ -133,7 +133,7 @@ def test_what_is_read_is_declared_and_what_is_declared_is_read(
     assert names == set(declared)
 
 
-@pytest.mark.parametrize("runtime", sorted(ENGINES))
+@pytest.mark.parametrize("runtime", sorted(ENGINES.rows))
 def test_each_is_declared_so_that_people_understand_it(runtime: str) -> None:
     for name, option in backend(runtime).options.items():
         assert name.isidentifier() and name == name.lower()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgeseg.contracts import EngineBackend, Session
-from edgeseg.engines.table import ENGINES, backend, engines
+from edgeseg.engines.table import ENGINES, backend
 from edgeseg.errors import BuildError, BundleError, Unsupported
 from edgeseg.images import resize_image, resize_mask
 from edgeseg.specs import CANONICAL_FORM, GPU_FORM, HALF_FORM, Program
@@ -24,7 +24,7 @@ OPTIONS = {"threads": 1}
 Opener = Callable[[Program], Session]
 
 
-@pytest.fixture(params=sorted(ENGINES))
+@pytest.fixture(params=sorted(ENGINES.rows))
 def runtime(request: pytest.FixtureRequest) -> EngineBackend:
     found = backend(request.param)
     try:
@@ -56,7 +56,7 @@ def test_name_and_version(runtime: EngineBackend) -> None:
     assert runtime.version()[0].isdigit()
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", ENGINES.rows)
 def test_an_export_can_write_what_it_wants(name: str) -> None:
     from edgeseg.rewrite.form import Form
 
@@ -205,7 +205,7 @@ def test_unknown_runtime() -> None:
     with pytest.raises(Unsupported, match="no runtime named 'onnxruntim'") as caught:
         backend("onnxruntim")
     assert caught.value.hint == "did you mean 'onnxruntime'?"
-    assert set(ENGINES) <= set(engines())
+    assert set(ENGINES.rows) <= set(ENGINES.names())
 
 
 def test_the_fake_is_a_session(tmp_path: Path) -> None:

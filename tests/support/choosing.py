@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from edgeseg.engines import table
+from edgeseg.registry import ENGINES_GROUP, Table
 from edgeseg.specs import ImageU8, MaskU8
 from fakes import FakeBackend
 from tiny import tiny_mask
@@ -32,5 +33,5 @@ class Clock:
 def runtimes(monkeypatch: pytest.MonkeyPatch, *backends: FakeBackend) -> None:
     """These are all the runtimes that there are."""
     by_name = {backend.name: backend for backend in backends}
-    monkeypatch.setattr(table, "engines", lambda: dict.fromkeys(by_name, ""))
+    monkeypatch.setattr(table, "ENGINES", Table(ENGINES_GROUP, "runtime", dict.fromkeys(by_name, "")))
     monkeypatch.setattr(table, "backend", lambda name, machine=None, progress=None: by_name[name])

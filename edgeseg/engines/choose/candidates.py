@@ -114,7 +114,7 @@ def candidates(
             f"{threads} threads on {machine.cores} cores: they take turns, which is slower; leave --threads"
             " out for one each"
         )
-    names = list(dict.fromkeys((REFERENCE, *(runtimes or table.engines()))))
+    names = list(dict.fromkeys((REFERENCE, *(runtimes or table.ENGINES.names()))))
     options.check(wanted, names)
     named = {*runtimes, *(runtime for runtime, asked in wanted.items() if asked)}
     found = []
@@ -123,7 +123,14 @@ def candidates(
             plan = partial(
                 plan_engine, bundle, runtime, level, precision, threads, machine=machine, progress=progress
             )
-            backend, asked = table.backend(runtime, machine), wanted.get(runtime, NO_OPTIONS)
+            try:
+                backend = table.backend(runtime, machine)
+            except Unsupported as error:  # a plug-in that cannot be imported
+                if runtime in named:
+                    raise
+                found.append(Trial(bundle.path, runtime, precision, error=error))
+                continue
+            asked = wanted.get(runtime, NO_OPTIONS)
             found += _of_runtime(bundle.path, backend, precision, plan, asked, runtime in named)
     for trial in found:
         trial.lacks = lacking(bundle, level, trial.plan.backend) if trial.plan else ""

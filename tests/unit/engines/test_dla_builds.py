@@ -27,6 +27,7 @@ from edgeseg.engines.tensorrt import builder, dla, python
 from edgeseg.engines.tensorrt.builder import Order
 from edgeseg.engines.tensorrt.python import TensorRt
 from edgeseg.errors import BuildError, Unsupported
+from edgeseg.registry import ENGINES_GROUP, Table
 from edgeseg.specs import canonical_form
 from fake_cuda import FakeLibrary, fake_trt
 from fakes import FakeBackend
@@ -133,7 +134,8 @@ def test_measured_against_the_gpu_and_kept_beside_it(
     both = [frame for frame in golden if frame.precision != "int8"]
     bundle = tiny_bundle(tmp_path / "b.edgeseg", programs=[parts["programs"][0], half], golden=both)
     backends = {"onnxruntime": FakeBackend("onnxruntime", tiny_mask)}
-    monkeypatch.setattr(table, "engines", lambda: dict.fromkeys(("onnxruntime", "tensorrt"), ""))
+    rows = dict.fromkeys(("onnxruntime", "tensorrt"), "")
+    monkeypatch.setattr(table, "ENGINES", Table(ENGINES_GROUP, "runtime", rows))
 
     def backend(name: str, machine: Machine | None = None, progress: Progress | None = None) -> EngineBackend:
         cuda = Cuda(installed.library)

@@ -30,6 +30,7 @@ from edgeseg.engines.tensorrt import rtx as tensorrt_rtx
 from edgeseg.engines.tensorrt.builder import Order
 from edgeseg.engines.tensorrt.rtx import TensorRtRtx
 from edgeseg.errors import BundleError, EngineMismatch, MissingDependency
+from edgeseg.registry import ENGINES_GROUP, Table
 from fake_cuda import FakeLibrary
 from fake_rtx import VERSION, EngineInvalidityDiagnostics, EngineValidity, fake_rtx
 from fakes import FakeBackend
@@ -56,7 +57,8 @@ class Machines:
         self.answer: Callable[[np.ndarray], np.ndarray] = tiny_mask
         patch.setattr("time.perf_counter", lambda: self.now_s)
         patch.setattr(tensorrt_rtx, "build", self._build)
-        patch.setattr(table, "engines", lambda: dict.fromkeys(["onnxruntime", "tensorrt_rtx"], ""))
+        rows = dict.fromkeys(["onnxruntime", "tensorrt_rtx"], "")
+        patch.setattr(table, "ENGINES", Table(ENGINES_GROUP, "runtime", rows))
         patch.setattr(table, "backend", self._backend)
 
     def be(
