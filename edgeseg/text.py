@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 import os
 import re
 import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import Any
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -35,6 +39,30 @@ def json_text(data: Any, *, indent: int | None = None, **options: Any) -> str:
     """
     text = json.dumps(data, indent=indent, allow_nan=False, **options)
     return _ESCAPE.sub(_without_surrogate, text) if "\\ud" in text else text
+
+
+def plain(value: Any) -> Any:
+    """Return the JSON form of a value: mappings, sequences, paths, dataclasses, numpy scalars and arrays.
+
+    What has a `to_json` is what that gives. NaN and infinity are null.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if callable(to_json := getattr(value, "to_json", None)):
+        return plain(to_json())
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
 def json_document(data: Any) -> bytes:

@@ -14,6 +14,7 @@ import click
 
 from edgeseg.cli import render
 from edgeseg.errors import DataError
+from edgeseg.text import plain
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -181,9 +182,7 @@ def check(
         report = check_dataset(section, data_root, chosen[split], progress, threads)
     report = _with_names(report, f"{shlex.quote(recipe)} --data-root {shlex.quote(str(data_root))}")
     written = sheet if picture is not None else None
-    render.result(
-        {**render.plain(report), "sheet": written}, as_json, lambda: _shown(report, written), file=written
-    )
+    render.result({**plain(report), "sheet": written}, as_json, lambda: _shown(report, written), file=written)
     if report.problems:
         if as_json:  # the document on stdout holds the problems; a second one would break its reader
             click.get_current_context().exit(DataError.exit_code)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeseg.cli import render
+from edgeseg.text import plain
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -90,7 +91,7 @@ def eval_(
         **measured.to_json(),
     }
     if report_to is not None:
-        report_to.write(json_document(render.plain(data)))
+        report_to.write(json_document(plain(data)))
 
     def human() -> list[RenderableType]:
         engine, torch = data["engine"], data["torch"]

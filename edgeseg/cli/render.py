@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ import click
 
 from edgeseg.errors import EdgesegError, GateFailed, ParityError
 from edgeseg.files import is_stdout
-from edgeseg.text import json_text
+from edgeseg.text import json_text, plain
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -92,27 +92,6 @@ def error(failure: EdgesegError | click.ClickException, as_json: bool) -> int:
             document["report"] = failure.report
         click.echo(json_text({"error": plain(document)}, indent=2))
     return failure.exit_code
-
-
-def plain(value: Any) -> Any:
-    """The JSON form of a value: mappings, sequences, paths, dataclasses, numpy scalars and arrays. NaN and
-    infinity are null.
-    """
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if value is None or isinstance(value, str | int | float):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:

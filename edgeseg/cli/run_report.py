@@ -13,19 +13,20 @@ if TYPE_CHECKING:
     from edgeseg.contracts import Progress
     from edgeseg.stream.run.report import RunReport
     from edgeseg.stream.watch.events import Event
+    from edgeseg.stream.watch.status import Monitor
 
 _SWITCHES_SHOWN = 12
 
 
-def teller(progress: Progress, live: Callable[[], bool]) -> Callable[[Event], None]:
-    """Writes events of a run beside its bar. The states of files are not told: they are read, and end.
+def teller(progress: Progress, monitor: Monitor) -> Callable[[Event], None]:
+    """Writes events of a run beside its bar. The states of files are not told: they are read, and end."""
 
-    Args:
-        live: whether a source is live, as far as that is known by now.
-    """
+    def any_live() -> bool:
+        status = monitor.snapshot()
+        return status is not None and any(source.is_live for source in status.sources)
 
     def tell(event: Event) -> None:
-        if live() or event.kind != "state":
+        if event.kind != "state" or any_live():
             state = f" {str(event.details['state']).lower()}" if "state" in event.details else ""
             who = f"{event.source}{state}: " if event.source else ""
             progress.message(who + event.reason.removeprefix(f"{event.source}: "))

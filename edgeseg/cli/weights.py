@@ -10,6 +10,7 @@ import click
 from edgeseg.cli import render
 from edgeseg.errors import BuildError
 from edgeseg.files import Target
+from edgeseg.text import plain
 
 if TYPE_CHECKING:
     from edgeseg.models.weights import Imported
@@ -77,7 +78,7 @@ def import_(
         classes = (
             "encoder alone, no classes" if imported.num_classes is None else f"{imported.num_classes} classes"
         )
-        options = ", ".join(f"{name}: {render.plain(value)}" for name, value in imported.options.items())
+        options = ", ".join(f"{name}: {plain(value)}" for name, value in imported.options.items())
         lines = [f"{arch}, {classes}, {imported.parameters:,} parameters", f"looks like  {imported.layout}"]
         lines += _classes(imported) if imported.num_classes else []
         if imported.others:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from edgeseg.stream.watch.events import Event
-    from edgeseg.stream.watch.status import RunStatus
+    from edgeseg.stream.watch.status import Monitor, RunStatus
 
 _BEATS_PER_LIMIT = 3
 _FAILURES = ("failed", "sink_failed")
@@ -107,6 +107,25 @@ class Heartbeat:
             notify("\n".join((f"STATUS={line}", *(["WATCHDOG=1"] if alive else []))), self._environment)
             if self._over.wait(interval_s):
                 return
+
+
+def run_heartbeat(monitor: Monitor) -> Heartbeat:
+    """A heartbeat that goes on for as long as the run does its work."""
+    seen: list[RunStatus | None] = [None]
+
+    def alive() -> bool:
+        before, seen[0] = seen[0], monitor.snapshot()
+        return is_progressing(before, seen[0])
+
+    def line() -> str:
+        status = seen[0]
+        if status is None:
+            return "waiting for the first frame"
+        running = sum(source.state == "RUNNING" for source in status.sources)
+        of_all = f"{running} of {len(status.sources)} sources run"
+        return f"{status.fps:.1f} frames/s, {of_all}, level {status.level}"
+
+    return Heartbeat(alive, line)
 
 
 def is_progressing(before: RunStatus | None, now: RunStatus | None) -> bool:

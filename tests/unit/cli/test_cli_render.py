@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from edgeseg.cli import render
+from edgeseg.text import plain
 
 
 @dataclass
@@ -41,7 +42,7 @@ def test_result_prints_one_json_document(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_what_has_no_json_form_is_a_bug() -> None:
     with pytest.raises(TypeError, match="object has no JSON form"):
-        render.plain({"a": object()})
+        plain({"a": object()})
 
 
 def test_text_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
