@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 
 import click
 
+from edgeseg.stream.sinks import table as sinks
+from edgeseg.stream.sources import table as sources
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _POSITIVE = click.FloatRange(min=0, min_open=True)
 
@@ -32,10 +35,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "sources",
         multiple=True,
         metavar="[NAME=]URI",
-        help=(
-            "clip.mp4, frames/, frames/*.png, rtsp://, http://, udp://, /dev/video0, csi://0, gst:PIPELINE or"
-            " synthetic://640x480@30?frames=300. Repeatable; NAME is what results call it."
-        ),
+        help=f"One of: {', '.join(sources.examples())}. Repeatable; NAME is what results call it.",
     ),
     click.option(
         "--sink",
@@ -43,9 +43,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         multiple=True,
         metavar="URI",
         help=(
-            "out.mp4, masks/, results.ndjson, - (stdout), rtsp://, http://, mqtt://, display:// or null:."
-            " Repeatable; {source} stands for each source's name, and options follow a #:"
-            " 'rec/{source}.mp4#segment_s=600&keep=10'."
+            f"One of: {', '.join(sinks.examples())}. Repeatable; {{source}} stands for each source's name,"
+            " and options follow a #: 'rec/{source}.mp4#segment_s=600&keep=10'."
         ),
     ),
     click.option(

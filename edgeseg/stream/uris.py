@@ -46,6 +46,12 @@ def named(text: str) -> Named:
     return Named(match[1], match[2])
 
 
+def scheme_of(uri: str) -> str:
+    """Return the scheme of "NAME://...", in lower case; "" where a URI has none."""
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
+    return found[1].lower() if found else ""
+
+
 def redact(uri: str) -> str:
     """The URI without user name and password, and without values of query fields that hold secrets, for
     messages and results.

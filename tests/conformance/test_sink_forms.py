@@ -19,7 +19,7 @@ from edgeseg.contracts import FrameSink
 from edgeseg.errors import StreamError
 from edgeseg.stream.sinks import display
 from edgeseg.stream.sinks.rtsp_server import find_gstreamer_python
-from edgeseg.stream.sinks.table import SINKS, SinkForm
+from edgeseg.stream.sinks.table import FORMS, SINKS, SinkForm
 from outside import Broker, Windows
 from sinking import frame, result, sink
 from streams import LABELS, random_images, time_limit
@@ -88,14 +88,14 @@ def by_example(form: SinkForm) -> str:
 
 
 def test_every_row_has_an_example() -> None:
-    assert set(PLACES) == {form.example for form in SINKS}
+    assert set(PLACES) == {form.example for form in FORMS}
 
 
-@pytest.mark.parametrize("form", SINKS, ids=by_example)
+@pytest.mark.parametrize("form", FORMS, ids=by_example)
 def test_the_example_shown_to_users_is_of_its_row(form: SinkForm) -> None:
     for example in form.example.removesuffix(" (stdout)").replace("png:DIR", "png:d").split(" or "):
-        assert next(row for row in SINKS if row.matches(example)) is form
-        assert form.make(example, 0.5)
+        assert next(row for row in FORMS if row.matches(example)) is form
+        assert SINKS.load(form.row)(example, 0.5)
 
 
 # GStreamer's server takes half a second to start.
@@ -103,9 +103,9 @@ def test_the_example_shown_to_users_is_of_its_row(form: SinkForm) -> None:
     "form",
     [
         pytest.param(form, marks=[pytest.mark.slow] if form.example.startswith("rtsp:") else [])
-        for form in SINKS
+        for form in FORMS
     ],
-    ids=[form.example for form in SINKS],
+    ids=[form.example for form in FORMS],
 )
 class TestSink:
     @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from edgeseg.contracts import FrameSource, LiveSource
 from edgeseg.errors import StreamError, Unsupported
 from edgeseg.specs import Frame
-from edgeseg.stream.sources.table import SOURCES, SourceForm, open_source
+from edgeseg.stream.sources.table import FORMS, SourceForm, open_source
 from streams import random_images, time_limit, write_video
 
 pytestmark = pytest.mark.usefixtures(time_limit.__name__)
@@ -47,8 +47,8 @@ UNREACHABLE: dict[str, str] = {
     "gst:PIPELINE": "gst:rtspsrc location=rtsp://viewer:secret@127.0.0.1:1/x ! fakesink",
 }
 
-recorded = [form for form in SOURCES if form.example in SOURCE_EXAMPLES]
-live = [form for form in SOURCES if form.example not in SOURCE_EXAMPLES]
+recorded = [form for form in FORMS if form.example in SOURCE_EXAMPLES]
+live = [form for form in FORMS if form.example not in SOURCE_EXAMPLES]
 
 
 def by_example(form: SourceForm) -> str:
@@ -99,10 +99,10 @@ class TestLiveSource:
         assert_methods(source, LiveSource, ("open", "frames", "close", "fresh"))
 
 
-@pytest.mark.parametrize("form", SOURCES, ids=by_example)
+@pytest.mark.parametrize("form", FORMS, ids=by_example)
 def test_the_example_shown_to_users_is_of_its_row(form: SourceForm) -> None:
     for example in form.example.split(" or "):
-        assert next(row for row in SOURCES if row.matches(example)) is form
+        assert next(row for row in FORMS if row.matches(example)) is form
 
 
 @pytest.mark.parametrize("form", recorded, ids=by_example)

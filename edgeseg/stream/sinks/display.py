@@ -15,7 +15,8 @@ from edgeseg.errors import Unsupported
 from edgeseg.images import opencv, squared_hw
 from edgeseg.results import Result
 from edgeseg.specs import LabelSpace
-from edgeseg.stream.sinks.views import View
+from edgeseg.stream.sinks.options import read_options
+from edgeseg.stream.sinks.views import VIEW, View, view_of
 
 _QUIT_KEYS = (ord("q"), 27)
 
@@ -84,3 +85,9 @@ def _has_windows(cv2: Any) -> bool:
         return bool(cv2.currentUIFramework())
     except (AttributeError, cv2.error):
         return False
+
+
+def from_uri(uri: str, opacity: float) -> Display:
+    """Return the window of `display://TITLE#view=...`. Raises StreamError for a malformed option."""
+    address, options = read_options(uri, VIEW)
+    return Display(address, view_of(options, opacity))

@@ -85,3 +85,8 @@ def encode_mask_png(mask: MaskU8, palette_rgb: npt.NDArray[np.uint8], pixel_aspe
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in chunks
     )
+
+
+def from_uri(uri: str, opacity: float) -> MaskFiles:
+    """Return the folder of `masks/` or `png:DIR`."""
+    return MaskFiles(Path(uri.removeprefix("png:")))

@@ -28,7 +28,8 @@ from edgeseg.errors import StreamError
 from edgeseg.images import opencv
 from edgeseg.results import Result
 from edgeseg.specs import ImageU8, LabelSpace
-from edgeseg.stream.sinks.views import View
+from edgeseg.stream.sinks.options import read_options, whole
+from edgeseg.stream.sinks.views import VIEW, View, view_of
 from edgeseg.stream.uris import redact
 from edgeseg.stream.watch.latest import LatestWorker
 
@@ -259,3 +260,9 @@ def encode_jpeg(image_rgb: ImageU8, quality: int) -> bytes:
         ".jpg", cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
     )[1]
     return encoded.tobytes()
+
+
+def from_uri(uri: str, opacity: float) -> MjpegOut:
+    """Return the server of `http://HOST:PORT/PATH#quality=80`. Raises StreamError for a malformed option."""
+    address, options = read_options(uri, {**VIEW, "quality": whole(1, 100)})
+    return MjpegOut(address, view_of(options, opacity), quality=options.get("quality", 80))

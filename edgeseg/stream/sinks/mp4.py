@@ -20,8 +20,9 @@ from edgeseg.files import can_replace, followed, is_stream
 from edgeseg.results import Result
 from edgeseg.specs import LabelSpace
 from edgeseg.stream.sinks.disk import check_space, check_space_to_resume, lock_file, prepare, writing
-from edgeseg.stream.sinks.muxer import Muxer, pyav
-from edgeseg.stream.sinks.views import View
+from edgeseg.stream.sinks.muxer import CODECS, Muxer, pyav
+from edgeseg.stream.sinks.options import choice, number, read_options, whole
+from edgeseg.stream.sinks.views import VIEW, View, view_of
 from edgeseg.text import quoted
 
 _FRAGMENTED = {"movflags": "hybrid_fragmented+frag_keyframe+default_base_moof", "flush_packets": "1"}
@@ -258,3 +259,22 @@ def _plays(path: Path) -> bool:
             return next(container.decode(video=0), None) is not None
     except (OSError, ValueError, IndexError, av.FFmpegError):
         return False
+
+
+_OPTIONS = {
+    **VIEW,
+    "codec": choice(*CODECS),
+    "segment_s": number(1, 86_400),
+    "segment_mb": number(0.1, 1e6),
+    "keep": whole(1, 9_999),
+}
+
+
+def from_uri(uri: str, opacity: float) -> Recording:
+    """Return the recording of `out.mp4#segment_s=600`. Raises StreamError for a malformed option."""
+    path, options = read_options(uri, _OPTIONS, suffix=".mp4")
+    megabytes = options.get("segment_mb")
+    rotation = Rotation(options.get("segment_s"), megabytes and 1e6 * megabytes, options.get("keep"))
+    return Recording(
+        Path(path), view_of(options, opacity), codec=options.get("codec", "h264"), rotation=rotation
+    )

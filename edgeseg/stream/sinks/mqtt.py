@@ -18,6 +18,7 @@ from edgeseg.contracts import FrameSink
 from edgeseg.errors import StreamError, require
 from edgeseg.results import Result
 from edgeseg.specs import LabelSpace
+from edgeseg.stream.sinks.options import flag, number, read_options, whole
 from edgeseg.stream.uris import redact
 from edgeseg.stream.watch.events import Event
 from edgeseg.text import json_text
@@ -173,3 +174,9 @@ class MqttOut(FrameSink):
 
     def _failed(self, what: str) -> StreamError:
         return StreamError(f"{self.name}: {what}", hint="check the broker's address, user and password")
+
+
+def from_uri(uri: str, opacity: float) -> MqttOut:
+    """Return the publisher of `mqtt://BROKER/TOPIC#qos=1`. Raises StreamError for a malformed option."""
+    address, options = read_options(uri, {"qos": whole(0, 2), "retain": flag, "every_s": number(0, 86_400)})
+    return MqttOut(address, **options)

@@ -16,6 +16,7 @@ from edgeseg.files import open_stream, silence
 from edgeseg.results import Result
 from edgeseg.specs import LabelSpace
 from edgeseg.stream.sinks.disk import check_space_to_resume, prepare, writing
+from edgeseg.stream.sinks.options import flag, read_options
 from edgeseg.stream.watch.events import Event
 from edgeseg.text import json_text
 
@@ -109,3 +110,9 @@ class ResultLines(FrameSink):
             raise
         if self._good_bytes is not None:
             self._good_bytes += written
+
+
+def from_uri(uri: str, opacity: float) -> ResultLines:
+    """Return the file of `results.ndjson#events=1`, or a pipe. Raises StreamError for a malformed option."""
+    path, options = read_options(uri, {"events": flag}, suffix=".ndjson")
+    return ResultLines(None if path == "-" else Path(path), with_events=options.get("events", False))

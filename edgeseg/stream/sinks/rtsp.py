@@ -17,8 +17,9 @@ from edgeseg.errors import StreamError
 from edgeseg.results import Result
 from edgeseg.specs import LabelSpace
 from edgeseg.stream.sinks.muxer import Muxer
+from edgeseg.stream.sinks.options import flag, read_options
 from edgeseg.stream.sinks.rtsp_server import ServedStream
-from edgeseg.stream.sinks.views import View
+from edgeseg.stream.sinks.views import VIEW, View, view_of
 from edgeseg.stream.uris import redact
 from edgeseg.stream.watch.latest import LatestWorker
 
@@ -115,3 +116,9 @@ class RtspOut(FrameSink):
     def _show(self, result: Result) -> None:
         if self._out is not None:
             self._out.write(self._view.draw(result), result.frame.pts_s)
+
+
+def from_uri(uri: str, opacity: float) -> RtspOut:
+    """Return the stream of `rtsp://HOST/PATH#serve=1`. Raises StreamError for a malformed option."""
+    address, options = read_options(uri, {**VIEW, "serve": flag})
+    return RtspOut(address, view_of(options, opacity), serve=options.get("serve"))

@@ -1,4 +1,7 @@
-"""Where results go: one row per URI form.
+"""Where results go: one row per URI form, and those that other packages add (group `edgeseg.sinks`).
+
+A plug-in's entry point is called like the scheme or the suffix that it takes: NAME takes `NAME://...` and
+files `*.NAME`.
 
 A sink that cannot be written says so when it is opened, before any inference. What was written before a run
 broke off stays readable. A sink that failed may be opened again: it goes on without touching what it wrote
@@ -13,24 +16,19 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from edgeseg.contracts import FrameSink
 from edgeseg.errors import StreamError
 from edgeseg.files import is_stream
-from edgeseg.results import Result
-from edgeseg.stream.sinks.display import Display
-from edgeseg.stream.sinks.masks import MaskFiles
-from edgeseg.stream.sinks.mjpeg import MjpegOut
-from edgeseg.stream.sinks.mp4 import Recording, Rotation
-from edgeseg.stream.sinks.mqtt import MqttOut
-from edgeseg.stream.sinks.muxer import CODECS
-from edgeseg.stream.sinks.ndjson import ResultLines
-from edgeseg.stream.sinks.options import choice, flag, number, read_options, whole
-from edgeseg.stream.sinks.rtsp import RtspOut
-from edgeseg.stream.sinks.views import VIEWS, View
-from edgeseg.stream.sources.table import IMAGE_SUFFIXES, files_of
-from edgeseg.stream.uris import redact
+from edgeseg.registry import SINKS_GROUP, Table
+from edgeseg.stream.sources.places import IMAGE_SUFFIXES
+from edgeseg.stream.sources.table import files_of
+from edgeseg.stream.uris import redact, scheme_of
+
+if TYPE_CHECKING:
+    from edgeseg.contracts import FrameSink
+
+_ROOM = "edgeseg.stream.sinks"
 
 _LONGEST_NAME = 200  # of the 255 bytes that disks take
 
@@ -38,86 +36,48 @@ SOURCE_FIELD = "{source}"
 """In a sink's URI: the name of a source. Such a sink is made once for each source."""
 
 
-class Nothing(FrameSink):
-    """Takes results and keeps none, for timing."""
-
-    takes_all_sources = True
-    name = "null:"
-
-    def write(self, result: Result) -> None:
-        """Forget it."""
+SINKS: Table[Callable[[str, float], FrameSink]] = Table(
+    SINKS_GROUP,
+    "sink",
+    {
+        "null": f"{_ROOM}.null:from_uri",
+        "ndjson": f"{_ROOM}.ndjson:from_uri",
+        "masks": f"{_ROOM}.masks:from_uri",
+        "mp4": f"{_ROOM}.mp4:from_uri",
+        "rtsp": f"{_ROOM}.rtsp:from_uri",
+        "http": f"{_ROOM}.mjpeg:from_uri",
+        "display": f"{_ROOM}.display:from_uri",
+        "mqtt": f"{_ROOM}.mqtt:from_uri",
+    },
+    taken=("rtsps", "https", "mqtts", "png", "file"),
+)
+"""What makes an unopened sink of a URI and the opacity of overlays (0..1)."""
 
 
 @dataclass(frozen=True, slots=True)
 class SinkForm:
-    """One row of the table.
+    """How a URI is written that a row takes.
 
     Attributes:
         example: how users write it.
-        matches: whether a URI is of this form; the first row that says so takes it.
-        make: (URI, overlay opacity) -> unopened sink.
+        matches: whether a URI is of this form; the first form that says so takes it.
+        row: of `SINKS`.
         target: the file or folder that is written, so that no two sinks and no source share it.
     """
 
     example: str
     matches: Callable[[str], object]
-    make: Callable[[str, float], FrameSink]
+    row: str
     target: Callable[[str], Path | None] = lambda uri: None
-
-
-_VIEW = {"view": choice(*VIEWS)}
-_SEGMENTS = {"segment_s": number(1, 86_400), "segment_mb": number(0.1, 1e6), "keep": whole(1, 9_999)}
-_MP4 = {**_VIEW, "codec": choice(*CODECS), **_SEGMENTS}
-_NDJSON = {"events": flag}
-_JPEG = {**_VIEW, "quality": whole(1, 100)}
-_RTSP = {**_VIEW, "serve": flag}
-_MQTT = {"qos": whole(0, 2), "retain": flag, "every_s": number(0, 86_400)}
-
-
-def _view(options: Mapping[str, Any], opacity: float) -> View:
-    return View(options.get("view", "overlay"), opacity)
-
-
-def _recording(uri: str, opacity: float) -> FrameSink:
-    path, options = read_options(uri, _MP4, suffix=".mp4")
-    megabytes = options.get("segment_mb")
-    rotation = Rotation(options.get("segment_s"), megabytes and 1e6 * megabytes, options.get("keep"))
-    return Recording(
-        Path(path), _view(options, opacity), codec=options.get("codec", "h264"), rotation=rotation
-    )
-
-
-def _result_lines(uri: str, opacity: float) -> FrameSink:
-    path, options = read_options(uri, _NDJSON, suffix=".ndjson")
-    return ResultLines(None if path == "-" else Path(path), with_events=options.get("events", False))
-
-
-def _mjpeg(uri: str, opacity: float) -> FrameSink:
-    address, options = read_options(uri, _JPEG)
-    return MjpegOut(address, _view(options, opacity), quality=options.get("quality", 80))
-
-
-def _rtsp(uri: str, opacity: float) -> FrameSink:
-    address, options = read_options(uri, _RTSP)
-    return RtspOut(address, _view(options, opacity), serve=options.get("serve"))
-
-
-def _display(uri: str, opacity: float) -> FrameSink:
-    address, options = read_options(uri, _VIEW)
-    return Display(address, _view(options, opacity))
-
-
-def _mqtt(uri: str, opacity: float) -> FrameSink:
-    address, options = read_options(uri, _MQTT)
-    return MqttOut(address, **options)
 
 
 def _file(suffix: str) -> Callable[[str], object]:
     return re.compile(rf"(?!\w+://).*\.{suffix}(#.*)?$", re.IGNORECASE | re.DOTALL).match
 
 
-def _file_target(suffix: str, readers: Mapping[str, Any]) -> Callable[[str], Path]:
-    return lambda uri: Path(read_options(uri, readers, suffix=suffix)[0])
+def _file_target(suffix: str) -> Callable[[str], Path]:
+    """The file, without options; what ends in its suffix has none, whatever characters it holds."""
+    return lambda uri: Path(uri if uri.lower().endswith(f".{suffix}") else uri.partition("#")[0])
 
 
 def _mask_folder(uri: str) -> Path:
@@ -139,22 +99,24 @@ def _pipe_target(uri: str) -> Path | None:
     return None if os.path.realpath(path) == os.devnull else path
 
 
-SINKS: tuple[SinkForm, ...] = (
-    SinkForm("null:", re.compile("null:$").match, lambda uri, opacity: Nothing()),
-    SinkForm("results.ndjson", _file("ndjson"), _result_lines, _file_target(".ndjson", _NDJSON)),
-    SinkForm(
-        "masks/ or png:DIR", _names_folder, lambda uri, opacity: MaskFiles(_mask_folder(uri)), _mask_folder
-    ),
-    SinkForm("out.mp4", _file("mp4"), _recording, _file_target(".mp4", _MP4)),
-    SinkForm("- (stdout)", _names_pipe, _result_lines, _pipe_target),
-    SinkForm("rtsp://0.0.0.0:8554/out", re.compile("rtsps?://").match, _rtsp),
-    SinkForm("http://127.0.0.1:8090/out", re.compile("http://").match, _mjpeg),
-    SinkForm("display://", re.compile("display://").match, _display),
-    SinkForm("mqtt://broker/topic", re.compile("mqtts?://").match, _mqtt),
+FORMS: tuple[SinkForm, ...] = (
+    SinkForm("null:", re.compile("null:$").match, "null"),
+    SinkForm("results.ndjson", _file("ndjson"), "ndjson", _file_target("ndjson")),
+    SinkForm("masks/ or png:DIR", _names_folder, "masks", _mask_folder),
+    SinkForm("out.mp4", _file("mp4"), "mp4", _file_target("mp4")),
+    SinkForm("- (stdout)", _names_pipe, "ndjson", _pipe_target),
+    SinkForm("rtsp://0.0.0.0:8554/out", re.compile("rtsps?://").match, "rtsp"),
+    SinkForm("http://127.0.0.1:8090/out", re.compile("http://").match, "http"),
+    SinkForm("display://", re.compile("display://").match, "display"),
+    SinkForm("mqtt://broker/topic", re.compile("mqtts?://").match, "mqtt"),
 )
-"""Every form that a `--sink` may take."""
+"""Every form of ours that a `--sink` may take."""
 
-_ACCEPTED_HINT = "a sink is one of: " + "  ".join(form.example for form in SINKS)
+
+def examples() -> list[str]:
+    """Return how each form is written, those of plug-ins included."""
+    added = (f"{name}://... or *.{name}" for name in SINKS.plugins())
+    return [*(form.example for form in FORMS), *added]
 
 
 def open_sinks(uris: Sequence[str], *, source_uri: str = "", opacity: float = 0.5) -> list[FrameSink]:
@@ -239,7 +201,7 @@ def _take(path: Path, uri: str, taken: set[Hashable]) -> None:
 def _make(uri: str, opacity: float, files: set[Path], taken: set[Hashable]) -> FrameSink:
     """The sink of one URI; adds its target to `taken`."""
     form = _form_of(uri)
-    sink, target = form.make(uri, opacity), form.target(uri)
+    sink, target = SINKS.load(form.row)(uri, opacity), form.target(uri)
     if target is not None:
         _take(target, uri, taken)
         if any(sink.replaces(path) for path in files):
@@ -250,10 +212,17 @@ def _make(uri: str, opacity: float, files: set[Path], taken: set[Hashable]) -> F
 
 
 def _form_of(uri: str) -> SinkForm:
-    for form in SINKS:
+    for form in FORMS:
         if uri and form.matches(uri):
             return form
-    raise StreamError(f"{redact(uri) or 'an empty string'}: not a sink", hint=_ACCEPTED_HINT)
+    for name in SINKS.plugins():
+        if scheme_of(uri) == name.lower():
+            return SinkForm(name, re.compile("").match, name)
+        if _file(re.escape(name))(uri):
+            return SinkForm(name, re.compile("").match, name, _file_target(name))
+    raise StreamError(
+        f"{redact(uri) or 'an empty string'}: not a sink", hint="a sink is one of: " + "  ".join(examples())
+    )
 
 
 def _file_names(sources: Mapping[str, str]) -> dict[str, str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from edgeseg.images import colour_mask, overlay, square_pixels
 from edgeseg.results import Result
 from edgeseg.specs import ImageU8, LabelSpace, MaskU8
+from edgeseg.stream.sinks.options import choice
 
 _Draw = Callable[[ImageU8, MaskU8, LabelSpace, float], ImageU8]
 
@@ -25,6 +27,8 @@ VIEWS: Mapping[str, _Draw] = {
     "frame": lambda image_rgb, mask, labels, opacity: image_rgb,
 }
 """By name: class colours over the frame, the frame beside that, the colours alone, the frame alone."""
+VIEW = {"view": choice(*VIEWS)}
+"""The option that sinks of pictures take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +57,8 @@ class View:
         itself.
         """
         return VIEWS[self.name](result.frame.image_rgb, result.mask, result.labels, self.opacity)
+
+
+def view_of(options: Mapping[str, Any], opacity: float) -> View:
+    """Return the view that a sink's options ask for; an overlay where they ask for none."""
+    return View(options.get("view", "overlay"), opacity)

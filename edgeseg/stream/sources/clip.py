@@ -17,7 +17,8 @@ from edgeseg.contracts import Tell, silent
 from edgeseg.errors import StreamError
 from edgeseg.specs import Frame
 from edgeseg.stream.sources.convert import failures, pyav
-from edgeseg.stream.sources.decoder import Damaged, Decoder, Picture, choose_video, reason_of
+from edgeseg.stream.sources.decoder import Decoder, Picture, choose_video, reason_of
+from edgeseg.stream.sources.places import Damaged
 
 _MOST_FPS = 1_000.0
 _TOLERANCE_S = 0.5

@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from edgeseg.contracts import Tell, silent
 from edgeseg.errors import StreamError
 from edgeseg.specs import ImageU8
 from edgeseg.stream.sources.convert import Converter, Refused, failures
 from edgeseg.stream.sources.losses import Losses
-
-Damaged = Literal["skip", "show"]
-DAMAGED: tuple[Damaged, ...] = get_args(Damaged)
-"""What becomes of pictures behind a loss."""
+from edgeseg.stream.sources.places import Damaged
 
 _COPY_OPAQUE = 1 << 7
 _ATTACHED_PICTURE = 1 << 10

@@ -26,7 +26,8 @@ from edgeseg.images import opencv
 from edgeseg.specs import Frame
 from edgeseg.stream.sources.clip import Clip, rate_of, size_of
 from edgeseg.stream.sources.convert import failures, pyav
-from edgeseg.stream.sources.decoder import DAMAGED, Decoder, choose_video, reason_of
+from edgeseg.stream.sources.decoder import Decoder, choose_video, reason_of
+from edgeseg.stream.sources.places import DAMAGED
 from edgeseg.stream.uris import choice, number, redact, scrub, split_options
 from edgeseg.text import quoted
 

@@ -13,23 +13,20 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
 from edgeseg.contracts import FrameSource, Tell, silent
 from edgeseg.errors import DataError, StreamError
-from edgeseg.files import is_clutter
 from edgeseg.images import opencv, read_image
 from edgeseg.specs import Frame
 from edgeseg.stream.sources.clip import Clip, missing_at_end
 from edgeseg.stream.sources.convert import failures, pyav
-from edgeseg.stream.sources.decoder import DAMAGED, Damaged, reason_of
+from edgeseg.stream.sources.decoder import reason_of
+from edgeseg.stream.sources.places import IMAGE_SUFFIXES, find_images, rate_of, split_damaged, split_rate
 from edgeseg.synthetic.scene import Scene
 from edgeseg.text import quoted, shown
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 _MIN_SIDE_PX, _MAX_SIDE_PX = 32, 8_192
 _HINT = "check the path; a source is a file, a folder, a pattern or a URI: edgeseg run --help"
@@ -191,7 +188,7 @@ class SyntheticScene(FrameSource):
         width, height = int(match[1]), int(match[2])
         if not all(_MIN_SIDE_PX <= side <= _MAX_SIDE_PX for side in (width, height)):
             _refuse_synthetic(uri)
-        self.fps = _rate(match[3], uri) if match[3] else 30.0
+        self.fps = rate_of(match[3], uri) if match[3] else 30.0
         self._count = numbers.get("frames", 300)
         self.frame_count: int | None = self._count
         self._size_hw = (height, width)
@@ -242,67 +239,6 @@ def _address(path: Path, is_file: bool) -> Iterator[str]:
             os.close(descriptor)
     else:
         yield absolute
-
-
-def split_damaged(uri: str) -> tuple[str, Damaged]:
-    """ "clip.mp4#damaged=show" -> ("clip.mp4", "show"); a file that is really called so is meant as it
-    stands.
-    """
-    path, mark, wanted = uri.rpartition("#damaged=")
-    if not mark or Path(uri).exists():
-        return uri, "skip"
-    if wanted not in DAMAGED:
-        raise StreamError(
-            f"{uri}: damaged={wanted} is not known", hint=f"write #damaged={' or #damaged='.join(DAMAGED)}"
-        )
-    return path, wanted
-
-
-def find_images(pattern: str) -> list[Path]:
-    """The files of a folder, of a glob pattern or of a path, in natural order.
-
-    What file managers leave lying about is none of them (see `files.is_clutter`), unless it is named.
-    """
-    path = Path(pattern)
-    if os.path.isdir(path):
-        with os.scandir(path) as entries:
-            names = [entry.name for entry in entries if entry.is_file() and not is_clutter(entry.name)]
-        found = [path / name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
-    elif os.path.isfile(path):
-        found = [path]
-    else:
-        wanted = set(path.parts)
-        found = [
-            file
-            for file in map(Path, glob.glob(pattern, recursive=True))
-            if file.is_file()
-            and not any(is_clutter(part) for part in set(file.parts) - wanted if part != "..")
-        ]
-    return sorted(found, key=lambda file: _natural(str(file)))
-
-
-def _natural(text: str) -> list[str | int]:
-    """Sort key in which numbers count as numbers. Splitting at digits alternates text and number, so keys
-    compare.
-    """
-    return [int(part) if index % 2 else part for index, part in enumerate(re.split(r"(\d+)", text))]
-
-
-def split_rate(uri: str) -> tuple[str, float]:
-    """ "frames/?fps=10" -> ("frames/", 10.0); without a rate 0."""
-    match = re.fullmatch(r"(.*)\?fps=([\d./]+)", uri)
-    return (match[1], _rate(match[2], uri)) if match else (uri, 0.0)
-
-
-def _rate(text: str, uri: str) -> float:
-    """Frames per second, "25", "29.97" or "30000/1001"."""
-    try:
-        fps = float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
-        fps = 0.0
-    if not 0 < fps <= 1000:
-        raise StreamError(f"{uri}: {text} is not a frame rate", hint="write it as 25, 29.97 or 30000/1001")
-    return fps
 
 
 def _refuse_synthetic(uri: str) -> NoReturn:

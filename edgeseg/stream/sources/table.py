@@ -1,5 +1,6 @@
-"""Where frames come from: one row per URI form. What the rows make is in `recorded`, `live` and
-`gstreamer`.
+"""Where frames come from: one row per URI form, and those that other packages add (group `edgeseg.sources`).
+
+A plug-in's entry point is called like the scheme that it takes: NAME takes `NAME://...`.
 """
 
 from __future__ import annotations
@@ -10,36 +11,52 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edgeseg.contracts import FrameSource
 from edgeseg.errors import StreamError
-from edgeseg.stream.sources.gstreamer import CsiCamera, Pipeline
-from edgeseg.stream.sources.network import Camera, NetworkStream
-from edgeseg.stream.sources.recorded import IMAGE_SUFFIXES as IMAGE_SUFFIXES
-from edgeseg.stream.sources.recorded import (
-    ImageFiles,
-    SyntheticScene,
-    VideoFile,
-    find_images,
-    split_damaged,
-    split_rate,
+from edgeseg.registry import SOURCES_GROUP, Table
+from edgeseg.stream.sources.places import IMAGE_SUFFIXES, find_images, split_damaged, split_rate
+from edgeseg.stream.uris import named, redact, scheme_of
+
+if TYPE_CHECKING:
+    from edgeseg.contracts import FrameSource
+
+_NETWORK = "edgeseg.stream.sources.network"
+_RECORDED = "edgeseg.stream.sources.recorded"
+_GSTREAMER = "edgeseg.stream.sources.gstreamer"
+
+SOURCES: Table[Callable[[str, str | None], FrameSource]] = Table(
+    SOURCES_GROUP,
+    "source",
+    {
+        "synthetic": f"{_RECORDED}:SyntheticScene",
+        "rtsp": f"{_NETWORK}:NetworkStream",
+        "http": f"{_NETWORK}:NetworkStream",
+        "udp": f"{_NETWORK}:NetworkStream",
+        "v4l2": f"{_NETWORK}:Camera",
+        "csi": f"{_GSTREAMER}:CsiCamera",
+        "gst": f"{_GSTREAMER}:Pipeline",
+        "pictures": f"{_RECORDED}:ImageFiles",
+        "clip": f"{_RECORDED}:VideoFile",
+    },
+    taken=("rtsps", "https", "file"),
 )
-from edgeseg.stream.uris import named, redact
+"""What makes an unopened source of a URI and a name for results; None: the URI itself is the name."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceForm:
-    """One row of the table.
+    """How a URI is written that a row takes.
 
     Attributes:
         example: how users write it.
-        matches: whether a URI is of this form; the first row that says so takes it.
-        make: URI and the name for results (None: the URI itself) -> unopened source.
+        matches: whether a URI is of this form; the first form that says so takes it.
+        row: of `SOURCES`.
     """
 
     example: str
     matches: Callable[[str], object]
-    make: Callable[[str, str | None], FrameSource]
+    row: str
 
 
 def _scheme(pattern: str) -> Callable[[str], object]:
@@ -54,21 +71,24 @@ def _names_images(uri: str) -> bool:
     return os.path.isdir(path) or path.endswith("/") or path.lower().endswith(IMAGE_SUFFIXES) or pattern
 
 
-SOURCES: tuple[SourceForm, ...] = (
-    SourceForm("synthetic://640x480@30?frames=300&seed=1", _scheme("synthetic://"), SyntheticScene),
-    SourceForm("rtsp://user:password@camera/stream", _scheme("rtsps?://"), NetworkStream),
-    SourceForm("http://camera/video.mjpg", _scheme("https?://"), NetworkStream),
-    SourceForm("udp://0.0.0.0:5000", _scheme("udp://"), NetworkStream),
-    SourceForm("/dev/video0", _scheme(r"/dev/video\d+(#|$)"), Camera),
-    SourceForm("v4l2://0", _scheme("v4l2://"), Camera),
-    SourceForm("csi://0", _scheme("csi://"), CsiCamera),
-    SourceForm("gst:PIPELINE", _scheme("gst:"), Pipeline),
-    SourceForm("frames/ or frames/*.png", _names_images, ImageFiles),
-    SourceForm("clip.mp4", _scheme(r"(?!\w+://)."), VideoFile),
+FORMS: tuple[SourceForm, ...] = (
+    SourceForm("synthetic://640x480@30?frames=300&seed=1", _scheme("synthetic://"), "synthetic"),
+    SourceForm("rtsp://user:password@camera/stream", _scheme("rtsps?://"), "rtsp"),
+    SourceForm("http://camera/video.mjpg", _scheme("https?://"), "http"),
+    SourceForm("udp://0.0.0.0:5000", _scheme("udp://"), "udp"),
+    SourceForm("/dev/video0", _scheme(r"/dev/video\d+(#|$)"), "v4l2"),
+    SourceForm("v4l2://0", _scheme("v4l2://"), "v4l2"),
+    SourceForm("csi://0", _scheme("csi://"), "csi"),
+    SourceForm("gst:PIPELINE", _scheme("gst:"), "gst"),
+    SourceForm("frames/ or frames/*.png", _names_images, "pictures"),
+    SourceForm("clip.mp4", _scheme(r"(?![A-Za-z][\w+.-]*://)."), "clip"),
 )
-"""Every form that a `--source` may take."""
+"""Every form of ours that a `--source` may take."""
 
-_ACCEPTED_HINT = "a source is one of: " + "  ".join(form.example for form in SOURCES)
+
+def examples() -> list[str]:
+    """Return how each form is written, those of plug-ins included."""
+    return [*(form.example for form in FORMS), *(f"{name}://..." for name in SOURCES.plugins())]
 
 
 def open_source(text: str) -> FrameSource:
@@ -77,12 +97,10 @@ def open_source(text: str) -> FrameSource:
 
     Raises:
         StreamError: no form that is known, or a malformed URI.
+        Unsupported: the package that adds this form cannot be imported.
     """
     name, uri = named(text)
-    for form in SOURCES:
-        if uri and form.matches(uri):
-            return form.make(uri, name if name != redact(uri) else None)
-    raise StreamError(f"{redact(uri) or 'an empty string'}: not a source", hint=_ACCEPTED_HINT)
+    return SOURCES.load(_row_of(uri))(uri, name if name != redact(uri) else None)
 
 
 def open_sources(texts: Sequence[str]) -> list[FrameSource]:
@@ -106,3 +124,16 @@ def files_of(text: str) -> list[Path]:
     if "://" in uri or uri.startswith("gst:"):
         return []
     return find_images(split_rate(split_damaged(uri)[0])[0])
+
+
+def _row_of(uri: str) -> str:
+    for form in FORMS:
+        if uri and form.matches(uri):
+            return form.row
+    scheme = scheme_of(uri)
+    if scheme in SOURCES.plugins():
+        return scheme
+    raise StreamError(
+        f"{redact(uri) or 'an empty string'}: not a source",
+        hint="a source is one of: " + "  ".join(examples()),
+    )

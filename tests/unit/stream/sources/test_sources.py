@@ -18,7 +18,8 @@ from edgeseg.contracts import FrameSource
 from edgeseg.data.pairs import walk
 from edgeseg.errors import EdgesegError, StreamError
 from edgeseg.specs import Frame
-from edgeseg.stream.sources.recorded import ImageFiles, VideoFile, find_images
+from edgeseg.stream.sources.places import find_images
+from edgeseg.stream.sources.recorded import ImageFiles, VideoFile
 from edgeseg.stream.sources.table import files_of, open_source
 from edgeseg.synthetic.scene import Scene
 from streams import random_images, time_limit, write_video
