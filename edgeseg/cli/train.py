@@ -48,7 +48,7 @@ def train(
     steps.
     """
     from edgeseg.pipeline.recipes import load_recipe
-    from edgeseg.train.float import train as run
+    from edgeseg.training.float import train as run
 
     loaded = load_recipe(recipe, overrides)
     run_dir = out or Path("runs") / loaded.name

@@ -14,7 +14,7 @@ from edgeseg.isr.engines import plan_space
 from edgeseg.recipe.labels import require_same
 from edgeseg.recipe.schema import Recipe
 from edgeseg.specs import IsrPlan
-from edgeseg.train.float import train
+from edgeseg.training.float import train
 
 WARMUP_SHARE = 0.1
 

@@ -25,8 +25,8 @@ from edgeseg.pipeline.stages import Stage, file_sha256
 from edgeseg.recipe.schema import Quant, Recipe
 from edgeseg.rewrite.form import deploy
 from edgeseg.specs import IsrPlan
-from edgeseg.train.loop import set_aside
-from edgeseg.train.qat import finetune_int8, schedule
+from edgeseg.training.loop import set_aside
+from edgeseg.training.qat import finetune_int8, schedule
 
 _TASK = "calibrate"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from edgeseg.recipe.load import load_recipe
 from edgeseg.recipe.schema import Recipe
-from edgeseg.train.float import train
-from edgeseg.train.loop import TrainResult
+from edgeseg.training.float import train
+from edgeseg.training.loop import TrainResult
 from locations import RECIPES
 
 RECIPE = RECIPES / "edaformer_nano_synthetic.yaml"

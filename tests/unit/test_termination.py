@@ -16,8 +16,8 @@ import pytest
 from edgeseg.cli import termination as module
 from edgeseg.cli.termination import Termination, interrupted
 from edgeseg.signals import children_spared, is_heard, start_spared
-from edgeseg.train import interrupt
-from edgeseg.train.interrupt import Stopped, stop_requests
+from edgeseg.training import interrupt
+from edgeseg.training.interrupt import Stopped, stop_requests
 
 BOTH = pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 

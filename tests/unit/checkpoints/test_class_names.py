@@ -27,7 +27,7 @@ from edgeseg.recipe.labels import FORMATS, difference, held_in, label_space, lab
 from edgeseg.recipe.load import load_recipe, recipe_of
 from edgeseg.recipe.schema import Recipe
 from edgeseg.specs import LabelSpace
-from edgeseg.train.initial import class_dimensions, load_initial
+from edgeseg.training.initial import class_dimensions, load_initial
 from golden_rule import fill
 from locations import REPOSITORY
 

@@ -27,7 +27,7 @@ from edgeseg.models.foreign import read_state_dict
 from edgeseg.models.weights import import_upstream, load_strict
 from edgeseg.recipe.load import find_recipe, load_recipe
 from edgeseg.specs import LabelSpace
-from edgeseg.train.initial import load_initial
+from edgeseg.training.initial import load_initial
 from golden_rule import fill, upstream_state
 from published import CLASSES, WIDTH, State, assert_equal, saved, segformer_nvlabs, state_of
 

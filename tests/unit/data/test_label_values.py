@@ -122,7 +122,7 @@ def test_every_command_refuses_before_its_work(
     )
     for module in (
         "edgeseg.pipeline.quantize.calibrated",
-        "edgeseg.train.loop._Loop.fit",
+        "edgeseg.training.loop._Loop.fit",
         "edgeseg.data.calib_choice.look",
     ):
         monkeypatch.setattr(module, lambda *given, **named: pytest.fail("it began its work"))

@@ -22,7 +22,7 @@ from edgeseg.recipe.architectures import CATALOGUE
 from edgeseg.recipe.load import dump_yaml
 from edgeseg.recipe.load import load_recipe as load_alone
 from edgeseg.recipe.schema import Recipe
-from edgeseg.train.float import train
+from edgeseg.training.float import train
 
 SMALL = [name for name in CATALOGUE if name.endswith("_nano")]
 VALUES: list[Any] = [
@@ -127,7 +127,7 @@ def test_what_is_right_trains(
     recipe = loaded(folder, data)
     if recipe is None or recipe.data.format != "synthetic":
         return
-    from edgeseg.train import loop
+    from edgeseg.training import loop
 
     with monkeypatch.context() as patch:
         opened = loop.open_dataset

@@ -1,4 +1,4 @@
-"""edgeseg.train.qat: distillation, the schedule, and a quantized model that learns, resumes bit-equal, and
+"""edgeseg.training.qat: distillation, the schedule, and a quantized model that learns, resumes bit-equal, and
 loses nothing.
 """
 
@@ -29,9 +29,9 @@ from edgeseg.recipe.load import load_recipe
 from edgeseg.recipe.schema import Qat, Recipe, Train
 from edgeseg.rewrite.form import deploy
 from edgeseg.specs import ImageSpec
-from edgeseg.train.loop import TrainResult
-from edgeseg.train.losses import distillation
-from edgeseg.train.qat import finetune_int8, schedule
+from edgeseg.training.loop import TrainResult
+from edgeseg.training.losses import distillation
+from edgeseg.training.qat import finetune_int8, schedule
 from locations import RECIPES
 
 RECIPE = RECIPES / "edaformer_nano_synthetic_int8.yaml"

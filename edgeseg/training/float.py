@@ -17,12 +17,12 @@ from edgeseg.models import build_model
 from edgeseg.recipe.load import recipe_digest
 from edgeseg.recipe.schema import Recipe
 from edgeseg.specs import IsrPlan, LabelSpace
-from edgeseg.train.distributed import Processes
-from edgeseg.train.initial import load_initial
-from edgeseg.train.loop import TrainResult, run_task
-from edgeseg.train.losses import CrossEntropy
-from edgeseg.train.optim import parameter_groups
-from edgeseg.train.state import Counters
+from edgeseg.training.distributed import Processes
+from edgeseg.training.initial import load_initial
+from edgeseg.training.loop import TrainResult, run_task
+from edgeseg.training.losses import CrossEntropy
+from edgeseg.training.optim import parameter_groups
+from edgeseg.training.state import Counters
 
 Tell = Callable[[str], None]
 

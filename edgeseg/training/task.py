@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from edgeseg.recipe.schema import Train
 from edgeseg.specs import ImageSpec, LabelSpace
-from edgeseg.train.distributed import Processes
-from edgeseg.train.losses import CrossEntropy
-from edgeseg.train.state import Counters
+from edgeseg.training.distributed import Processes
+from edgeseg.training.losses import CrossEntropy
+from edgeseg.training.state import Counters
 
 
 class Task(Protocol):

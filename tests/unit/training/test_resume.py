@@ -20,9 +20,9 @@ from edgeseg.models import build_model
 from edgeseg.recipe.load import dump_recipe, find_recipe, load_recipe
 from edgeseg.recipe.schema import Recipe
 from edgeseg.specs import ImageU8, LabelSpace, MaskU8
-from edgeseg.train.float import train
-from edgeseg.train.initial import load_initial
-from edgeseg.train.resume import data_changes, data_facts
+from edgeseg.training.float import train
+from edgeseg.training.initial import load_initial
+from edgeseg.training.resume import data_changes, data_facts
 from trees import section, stripes, write_image, write_label
 
 CLASSES = {"names": ["ground", "thing"], "palette_rgb": [[0, 90, 0], [200, 0, 0]]}
@@ -114,7 +114,7 @@ def test_any_change_of_the_files_is_seen(root: Path, change: str) -> None:
 
 
 def test_a_large_set_is_known_by_names_and_sizes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeseg.train.resume.HASHED_BYTES", 1)
+    monkeypatch.setattr("edgeseg.training.resume.HASHED_BYTES", 1)
     monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read"))
     data = open_dataset(DATA, "train", root)
     assert data_facts(data, data)["train"]["samples"] == 3

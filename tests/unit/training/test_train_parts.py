@@ -1,4 +1,4 @@
-"""edgeseg.train: losses, schedule, parameter groups, averages, checkpoints."""
+"""edgeseg.training: losses, schedule, parameter groups, averages, checkpoints."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from edgeseg.errors import BuildError, DataError
 from edgeseg.models import build_model
 from edgeseg.models.layers import DropPath
 from edgeseg.recipe.schema import Train
-from edgeseg.train.losses import CrossEntropy
-from edgeseg.train.optim import Ema, lr_factor, parameter_groups
+from edgeseg.training.losses import CrossEntropy
+from edgeseg.training.optim import Ema, lr_factor, parameter_groups
 
 
 def logits_and_mask() -> tuple[torch.Tensor, torch.Tensor]:

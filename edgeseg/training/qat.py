@@ -16,10 +16,10 @@ from edgeseg.errors import RecipeError
 from edgeseg.int8.rules import quantizers
 from edgeseg.recipe.schema import Qat, Recipe, Train
 from edgeseg.specs import ImageSpec, LabelSpace
-from edgeseg.train.distributed import Processes
-from edgeseg.train.loop import TrainResult, run_task
-from edgeseg.train.losses import CrossEntropy, distillation
-from edgeseg.train.state import Counters
+from edgeseg.training.distributed import Processes
+from edgeseg.training.loop import TrainResult, run_task
+from edgeseg.training.losses import CrossEntropy, distillation
+from edgeseg.training.state import Counters
 
 _LEAST_RANGE = 1e-2
 """A learned range stays above this share of what calibration found."""

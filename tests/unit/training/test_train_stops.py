@@ -18,8 +18,8 @@ import pytest
 from edgeseg.checkpoints.file import load_checkpoint
 from edgeseg.errors import BuildError
 from edgeseg.journal import read_rows
-from edgeseg.train.journal import Journal
-from edgeseg.train.loop import set_aside
+from edgeseg.training.journal import Journal
+from edgeseg.training.loop import set_aside
 from trainings import RECIPE, SMALL, recipe, run
 
 

@@ -25,8 +25,8 @@ from edgeseg.models.layers import BatchNorm2d
 from edgeseg.models.repsep import RepSepDecoder
 from edgeseg.models.segmentor import Segmentor
 from edgeseg.recipe.load import load_recipe
-from edgeseg.train import float as float_training
-from edgeseg.train import loop
+from edgeseg.training import float as float_training
+from edgeseg.training import loop
 from golden_rule import fill
 from locations import RECIPES
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeseg.checkpoints.file import load_checkpoint, save_checkpoint
-from edgeseg.train.distributed import Processes
-from edgeseg.train.optim import Ema
+from edgeseg.training.distributed import Processes
+from edgeseg.training.optim import Ema
 
 _KEPT = 2
 _NAME = re.compile(r"step_(\d{8})\.safetensors")

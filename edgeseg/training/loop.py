@@ -28,14 +28,14 @@ from edgeseg.files import Target, followed, refusals
 from edgeseg.models.reference import TorchReference, normalise
 from edgeseg.recipe.load import dump_recipe
 from edgeseg.recipe.schema import Recipe
-from edgeseg.train.distributed import Processes, processes
-from edgeseg.train.interrupt import Stop, Stopped, stop_requests
-from edgeseg.train.journal import WAY_OUT, Journal, write_samples
-from edgeseg.train.losses import CrossEntropy
-from edgeseg.train.optim import Ema, set_learning_rate
-from edgeseg.train.resume import data_changes, data_facts, other_recipe
-from edgeseg.train.state import Counters, OtherRecipe, latest_state, restore_state, save_state
-from edgeseg.train.task import MakeTask
+from edgeseg.training.distributed import Processes, processes
+from edgeseg.training.interrupt import Stop, Stopped, stop_requests
+from edgeseg.training.journal import WAY_OUT, Journal, write_samples
+from edgeseg.training.losses import CrossEntropy
+from edgeseg.training.optim import Ema, set_learning_rate
+from edgeseg.training.resume import data_changes, data_facts, other_recipe
+from edgeseg.training.state import Counters, OtherRecipe, latest_state, restore_state, save_state
+from edgeseg.training.task import MakeTask
 
 _LOG_EVERY = 50
 

@@ -1,4 +1,4 @@
-"""edgeseg.train.loop on generated scenes: it learns, resumes bit-equal, splits over processes, and loses
+"""edgeseg.training.loop on generated scenes: it learns, resumes bit-equal, splits over processes, and loses
 nothing when stopped.
 """
 
