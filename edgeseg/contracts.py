@@ -312,6 +312,17 @@ class SegDataset(Protocol):
         ...
 
 
+class Meter(Protocol):
+    """Tells the power that a part of this machine draws. Construct cheap; one thread at a time reads it."""
+
+    def read(self) -> Mapping[str, float]:
+        """Return watts by rail, now or as the mean since the last reading; empty where nothing can be read.
+
+        A rail is called as the board's maker calls it. Never raises.
+        """
+        ...
+
+
 class Progress(Protocol):
     """How long work reports itself. The CLI draws bars; tests record; libraries default to silence."""
 

@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from edgeseg.errors import EdgesegError, Unsupported
 
-_Thing = TypeVar("_Thing")
+_Thing = TypeVar("_Thing", covariant=True)
 
 ENGINES_GROUP = "edgeseg.engines"
 SOURCES_GROUP = "edgeseg.sources"

@@ -23,8 +23,14 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     Exits with 4 where something is missing that edgeseg cannot run without; missing extras are not a failure.
     """
     from edgeseg.devices.doctor.checks import check
+    from edgeseg.devices.doctor.plugins import added
+    from edgeseg.devices.power import METERS
+    from edgeseg.engines.table import ENGINES
+    from edgeseg.recipe.schema import DATA_FORMATS
+    from edgeseg.stream.sinks.table import SINKS
+    from edgeseg.stream.sources.table import SOURCES
 
-    findings = check()
+    findings = [*check(), *added([ENGINES, SOURCES, SINKS, DATA_FORMATS, METERS])]
     broken = any(finding.required and not finding.ok for finding in findings)
 
     def human() -> str:

@@ -14,7 +14,7 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from edgeseg.data.formats import SplitName
 from edgeseg.data.label_values import NAMED_AT_MOST
@@ -22,7 +22,7 @@ from edgeseg.errors import DataError
 from edgeseg.files import Target
 from edgeseg.recipe.explain import nearest
 from edgeseg.recipe.load import dump_yaml
-from edgeseg.recipe.schema import DataFormat, Fraction, PositiveInt, Section
+from edgeseg.recipe.schema import DATA_FORMATS, Fraction, PositiveInt, Section
 from edgeseg.recipe.strict_yaml import dotted, read_yaml
 
 MIN_IMAGES = 2
@@ -79,13 +79,20 @@ class Chosen(Section):
     brightness: tuple[float, float]
 
 
+def _known(form: str) -> str:
+    if form not in DATA_FORMATS:
+        near = nearest(form, DATA_FORMATS.names())
+        raise ValueError(f"there is no data format {form!r}" + (f"; did you mean {near}?" if near else ""))
+    return form
+
+
 class CalibSet(Section):
     """The whole file. `images` are in the order in which they were chosen: the first few are a good smaller
     set.
     """
 
     name: str = Field(min_length=1)
-    format: DataFormat
+    format: Annotated[str, AfterValidator(_known)]
     split: SplitName
     chosen: Chosen
     classes: tuple[ClassCount, ...] = Field(min_length=1)

@@ -18,7 +18,6 @@ from edgeseg.images import read_image
 from edgeseg.recipe.labels import require_same
 from edgeseg.recipe.schema import Data
 from edgeseg.specs import ImageU8
-from edgeseg.synthetic.scene import LABELS
 
 
 class CalibImages:
@@ -68,7 +67,7 @@ def open_calib(calib_set: CalibSet, data: Data, root: Path) -> CalibImages:
             ),
         )
     verify(calib_set, root)
-    names = LABELS.names if data.format == "synthetic" else format_of(data, root).labels.names
+    names = format_of(data, root).labels.names
     own = tuple(row.name for row in calib_set.classes)
     mend = "make a set for this recipe: edgeseg calib make RECIPE --data-root DIR"
     require_same(names, own, "the recipe", f"the calibration set {calib_set.name}", hint=mend)

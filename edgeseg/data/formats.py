@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from edgeseg.errors import DataError, RecipeError
 from edgeseg.recipe.labels import label_space
-from edgeseg.recipe.schema import Data
+from edgeseg.recipe.schema import DATA_FORMATS, Data
 from edgeseg.specs import LabelSpace
 
 SplitName = Literal["train", "val"]
@@ -71,22 +71,16 @@ def format_of(data: Data, root: Path) -> Format:
     """The format of a recipe's `data` section.
 
     Args:
-        data: the section; any format but `synthetic`, which has no files.
+        data: the section.
         root: data root; looked at only where the data set itself says which of its encodings it has.
     Raises:
         RecipeError: classes or index_map do not fit the format.
         DataError: a class list that belongs into `root` is missing or malformed.
+        Unsupported: the package that adds the format is not installed, or cannot be imported.
     """
-    match data.format:
-        case "folders":
-            return _folders(data)
-        case "mapillary":
-            found = _mapillary(data, root)
-        case "cityscapes":
-            found = _cityscapes(root)
-        case _:
-            found = _FIXED[data.format]()
-    return found if data.classes is None else replace(found, labels=_renamed(found.labels, data))
+    found: Format = DATA_FORMATS.load(data.format)(data, root)
+    own = data.format == "folders" or data.classes is None
+    return found if own else replace(found, labels=_renamed(found.labels, data))
 
 
 def _table(
@@ -106,7 +100,7 @@ def _identity(labels: LabelSpace) -> dict[int, int]:
     return {index: index for index in range(labels.num_classes)}
 
 
-def _folders(data: Data) -> Format:
+def folders(data: Data, root: Path) -> Format:
     if data.classes is None:
         raise RecipeError(
             "data.classes: format folders needs them", hint="name the classes and their colours in the recipe"
@@ -150,7 +144,7 @@ def _renamed(own: LabelSpace, data: Data) -> LabelSpace:
     return given
 
 
-def _camvid() -> Format:
+def camvid(data: Data, root: Path) -> Format:
     """11 classes of the SegNet split, raw 11 is void; in its folders (train, trainannot) or as images/ and
     labels/.
     """
@@ -163,13 +157,19 @@ def _camvid() -> Format:
     )
 
 
-def _idd_lite() -> Format:
+def synthetic(data: Data, root: Path) -> Format:
+    """10 classes of the generated street; it has no files."""
+    labels = label_space("synthetic")
+    return Format(labels, _table(labels, _identity(labels)))
+
+
+def idd_lite(data: Data, root: Path) -> Format:
     """7 classes; as images/ and labels/, or in the archive's leftImg8bit and gtFine (instance maps lie beside
     the labels).
     """
     labels = label_space("idd_lite")
 
-    def folders(split: str) -> tuple[Folders, ...]:
+    def split_folders(split: str) -> tuple[Folders, ...]:
         return (
             Folders(f"images/{split}", f"labels/{split}"),
             Folders(f"leftImg8bit/{split}", f"gtFine/{split}"),
@@ -178,14 +178,14 @@ def _idd_lite() -> Format:
     return Format(
         labels,
         _table(labels, _identity(labels)),
-        train=folders("train"),
-        val=folders("val"),
+        train=split_folders("train"),
+        val=split_folders("val"),
         image_files=r"(.+?)(?:_image)?\.(?:jpg|png)",
         label_files=r"(?!.*_inst_label)(.+?)(?:_label)?\.png",
     )
 
 
-def _cityscapes(root: Path) -> Format:
+def cityscapes(data: Data, root: Path) -> Format:
     """19 classes; raw ids, or train ids where the data set's own script has written them."""
     labels = label_space("cityscapes")
     ids = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -207,7 +207,7 @@ def _cityscapes(root: Path) -> Format:
     )
 
 
-def _ade20k() -> Format:
+def ade20k(data: Data, root: Path) -> Format:
     """150 classes of the scene parsing challenge; raw 0 is ignored, raw k is class k - 1."""
     labels = label_space("ade20k")
     return Format(
@@ -218,7 +218,7 @@ def _ade20k() -> Format:
     )
 
 
-def _coco_stuff() -> Format:
+def coco_stuff(data: Data, root: Path) -> Format:
     """171 classes of the 164k release: 80 things, 91 stuff. Raw ids are COCO's minus 1; 11 of them were never
     used.
     """
@@ -226,7 +226,7 @@ def _coco_stuff() -> Format:
     never_used = {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}
     used = [raw for raw in range(182) if raw not in never_used]
 
-    def folders(split: str) -> tuple[Folders, ...]:
+    def split_folders(split: str) -> tuple[Folders, ...]:
         maps = ("stuffthingmaps", "annotations", "stuffthingmaps_trainval2017")
         return tuple(
             Folders(f"{images}{split}", f"{labels}/{split}") for images in ("images/", "") for labels in maps
@@ -235,19 +235,19 @@ def _coco_stuff() -> Format:
     return Format(
         labels,
         _table(labels, {raw: index for index, raw in enumerate(used)}),
-        train=folders("train2017"),
-        val=folders("val2017"),
+        train=split_folders("train2017"),
+        val=split_folders("val2017"),
         label_files=r"(?!.*_labelTrainIds)(.+)\.png",
     )
 
 
-def _pascal_context() -> Format:
+def pascal_context(data: Data, root: Path) -> Format:
     """59 classes; raw 0 (background) is ignored. All images lie in one folder, so lists say which belong to a
     split.
     """
     labels = label_space("pascal_context")
 
-    def folders(split: str) -> tuple[Folders, ...]:
+    def split_folders(split: str) -> tuple[Folders, ...]:
         return tuple(
             Folders(
                 f"{parent}JPEGImages",
@@ -260,12 +260,12 @@ def _pascal_context() -> Format:
     return Format(
         labels,
         _table(labels, {index + 1: index for index in range(labels.num_classes)}, ignored=range(1)),
-        train=folders("train"),
-        val=folders("val"),
+        train=split_folders("train"),
+        val=split_folders("val"),
     )
 
 
-def _mapillary(data: Data, root: Path) -> Format:
+def mapillary(data: Data, root: Path) -> Format:
     """Mapillary Vistas. Its classes are those that the config.json in the data root marks for evaluation;
     others are ignored.
 
@@ -290,11 +290,11 @@ def _mapillary(data: Data, root: Path) -> Format:
     version = config.stem.removeprefix("config").removeprefix("_")
     parts = [version] if version else ["v1.2", "v2.0"]
 
-    def folders(split: str) -> tuple[Folders, ...]:
+    def split_folders(split: str) -> tuple[Folders, ...]:
         choices = [*(f"{split}/{part}/labels" for part in parts), f"{split}/labels"]
         return tuple(Folders(f"{split}/images", labels) for labels in choices)
 
-    return Format(labels, table, train=folders("training"), val=folders("validation"))
+    return Format(labels, table, train=split_folders("training"), val=split_folders("validation"))
 
 
 def _mapillary_classes(config: Path) -> tuple[LabelSpace, npt.NDArray[np.int16]]:
@@ -317,12 +317,3 @@ def _mapillary_classes(config: Path) -> tuple[LabelSpace, npt.NDArray[np.int16]]
 
 def _below(parents: tuple[str, ...], images: str, labels: str) -> tuple[Folders, ...]:
     return tuple(Folders(parent + images, parent + labels) for parent in parents)
-
-
-_FIXED = {
-    "camvid": _camvid,
-    "idd_lite": _idd_lite,
-    "ade20k": _ade20k,
-    "coco_stuff": _coco_stuff,
-    "pascal_context": _pascal_context,
-}

@@ -10,27 +10,41 @@ from __future__ import annotations
 import importlib
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from edgeseg.contracts import Meter
+from edgeseg.errors import Unsupported
+from edgeseg.registry import METERS_GROUP, Table
 
 _LEAST_INTERVAL_S = 0.25
 _UNUSED_RAILS = ("", "NC", "sum of shunt voltages")
 
-Reader = Callable[[], Mapping[str, float]]
+METERS: Table[Callable[[], Meter]] = Table(
+    METERS_GROUP,
+    "power meter",
+    {
+        "ina3221": "edgeseg.devices.power:Ina3221",
+        "rapl": "edgeseg.devices.power:Rapl",
+        "nvml": "edgeseg.devices.power:Nvml",
+    },
+)
+"""Every kind of meter; packages add theirs through the entry-point group `edgeseg.meters`."""
 
 
 class PowerMeter:
-    """Reads every meter below `root`. Threads may share it.
+    """Reads several meters as one. Threads may share it.
 
     Args:
-        root: "/" for this machine; elsewhere libraries are not asked.
+        meters: None: one of each kind, without those of packages that cannot be imported.
     """
 
-    def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
-        self._readers: list[Reader] = [lambda: ina3221_w(root), Rapl(root, clock).read]
-        if root == Path("/"):
-            self._readers.append(_Nvml().read)
+    def __init__(
+        self, meters: Sequence[Meter] | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._meters = _all() if meters is None else meters
         self._clock = clock
         self._lock = threading.Lock()
         self._last: dict[str, float] = {}
@@ -44,7 +58,7 @@ class PowerMeter:
         """
         with self._lock:
             if self._clock() - self._read_s >= _LEAST_INTERVAL_S:
-                found = {rail: watts for read in self._readers for rail, watts in read().items()}
+                found = {rail: watts for meter in self._meters for rail, watts in meter.read().items()}
                 self._last = dict(
                     sorted(found.items(), key=lambda item: not item[0].startswith(("VDD_IN", "VIN")))
                 )
@@ -52,24 +66,37 @@ class PowerMeter:
             return dict(self._last)
 
 
-def ina3221_w(root: Path) -> dict[str, float]:
+def _all() -> list[Meter]:
+    meters: list[Meter] = []
+    for name in METERS.names():
+        with suppress(Unsupported):  # the doctor tells it
+            meters.append(METERS.load(name)())
+    return meters
+
+
+class Ina3221:
     """Power of each rail that a Jetson's INA3221 monitors watch: voltage times current.
 
     Source: Linux, Documentation/hwmon/ina3221.rst (inN_input in mV, currN_input in mA).
     """
-    watts = {}
-    for chip in sorted(root.glob("sys/class/hwmon/hwmon*")):
-        if _text(chip / "name") != "ina3221":
-            continue
-        for label in sorted(chip.glob("in*_label")):
-            channel, rail = label.name.removeprefix("in").removesuffix("_label"), _text(label) or ""
-            millivolts, milliamps = (
-                _integer(chip / f"in{channel}_input"),
-                _integer(chip / f"curr{channel}_input"),
-            )
-            if rail not in _UNUSED_RAILS and millivolts is not None and milliamps is not None:
-                watts[rail] = millivolts * milliamps / 1e6
-    return watts
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._root = root
+
+    def read(self) -> dict[str, float]:
+        watts = {}
+        for chip in sorted(self._root.glob("sys/class/hwmon/hwmon*")):
+            if _text(chip / "name") != "ina3221":
+                continue
+            for label in sorted(chip.glob("in*_label")):
+                channel, rail = label.name.removeprefix("in").removesuffix("_label"), _text(label) or ""
+                millivolts, milliamps = (
+                    _integer(chip / f"in{channel}_input"),
+                    _integer(chip / f"curr{channel}_input"),
+                )
+                if rail not in _UNUSED_RAILS and millivolts is not None and milliamps is not None:
+                    watts[rail] = millivolts * milliamps / 1e6
+        return watts
 
 
 class Rapl:
@@ -79,7 +106,7 @@ class Rapl:
         from 0 again).
     """
 
-    def __init__(self, root: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
         self._root, self._clock = root, clock
         self._before: dict[str, tuple[float, int]] = {}
 
@@ -102,7 +129,7 @@ class Rapl:
         return watts
 
 
-class _Nvml:
+class Nvml:
     """Power of each NVIDIA GPU of this machine, where its Python package and its driver are there."""
 
     def __init__(self) -> None:

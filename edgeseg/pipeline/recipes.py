@@ -9,14 +9,14 @@ import os
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
-from typing import Any, get_args
+from typing import Any
 
 from edgeseg.data.calib import MIN_IMAGES, load_calib
 from edgeseg.errors import DataError
 from edgeseg.recipe import load
 from edgeseg.recipe.labels import difference
 from edgeseg.recipe.rules import Told, across
-from edgeseg.recipe.schema import DataFormat, Recipe
+from edgeseg.recipe.schema import DATA_FORMATS, Recipe
 from edgeseg.recipe.values import Values
 from edgeseg.specs import IsrPlan
 
@@ -56,7 +56,7 @@ def calibration(data: Any) -> Iterator[Told]:
         yield _IMAGES, f"{told}; {error.hint}"
         return
     form = values.get("data", "format")
-    if form not in get_args(DataFormat):
+    if form not in DATA_FORMATS:
         return
     if form != found.format:
         yield _IMAGES, f"the set {named} is of {found.format} data, the recipe's are {form}"

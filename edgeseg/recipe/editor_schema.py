@@ -11,7 +11,7 @@ from typing import Any
 from edgeseg.recipe.architectures import CATALOGUE, Option
 from edgeseg.recipe.labels import FORMATS, label_space
 from edgeseg.recipe.rules import known_runtimes
-from edgeseg.recipe.schema import Recipe
+from edgeseg.recipe.schema import DATA_FORMATS, Recipe
 
 
 def recipe_schema() -> dict[str, Any]:
@@ -21,6 +21,7 @@ def recipe_schema() -> dict[str, Any]:
     schema = Recipe.model_json_schema()
     sections = schema["$defs"]
     sections["Model"]["properties"]["arch"]["enum"] = list(CATALOGUE)
+    sections["Data"]["properties"]["format"]["enum"] = DATA_FORMATS.names()
     sections["Target"]["properties"]["runtime"]["enum"] = known_runtimes()
     sections["Model"]["allOf"] = [
         _where({"arch": {"enum": names}}, {"options": _options(CATALOGUE[names[0]].options)})

@@ -18,6 +18,7 @@ from typing import Any
 
 from edgeseg.recipe.architectures import CATALOGUE, STRIDE_PX
 from edgeseg.recipe.labels import difference, order_in
+from edgeseg.recipe.schema import DATA_FORMATS
 from edgeseg.recipe.strict_yaml import KeyPath
 from edgeseg.recipe.values import Values
 from edgeseg.registry import ENGINES_GROUP, Table
@@ -35,7 +36,7 @@ def across(data: Any) -> Iterator[Told]:
 
 
 def names(data: Any) -> Iterator[Told]:
-    """Models and runtimes that nobody here knows."""
+    """Models, data formats and runtimes that nobody here knows."""
     values = Values(data)
     arch = values.get("model", "arch")
     if isinstance(arch, str) and arch not in CATALOGUE:
@@ -43,6 +44,11 @@ def names(data: Any) -> Iterator[Told]:
             ("model", "arch"),
             f"there is no model {arch!r}; {_nearest(arch, CATALOGUE, '`edgeseg models` lists them')}",
         )
+    form = values.get("data", "format")
+    if isinstance(form, str) and form not in DATA_FORMATS:
+        known = DATA_FORMATS.names()
+        near = _nearest(form, known, f"known: {', '.join(known)}")
+        yield ("data", "format"), f"there is no data format {form!r}; {near}"
     runtimes = known_runtimes()
     for index, target in enumerate(values.items("targets")):
         runtime = target.get("runtime") if isinstance(target, Mapping) else None

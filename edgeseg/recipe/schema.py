@@ -12,10 +12,11 @@ not where it is merely unusual.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from edgeseg.registry import DATASETS_GROUP, Table
 from edgeseg.specs import IsrPlan, LabelSpace, Precision
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -33,17 +34,24 @@ SizeHW = tuple[Side, Side]
 Gain = Annotated[float, Field(ge=0.05, le=10)]
 Channel = Annotated[int, Field(ge=0, le=255)]
 
-DataFormat = Literal[
-    "folders",
-    "camvid",
-    "cityscapes",
-    "ade20k",
-    "coco_stuff",
-    "pascal_context",
-    "mapillary",
-    "idd_lite",
-    "synthetic",
-]
+_FORMATS = "edgeseg.data.formats"
+DATA_FORMATS: Table[Any] = Table(
+    DATASETS_GROUP,
+    "data format",
+    {
+        "folders": f"{_FORMATS}:folders",
+        "camvid": f"{_FORMATS}:camvid",
+        "cityscapes": f"{_FORMATS}:cityscapes",
+        "ade20k": f"{_FORMATS}:ade20k",
+        "coco_stuff": f"{_FORMATS}:coco_stuff",
+        "pascal_context": f"{_FORMATS}:pascal_context",
+        "mapillary": f"{_FORMATS}:mapillary",
+        "idd_lite": f"{_FORMATS}:idd_lite",
+        "synthetic": f"{_FORMATS}:synthetic",
+    },
+)
+"""What makes a `data.formats.Format` of a recipe's `Data` and the data root; packages add theirs through the
+entry-point group `edgeseg.datasets`."""
 
 
 class Section(BaseModel):
@@ -106,7 +114,7 @@ class Split(Section):
 class Data(Section):
     """Where images and labels lie below the data root, and what label values mean."""
 
-    format: DataFormat = Field(
+    format: str = Field(
         description="folder layout and label encoding; `folders` takes both from this section"
     )
     classes: Classes | None = Field(description="null: the format's own classes")

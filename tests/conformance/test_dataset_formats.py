@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 
 from edgeseg.data.datasets import open_dataset
-from edgeseg.recipe.schema import DataFormat
+from edgeseg.recipe.schema import DATA_FORMATS
 from trees import TREES, Tree
 
 
@@ -20,7 +19,7 @@ def tree(request: pytest.FixtureRequest, tmp_path: Path) -> Tree:
 
 
 def test_every_format_of_the_schema_has_a_tree() -> None:
-    assert set(TREES) == set(get_args(DataFormat))
+    assert set(TREES) == set(DATA_FORMATS.rows)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

@@ -10,7 +10,8 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        area: "python", "machine", "packages", "device", "runtimes", "video", "storage" or "traps".
+        area: "python", "machine", "packages", "device", "runtimes", "video", "storage", "traps" or
+            "plug-ins".
         name: what was looked for.
         ok: it is there and works.
         found: version or fact; what is wrong where `ok` is false.

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeseg.devices.power import PowerMeter, Rapl, ina3221_w
+from edgeseg.devices.power import Ina3221, PowerMeter, Rapl
+from plugins import install
 
 
 def write(root: Path, files: dict[str, object]) -> Path:
@@ -43,16 +44,16 @@ def test_the_rails_of_a_jetson(tmp_path: Path) -> None:
         "sys/class/hwmon/hwmon2/in7_label": "sum of shunt voltages"
     }
     files |= {"sys/class/hwmon/hwmon0/name": "cpu_thermal", "sys/class/hwmon/hwmon0/temp1_input": 48000}
-    assert ina3221_w(write(tmp_path, files)) == pytest.approx(
+    assert Ina3221(write(tmp_path, files)).read() == pytest.approx(
         {"VDD_CPU_GPU_CV": 2.8448, "VDD_SOC": 5.599488, "VDD_IN": 16.48512}
     )
-    assert next(iter(PowerMeter(tmp_path).read())) == "VDD_IN"
+    assert next(iter(PowerMeter([Ina3221(tmp_path), Rapl(tmp_path)]).read())) == "VDD_IN"
 
 
 def test_a_rail_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     files = channel(1, 1, "VDD_GPU", 5000, 1000) | channel(1, 2, "VDD_SOC", 5000, 1000)
     write(tmp_path, files | {"sys/class/hwmon/hwmon1/curr2_input": "error"})
-    assert ina3221_w(tmp_path) == {"VDD_GPU": 5.0}
+    assert Ina3221(tmp_path).read() == {"VDD_GPU": 5.0}
 
 
 @given(
@@ -81,16 +82,16 @@ def test_a_counter_that_is_roots_is_left_out(tmp_path: Path) -> None:
     zone = "sys/class/powercap/intel-rapl:0"
     write(tmp_path, {f"{zone}/name": "package-0", f"{zone}/energy_uj": 5})
     (tmp_path / zone / "energy_uj").chmod(0)
-    assert PowerMeter(tmp_path).read() == {}
+    assert PowerMeter([Ina3221(tmp_path), Rapl(tmp_path)]).read() == {}
 
 
 def test_a_machine_without_meters(tmp_path: Path) -> None:
-    assert PowerMeter(tmp_path).read() == {}
+    assert PowerMeter([Ina3221(tmp_path), Rapl(tmp_path)]).read() == {}
 
 
 def test_who_asks_twice_at_once_gets_one_reading(tmp_path: Path) -> None:
     now_s = [0.0]
-    meter = PowerMeter(write(tmp_path, channel(1, 1, "VDD_IN", 5000, 1000)), lambda: now_s[0])
+    meter = PowerMeter([Ina3221(write(tmp_path, channel(1, 1, "VDD_IN", 5000, 1000)))], lambda: now_s[0])
     assert meter.read() == {"VDD_IN": 5.0}
     write(tmp_path, channel(1, 1, "VDD_IN", 5000, 2000))
     now_s[0] = 0.1
@@ -127,3 +128,10 @@ def test_gpus_by_nvml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_this_machine_is_read_without_a_word() -> None:
     assert all(watts >= 0 for watts in PowerMeter().read().values())
+
+
+def test_a_meter_of_another_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "class Bench:\n    def read(self): return {'bench supply': 12.5}"
+    install(tmp_path, monkeypatch, "acme", {"edgeseg.meters": {"bench": "acme:Bench"}}, code)
+    install(tmp_path, monkeypatch, "broken", {"edgeseg.meters": {"odd": "broken:Odd"}}, "1 / 0")
+    assert PowerMeter().read()["bench supply"] == 12.5
