@@ -29,10 +29,10 @@ from unittest import mock
 import onnx
 import torch
 
-from edgeseg.engines.tensorrt.graph import cast_first
 from edgeseg.export.graph.cleanup import clean
 from edgeseg.export.graph.editor import GraphEditor
 from edgeseg.export.graph.half import to_half
+from edgeseg.export.graph.layout import cast_image_first
 from edgeseg.export.graph.tile_attention import attention_in_pieces
 from edgeseg.export.program import trace_program
 from edgeseg.models import build_model
@@ -87,10 +87,10 @@ def laid_out(told: Mapping[str, Any]) -> Iterator[None]:
 def graph_of(model: Segmentor, size_hw: tuple[int, int], told: Mapping[str, Any]) -> onnx.ModelProto:
     with laid_out(told):
         graph = clean(trace_program(form.deploy(model, model.image_spec(size_hw, "HWC"), "tensorrt"), 1, 17))
+    cast_image_first(editor := GraphEditor(graph))
     if told.get("pieces"):
-        attention_in_pieces(editor := GraphEditor(graph))
-        graph = editor.finish()
-    return graph
+        attention_in_pieces(editor)
+    return editor.finish()
 
 
 def built(graph: onnx.ModelProto, capability: str) -> dict[str, float]:
@@ -109,7 +109,7 @@ def built(graph: onnx.ModelProto, capability: str) -> dict[str, float]:
     builder = rtx.Builder(logger := Logger())
     network = builder.create_network(1 << int(rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = rtx.OnnxParser(network, logger)
-    if not parser.parse(cast_first(graph.SerializeToString())):
+    if not parser.parse(graph.SerializeToString()):
         raise SystemExit(parser.get_error(0).desc())
     config = builder.create_builder_config()
     config.num_compute_capabilities = 1

@@ -1,5 +1,5 @@
-"""Which other files an ONNX graph reads, and its opset, told without the onnx package and before any runtime
-opens it.
+"""Facts of an ONNX graph, told without the onnx package and before any runtime opens it: the other files that
+it reads, its opset, and the operators that read its image.
 
 A tensor of an ONNX file may name another file that holds its values, by a path that the runtime will open.
 Only the fields on the way from the model to its tensors are followed; whatever they hold is counted, even
@@ -27,6 +27,10 @@ _KEY, _VALUE = 1, 2
 """Fields of an entry that says where a tensor's values lie: key "location" has the path."""
 _OPSETS, _DOMAIN, _VERSION = 8, 1, 2
 """Field of a model that names an opset, and the fields therein."""
+_GRAPH, _NODE, _INPUT, _INPUT_NAME, _READS, _OPERATOR = 7, 1, 11, 1, 1, 4
+"""Fields of a model, of its graph (twice), and of an input; and of a node, those that say what it reads and
+does.
+"""
 _FIXED_BYTES = {1: 8, 5: 4}
 _LAST_TAG = (1 << 32) - 1
 
@@ -65,6 +69,24 @@ def opset(model: bytes) -> int | None:
             if bytes(fields.get(_DOMAIN, b"")) in (b"", b"ai.onnx") and isinstance(version, int):
                 return version
     return None
+
+
+def image_readers(model: bytes) -> set[str]:
+    """Names of the operators that read the inputs of an ONNX model. Raises as `external_files`."""
+    graph = next((content for number, content in wire_fields(memoryview(model)) if number == _GRAPH), b"")
+    parts = list(wire_fields(memoryview(graph)))
+    images = {_first(content, _INPUT_NAME) for number, content in parts if number == _INPUT}
+    nodes = [content for number, content in parts if number == _NODE]
+    return {
+        _first(node, _OPERATOR).decode()
+        for node in nodes
+        if any(number == _READS and bytes(content) in images for number, content in wire_fields(node))
+    }
+
+
+def _first(message: memoryview, wanted: int) -> bytes:
+    """The content of the first field of one number; empty where there is none."""
+    return next((bytes(content) for number, content in wire_fields(message) if number == wanted), b"")
 
 
 def wire_fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -20,16 +21,22 @@ from torch import Tensor, nn
 from edgeseg.errors import BuildError
 from edgeseg.export.graph.cleanup import clean, store_half
 from edgeseg.export.graph.editor import GraphEditor
+from edgeseg.export.graph.layout import cast_image_first
 from edgeseg.export.graph.tile_attention import attention_in_pieces
 from edgeseg.files import replace_file
 from edgeseg.rewrite.form import Deployed, Form, deploy
 from edgeseg.rewrite.rewrites import resize_bilinear
-from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace, Program
+from edgeseg.specs import DEFAULT_FORM, GPU_FORM, ImageSpec, IsrPlan, LabelSpace, Program
 
 OPSETS = (17, 20)
 """First opset with LayerNormalization, last one that static INT8 quantization in ONNX Runtime takes."""
 
 Weights = Literal["fp32", "fp16"]
+_EDITS: Mapping[str, Callable[[GraphEditor], int]] = {
+    DEFAULT_FORM: attention_in_pieces,
+    GPU_FORM: cast_image_first,
+}
+"""Form of a float program -> its edit, which returns how many places it changed."""
 
 
 class _ProgramModule(nn.Module):
@@ -85,18 +92,14 @@ def export_program(
     plan = getattr(model, "isr_plan", IsrPlan((), ()))
     program = Program(out, image, labels, mask_stride, plan, "float", arch, form=form)
     graph = clean(trace_program(deploy(model, image, form), mask_stride, opset))
-    if form == "onnxruntime":
-        graph = _in_pieces(graph)
+    editor = GraphEditor(graph)
+    if form in _EDITS and _EDITS[form](editor):
+        graph = editor.finish()
     if weights == "fp16":
         store_half(graph)
     onnx.checker.check_model(graph, full_check=True)
     write_model(graph, out)
     return program
-
-
-def _in_pieces(graph: onnx.ModelProto) -> onnx.ModelProto:
-    editor = GraphEditor(graph)
-    return editor.finish() if attention_in_pieces(editor) else graph
 
 
 def check_export(

@@ -26,8 +26,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.engines.onnx_files.graph import Graph, read_graph
-from edgeseg.engines.tensorrt.builder import Order, monitor
-from edgeseg.engines.tensorrt.graph import cast_first
+from edgeseg.engines.tensorrt.builder import Order, monitor, read_for_gpu
 from edgeseg.errors import EdgesegError, MissingDependency, OutOfRoom, Unsupported
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def construct(pipe: Connection, order: Order) -> None:
 
 
 def _construct(pipe: Connection, order: Order) -> dict[str, Any]:
-    graph = read_graph(cast_first(order.program.onnx_path.read_bytes()), order.program.onnx_path.parent)
+    graph = read_graph(read_for_gpu(order.program), order.program.onnx_path.parent)
     pipe.send("loading Torch-TensorRT")
     torch_tensorrt, tensorrt = load()
     import torch

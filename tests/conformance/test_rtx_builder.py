@@ -41,10 +41,8 @@ FAMILIES = [
     "repsep_nano",
 ]
 """Catalogue names, and a learned upsampling."""
-KINDS = ["float", "fp16", "int8", "qdq"]
-"""What `TensorRtRtx.form_for` names for each precision, and the canonical INT8 program, which it gets where
-that is missing.
-"""
+KINDS = ["float", "fp16", "int8"]
+"""What `TensorRtRtx.form_for` names for each precision."""
 LABELS = LabelSpace(tuple(f"class{i}" for i in range(5)), tuple((i, i, i) for i in range(5)))
 SMALL, LARGE = (64, 128), (384, 512)
 
@@ -157,24 +155,32 @@ def test_models_of_full_size(name: str, capability: str, folder: Path, tmp_path:
 
 def test_a_quantized_bias_is_refused(folder: Path, tmp_path: Path) -> None:
     """Why biases stay float: TensorRT dequantizes no int32."""
-    model = onnx.load(program_of("edaformer_nano", "qdq", folder, SMALL).onnx_path)
+    model = onnx.load(program_of("edaformer_nano", "int8", folder, SMALL).onnx_path)
     conv = next(node for node in model.graph.node if node.op_type == "Conv" and len(node.input) == 3)
     bias = next(tensor for tensor in model.graph.initializer if tensor.name == conv.input[2])
     codes = np.round(onnx.numpy_helper.to_array(bias) * 1000).astype(np.int32)
     model.graph.initializer.extend(
         [
             onnx.numpy_helper.from_array(codes, "codes"),
-            onnx.numpy_helper.from_array(np.float32(0.001), "step"),
+            onnx.numpy_helper.from_array(np.float16(0.001), "step"),
         ]
     )
     model.graph.node.insert(
         0, onnx.helper.make_node("DequantizeLinear", ["codes", "step"], ["dequantized_bias"])
     )
     conv.input[2] = "dequantized_bias"
-    program = replace(program_of("edaformer_nano", "qdq", folder, SMALL), onnx_path=tmp_path / "biased.onnx")
+    program = replace(program_of("edaformer_nano", "int8", folder, SMALL), onnx_path=tmp_path / "biased.onnx")
     onnx.save(model, program.onnx_path)
     with pytest.raises(BuildError, match=r"refuses .*biased\.onnx"):
         TensorRtRtx().compile(program, tmp_path, {"compute_capability": "8.9"})
+
+
+def test_a_program_for_processors_says_how_to_export(folder: Path, tmp_path: Path) -> None:
+    program = program_of("edaformer_nano", "qdq", folder, SMALL)
+    with pytest.raises(BuildError, match="not laid out for a GPU: it transposes its image") as refused:
+        TensorRtRtx().compile(program, tmp_path, {"compute_capability": "8.9"})
+    assert "runtime: tensorrt under targets" in refused.value.hint
+    assert "edgeseg export RECIPE --force" in refused.value.hint
 
 
 @pytest.mark.parametrize("layout", ["HWC", "NCHW"])

@@ -26,12 +26,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from edgeseg.bundle.graph_files import image_readers
 from edgeseg.contracts import Progress
 from edgeseg.engines.options import WORKSPACE_BYTES
 from edgeseg.engines.session import Port, misfit
 from edgeseg.engines.tensorrt import dla
 from edgeseg.engines.tensorrt.dynamic_ranges import without_quantizers
-from edgeseg.engines.tensorrt.graph import cast_first
 from edgeseg.engines.tensorrt.log import Log
 from edgeseg.errors import BuildError, EdgesegError, OutOfRoom
 from edgeseg.files import replace_file
@@ -143,6 +143,8 @@ def construct(pipe: Connection, order: Order) -> None:
         report = None if core is None else dla.send(trt, builder, config, network, core, ranges)
     except ValueError as error:
         return pipe.send([*map(str, error.args), *log.errors][:8])
+    except EdgesegError as error:
+        return pipe.send(error)
     if report is not None:
         pipe.send(Note(dla.told(report)))
     config.progress_monitor = monitor(trt, pipe)
@@ -180,10 +182,10 @@ def _strongly_typed(trt: ModuleType) -> int:
 
 def _read(program: Program, *, implicit: bool) -> tuple[bytes, Mapping[str, float]]:
     """The program as TensorRT takes it; with `implicit`, the INT8 quantizers of one as ranges beside it.
-    Raises ValueError.
+    Raises ValueError, and BuildError where it is laid out for processors.
     """
     try:
-        graph = cast_first(program.onnx_path.read_bytes())
+        graph = read_for_gpu(program)
         return (
             without_quantizers(graph, program.onnx_path.parent)
             if implicit and program.precision == "int8"
@@ -191,6 +193,24 @@ def _read(program: Program, *, implicit: bool) -> tuple[bytes, Mapping[str, floa
         )
     except OSError as error:
         raise ValueError(str(error)) from error
+
+
+def read_for_gpu(program: Program) -> bytes:
+    """Read the file of a program.
+
+    Raises:
+        BuildError: it is laid out for processors.
+        ValueError: it is no ONNX model; OSError: it cannot be read.
+    """
+    graph = program.onnx_path.read_bytes()
+    if "Transpose" in image_readers(graph):
+        raise BuildError(
+            f"{program.onnx_path} is not laid out for a GPU: it transposes its image as bytes, and TensorRT"
+            " only casts them",
+            hint="write - runtime: tensorrt under targets in the recipe, and export again: edgeseg export"
+            " RECIPE --force",
+        )
+    return graph
 
 
 def _parse(

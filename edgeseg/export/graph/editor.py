@@ -33,6 +33,7 @@ class GraphEditor:
             if node.op_type == "Constant" and node.attribute[0].name == "value":
                 self._constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
         self.nodes = [node for node in graph.node if node.output[0] not in self._constants]
+        self._inputs = {value.name for value in graph.input}
         self._outputs = [value.name for value in graph.output]
         self._shapes = _shapes(self._model)
         self._taken = {name for node in self.nodes for name in (*node.input, *node.output)} | set(
@@ -72,6 +73,10 @@ class GraphEditor:
     def shape(self, name: str) -> tuple[int, ...] | None:
         """The shape that a tensor of the model, as it came, has; None for tensors that were added since."""
         return self._shapes.get(name)
+
+    def is_input(self, name: str) -> bool:
+        """Whether the graph gets a tensor from outside."""
+        return name in self._inputs
 
     def is_output(self, name: str) -> bool:
         """Whether the graph gives a tensor out."""

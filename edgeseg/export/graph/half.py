@@ -29,6 +29,7 @@ from onnx import NodeProto, TensorProto, version_converter
 
 from edgeseg.errors import BuildError
 from edgeseg.export.graph.editor import Array, GraphEditor, attribute
+from edgeseg.export.graph.layout import cast_image_first
 from edgeseg.export.program import write_model
 from edgeseg.specs import HALF_FORM, Program
 
@@ -69,8 +70,8 @@ def write_half(program: Program, out: Path) -> Program:
 
 
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that computes in half precision but for the operators named above; inputs and outputs keep their
-    types.
+    """Copy a model so that it computes in half precision but for the operators named above, and casts its
+    image first; inputs and outputs keep their types.
 
     Args:
         model: a program: uint8 in, uint8 out, float32 between, quantizers as in opset 19.
@@ -94,6 +95,7 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
                 )
         if node.op_type == "Cast" and not wide and node.output[0] in floats:
             node.attribute[0].i = TensorProto.FLOAT16
+    cast_image_first(graph)
     return graph.finish()
 
 

@@ -16,7 +16,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeseg.engines.onnx_files.graph import read_graph
 from edgeseg.engines.onnx_files.quantizers import amax_of
-from edgeseg.engines.tensorrt.graph import cast_first
 from edgeseg.specs import GPU_FORM, ImageSpec, LabelSpace, Program
 from edgeseg.torch_trt.program import TorchProgram, round_to_int8
 from tiny import outside_weights, tiny_image, tiny_mask, tiny_program
@@ -26,7 +25,7 @@ SIZE = (64, 128)
 
 
 def module_of(program: Program) -> TorchProgram:
-    graph = read_graph(cast_first(program.onnx_path.read_bytes()), program.onnx_path.parent)
+    graph = read_graph(program.onnx_path.read_bytes(), program.onnx_path.parent)
     return TorchProgram(graph, round_to_int8).eval()
 
 
