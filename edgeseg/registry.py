@@ -100,18 +100,26 @@ class Table(Generic[_Thing]):
                 f"there is no {self.what} named {name!r}",
                 hint=f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}",
             )
-        plugin = plugins[name]
+        thing = self.imported(name, plugins[name].value)
+        return thing
+
+    def imported(self, name: str, value: str) -> Any:
+        """Import what a plug-in's row names, or what that names in turn.
+
+        Raises:
+            Unsupported: it cannot be imported; the message names the row and its package.
+        """
         try:
-            thing = _imported(plugin.value)
+            return _imported(value)
         except EdgesegError:
             raise
         except Exception as error:
+            package = self.plugins()[name].distribution
             raise Unsupported(
-                f"the {self.what} {name!r} of the package {plugin.distribution} cannot be imported:"
+                f"the {self.what} {name!r} of the package {package} cannot be imported:"
                 f" {type(error).__name__}: {error}",
-                hint=f"repair that package, or remove it: pip uninstall {plugin.distribution}",
+                hint=f"repair that package, or remove it: pip uninstall {package}",
             ) from error
-        return thing
 
     def problem(self, plugin: Plugin) -> str:
         """Return why a plug-in of this table cannot be used, for people; "" where it can."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.errors import DataError, RecipeError
-from edgeseg.recipe.architectures import CATALOGUE
+from edgeseg.recipe.architectures import entry_of
 from edgeseg.recipe.labels import Held, held_in, settled
 from edgeseg.recipe.schema import Quant, Recipe
 from edgeseg.specs import ImageSpec, ImageU8, IsrPlan, LabelSpace, Layout, QuantHints
@@ -129,7 +129,8 @@ def _check_options(recipe: Recipe, facts: Mapping[str, Any], checkpoint: Path) -
         if "recipe" in facts
         else facts.get("options", {})
     )
-    known = CATALOGUE[recipe.model.arch].options if recipe.model.arch in CATALOGUE else {}
+    entry = entry_of(recipe.model.arch)
+    known = entry.options if entry else {}
     for name, option in known.items():
         ours = recipe.model.options.get(name, option.default)
         theirs = kept.get(name, option.default if "recipe" in facts else ours)

@@ -26,11 +26,12 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     from edgeseg.devices.doctor.plugins import added
     from edgeseg.devices.power import METERS
     from edgeseg.engines.table import ENGINES
+    from edgeseg.recipe.architectures import MODELS
     from edgeseg.recipe.schema import DATA_FORMATS
     from edgeseg.stream.sinks.table import SINKS
     from edgeseg.stream.sources.table import SOURCES
 
-    findings = [*check(), *added([ENGINES, SOURCES, SINKS, DATA_FORMATS, METERS])]
+    findings = [*check(), *added([ENGINES, SOURCES, SINKS, MODELS, DATA_FORMATS, METERS])]
     broken = any(finding.required and not finding.ok for finding in findings)
 
     def human() -> str:

@@ -1,45 +1,43 @@
-"""The models that a recipe can name, built: rows of an encoder and a decoder
-(`recipe.architectures.CATALOGUE`).
-"""
+"""The models that a recipe can name, built: pairs of an encoder and a decoder (`recipe.architectures`)."""
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from edgeseg.errors import RecipeError
-from edgeseg.models.parts import DECODERS, ENCODERS
+from edgeseg.models import parts
 from edgeseg.models.segmentor import Segmentor
-from edgeseg.recipe import architectures
-from edgeseg.recipe.architectures import CATALOGUE, Entry
+from edgeseg.recipe.architectures import CATALOGUE, Entry, entry_of, known_models, part_of, unknown_in
 
-__all__ = ["CATALOGUE", "build_model", "model_options"]
+__all__ = ["CATALOGUE", "build_model", "find_entry", "model_options"]
 
 
 def build_model(name: str, num_classes: int, **options: Any) -> Segmentor:
     """Make a model with fresh weights.
 
     Args:
-        name: a catalogue name (`edgeseg models` lists them).
+        name: a catalogue name (`edgeseg models` lists them), or "ENCODER+DECODER".
         num_classes: classes of the logits.
         options: the entry's own options, see `model_options`.
     Raises:
         RecipeError: unknown name (the nearest is offered), or options that the model does not have or take;
             all are told.
+        Unsupported: the package that adds a part cannot be imported.
     """
-    entry = _entry(name)
+    entry = find_entry(name)
     if problems := list(entry.problems(options)):
         told = "; ".join(f"option {option}: {problem}" for option, problem in problems)
         raise RecipeError(
             f"model {name!r}: {told}", hint="change model.options; edgeseg recipe schema has every option"
         )
     encoder_options, decoder_options = (
-        {option: value for option, value in options.items() if option in part.options}
-        for part in (architectures.ENCODERS[entry.encoder], architectures.DECODERS[entry.decoder])
+        {option: value for option, value in options.items() if option in part_of(role, part).options}
+        for role, part in entry.parts
     )
     try:
-        encoder = ENCODERS[entry.encoder](**encoder_options)
-        return Segmentor(encoder, DECODERS[entry.decoder](encoder.channels, num_classes, **decoder_options))
+        encoder = parts.encoder(entry.encoder)(**encoder_options)
+        decoder = parts.decoder(entry.decoder)(encoder.channels, num_classes, **decoder_options)
+        return Segmentor(encoder, decoder)
     except ValueError as error:
         raise RecipeError(f"model {name!r}: {error}", hint="change it in model.options") from error
 
@@ -48,12 +46,16 @@ def model_options(name: str) -> dict[str, int | float | bool | str]:
     """The options that `build_model` takes for an entry, with their defaults. Raises RecipeError for an
     unknown name.
     """
-    return {option: facts.default for option, facts in _entry(name).options.items()}
+    return {option: facts.default for option, facts in find_entry(name).options.items()}
 
 
-def _entry(name: str) -> Entry:
-    if name not in CATALOGUE:
-        near = difflib.get_close_matches(name, CATALOGUE, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(CATALOGUE)}"
-        raise RecipeError(f"there is no model named {name!r}", hint=hint)
-    return CATALOGUE[name]
+def find_entry(name: str) -> Entry:
+    """Return the parts of a model. Raises RecipeError for an unknown name, Unsupported as `build_model`."""
+    entry = entry_of(name)
+    if entry is None:
+        kind, unknown, near = unknown_in(name)
+        raise RecipeError(
+            f"there is no {kind} named {unknown!r}",
+            hint=f"did you mean {near!r}?" if near else f"known: {', '.join(known_models())}",
+        )
+    return entry

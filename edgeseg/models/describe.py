@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgeseg.errors import RecipeError
-from edgeseg.models.catalog import CATALOGUE, build_model
-from edgeseg.models.parts import ENCODERS
+from edgeseg.models import parts
+from edgeseg.models.catalog import CATALOGUE, build_model, find_entry
 from edgeseg.models.segmentor import Encoder
+from edgeseg.recipe.architectures import known_models
 
 
 class Published(NamedTuple):
@@ -78,7 +79,7 @@ def describe(name: str, num_classes: int, size_hw: tuple[int, int]) -> dict[str,
     """
     with torch.device("meta"):
         model = build_model(name, num_classes).eval()
-    entry = CATALOGUE[name]
+    entry = find_entry(name)
     try:
         model.check_size(size_hw)
     except ValueError:
@@ -104,7 +105,7 @@ def describe(name: str, num_classes: int, size_hw: tuple[int, int]) -> dict[str,
 def _encoder_macs(name: str, size_hw: tuple[int, int]) -> int:
     """Kept, because one encoder stands in many entries."""
     with torch.device("meta"):
-        return _macs(ENCODERS[name]().eval(), torch.empty(1, 3, *size_hw))
+        return _macs(parts.encoder(name)().eval(), torch.empty(1, 3, *size_hw))
 
 
 def _feats(encoder: Encoder, size_hw: tuple[int, int]) -> list[Tensor]:
@@ -122,9 +123,12 @@ def _macs(part: nn.Module, x: Tensor | list[Tensor]) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def describe_all(num_classes: int, size_hw: tuple[int, int]) -> list[dict[str, Any]]:
-    """`describe` for every entry. Raises RecipeError where none takes this size."""
-    rows = [describe(name, num_classes, size_hw) for name in CATALOGUE]
+def describe_all(
+    num_classes: int, size_hw: tuple[int, int], names: Iterable[str] | None = None
+) -> list[dict[str, Any]]:
+    """`describe` for some entries; None: every one. Raises RecipeError where none takes this size."""
+    names = known_models() if names is None else names
+    rows = [describe(name, num_classes, size_hw) for name in names]
     if all(row["macs"] is None for row in rows):
         multiple = min(row["size_multiple_px"] for row in rows)
         raise RecipeError(
@@ -146,7 +150,7 @@ def markdown_table() -> str:
     """The README's table: every entry at 512x512 with 150 classes, the setting of most published figures."""
     lines = ["| model | encoder | stride | parameters | GMACs | published |", "|---|---|---|---|---|---|"]
     notes: list[str] = []
-    for row in describe_all(150, (512, 512)):
+    for row in describe_all(150, (512, 512), CATALOGUE):
         figures = "-"
         if published := PUBLISHED.get(row["name"]):
             note = f"{published.source}: {published.difference}."

@@ -1,4 +1,5 @@
-"""Encoders and decoders by name, in two tables of plain builder functions. A catalogue row is one of each.
+"""Encoders and decoders by name, in two tables of plain builder functions; packages add theirs
+(`recipe.parts.AddedPart`). A catalogue row is one of each.
 
 Parameters of a builder whose defaults are plain values (int, float, bool, str) are the options that a recipe
 may set; they are explained where the builder's class is. `_nano` parts have the smallest widths that keep
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from edgeseg.models.edaformer import EdaDecoder
 from edgeseg.models.efficientnet_lite import efficientnet_lite
@@ -19,6 +21,8 @@ from edgeseg.models.repsep import RepSepDecoder
 from edgeseg.models.segformer import SegformerDecoder
 from edgeseg.models.segmentor import Decoder, Encoder
 from edgeseg.models.vwformer import VwDecoder
+from edgeseg.recipe.architectures import MODELS
+from edgeseg.recipe.parts import AddedPart
 
 EncoderBuilder = Callable[..., Encoder]
 """`build(**options) -> Encoder`"""
@@ -78,3 +82,20 @@ DECODERS: dict[str, DecoderBuilder] = {
     "repsep": partial(RepSepDecoder, width=128),
     "repsep_nano": partial(RepSepDecoder, width=16, local_width=8),
 }
+
+
+def encoder(name: str) -> EncoderBuilder:
+    """Return the builder of an encoder. Raises Unsupported where its package cannot be imported."""
+    return ENCODERS[name] if name in ENCODERS else _imported(name)
+
+
+def decoder(name: str) -> DecoderBuilder:
+    """Return the builder of a decoder. Raises as `encoder`."""
+    return DECODERS[name] if name in DECODERS else _imported(name)
+
+
+def _imported(name: str) -> Callable[..., Any]:
+    """Return the builder of a part that a package adds. Raises Unsupported."""
+    part = MODELS.load(name)
+    assert isinstance(part, AddedPart)  # the caller found it by its role
+    return MODELS.imported(name, part.build)

@@ -1,8 +1,7 @@
-"""What can be said of every model without torch: its parts, their options, and the stages that ISR reaches.
+"""Every model that a recipe can name, without torch, so that recipes are checked on machines that have none.
 
-The rows of `CATALOGUE` are what a recipe can name as `model.arch`. `ENCODERS` and `DECODERS` hold the facts
-of their parts, so that a recipe is checked on machines that have no torch; a test holds them against the
-parts themselves (`models.parts`).
+`model.arch` is a row of `CATALOGUE`, or any pair of parts as "ENCODER+DECODER". Packages add parts and named
+pairs through the entry-point group `edgeseg.models`: an entry point names an `AddedPart` or an `Entry`.
 """
 
 from __future__ import annotations
@@ -10,157 +9,21 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
-Value = int | float | bool | str
+from edgeseg.errors import Unsupported
+from edgeseg.recipe.parts import DECODERS, ENCODERS, AddedPart, Option, Part, Role
+from edgeseg.registry import MODELS_GROUP, Table
+
 STRIDE_PX = 32
 """Of the coarsest map of every encoder: image sides are multiples of it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
-    """An option of a part; its kind is that of its default, and a float may be written as a whole number.
-
-    Attributes:
-        least, most: bounds of a number.
-        below: True where a number must stay below `most`.
-        choices: all values of a text.
-        in_training: True where it changes nothing of a trained model.
-    """
-
-    default: Value
-    least: float = 0
-    most: float = math.inf
-    below: bool = False
-    choices: tuple[str, ...] = ()
-    in_training: bool = False
-
-    def problem(self, value: object) -> str | None:
-        """What is wrong with a value; None where nothing is."""
-        if self._fits(value):
-            return None
-        near = difflib.get_close_matches(str(value), self.choices, n=1) if isinstance(value, str) else ()
-        return f"must be {self.wanted}, not {_shown(value)}" + (f"; did you mean {near[0]}?" if near else "")
-
-    @property
-    def wanted(self) -> str:
-        """The values that it takes, for people."""
-        if isinstance(self.default, bool):
-            return "true or false"
-        if isinstance(self.default, str):
-            return " or ".join([", ".join(self.choices[:-1]), self.choices[-1]])
-        kind = "an integer" if isinstance(self.default, int) else "a number"
-        return f"{kind}, at least {self.least:g} and {'below' if self.below else 'at most'} {self.most:g}"
-
-    def _fits(self, value: object) -> bool:
-        if isinstance(self.default, (bool, str)):
-            return type(value) is type(self.default) and (not self.choices or value in self.choices)
-        if isinstance(value, bool) or not isinstance(
-            value, int if isinstance(self.default, int) else (int, float)
-        ):
-            return False
-        return self.least <= value < self.most or (value == self.most and not self.below)
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """An encoder or a decoder.
-
-    Attributes:
-        options: what a recipe may set.
-        stages: (stride, pooling ratio at training time) of each stage with attention that ISR reaches, fine
-            to coarse.
-    """
-
-    options: Mapping[str, Option] = field(default_factory=dict)
-    stages: tuple[tuple[int, int], ...] = ()
-
-
-def _rate(default: float) -> Option:
-    return Option(default, most=1, below=True, in_training=True)
-
-
-def _weight(default: float) -> Option:
-    return Option(default, most=1000, in_training=True)
-
-
-def _width(default: int) -> Option:
-    return Option(default, least=1, most=4096)
-
-
-_UPSAMPLE = Option("bilinear", choices=("bilinear", "lda_aqu"))
-_FOUR_STAGES = ((4, 8), (8, 4), (16, 2), (32, 1))
-_EFT = Part({"drop_path": _rate(0.2)}, _FOUR_STAGES)
-_MIT = Part({"drop_path": _rate(0.1)}, _FOUR_STAGES)
-_EDAFORMER_DECODER = Part(
-    {"decoder_drop_path": _rate(0.1), "dropout": _rate(0.1), "upsample": _UPSAMPLE},
-    ((8, 4), (16, 2), (32, 1)),
-)
-
-
-def _segformer(width: int) -> Part:
-    return Part(
-        {"width": _width(width), "dropout": _rate(0.1), "branch_norm": Option(False), "upsample": _UPSAMPLE}
-    )
-
-
-def _vwformer(width: int, low_width: int = 48, *, image_pool: bool = True) -> Part:
-    return Part(
-        {
-            "width": _width(width),
-            "heads": Option(1, least=1, most=64),
-            "shortcut": Option(True),
-            "image_pool": Option(image_pool),
-            "low_width": _width(low_width),
-            "dropout": _rate(0.1),
-            "upsample": _UPSAMPLE,
-        }
-    )
-
-
-def _repsep(width: int, local_width: int = 64) -> Part:
-    return Part(
-        {
-            "width": _width(width),
-            "local_path": Option("light", choices=("none", "light", "full")),
-            "local_width": _width(local_width),
-            "sasm": Option("uniform", choices=("none", "uniform", "attention")),
-            "dca": Option(True),
-            "upsample": _UPSAMPLE,
-            "mask_weight": _weight(0.4),
-            "region_weight": _weight(0.1),
-            "separation_weight": _weight(0.05),
-            "dropout": _rate(0.1),
-        }
-    )
-
-
-ENCODERS: dict[str, Part] = {
-    **dict.fromkeys(("eft_t", "eft_b", "eft_nano"), _EFT),
-    **{f"mit_{size}": _MIT for size in ("b0", "b1", "b2", "b3", "b4", "b5", "nano")},
-    **{f"efficientnet_lite{size}": Part({"drop_path": _rate(0.2)}) for size in (0, 1, 2)},
-    **dict.fromkeys(("mobilenet_v2", "mobile_nano"), Part({"drop_path": _rate(0.0)})),
-}
-DECODERS: dict[str, Part] = {
-    **dict.fromkeys(("edaformer_t", "edaformer_b", "edaformer_nano"), _EDAFORMER_DECODER),
-    "segformer_256": _segformer(256),
-    "segformer_768": _segformer(768),
-    "segformer_nano": _segformer(16),
-    "vwformer_128": _vwformer(128),
-    "vwformer_512": _vwformer(512),
-    "vwformer_light": _vwformer(128, 32, image_pool=False),
-    "vwformer_nano": _vwformer(64, 8),
-    "repsep": _repsep(128),
-    "repsep_nano": _repsep(16, 8),
-}
-
-
-@dataclass(frozen=True, slots=True)
 class Entry:
-    """One catalogue row: keys of `ENCODERS` and `DECODERS`, what it is in one line, and where it comes
-    from.
-    """
+    """A pair of parts: their names, what it is in one line, and where it comes from."""
 
     encoder: str
     decoder: str
@@ -168,14 +31,19 @@ class Entry:
     source: str
 
     @property
+    def parts(self) -> tuple[tuple[Role, str], tuple[Role, str]]:
+        """Role and name of both."""
+        return ("encoder", self.encoder), ("decoder", self.decoder)
+
+    @property
     def options(self) -> dict[str, Option]:
         """Of both parts, by name."""
-        return {**ENCODERS[self.encoder].options, **DECODERS[self.decoder].options}
+        return {name: one for role, part in self.parts for name, one in part_of(role, part).options.items()}
 
     @property
     def stages(self) -> dict[str, tuple[tuple[int, int], ...]]:
         """`Part.stages` of "encoder" and "decoder"."""
-        return {"encoder": ENCODERS[self.encoder].stages, "decoder": DECODERS[self.decoder].stages}
+        return {role: part_of(role, part).stages for role, part in self.parts}
 
     def multiple_px(self, encoder: Collection[int] = (), decoder: Collection[int] = ()) -> int:
         """What image sides must be multiples of, at an ISR plan; of nothing: at the training ratios."""
@@ -198,7 +66,10 @@ class Entry:
                 )
             elif problem := known[name].problem(value):
                 yield name, problem
-        yield from self._widths({name: options.get(name, option.default) for name, option in known.items()})
+        if self.decoder in DECODERS:
+            yield from self._widths(
+                {name: options.get(name, option.default) for name, option in known.items()}
+            )
 
     def _widths(self, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Widths that do not divide as the decoder's attentions want."""
@@ -223,14 +94,6 @@ _LDA_AQU = 8
 
 def _list(names: Collection[str]) -> str:
     return ", ".join(names) or "none"
-
-
-def _shown(value: object) -> str:
-    return (
-        {True: "true", False: "false", None: "null"}[value]
-        if value is None or isinstance(value, bool)
-        else repr(value)
-    )
 
 
 _EDAFORMER = "arXiv 2407.17261"
@@ -308,3 +171,74 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "repsep_nano": Entry("mit_nano", "repsep_nano", _TESTS, _REPSEP),
 }
+
+MODELS: Table[AddedPart | Entry] = Table(
+    MODELS_GROUP, "model or part of one", {}, taken=(*CATALOGUE, *ENCODERS, *DECODERS)
+)
+"""What packages add; ours are in `CATALOGUE`, `ENCODERS` and `DECODERS`."""
+
+
+def entry_of(arch: str) -> Entry | None:
+    """Return the pair of parts that a recipe names; None where there is none of this name.
+
+    Raises:
+        Unsupported: the package that adds it cannot be imported.
+    """
+    if arch in CATALOGUE:
+        return CATALOGUE[arch]
+    encoder, plus, decoder = arch.partition("+")
+    if plus:
+        known = encoder in known_parts("encoder") and decoder in known_parts("decoder")
+        return Entry(encoder, decoder, f"{decoder} on {encoder}", "") if known else None
+    added = MODELS.load(arch) if arch in MODELS.plugins() else None
+    return added if isinstance(added, Entry) else None
+
+
+def known_models() -> dict[str, Entry]:
+    """Return every named pair, without those of packages that cannot be imported."""
+    return {**CATALOGUE, **{name: row for name, row in _added().items() if isinstance(row, Entry)}}
+
+
+def known_parts(role: Role) -> dict[str, Part]:
+    """Return every part of a role, without those of packages that cannot be imported."""
+    ours: dict[str, Part] = {**(ENCODERS if role == "encoder" else DECODERS)}
+    for name, row in _added().items():
+        if isinstance(row, AddedPart) and row.role == role:
+            ours[name] = row
+    return ours
+
+
+def part_of(role: Role, name: str) -> Part:
+    """Return the facts of a part. Raises Unsupported: there is none, or its package cannot be imported."""
+    ours = ENCODERS if role == "encoder" else DECODERS
+    if name in ours:
+        return ours[name]
+    row = MODELS.load(name)
+    if not isinstance(row, AddedPart) or row.role != role:
+        raise Unsupported(f"{name!r} is no {role}", hint="edgeseg models lists them")
+    return row
+
+
+def unknown_in(arch: str) -> tuple[str, str, str]:
+    """Return what `entry_of` does not know of a name: "model", "encoder" or "decoder", what that is called,
+    and the nearest name that is known; "" where none is near.
+    """
+    encoder, plus, decoder = arch.partition("+")
+    roles: tuple[tuple[Role, str], ...] = (("encoder", encoder), ("decoder", decoder)) if plus else ()
+    for role, name in roles:
+        known = known_parts(role)
+        if name not in known:
+            return role, name, _near(name, known)
+    return "model", arch, _near(arch, known_models())
+
+
+def _near(name: str, known: Collection[str]) -> str:
+    return next(iter(difflib.get_close_matches(name, known, n=1)), "")
+
+
+def _added() -> dict[str, AddedPart | Entry]:
+    found = {}
+    for name in MODELS.plugins():
+        with suppress(Unsupported):  # the doctor tells it
+            found[name] = MODELS.load(name)
+    return found

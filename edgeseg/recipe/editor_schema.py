@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from typing import Any
 
-from edgeseg.recipe.architectures import CATALOGUE, Option
+from edgeseg.recipe.architectures import CATALOGUE, known_models
 from edgeseg.recipe.labels import FORMATS, label_space
+from edgeseg.recipe.parts import Option
 from edgeseg.recipe.rules import known_runtimes
 from edgeseg.recipe.schema import DATA_FORMATS, Recipe
 
@@ -20,7 +21,10 @@ def recipe_schema() -> dict[str, Any]:
     """
     schema = Recipe.model_json_schema()
     sections = schema["$defs"]
-    sections["Model"]["properties"]["arch"]["enum"] = list(CATALOGUE)
+    sections["Model"]["properties"]["arch"]["anyOf"] = [
+        {"enum": list(known_models())},
+        {"pattern": r"^[^+]+\+[^+]+$"},
+    ]
     sections["Data"]["properties"]["format"]["enum"] = DATA_FORMATS.names()
     sections["Target"]["properties"]["runtime"]["enum"] = known_runtimes()
     sections["Model"]["allOf"] = [

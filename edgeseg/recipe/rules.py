@@ -16,7 +16,7 @@ import difflib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from edgeseg.recipe.architectures import CATALOGUE, STRIDE_PX
+from edgeseg.recipe.architectures import STRIDE_PX, unknown_in
 from edgeseg.recipe.labels import difference, order_in
 from edgeseg.recipe.schema import DATA_FORMATS
 from edgeseg.recipe.strict_yaml import KeyPath
@@ -39,11 +39,10 @@ def names(data: Any) -> Iterator[Told]:
     """Models, data formats and runtimes that nobody here knows."""
     values = Values(data)
     arch = values.get("model", "arch")
-    if isinstance(arch, str) and arch not in CATALOGUE:
-        yield (
-            ("model", "arch"),
-            f"there is no model {arch!r}; {_nearest(arch, CATALOGUE, '`edgeseg models` lists them')}",
-        )
+    if isinstance(arch, str) and values.entry is None:
+        kind, name, near = unknown_in(arch)
+        hint = f"did you mean {near}?" if near else "`edgeseg models` lists them"
+        yield ("model", "arch"), f"there is no {kind} {name!r}; {hint}"
     form = values.get("data", "format")
     if isinstance(form, str) and form not in DATA_FORMATS:
         known = DATA_FORMATS.names()

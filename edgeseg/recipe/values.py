@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgeseg.recipe.architectures import CATALOGUE, Entry
+from edgeseg.recipe.architectures import Entry, entry_of
 from edgeseg.recipe.explain import section_of
 from edgeseg.recipe.labels import FORMATS, label_space
 from edgeseg.recipe.schema import Recipe
@@ -64,9 +64,9 @@ class Values:
 
     @property
     def entry(self) -> Entry | None:
-        """The catalogue row of the model; None where it has none."""
+        """The parts of the model; None where nobody knows it."""
         arch = self.get("model", "arch")
-        return CATALOGUE.get(arch) if isinstance(arch, str) else None
+        return entry_of(arch) if isinstance(arch, str) else None
 
     @property
     def options(self) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from edgeseg.checkpoints.models import Trained
 from edgeseg.errors import RecipeError
 from edgeseg.models import parts, upsample
 from edgeseg.models.catalog import build_model
-from edgeseg.recipe.architectures import CATALOGUE, DECODERS, ENCODERS, Entry, Option, Part
+from edgeseg.recipe.architectures import CATALOGUE, Entry
+from edgeseg.recipe.parts import DECODERS, ENCODERS, Option, Part
 from edgeseg.specs import IsrPlan, LabelSpace
 
 FULL = [pytest.param(name, marks=pytest.mark.slow) for name in CATALOGUE if not name.endswith("_nano")]
