@@ -11,6 +11,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgeseg.bundle.graph_files import image_readers
+from edgeseg.engines.tensorrt.builder import read_for_gpu
+from edgeseg.errors import BuildError
 from edgeseg.export.graph.editor import GraphEditor
 from edgeseg.export.graph.half import to_half
 from edgeseg.export.graph.layout import cast_image_first
@@ -75,3 +77,15 @@ def test_programs_in_half_precision_are_for_gpus(tiny: Path) -> None:
     assert image_readers(before.SerializeToString()) == {"Transpose"}
     assert image_readers(to_half(before).SerializeToString()) == {"Cast"}
     assert image_readers(b"") == set()
+
+
+def test_a_builder_for_gpus_reads_no_program_for_processors(tiny: Path) -> None:
+    program = tiny_program(tiny)
+    assert read_for_gpu(program) == tiny.read_bytes()
+    onnx.save(graph_of(tiny, TRANSPOSE, CAST), tiny)
+    with pytest.raises(BuildError, match="it transposes its image as bytes") as refused:
+        read_for_gpu(program)
+    assert "runtime: tensorrt under targets" in refused.value.hint
+    tiny.write_bytes(b"no graph")
+    with pytest.raises(ValueError, match="message|field|number"):
+        read_for_gpu(program)
