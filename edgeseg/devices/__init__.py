@@ -1,1 +1,1 @@
-"""What this machine is."""
+"""Machines: what they are, and how they are set."""

@@ -43,7 +43,7 @@ Texts = Figure[tuple[str, ...]]
 
 
 class Rates(_Strict):
-    """What a mode of higher clocks changes; see `Device`."""
+    """Changes by a mode of higher clocks; see `Device`."""
 
     int8_tops: Number | None = None
     bandwidth_gb_s: Number | None = None
@@ -200,7 +200,7 @@ class Catalog(_Strict):
         return [*dict.fromkeys(found), *([first] if (first := next(classes, None)) else [])]
 
     def compute_capability(self, gpu: Gpu) -> str | None:
-        """Of a card: what its driver says, else what the catalogue knows of its name."""
+        """Compute capability of a card: what its driver says, else what the catalogue knows of its name."""
         known = (
             d.compute_capability.value
             for d in self.devices

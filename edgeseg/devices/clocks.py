@@ -1,4 +1,4 @@
-"""How fast this machine is set to run: power mode, limits of the clocks, and who moves them. A time means
+"""Speed that a machine is set to: power mode, limits of the clocks, and who moves them. A time means
 little without them.
 
 None of it is in an engine's key: an engine stays right at every clock. It is written down when an engine is
@@ -64,8 +64,8 @@ def clocks(root: Path, gpus: Sequence[Gpu] = (), *, jetson: bool = False) -> dic
 
 
 def differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """What was set otherwise, for people: "power mode is 15W (0), was 25W (1)". What one side does not know
-    does not count.
+    """List what was set otherwise, for people: "power mode is 15W (0), was 25W (1)". What one side does not
+    know does not count.
     """
     return [
         f"{told(name)} is {now[name]}, was {then[name]}"
@@ -100,8 +100,8 @@ def _processor(root: Path) -> dict[str, str | None]:
 
 
 def _has_turbo(root: Path) -> bool:
-    """Whether an Intel processor has turbo that its firmware allows: without, no_turbo is 1 too, and cannot
-    be changed.
+    """Tell whether an Intel processor has turbo that its firmware allows: without, no_turbo is 1 too, and
+    cannot be changed.
 
     Source: Intel SDM, volume 3, "Opportunistic Processor Operation": CPUID leaf 6, which Linux lists as
         "ida".
@@ -131,8 +131,8 @@ def _gpu_device(root: Path) -> Path | None:
 
 
 def _held(root: Path) -> str | None:
-    """Whether jetson_clocks holds the clocks: the lowest that each may have is then the highest. None where
-    no file says.
+    """Tell whether jetson_clocks holds the clocks: the lowest that each may have is then the highest. None
+    where no file says.
     """
     device = _gpu_device(root)
     pairs = [(device / "min_freq", device / "max_freq")] if device else []
@@ -146,7 +146,7 @@ def _held(root: Path) -> str | None:
 
 
 def _each(values: Iterable[str | None]) -> str | None:
-    """What cores are set to; of different clusters each once, in their order."""
+    """Join what cores are set to; of different clusters each once, in their order."""
     return " + ".join(dict.fromkeys(value for value in values if value)) or None
 
 

@@ -1,4 +1,4 @@
-"""What the control groups of this process grant it: a share of the processors' time, and memory.
+"""Limits of this process's control groups: a share of the processors' time, and memory.
 
 A container, a unit of systemd and a job of a cluster are control groups. A process is in one of each
 hierarchy, by a path that /proc/self/cgroup tells; /proc/self/mountinfo tells where the hierarchies lie, and

@@ -1,4 +1,4 @@
-"""What the CUDA driver's library says of its GPUs, through ctypes: every machine that computes on one has it,
+"""GPUs by the CUDA driver's library, through ctypes: every machine that computes on one has it,
 a Jetson too.
 
 Source: NVIDIA, CUDA Driver API, "Initialization" and "Device Management". No context is made, and no memory

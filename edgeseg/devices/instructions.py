@@ -1,4 +1,4 @@
-"""Which processor this is, and what it computes: by /proc/cpuinfo where that describes it, and by the
+"""The processor, and what it computes: by /proc/cpuinfo where that describes it, and by the
 processor's own word.
 
 /proc/cpuinfo is not there on Windows and macOS, sandboxes hide it, and an emulator in user mode, or a
@@ -116,7 +116,7 @@ class Processor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a processor says of itself.
+    """A processor, by its own word.
 
     Attributes:
         model: "" where it does not say.
@@ -145,7 +145,7 @@ def here() -> Processor:
 
 
 def judge(cpuinfo: Path, machine: str, ask: Callable[[bool], Asked]) -> Processor:
-    """What a file and a processor say together.
+    """Join what a file and a processor say.
 
     Args:
         machine: architecture of this interpreter, as `platform.machine()` has it.
@@ -202,7 +202,7 @@ _BASE = {"avx_vnni": "avx2", **dict.fromkeys(("avx512_bf16", "avx512_fp16"), "av
 
 
 def _numpy(vocabulary: tuple[str, ...], system: str) -> dict[str, bool]:
-    """What numpy found of `vocabulary` when it was imported; {} where this numpy does not tell.
+    """Return what numpy found of `vocabulary` when it was imported; {} where this numpy does not tell.
 
     Off Linux, numpy for ARM says no to what it was not compiled for: there, only its yes is one.
     """

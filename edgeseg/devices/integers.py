@@ -1,4 +1,4 @@
-"""How a processor multiplies bytes: which form of an INT8 program ONNX Runtime computes exactly and fast on
+"""Products of bytes on a processor: which form of an INT8 program ONNX Runtime computes exactly and fast on
 it, what computes wrongly there, and whether INT8 can be faster than float at all. The only place that decides
 so.
 
@@ -32,7 +32,7 @@ _FASTER_ON = (
 
 @dataclass(frozen=True, slots=True)
 class Integers:
-    """What a processor makes of INT8 programs.
+    """INT8 programs on a processor.
 
     Attributes:
         form: the one of `specs.DIALECTS` that ONNX Runtime computes exactly here, and fastest.
@@ -53,7 +53,7 @@ class Integers:
 
     @property
     def lacks(self) -> str:
-        """What it has not, as a clause; empty where it has all."""
+        """Missing instructions, as a clause; empty where it has all."""
         if self.adds_by:
             return ""
         instructions = "VNNI" if self.form != "arm" else "dot products of bytes"
@@ -80,8 +80,8 @@ class Integers:
 
 
 def integers(found: Processor, arch: str) -> Integers:
-    """What a processor makes of INT8. What is unknown counts as not there: what is chosen then is exact on
-    every one of its kind.
+    """Judge how a processor computes INT8. What is unknown counts as not there: what is chosen then is exact
+    on every one of its kind.
 
     Args:
         arch: of this interpreter, as `platform.machine` names it; it decides where no flag does.
@@ -95,7 +95,7 @@ def integers(found: Processor, arch: str) -> Integers:
 
 
 def integers_here() -> Integers:
-    """What the processor of this machine makes of INT8."""
+    """Judge how the processor of this machine computes INT8."""
     return integers(processor(), platform.machine())
 
 

@@ -1,4 +1,4 @@
-"""Which Jetson this is: module, chip and Jetson Linux release, from the files that name them."""
+"""Identity of a Jetson: module, chip and Jetson Linux release, from the files that name them."""
 
 from __future__ import annotations
 

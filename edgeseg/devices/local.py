@@ -1,5 +1,5 @@
-"""Whether this machine is the one that is meant, and is set as it was: what is measured here holds here only,
-and so.
+"""Checks that this machine is the one that is meant, and is set as it was: what is measured here holds here
+only, and so.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def check_here(name: str, machine: Machine | None = None) -> None:
 
 
 def timed_otherwise(clocks: Mapping[str, str], machine: Machine | None = None) -> str:
-    """What is set otherwise now than when an engine was timed, as a clause; "" where nothing is, or nothing
-    is known.
+    """List what is set otherwise now than when an engine was timed, as a clause; "" where nothing is, or
+    nothing is known.
 
     Args:
         clocks: of the engine; see `clocks.clocks`.
@@ -50,5 +50,5 @@ def timed_otherwise(clocks: Mapping[str, str], machine: Machine | None = None) -
 
 
 def clocks_here() -> dict[str, str]:
-    """How fast this machine is set to run now; see `clocks.clocks`."""
+    """Read how fast this machine is set to run now; see `clocks.clocks`."""
     return detect().clocks

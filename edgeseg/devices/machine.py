@@ -1,4 +1,4 @@
-"""What this machine is, beyond its processor: system, GPUs, Jetson module, and the versions of what lies
+"""A machine beyond its processor: system, GPUs, Jetson module, and the versions of what lies
 outside Python.
 """
 
@@ -36,7 +36,7 @@ _CONTAINER = (".dockerenv", "run/.containerenv")
 _GPU_NODES = ("dev/nvidiactl", "dev/nvhost-ctrl-gpu", "dev/nvgpu", "dev/dxg")
 """Device files of the driver for cards, of Jetson's drivers, and of Windows' Linux."""
 _LIBRARIES = {"libcudnn": "libcudnn.so.*", "libcusparselt": "libcusparseLt.so.*"}
-"""What people also copy into place by hand: name -> its file, whose ending is its version."""
+"""Libraries that people also copy into place by hand: name -> its file, whose ending is its version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +88,13 @@ class Machine:
 
     @property
     def integers(self) -> Integers:
-        """How its processor multiplies bytes."""
+        """INT8 programs on its processor."""
         return integers(Processor(self.cpu, self.isa, self.isa_unknown), self.arch)
 
     @property
     def accelerator(self) -> str:
-        """What an engine for the GPU is bound to: "NVIDIA GeForce RTX 4090 (8.9)", "p3767-0005 tegra234"; ""
-        without one.
+        """Device that an engine for the GPU is bound to: "NVIDIA GeForce RTX 4090 (8.9)", "p3767-0005
+        tegra234"; "" without one.
         """
         if self.jetson:  # the module, on whatever carrier board
             return " ".join((*self.jetson.parts[-1:], self.jetson.soc))

@@ -25,7 +25,7 @@ _QUERY = [f"--query-gpu={_FIELDS}", "--format=csv,noheader,nounits"]
 _DRIVER = re.compile(r"Kernel Module(?: for \S+)?\s+(\d+(?:\.\d+)+)")
 _MODEL = re.compile(r"^Model:\s*(\S.*?)\s*$", re.MULTILINE)
 PATIENCE_S = 20.0
-"""How long a driver may take to answer: loading one for eight GPUs takes seconds."""
+"""Seconds that a driver may take to answer: loading one for eight GPUs takes seconds."""
 Answer = TypeVar("Answer")
 
 
@@ -73,8 +73,8 @@ def gpus(root: Path) -> list[Gpu]:
 
 
 def within(limit_s: float, ask: Callable[[], Answer], otherwise: Answer) -> Answer:
-    """What `ask` answers, or `otherwise` where it takes longer: the library of a driver in trouble may never
-    come back.
+    """Return what `ask` answers, or `otherwise` where it takes longer: the library of a driver in trouble may
+    never come back.
 
     The thread that waits for it cannot be ended, only left behind; it keeps no process from ending.
     """

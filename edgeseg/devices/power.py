@@ -1,5 +1,5 @@
-"""What this machine draws, in watts by rail: the INA3221 monitors of Jetson boards, RAPL of x86 processors,
-NVIDIA GPUs by NVML.
+"""Power that this machine draws, in watts by rail: the INA3221 monitors of Jetson boards, RAPL of x86
+processors, NVIDIA GPUs by NVML.
 
 The kernel's files are read below a root, so that recorded trees can be read too. Where there is no meter, or
 it may not be read (RAPL is root's on most systems), nothing is told: a figure is never made up.

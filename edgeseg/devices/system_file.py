@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def read(path: Path) -> str:
-    """What a file says; "" where it cannot be read. Unbuffered: a server tells of its clocks in a thousand
+    """Read a file; "" where it cannot be read. Unbuffered: a server tells of its clocks in a thousand
     small files.
     """
     try:

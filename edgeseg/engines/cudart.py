@@ -145,7 +145,7 @@ class Cuda:
         self._call("cudaMemcpyAsync", to.ctypes.data, buffer, to.nbytes, _TO_HOST, stream)
 
     def record(self, work: Callable[[], None], stream: Handle) -> Handle:
-        """What `work` puts into the queue, as a graph that is launched in one call; nothing of it runs
+        """Record what `work` puts into the queue, as a graph that is launched in one call; nothing of it runs
         now.
         """
         with self._capture(stream) as recorded:
@@ -239,7 +239,7 @@ def _load() -> Any:
 
 
 def _candidates() -> Iterator[str]:
-    """Where the library may be, nearest first."""
+    """Yield places where the library may be, nearest first."""
     yield from _LIBRARIES
     yield from map(str, sorted(_TOOLKIT.glob("libcudart.so*")))
     yield from map(str, _in_packages())
@@ -247,7 +247,7 @@ def _candidates() -> Iterator[str]:
 
 
 def _served(library: Any) -> bool:
-    """Whether the driver is new enough for a library: releases of one major version go together."""
+    """Tell whether the driver is new enough for a library: releases of one major version go together."""
     major = {}
     for part in ("Driver", "Runtime"):
         version = ctypes.c_int()

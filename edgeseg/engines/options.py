@@ -1,4 +1,4 @@
-"""What runtimes can be told: the options that their rows declare, and what a user asks for, held against
+"""Options of runtimes: the options that their rows declare, and what a user asks for, held against
 them.
 """
 
@@ -48,7 +48,7 @@ def declared() -> dict[str, Mapping[str, Option]]:
 
 
 def read(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """What a command line asks for.
+    """Read the options on a command line.
 
     Args:
         texts: RUNTIME.NAME=VALUE each, such as "tensorrt.optimization_level=5".

@@ -1,4 +1,4 @@
-"""What the sessions of all runtimes share: what they accept, resizing, and closing."""
+"""Base of the sessions of all runtimes: what they accept, resizing, and closing."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ class ProgramSession(ABC):
 
 
 def misfit(inputs: Sequence[Port], outputs: Sequence[Port], program: Program) -> str | None:
-    """How a graph's inputs and outputs differ from what the program says, as a clause; None where they
-    fit.
+    """Describe how a graph's inputs and outputs differ from what the program says, as a clause; None where
+    they fit.
     """
     wanted = [("uint8", program.image.input_shape)]
     if list(inputs) != wanted:

@@ -97,7 +97,7 @@ def for_machine(engines: Sequence[EngineEntry], machine: Machine, *, rebuild: st
 
 
 def _is_for(engine: EngineEntry, machine: Machine) -> bool:
-    """Whether an engine would run here if its runtime were installed in the version that built it."""
+    """Tell whether an engine would run here if its runtime were installed in the version that built it."""
     try:
         return engine.device_key in _keys(_fingerprints(engine.runtime, machine, engine.runtime_version))
     except Unsupported:  # nobody knows such a runtime
@@ -121,5 +121,5 @@ def _fingerprints(name: str, machine: Machine, version: str | None = None) -> li
 
 
 def _alone(name: str, version: str, accelerator: str) -> probe.Fingerprint:
-    """What an engine of a `PortableBackend` is bound to: nothing else of a machine."""
+    """Fingerprint that an engine of a `PortableBackend` is bound to: nothing else of a machine."""
     return probe.Fingerprint(name, version, "", "", (), "", accelerator)

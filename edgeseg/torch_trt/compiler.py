@@ -107,7 +107,7 @@ def load() -> tuple[ModuleType, ModuleType]:
 
 
 def device() -> str:
-    """Where torch computes while it compiles. Raises Unsupported where it sees no GPU."""
+    """Device where torch computes while it compiles. Raises Unsupported where it sees no GPU."""
     import torch
 
     if torch.cuda.is_available():
@@ -228,7 +228,7 @@ def _show_phases(pipe: Connection, trt: ModuleType) -> None:
 
 
 def settings(convert: Callable[..., bytes], order: Order) -> dict[str, Any]:
-    """What this release of Torch-TensorRT is to be told, of what it can be told.
+    """Choose the settings for this release of Torch-TensorRT, of those that it knows.
 
     Through 2.12 strong typing is a choice (not the default before 2.10), afterwards the only way; from 2.11
     on a bias added to attention scores is causal unless it is told otherwise; inputs and outputs can be named
@@ -249,7 +249,7 @@ def settings(convert: Callable[..., bytes], order: Order) -> dict[str, Any]:
 
 
 def _timing_cache(order: Order) -> str | None:
-    """Where times of kernels are kept: beside the engine, for this build alone, where the user's folder
+    """File where times of kernels are kept: beside the engine, for this build alone, where the user's folder
     cannot be written. Torch-TensorRT makes no engine that it cannot keep times of."""
     if order.timing_cache is None:
         return None
@@ -291,7 +291,7 @@ def _quiet() -> Iterator[Sequence[str]]:
 
 
 def _refusal(error: Exception, heard: Sequence[str], order: Order) -> EdgesegError | list[str]:
-    """What to send for an exception, given the errors that were logged: what was first, first."""
+    """Return what to send for an exception, given the errors that were logged: what was first, first."""
     if isinstance(error, EdgesegError):
         return error
     unsaid = (
@@ -310,7 +310,7 @@ def _refusal(error: Exception, heard: Sequence[str], order: Order) -> EdgesegErr
 
 
 def _gist(error: BaseException) -> list[str]:
-    """What an exception and those that led to it say, the first of them first, without whole graphs."""
+    """List what an exception and those that led to it say, the first of them first, without whole graphs."""
     told: list[str] = []
     cause: BaseException | None = error
     while cause is not None:

@@ -64,7 +64,7 @@ def check(graph: Graph, others: Collection[str] = ()) -> Graph:
 
 
 def run(node: Node, tensor: Callable[[str], Tensor], constants: Mapping[str, Array]) -> tuple[Tensor, ...]:
-    """What one operator makes of its inputs.
+    """Run one operator.
 
     Raises:
         ValueError: it is not used as programs use it; what torch says against it is the cause.

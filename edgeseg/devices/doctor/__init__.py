@@ -1,1 +1,1 @@
-"""What `edgeseg doctor` tells: findings, traps, and what to type."""
+"""`edgeseg doctor`: findings, traps, and install lines."""

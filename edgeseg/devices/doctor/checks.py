@@ -1,5 +1,5 @@
-"""What this machine can do with edgeseg: each finding is a fact, and where something is missing, what to
-type.
+"""Checks of what a machine can do with edgeseg: each finding is a fact, and where something is missing, what
+to type.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ def _processor(machine: Machine) -> Iterator[Finding]:
 
 
 def _instruction_sets(machine: Machine) -> Finding:
-    """What is unknown is not computed with, and engines that were built so are not opened where it is
-    known.
+    """Report the instruction sets. Unknown ones are not used, and engines that were built so are not opened
+    where it is known.
     """
     told = told_isa(machine.isa, machine.isa_unknown)
     told, hint = told + (f"; {machine.isa_remark}" if machine.isa_remark else ""), ""

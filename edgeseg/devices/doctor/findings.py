@@ -1,4 +1,4 @@
-"""What the doctor says: one fact, and where something is missing, what to type."""
+"""A finding of the doctor: one fact, and where something is missing, what to type."""
 
 from __future__ import annotations
 

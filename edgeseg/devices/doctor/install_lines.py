@@ -1,4 +1,4 @@
-"""What this device can build engines for, by the catalogue, and what to type for each runtime that is
+"""Runtimes that this device can build engines for, by the catalogue, and the install line of each that is
 missing.
 """
 
@@ -50,7 +50,7 @@ def _entry(catalog: Catalog, machine: Machine) -> Finding:
 
 
 def _limits(entries: Sequence[Device]) -> Iterator[str]:
-    """What a device is without, and people look for."""
+    """Yield what people look for and a device is without."""
     for entry in entries:
         if entry.encoder and not entry.encoder.value:
             yield "no video encoder: the processor encodes mp4 and RTSP"
@@ -89,7 +89,7 @@ def _jetpack(catalog: Catalog, machine: Machine, stack: Stack | None) -> Finding
 
 
 def _fits(catalog: Catalog, machine: Machine, stack: Stack, python: str) -> Iterator[Finding]:
-    """What a stack asks of Python, driver and GPU; a line for each that falls short."""
+    """Yield a line for each demand of a stack on Python, driver and GPU that is not met."""
     if python not in stack.python:
         hint = _SYSTEM_PYTHON if stack.socs else f"a virtual environment of Python {stack.python[-1]}"
         found = f"Python {python} runs; {stack.name} has packages for {', '.join(stack.python)}"

@@ -13,7 +13,7 @@ from edgeseg.devices.doctor.findings import Finding
 from edgeseg.devices.machine import Machine
 
 _EXTRAS = ("", "video", "openvino", "web", "mqtt")
-"""Of the device side: what trains has an environment of its own, or is not there."""
+"""Packages of the device side: what trains has an environment of its own, or is not there."""
 _UNDER_OTHER_NAMES = {
     "onnxruntime": (
         "onnxruntime-gpu",
@@ -88,7 +88,7 @@ def _asked_for() -> Iterator[tuple[str, str]]:
 
 
 def _below(version: str, wanted: str) -> bool:
-    """Whether an installed release is before another; of what is not installed, or has no number, it is
+    """Tell whether an installed release is before another; of what is not installed, or has no number, it is
     not.
     """
     numbers = re.match(r"\d+(?:\.\d+)*", version, re.ASCII)

@@ -66,8 +66,8 @@ def processor_kept_slow(machine: Machine) -> Finding | None:
 
 
 def turbo_off(machine: Machine) -> Finding | None:
-    """Of x86 alone: ARM's boards come without, and what their "boost" names may be more than they can
-    cool.
+    """Check turbo, of x86 alone: ARM's boards come without, and what their "boost" names may be more than
+    they can cool.
     """
     if machine.clocks.get("turbo") != "off" or machine.arch not in ("x86_64", "AMD64"):
         return None

@@ -264,8 +264,8 @@ def module(name: str) -> Path | None:
 
 
 def loads(library: str) -> bool:
-    """Whether a shared library is where this process looks for such: not only packages of pip and dpkg bring
-    them.
+    """Tell whether a shared library is where this process looks for such: not only packages of pip and dpkg
+    bring them.
     """
     try:
         ctypes.CDLL(library)

@@ -1,1 +1,1 @@
-"""Which engine a device uses: candidates, their checks, their times, and the choice."""
+"""Choice of a device's engine: candidates, their checks, their times, and the choice."""

@@ -1,4 +1,4 @@
-"""What engines lose in mIoU: measured where there are validation data, else remembered from when there were.
+"""Loss of engines in mIoU: measured where there are validation data, else remembered from when there were.
 
 An engine that was refused for its mIoU stays refused when it is built again without the data: its arithmetic
 is the same.
@@ -59,8 +59,8 @@ class MiouGate:
             )
 
     def _calibrate_again(self, trial: Trial) -> str:
-        """What to do about an INT8 engine that loses too much. A level may live on the scales of another
-        one.
+        """Return what to do about an INT8 engine that loses too much. A level may live on the scales of
+        another one.
         """
         if trial.precision != "int8" or trial.plan is None:
             return "not packed; use another precision of the arithmetic"
@@ -82,8 +82,8 @@ class MiouGate:
 
 
 def _arithmetic(one: CandidateEntry | EngineEntry) -> str:
-    """What decides an engine's mIoU, of a bundle's program at a level: all that its key covers but the number
-    of threads.
+    """Hash what decides an engine's mIoU, of a bundle's program at a level: all that its key covers but the
+    number of threads.
     """
     options = {name: value for name, value in one.options.items() if name != "threads"}
     return json.dumps([one.runtime, one.precision, options, one.device_key], sort_keys=True)

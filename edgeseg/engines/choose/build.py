@@ -29,7 +29,7 @@ WARMUP = 5
 
 @dataclass(frozen=True, slots=True)
 class EngineBuild:
-    """What `build_engine` did.
+    """Result of `build_engine`.
 
     Attributes:
         engine: the entry in the bundle.

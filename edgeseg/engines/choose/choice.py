@@ -1,4 +1,4 @@
-"""Which engine a device uses: every candidate is built, checked, and timed against the others in turns; the
+"""Choice of a device's engine: every candidate is built, checked, and timed against the others in turns; the
 fastest stays.
 
 The first candidate is the reference: ONNX Runtime in float, which runs everywhere. Speed-ups refer to it, and
@@ -38,7 +38,7 @@ from edgeseg.errors import BuildError, BundleError, GateFailed, IntegrityError, 
 
 @dataclass(frozen=True, slots=True)
 class LevelBuild:
-    """What `build_level` did.
+    """Result of `build_level`.
 
     Attributes:
         choice: all candidates, and the key of the default engine.

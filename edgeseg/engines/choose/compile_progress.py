@@ -1,4 +1,4 @@
-"""How far a compilation is: runtimes do not say, so the seconds of the last one of its kind are the
+"""Progress of a compilation: runtimes do not say, so the seconds of the last one of its kind are the
 measure.
 """
 
@@ -16,8 +16,8 @@ TICK_S = 1.0
 
 
 def expected_s(engines: Sequence[EngineEntry], runtime: str, kind: str, device_key: str) -> float | None:
-    """How long the last compilation of a runtime took, in seconds: on this device and of this kind if there
-    was one.
+    """Return how long the last compilation of a runtime took, in seconds: on this device and of this kind if
+    there was one.
 
     Args:
         engines: those of a bundle, which are of one model, oldest first.

@@ -82,8 +82,8 @@ def measure_power(
     seconds: float = 1.5,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
-    """What the machine draws while it calls again and again: {"power_w": mean watts by rail}; {} where no
-    meter can be read.
+    """Measure what the machine draws while it calls again and again: {"power_w": mean watts by rail}; {}
+    where no meter can be read.
 
     Args:
         meter: was read a moment ago: some meters tell only what was drawn since.

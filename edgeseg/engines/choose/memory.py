@@ -32,7 +32,8 @@ _LIMIT_S = 300
 def peak_memory_bytes(
     runtime: str, program: Program, files: Sequence[Path], options: Mapping[str, Any]
 ) -> int | None:
-    """How much memory opening and running an engine takes at most; None where this system does not tell.
+    """Measure the memory that opening and running an engine takes at most; None where this system does not
+    tell.
 
     Raises:
         BuildError: the process that opened the engine failed.
@@ -64,7 +65,9 @@ def peak_memory_bytes(
 
 
 def _asked(command: Sequence[str], question: str) -> str:
-    """What a child process answers. Raises CalledProcessError and TimeoutExpired as `subprocess.run` does."""
+    """Return what a child process answers. Raises CalledProcessError and TimeoutExpired as `subprocess.run`
+    does.
+    """
     with children_spared():
         child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

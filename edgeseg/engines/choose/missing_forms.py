@@ -1,4 +1,4 @@
-"""What a runtime could use and a bundle does not hold, because nobody named the runtime when it was
+"""Programs that a runtime could use and a bundle does not hold, because nobody named the runtime when it was
 exported.
 """
 

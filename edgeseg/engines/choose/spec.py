@@ -1,4 +1,4 @@
-"""What an engine would be before it is built, and its key.
+"""Specification of an engine before it is built, and its key.
 
 Engines are caches; one whose key is the same and whose files are intact is kept. The key covers all that
 decides what an engine may be: program (every file's hash), precision, shapes, options, the device with the
@@ -36,8 +36,8 @@ from edgeseg.errors import BuildError, IntegrityError, OutOfRoom
 from edgeseg.specs import Precision, Program
 
 LAYOUT = 1
-"""Of engine files: raised with every change of what `compile` writes or `load` wants. Engines of another one
-are built anew.
+"""Number of the layout of engine files: raised with every change of what `compile` writes or `load` wants.
+Engines of another one are built anew.
 """
 _FULL_BYTES = 1 << 20
 
@@ -100,7 +100,7 @@ class Plan:
     def kept(
         self, bundle: Bundle, engine: EngineEntry, progress: Progress
     ) -> tuple[str, tuple[Path, ...], float]:
-        """Why nothing is compiled, the engine's files, and how long it took when it was built, in
+        """Return why nothing is compiled, the engine's files, and how long it took when it was built, in
         milliseconds.
         """
         reason = (
@@ -219,7 +219,7 @@ def plan_engine(
 
 
 def _built_with(machine: Machine) -> dict[str, str]:
-    """What a machine is, beyond what an engine is bound to, as far as it says so."""
+    """Describe a machine, beyond what an engine is bound to, as far as it says so."""
     catalog, board, gpu = load_catalog(), machine.jetson, next(iter(machine.gpus), None)
     known = {
         "edgeseg": __version__,

@@ -145,7 +145,7 @@ def _attribute(fields: _Fields, folder: Path) -> tuple[str, Any]:
 
 
 def _constant(value: Any) -> Array:
-    """What a Constant node holds. Its numbers are float32 or int64."""
+    """Return what a Constant node holds. Its numbers are float32 or int64."""
     if isinstance(value, np.ndarray):
         return value
     array = np.asarray(value)

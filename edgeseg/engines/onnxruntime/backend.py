@@ -61,7 +61,7 @@ _TOO_OLD = (
     *("Could not find an implementation for", "is not a registered function/op", "is under development"),
     "Unsupported model IR",
 )
-"""How it says that an operator, a type of one, or a version of ONNX came after it."""
+"""Phrases by which it says that an operator, a type of one, or a version of ONNX came after it."""
 OPTIONS = {
     "threads": THREADS,
     "provider": Option(
@@ -92,7 +92,7 @@ class OnnxRuntime:
 
     @property
     def on_accelerator(self) -> bool:
-        """Where there is a GPU and a provider for it. Engines for the CPU are then bound to the GPU too."""
+        """True where there is a GPU and a provider for it; engines for the CPU are then bound to both."""
         return bool(self._gpu_providers())
 
     def form_for(self, precision: Precision) -> str | None:
@@ -247,7 +247,7 @@ def open_graph(graph: str | bytes, program: Program, settings: Any = None, *, op
 
 
 def _refusal(ort: ModuleType, program: Program, error: Exception) -> EdgesegError:
-    """What ONNX Runtime says of a program that it does not open, and what helps."""
+    """Wrap what ONNX Runtime says of a program that it does not open, and what helps."""
     if not any(sign in str(error) for sign in _TOO_OLD):
         return BuildError(f"onnxruntime refuses {program.onnx_path}: {error}", hint="edgeseg export RECIPE")
     of_bounds = any(f"implementation for {operator}(" in str(error) for operator in ("Max", "Min"))
@@ -311,7 +311,7 @@ def _settings(ort: ModuleType, options: Mapping[str, Any]) -> Any:
 
 
 def _failures(ort: ModuleType) -> tuple[type[Exception], ...]:
-    """What ONNX Runtime raises about a file; its exceptions have no base of their own."""
+    """List what ONNX Runtime raises about a file; its exceptions have no base of their own."""
     state = ort.capi.onnxruntime_pybind11_state
     names = (
         "Fail",
@@ -326,7 +326,7 @@ def _failures(ort: ModuleType) -> tuple[type[Exception], ...]:
 
 
 def _misfit(session: Any, program: Program) -> str | None:
-    """How the graph's input and output differ from what the program says; None where they fit."""
+    """Describe how the graph's input and output differ from what the program says; None where they fit."""
     inputs, outputs = (
         [(port.type.removeprefix("tensor(").removesuffix(")"), tuple(port.shape)) for port in ports]
         for ports in (session.get_inputs(), session.get_outputs())

@@ -1,4 +1,4 @@
-"""Which operators ONNX Runtime runs for a program: what its optimiser made of the graph, counted.
+"""Operators that ONNX Runtime runs for a program: what its optimiser made of the graph, counted.
 
 An INT8 program is only as fast as the integer operators in it. What the optimiser leaves between
 DequantizeLinear and QuantizeLinear runs in float, and is slower than the float program.
@@ -25,8 +25,8 @@ _GRAPH, _NODE, _OP = 7, 1, 4
 
 
 def optimised_ops(program: Program, options: Mapping[str, Any]) -> Counter[str]:
-    """How many nodes of each operator ONNX Runtime's optimiser leaves of a program, with the session options
-    of an engine.
+    """Count the nodes of each operator that ONNX Runtime's optimiser leaves of a program, with the session
+    options of an engine.
 
     Raises:
         BuildError: ONNX Runtime refuses the program.
@@ -38,7 +38,7 @@ def optimised_ops(program: Program, options: Mapping[str, Any]) -> Counter[str]:
 
 
 def count_ops(model: bytes) -> Counter[str]:
-    """How many nodes of each operator an ONNX file holds, read without the onnx package. Raises ValueError:
+    """Count the nodes of each operator in an ONNX file, read without the onnx package. Raises ValueError:
     no ONNX model.
     """
     graphs = (graph for number, graph in wire_fields(memoryview(model)) if number == _GRAPH)

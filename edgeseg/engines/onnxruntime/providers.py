@@ -74,7 +74,7 @@ PROVIDERS = {
 
 
 def installed(ort: ModuleType, name: str) -> bool:
-    """Whether a provider is there; whether it runs, a session shows."""
+    """Tell whether a provider is there; whether it runs, a session shows."""
     provider = PROVIDERS[name]
     if provider.plugin is not None:
         return (
@@ -177,7 +177,7 @@ def open_on_gpu(
 
 
 def provider_options(name: str, options: Mapping[str, Any], cache: Path) -> list[tuple[str, dict[str, str]]]:
-    """What ONNX Runtime is told: each provider in turn, with its options, as texts.
+    """Return what ONNX Runtime is told: each provider in turn, with its options, as texts.
 
     Args:
         options: `cuda_graph` (default True), `workspace_bytes` and `optimization_level`, of which each may be
@@ -212,7 +212,7 @@ def provider_options(name: str, options: Mapping[str, Any], cache: Path) -> list
 
 
 def cache_folder() -> Path:
-    """Where providers keep what they compiled: `$XDG_CACHE_HOME/edgeseg/onnxruntime`, by default below
+    """Folder where providers keep what they compiled: `$XDG_CACHE_HOME/edgeseg/onnxruntime`, by default below
     ~/.cache.
     """
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeseg" / "onnxruntime"

@@ -41,7 +41,7 @@ from edgeseg.specs import Program
 
 @dataclass(frozen=True)
 class Order:
-    """What to build; it crosses into another process.
+    """Order of an engine; it crosses into another process.
 
     Attributes:
         module: "tensorrt" or "tensorrt_rtx".
@@ -61,7 +61,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Note:
-    """What a builder's process has to say to the user, beside the phase that it is in."""
+    """Message of a builder's process to the user, beside the phase that it is in."""
 
     text: str
 
@@ -117,7 +117,7 @@ def build(order: Order, progress: Progress, work: Callable[[Connection, Order], 
 
 
 def _receive(pipe: Connection) -> Any:
-    """What the child says next; None once it has ended."""
+    """Receive what the child says next; None once it has ended."""
     try:
         return pipe.recv()
     except EOFError:
@@ -181,7 +181,7 @@ def _strongly_typed(trt: ModuleType) -> int:
 
 
 def _read(program: Program, *, implicit: bool) -> tuple[bytes, Mapping[str, float]]:
-    """The program as TensorRT takes it; with `implicit`, the INT8 quantizers of one as ranges beside it.
+    """Read the program as TensorRT takes it; with `implicit`, the INT8 quantizers of one as ranges beside it.
     Raises ValueError, and BuildError where it is laid out for processors.
     """
     try:
@@ -234,7 +234,7 @@ def _parse(
 
 
 def _config(trt: ModuleType, builder: Any, order: Order, log: Log) -> Any:
-    """What the builder is told. Raises ValueError with its words where it refuses a setting: it logs an
+    """Configure the builder. Raises ValueError with its words where it refuses a setting: it logs an
     error, and goes on.
     """
     config, settings, before = builder.create_builder_config(), order.settings, len(log.errors)
@@ -262,7 +262,7 @@ def _config(trt: ModuleType, builder: Any, order: Order, log: Log) -> Any:
 
 
 def _known_times(path: Path) -> bytes:
-    """What the timing cache holds; nothing where there is none, or none that may be read."""
+    """Read the timing cache; nothing where there is none, or none that may be read."""
     try:
         return path.read_bytes()
     except OSError:

@@ -85,14 +85,14 @@ _LEAVE_OUT = "leave dla_core out; edgeseg devices orin says which modules have o
 
 
 def refusal(precision: Precision) -> str | None:
-    """Why DLA does not compute a program of this precision; None: it does."""
+    """Return why DLA does not compute a program of this precision; None: it does."""
     return (
         "DLA computes in FP16 and INT8 only, and this program is in float32" if precision == "float" else None
     )
 
 
 def strongly_typed(version: str) -> bool:
-    """Whether a network for DLA says its precision by its types."""
+    """Tell whether a network for DLA says its precision by its types."""
     return _release(version)[0] >= 11
 
 
@@ -152,8 +152,8 @@ def send(
 
 
 def _pin_float(trt: ModuleType, layers: Sequence[Any], ranges: Mapping[str, float]) -> None:
-    """What the program computes in float32, the builder shall not compute in half precision, as it may
-    without strong typing.
+    """Pin to float32 what the program computes in it: without strong typing the builder may compute it in
+    half precision.
 
     Where the program has float32 between its integers, its INT8 layers give that, and are left alone.
     """
@@ -178,7 +178,7 @@ def _tell_ranges(network: Any, layers: Sequence[Any], ranges: Mapping[str, float
 
 
 def told(report: dict[str, Any]) -> str:
-    """What `send` found, in one line."""
+    """Describe what `send` found, in one line."""
     line = (
         f"DLA core {report['core']} takes {report['on_dla']} of {report['layers']} layers, in"
         f" {report['pieces']} pieces"
@@ -188,8 +188,8 @@ def told(report: dict[str, Any]) -> str:
 
 
 def hint(facts: Path) -> str:
-    """What to know of an engine, by the facts beside it, where the GPU computes much of what DLA was to do;
-    else "".
+    """Return what to know of an engine, by the facts beside it, where the GPU computes much of what DLA was
+    to do; else "".
     """
     report = json.loads(facts.read_text()).get("dla")
     if report is None or not report["layers"]:

@@ -39,7 +39,9 @@ from edgeseg.specs import Program
 
 _PURPOSE = "compile engines with Torch-TensorRT"
 _COMPILER = "edgeseg.torch_trt.compiler"
-"""What the child process runs. It imports torch: a room above this one, named as the table names runtimes."""
+"""Module that the child process runs. It imports torch: a room above this one, named as the table names
+runtimes.
+"""
 OPTIONS = {
     "cuda_graph": CUDA_GRAPH,
     "optimization_level": OPTIMIZATION_LEVEL,
@@ -54,7 +56,7 @@ class TorchTensorRt(GpuRuntime):
     options = OPTIONS
 
     def version(self) -> str:
-        """Of Torch-TensorRT, and of the TensorRT that opens its engines: each must be the same."""
+        """Versions of Torch-TensorRT and of the TensorRT that opens its engines: each must be the same."""
         try:
             own = version("torch-tensorrt")  # importing it takes seconds, and fails where there is no driver
         except PackageNotFoundError as error:

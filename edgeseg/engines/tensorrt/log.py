@@ -1,4 +1,4 @@
-"""What TensorRT and TensorRT-RTX say while they work."""
+"""Messages of TensorRT and TensorRT-RTX while they work."""
 
 from __future__ import annotations
 

@@ -91,7 +91,8 @@ class TensorRt(GpuRuntime):
 def order_here(
     here: Fingerprint, cuda: Callable[[], Cuda], program: Program, out_dir: Path, options: Mapping[str, Any]
 ) -> Order:
-    """What to build for the GPU of this machine, with half of its free memory unless `options` says how much.
+    """Order what to build for the GPU of this machine, with half of its free memory unless `options` says how
+    much.
 
     Args:
         here: this machine, with the runtime that builds.
@@ -111,7 +112,7 @@ def order_here(
 
 
 def cache_folder() -> Path:
-    """Where times of kernels are kept: `$XDG_CACHE_HOME/edgeseg/tensorrt`, by default below ~/.cache."""
+    """Folder of the times of kernels: `$XDG_CACHE_HOME/edgeseg/tensorrt`, by default below ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeseg" / "tensorrt"
 
 

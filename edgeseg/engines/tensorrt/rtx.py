@@ -29,7 +29,7 @@ from edgeseg.errors import EngineMismatch, Unsupported, require
 from edgeseg.specs import Program
 
 COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
-"""What an engine can be built for: values of `options["compute_capability"]`."""
+"""Cards that an engine can be built for: values of `options["compute_capability"]`."""
 OPTIONS = {
     "compute_capability": Option(
         str, "build for these cards; by default for each kind that is here", COMPUTE_CAPABILITIES
@@ -127,7 +127,7 @@ class TensorRtRtx(GpuRuntime):
         )
 
     def _capability(self, options: Mapping[str, Any]) -> str | None:
-        """What options mean; None where they name none and no card is here."""
+        """Compute capability that options mean; None where they name none and no card is here."""
         named: str | None = options.get("compute_capability")
         return named or next(iter(self._capabilities()), None)
 
@@ -139,7 +139,7 @@ class TensorRtRtx(GpuRuntime):
 
 
 def card(capability: str) -> str:
-    """What an engine is bound to, beside the release of TensorRT-RTX."""
+    """Name what an engine is bound to, beside the release of TensorRT-RTX."""
     return f"NVIDIA GPU of compute capability {capability}"
 
 

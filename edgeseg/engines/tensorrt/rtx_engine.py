@@ -96,7 +96,7 @@ class Kernels:
             replace_file(self._path, bytes(content))
 
     def _read(self) -> bytes:
-        """What the file holds, where TensorRT-RTX takes it."""
+        """Read the file, where TensorRT-RTX takes it."""
         try:
             content = self._path.read_bytes()
         except OSError:
@@ -105,7 +105,7 @@ class Kernels:
 
 
 def _misfit(rtx: ModuleType, path: Path, flags: int, log: Log, capability: str) -> EdgesegError:
-    """Why the runtime will not open an engine whose header it has read."""
+    """Describe why the runtime will not open an engine whose header it has read."""
     found = {name for name, flag in rtx.EngineInvalidityDiagnostics.__members__.items() if flags & int(flag)}
     driver, other = ([what for name, what in known.items() if name in found] for known in (_DRIVER, _OTHER))
     if driver or not found:  # without a flag, it could not even ask the driver

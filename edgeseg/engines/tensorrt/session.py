@@ -64,7 +64,7 @@ def open_engine(trt: ModuleType, path: Path, dla_core: int | None = None) -> Ope
 
 
 def cannot_open(trt: ModuleType, path: Path, log: Log) -> BundleError:
-    """What a runtime says that opens no engine."""
+    """Wrap what a runtime says that opens no engine."""
     told = "; ".join(log.errors) or "it gives no reason"
     return BundleError(f"{trt.__name__} {trt.__version__} cannot open {path}: {told}", hint=_REBUILD)
 
@@ -175,7 +175,7 @@ class TensorRtSession(ProgramSession):
 
 
 def _held(made: ExitStack, free: Callable[[Resource], None], resource: Resource) -> Resource:
-    """What was made, to be freed with the rest."""
+    """Keep what was made, to be freed with the rest."""
     made.callback(free, resource)
     return resource
 
