@@ -87,5 +87,5 @@ def test_a_builder_for_gpus_reads_no_program_for_processors(tiny: Path) -> None:
         read_for_gpu(program)
     assert "runtime: tensorrt under targets" in refused.value.hint
     tiny.write_bytes(b"no graph")
-    with pytest.raises(ValueError, match="message|field|number"):
+    with pytest.raises(ValueError, match=r"message|field|number"):
         read_for_gpu(program)
