@@ -99,11 +99,10 @@ def integers_here() -> Integers:
     return integers(processor(), platform.machine())
 
 
-def check_exact(runtime: str) -> None:
+def check_exact(runtime: str, here: Integers) -> None:
     """Raise Unsupported where a runtime whose kernels multiply unsigned by signed bytes would compute INT8
     wrongly.
     """
-    here = integers_here()
     if here.saturates:
         raise Unsupported(
             f"{runtime} computes no INT8 here: {here.lacks}, and without it {runtime} adds products of bytes"

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,7 +30,8 @@ from typing import Any
 import numpy as np
 
 from edgeseg.contracts import NO_OPTIONS, Option
-from edgeseg.devices.integers import check_exact
+from edgeseg.devices.integers import Integers, check_exact
+from edgeseg.devices.machine import Machine, detect
 from edgeseg.engines.options import THREADS
 from edgeseg.engines.session import Port, ProgramSession, misfit
 from edgeseg.errors import BuildError, BundleError, Unsupported, require
@@ -61,6 +62,13 @@ class OpenVino:
     on_accelerator = False
     exports = EXPORTS
 
+    def __init__(self, machine: Machine | None = None) -> None:
+        self._given = machine
+
+    @cached_property
+    def _integers(self) -> Integers:
+        return (self._given or detect()).integers
+
     def form_for(self, precision: Precision) -> str | None:
         """INT8: the canonical form, which its own quantizer writes too. None for half precision, which is an
         option here.
@@ -87,7 +95,7 @@ class OpenVino:
     def compile(self, program: Program, out_dir: Path, options: Mapping[str, Any]) -> Sequence[Path]:
         """One file, the compiled graph. Raises BuildError where OpenVINO refuses the program, Unsupported
         where it would compute it wrongly here."""
-        check_computes(program)
+        check_computes(program, self._integers)
         core = lasting_core()
         hint = options.get("precision_hint", "f32")
         if {"precision_hint": hint} not in self.variants():  # OpenVINO would take another without a word
@@ -115,7 +123,7 @@ class OpenVino:
         """Open the file that `compile` wrote. Raises BundleError where OpenVINO refuses it, Unsupported as
         `compile`.
         """
-        check_computes(program)
+        check_computes(program, self._integers)
         (engine,) = files
         rebuild = "edgeseg build BUNDLE --force"
         try:
@@ -150,10 +158,10 @@ class OpenVinoSession(ProgramSession):
         self._request = None
 
 
-def check_computes(program: Program) -> None:
-    """Raise Unsupported where OpenVINO would compute a program wrongly on this processor."""
+def check_computes(program: Program, integers: Integers) -> None:
+    """Raise Unsupported where OpenVINO would compute a program wrongly on a processor."""
     if program.precision == "int8":
-        check_exact("openvino")
+        check_exact("openvino", integers)
 
 
 def _openvino() -> ModuleType:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from edgeseg.devices.integers import integers_here
 from edgeseg.engines.onnxruntime.backend import open_graph
 from edgeseg.engines.openvino import check_computes, lasting_core
 from edgeseg.export.graph.cleanup import with_logits
@@ -56,7 +57,7 @@ def openvino_runner(program: Program) -> Runner:
     Raises:
         Unsupported: it would compute this program wrongly here; MissingDependency: it is not installed.
     """
-    check_computes(program)
+    check_computes(program, integers_here())
     graph = with_logits(onnx.load(program.onnx_path)).SerializeToString()
     compiled = lasting_core().compile_model(
         lasting_core().read_model(graph), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
