@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeseg.cli import render
-from edgeseg.cli.inputs import find_run
 from edgeseg.errors import DataError
 from edgeseg.text import quoted
 
@@ -204,12 +203,15 @@ def sweep(
     RECIPE is a YAML file, a catalogue name, or a run folder of `edgeseg train`. Nothing is trained and
     nothing is written: put the method that you choose into the recipe, as quant.calibration.method.
     """
+    from edgeseg.api import open_run
     from edgeseg.int8_study.methods import parse_methods, sweep_methods
 
-    loaded, _, weights = find_run(recipe, checkpoint, overrides)
+    run = open_run(recipe, checkpoint=checkpoint, overrides=overrides)
     chosen = parse_methods(methods)
     with render.RichProgress() as progress:
-        swept = sweep_methods(loaded, weights, data_root, methods=chosen, limit=limit, progress=progress)
+        swept = sweep_methods(
+            run.recipe, run.checkpoint, data_root, methods=chosen, limit=limit, progress=progress
+        )
     data = swept.to_json()
     render.result(data, as_json, lambda: _swept(data))
 

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeseg.cli import render
-from edgeseg.cli.inputs import find_run
 from edgeseg.text import quoted
 
 if TYPE_CHECKING:
     from edgeseg.export.program import Weights
-    from edgeseg.specs import IsrPlan
 
 
 @click.command()
@@ -91,33 +89,19 @@ def export(
     stored once; without --levels and --level, one at the recipe's plan. Where the recipe has a quant section,
     each level has an INT8 program beside the float one; `edgeseg quantize` makes what it needs.
     """
-    from edgeseg.isr.plans import parse_plan
-    from edgeseg.pipeline.export import export_bundle
+    from edgeseg.api import open_run
 
     if levels is not None and plans:
         raise click.UsageError(
             "--levels takes the plans of a search, --level plans by hand: give one of the two"
         )
-    wanted: Path | list[IsrPlan] = levels or [parse_plan(plan) for plan in plans]
-    loaded, run_dir, checkpoint = find_run(recipe, checkpoint, overrides)
-    if (
-        not quantized
-        and loaded.quant is not None
-        and (made_by_quantize := run_dir / "quantized.safetensors").is_file()
-    ):
-        quantized = (
-            made_by_quantize,
-            *sorted(run_dir.glob("quantized-*.safetensors")),
-        )  # these for levels with scales of their own
-    out = out or run_dir / f"{loaded.name}.edgeseg"
+    run = open_run(recipe, checkpoint=checkpoint, overrides=overrides)
     with render.RichProgress() as progress:
-        bundle, made = export_bundle(
-            loaded,
-            checkpoint,
+        bundle, made = run.export_bundle(
             out,
+            levels=levels or plans,
+            data=data_root,
             quantized=quantized,
-            levels=wanted,
-            data_root=data_root,
             weights=weights,
             half=precision == "fp16",
             force=force,

@@ -9,13 +9,14 @@ import click
 from click.core import ParameterSource
 
 from edgeseg.cli import render
-from edgeseg.cli.inputs import find_run
 from edgeseg.text import quoted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from edgeseg.isr.finetune import Finetuned
     from edgeseg.isr.search import SearchResult, Strategy
+    from edgeseg.specs import IsrPlan
 
 _SEARCH_ONLY = (
     *("strategy", "plans", "limit", "rounds", "levels", "max_plans"),
@@ -136,9 +137,10 @@ def isr(
     continues with the same command. `isr.choose` in the recipe is the rule for level 0; `edgeseg export
     --levels OUT/plan.json` packs the levels that were chosen.
     """
+    from edgeseg.api import open_run
     from edgeseg.isr.plans import parse_plan
 
-    loaded, run_dir, weights = find_run(recipe, checkpoint, overrides)
+    run = open_run(recipe, checkpoint=checkpoint, overrides=overrides, data=data_root)
     if finetune is not None:
         given = [
             name for name in _SEARCH_ONLY if context.get_parameter_source(name) is not ParameterSource.DEFAULT
@@ -147,30 +149,31 @@ def isr(
             raise click.UsageError(
                 f"--finetune trains and does not search: {', '.join(given)} cannot go with it", context
             )
-        plan = parse_plan(finetune)
-        _finetune(loaded, weights, plan, data_root, out or run_dir / "isr" / f"finetune-{plan}", as_json)
+        with render.RichProgress() as progress:
+            tuned = run.finetune_isr(finetune, out=out, progress=progress)
+        _render_tuned(tuned, parse_plan(finetune), as_json)
         return
     if quantized is not None and precision == "float":
         raise click.UsageError("--quantized names the weights of INT8 engines: add --precision int8", context)
     from edgeseg.devices.local import check_here
-    from edgeseg.isr.search import SearchOptions, search
 
     check_here(device)
-    options = SearchOptions(
-        strategy=strategy,
-        plans=tuple(parse_plan(plan) for plan in plans),
-        limit=limit,
-        rounds=rounds,
-        levels=levels,
-        max_plans=max_plans,
-        runtime=runtime,
-        threads=threads,
-        force=force,
-        quantized=(quantized or run_dir / "quantized.safetensors") if precision == "int8" else None,
-    )
-    out = out or run_dir / ("isr" if precision == "float" else "isr-int8")
     with render.RichProgress() as progress:
-        found = search(loaded, weights, data_root, out, options, progress=progress)
+        found = run.search_isr(
+            levels=levels,
+            out=out,
+            precision=precision,
+            quantized=quantized,
+            strategy=strategy,
+            plans=tuple(parse_plan(plan) for plan in plans),
+            limit=limit,
+            rounds=rounds,
+            max_plans=max_plans,
+            runtime=runtime,
+            threads=threads,
+            force=force,
+            progress=progress,
+        )
     data = {"out": found.out, "measured_before": found.known, "levels_wanted": levels, **found.table}
     render.result(data, as_json, lambda: _shown(found, levels))
 
@@ -220,11 +223,7 @@ def _shown(found: SearchResult, wanted: int) -> list[RenderableType]:
     return [render.table(title, columns, shown), "\n".join(lines)]
 
 
-def _finetune(recipe: Any, checkpoint: Path, plan: Any, data_root: Path, out: Path, as_json: bool) -> None:
-    from edgeseg.isr.finetune import finetune
-
-    with render.RichProgress() as progress:
-        tuned = finetune(recipe, checkpoint, plan, data_root, out, progress=progress)
+def _render_tuned(tuned: Finetuned, plan: IsrPlan, as_json: bool) -> None:
     render.result(
         {
             "plan": str(plan),

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeseg.cli import render
-from edgeseg.cli.inputs import find_run
 from edgeseg.text import quoted
 
 if TYPE_CHECKING:
@@ -91,21 +90,18 @@ def quantize(
 
     Run it again to continue: what is unchanged is not done twice.
     """
-    from edgeseg.isr.plans import parse_plan
-    from edgeseg.pipeline.quantize import quantize_run
+    from edgeseg.api import open_run
 
     if levels is not None and plans:
         raise click.UsageError(
             "--levels takes the plans of a search, --level plans by hand: give one of the two"
         )
-    loaded, run_dir, weights = find_run(recipe, checkpoint, overrides)
+    run = open_run(recipe, checkpoint=checkpoint, overrides=overrides)
     with render.RichProgress() as progress:
-        made = quantize_run(
-            loaded,
-            weights,
-            data_root,
-            out or run_dir,
-            levels=levels or [parse_plan(plan) for plan in plans],
+        made = run.quantize(
+            data=data_root,
+            out=out,
+            levels=levels or plans,
             ptq_only=ptq_only,
             fresh=fresh,
             device=device,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeseg.cli import render
-from edgeseg.cli.inputs import find_run
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -109,23 +108,22 @@ def sensitivity(
     continues with the same command. With --budget, the most harmful layers go back to float until mIoU holds,
     and engines tell what that costs in time.
     """
-    from edgeseg.int8_study.sensitivity_study import SensitivityOptions, run_sensitivity
+    from edgeseg.api import open_run
 
-    loaded, run_dir, weights = find_run(recipe, checkpoint, overrides)
-    options = SensitivityOptions(
-        mode=mode,
-        rank=rank,
-        limit=limit or None,
-        budget=budget,
-        budget_limit=budget_limit or None,
-        runtime=runtime,
-        threads=threads,
-        rounds=rounds,
-        force=force,
-    )
     with render.RichProgress() as progress:
-        found = run_sensitivity(
-            loaded, weights, data_root, out or run_dir / "sensitivity", options, progress=progress
+        found = open_run(recipe, checkpoint=checkpoint, overrides=overrides).sensitivity(
+            data=data_root,
+            out=out,
+            mode=mode,
+            rank=rank,
+            limit=limit or None,
+            budget=budget,
+            budget_limit=budget_limit or None,
+            runtime=runtime,
+            threads=threads,
+            rounds=rounds,
+            force=force,
+            progress=progress,
         )
     render.result(
         {"out": found.out, "measured_before": found.known, **found.table}, as_json, lambda: _shown(found)

@@ -47,29 +47,28 @@ def train(
     Run it again to continue where it stopped: Ctrl-C, a crash and a power cut keep all but the last few
     steps.
     """
-    from edgeseg.pipeline.recipes import load_recipe
-    from edgeseg.training.float import train as run
+    from edgeseg.api import train as run_training
 
-    loaded = load_recipe(recipe, overrides)
-    run_dir = out or Path("runs") / loaded.name
     with render.RichProgress() as progress:
-        result = run(
-            loaded,
-            data_root,
-            run_dir,
+        run = run_training(
+            recipe,
+            data=data_root,
+            out=out,
             init=init,
             device=device,
             workers=workers,
             fresh=fresh,
             progress=progress,
+            overrides=overrides,
         )
+    result = run.result
     figures = {
         "checkpoint": str(result.best),
         "miou": result.miou,
         "best_step": result.best_step,
         "steps": result.step,
         "seconds": round(result.seconds, 1),
-        "run_dir": str(run_dir),
+        "run_dir": str(run.folder),
     }
     render.result(
         figures,
@@ -77,6 +76,6 @@ def train(
         lambda: (
             f"best mIoU {result.miou:.4f} at step {result.best_step} of {result.step}"
             f" ({result.seconds / 60:.0f} min)\ncheckpoint  {result.best}\nnext        edgeseg export"
-            f" {quoted(run_dir)}"
+            f" {quoted(run.folder)}"
         ),
     )

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from edgeseg.bundle import Bundle
-from edgeseg.checkpoints.models import load_trained
 from edgeseg.contracts import Progress, SegDataset
 from edgeseg.data.datasets import open_dataset
 from edgeseg.data.evaluate import evaluate
@@ -35,6 +34,11 @@ class Evaluation:
     engine: ConfusionMatrix
     torch: ConfusionMatrix | None
     labels: LabelSpace
+
+    @property
+    def miou(self) -> float:
+        """Mean IoU of the engine over the classes, a fraction."""
+        return self.engine.miou()
 
     @property
     def drop(self) -> float | None:
@@ -87,6 +91,8 @@ def evaluate_bundle(
         engine = evaluate(session.segment, dataset, indices, progress)
     torch_confusion = None
     if checkpoint is not None:
+        from edgeseg.checkpoints.models import load_trained  # which needs torch; an engine alone does not
+
         reference = load_trained(recipe, checkpoint, program.isr).reference(program.mask_stride)
         torch_confusion = evaluate(reference.segment, dataset, indices, progress)
     evaluation = Evaluation(len(indices), used, engine, torch_confusion, program.labels)

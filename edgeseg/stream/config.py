@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from edgeseg.errors import StreamError
+from edgeseg.errors import RecipeError, StreamError
 from edgeseg.recipe.explain import explain
 from edgeseg.recipe.load import is_unread, locate, read_text, refusal
 from edgeseg.recipe.schema import Section
@@ -220,6 +220,20 @@ def load_streams(path: Path, environment: Mapping[str, str] = os.environ) -> Str
     if streams is None or told:
         raise refusal(told, where, _HINT)
     return streams
+
+
+def read_streams(data: Mapping[str, Any]) -> Streams:
+    """Check settings that a caller made, in the form of a configuration.
+
+    Raises:
+        RecipeError: they are wrong; the message names every mistake with its key.
+    """
+    try:
+        return Streams.model_validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        found = explain(error, dict(data), Streams)
+        mistakes = "\n".join(f"{'.'.join(map(str, key))}: {message}" for key, message in found)
+        raise RecipeError(mistakes, hint="`edgeseg run --help` says what each setting does") from None
 
 
 def _explained(data: dict[str, Any]) -> list[tuple[KeyPath, str]]:
