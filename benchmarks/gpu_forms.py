@@ -38,6 +38,7 @@ from edgeseg.export.program import trace_program
 from edgeseg.models import build_model
 from edgeseg.models.segmentor import Segmentor
 from edgeseg.rewrite import form, simplify_edaformer
+from edgeseg.rewrite.rewrites import Choices
 
 MODELS = ("edaformer_t", "vwformer_mit_b0", "segformer_b0", "repsep_mit_b0", "segformer_mobilenet_v2")
 GPU: Mapping[str, bool] = {"map_ffn": True, "join_queries": False}
@@ -73,7 +74,7 @@ def laid_out(told: Mapping[str, Any]) -> Iterator[None]:
     """Deploy the form "tensorrt" in another layout."""
     rewrites = {
         **form._REWRITES,
-        "tensorrt": {name: told[name] for name in told if name not in ("pieces", "multiple")},
+        "tensorrt": Choices(**{name: told[name] for name in told if name not in ("pieces", "multiple")}),
     }
     with (
         mock.patch.object(form, "_REWRITES", rewrites),

@@ -6,18 +6,19 @@ Source: EDAFormer (ECCV 2024, arXiv 2407.17261), section 3.2; official code hyun
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeseg.models.eft import EfaBlock, efa_by_stage
-from edgeseg.models.layers import BatchNorm2d, init_weights, to_nchw, to_nhwc
+from edgeseg.models.layers import BatchNorm2d, FoldableNorms, init_weights, to_nchw, to_nhwc
 from edgeseg.models.segmentor import Decoder, ReducedAttention
 from edgeseg.models.upsample import make_upsample
 
 
-class EdaDecoder(Decoder):
+class EdaDecoder(Decoder, FoldableNorms):
     """All-attention decoder on the maps at strides 8, 16 and 32: 1, 2 and 3 EFA blocks, fused at stride 8.
 
     Args:
@@ -33,6 +34,8 @@ class EdaDecoder(Decoder):
 
     Returns (forward): logits (B, num_classes, H / 8, W / 8).
     """
+
+    foldable_norms: ClassVar = {"fuse": "fuse_norm"}
 
     output_stride = 8
     attention_strides = (8, 16, 32)

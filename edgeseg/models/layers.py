@@ -6,6 +6,7 @@ memory as a channels-last NCHW view, so switching between "tokens" and "map" is 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -41,6 +42,24 @@ def init_weights(module: nn.Module) -> None:
 def is_distributed() -> bool:
     """Whether other processes train the same model."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+class FoldableNorms(nn.Module):
+    """Base of a module in which a BatchNorm directly follows a convolution, so that the exported form of a
+    model holds both as one.
+
+    Attributes:
+        foldable_norms: name of the convolution -> that of its BatchNorm. Where either is another layer, or
+            None, nothing is folded.
+    """
+
+    foldable_norms: ClassVar[Mapping[str, str]] = {"conv": "norm"}
+
+
+class SamplingLayer(nn.Module):
+    """Base of a layer that reads maps at computed positions: a rounded position is off by as much as the map
+    is steep there, so that two runtimes agree less closely than on other layers.
+    """
 
 
 class Product(nn.Module):

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeseg.models.layers import to_nchw, to_nhwc
+from edgeseg.models.layers import SamplingLayer, to_nchw, to_nhwc
 
 
-class LdaAqu(nn.Module):
+class LdaAqu(SamplingLayer):
     """Upsampling by local deformable attention: (B, C, h, w) -> (B, C, scale h, scale w), any size.
 
     Args:
@@ -42,7 +42,7 @@ class LdaAqu(nn.Module):
 
     In an ONNX graph each read is one GridSample (opset 16 on), which ONNX Runtime, OpenVINO and TensorRT 10
     have. ONNX Runtime is slow at it on CPUs; its form of a program holds matrix products instead
-    (`deploy.simplify_upsample`).
+    (`rewrite.simplify_upsample`).
 
     Raises (init):
         ValueError: the channels do not divide into groups and heads, the window is even, or the scale is

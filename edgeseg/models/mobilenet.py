@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeseg.models.layers import BatchNorm2d, DropPath, init_weights
+from edgeseg.models.layers import BatchNorm2d, DropPath, FoldableNorms, init_weights
 from edgeseg.models.segmentor import IMAGENET_MEAN_RGB, IMAGENET_STD_RGB, RGB, Encoder
 
 
@@ -49,7 +49,7 @@ TORCHVISION = Flavour(eps=1e-5, momentum=0.1, tf_padding=False)
 TENSORFLOW = Flavour(eps=1e-3, momentum=0.01, tf_padding=True)
 
 
-class ConvNorm(nn.Module):
+class ConvNorm(FoldableNorms):
     """Convolution without bias, BatchNorm, optional ReLU6: (B, C_in, H, W) -> (B, C_out, H / stride, W /
     stride).
     """

@@ -9,17 +9,18 @@ the official code, NVlabs/SegFormer @ 073b02d.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeseg.models.layers import BatchNorm2d, init_weights
+from edgeseg.models.layers import BatchNorm2d, FoldableNorms, init_weights
 from edgeseg.models.segmentor import Decoder
 from edgeseg.models.upsample import make_upsample
 
 
-class Projection(nn.Module):
+class Projection(FoldableNorms):
     """1x1 convolution; with `norm`, which takes its bias' place, BatchNorm and ReLU: (B, C_in, H, W) -> (B,
     C_out, H, W).
     """
@@ -34,7 +35,7 @@ class Projection(nn.Module):
         return x if self.norm is None else F.relu(self.norm(x))
 
 
-class SegformerDecoder(Decoder):
+class SegformerDecoder(Decoder, FoldableNorms):
     """All-MLP decoder on the maps at strides 4, 8, 16 and 32.
 
     Args:
@@ -48,6 +49,8 @@ class SegformerDecoder(Decoder):
 
     Returns (forward): logits (B, num_classes, H / 4, W / 4).
     """
+
+    foldable_norms: ClassVar = {"fuse": "fuse_norm"}
 
     output_stride = 4
 

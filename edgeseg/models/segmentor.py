@@ -1,7 +1,8 @@
 """What every model is: an encoder, a decoder, and what both must say of themselves.
 
-A new encoder or decoder is one class with the attributes below and one row in `parts.py`; nothing else
-changes.
+A new encoder or decoder is one class with the attributes below, a row in `parts.py` and its facts in
+`recipe.parts`; or all of it in a package of its own. Exact rewrites for export are registered for its class
+(`rewrite.rewrites.rewritten`); what quantization must know its modules say (`Segmentor.quant_hints`).
 """
 
 from __future__ import annotations

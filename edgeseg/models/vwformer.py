@@ -18,13 +18,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeseg.errors import RecipeError
-from edgeseg.models.layers import BatchNorm2d, Product, init_weights, is_distributed, to_nchw, to_nhwc
+from edgeseg.models.layers import (
+    BatchNorm2d,
+    FoldableNorms,
+    Product,
+    init_weights,
+    is_distributed,
+    to_nchw,
+    to_nhwc,
+)
 from edgeseg.models.segmentor import Decoder
 from edgeseg.models.upsample import make_upsample
 from edgeseg.models.windows import context_windows, merge_windows, query_windows, window_count
 
 
-class NormedConv(nn.Module):
+class NormedConv(FoldableNorms):
     """Convolution without bias, padded so that the size stays, BatchNorm, optional ReLU: (B, C_in, H, W) ->
     (B, C_out, H, W).
 

@@ -15,7 +15,7 @@ of each candidate; it lists an engine's kernels, and what each of them reads and
   64 change nothing.
 - LDA-AQU stays with GridSample. As matrix products over tiles it moves more bytes: 436 MB instead of 309
   (EDAFormer-T).
-- VWFormer's queries keep their projection (`simplify`, `join_queries`): 9 attentions are fused instead of 6,
+- VWFormer's queries keep their projection (`Choices.join_queries`): 9 attentions are fused instead of 6,
   151 kernels instead of 165. Its transposed convolutions stay: as convolutions they take as many kernels, and
   47 MB of memory instead of 22.
 
@@ -45,7 +45,7 @@ from typing import Literal
 
 from torch import nn
 
-from edgeseg.rewrite.rewrites import fold_input_scale
+from edgeseg.rewrite.rewrites import Choices, fold_input_scale
 from edgeseg.rewrite.simplify import first_conv, simplify
 from edgeseg.specs import ImageSpec
 
@@ -53,11 +53,11 @@ Form = Literal["onnxruntime", "openvino", "tensorrt", "qdq", "plain"]
 """Which runtime a model is laid out for: "onnxruntime" on a processor, "tensorrt" is every one on a GPU;
 "qdq": what quantizers are put into. All compute the same; "plain" is the model as it is written."""
 
-_REWRITES: Mapping[Form, Mapping[str, bool]] = {
-    "onnxruntime": {"map_ffn": True, "tile_lda_aqu": True},
-    "openvino": {"map_ffn": False},
-    "tensorrt": {"map_ffn": True, "join_queries": False},
-    "qdq": {"map_ffn": True, "tile_lda_aqu": True, "transposed": False},
+_REWRITES: Mapping[Form, Choices] = {
+    "onnxruntime": Choices(map_ffn=True, tile_lda_aqu=True),
+    "openvino": Choices(),
+    "tensorrt": Choices(map_ffn=True, join_queries=False),
+    "qdq": Choices(map_ffn=True, tile_lda_aqu=True, transposed=False),
 }
 """What `simplify` is told for each form but "plain"."""
 
@@ -81,7 +81,7 @@ def deploy(model: nn.Module, image: ImageSpec, form: Form = "onnxruntime") -> De
     deployed = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
     if form == "plain":
         return Deployed(deployed, image)
-    simplify(deployed, **_REWRITES[form])
+    simplify(deployed, _REWRITES[form])
     conv = first_conv(deployed)
     if conv is not None:
         fold_input_scale(conv, image.std_rgb)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import singledispatch
 from typing import ClassVar
 
 import torch
@@ -15,6 +17,35 @@ HIDDEN_MULTIPLE = 16
 """One vector of float32, and one channel block of the convolution kernels, on CPUs with AVX-512; two with
 AVX2.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What is not faster everywhere, and so is chosen for the runtime that a model is laid out for.
+
+    Attributes:
+        map_ffn, tile_lda_aqu: also compute FFNs on maps (`MapFFN`), and LDA-AQU as matrix products
+            (`TiledLdaAqu`).
+        transposed: transposed convolutions where they are faster; no runtime has an integer kernel for them.
+        join_queries: let the projection of keys do that of queries where there is one head
+            (`MergedAttention`): fewer multiply-adds, but the width of keys is then no multiple of 8, and no
+            GPU has a kernel for such an attention.
+    """
+
+    map_ffn: bool = False
+    tile_lda_aqu: bool = False
+    transposed: bool = True
+    join_queries: bool = True
+
+
+@singledispatch
+def rewritten(part: nn.Module, choices: Choices) -> nn.Module:
+    """Return an encoder or a decoder in its deployed form: itself, rewritten in place, or another instead.
+
+    The answer stays the same to float rounding. A family says how its parts are rewritten with
+    `@rewritten.register`; a part of no such family is returned as it is.
+    """
+    return part
 
 
 def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:

@@ -10,17 +10,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeseg.models.edaformer import EdaDecoder
-from edgeseg.models.eft import EfaBlock, EmbeddingFreeAttention, efa_by_stage
+from edgeseg.models.eft import EfaBlock, Eft, EmbeddingFreeAttention, efa_by_stage
 from edgeseg.models.layers import to_nchw, to_nhwc
-from edgeseg.models.segmentor import Decoder, ReducedAttention
+from edgeseg.models.segmentor import Decoder, Encoder, ReducedAttention
 from edgeseg.rewrite.rewrites import (
     HIDDEN_MULTIPLE,
+    Choices,
     MapFFN,
     fold_batch_norm,
     pad_hidden,
     pointwise,
     resize_bilinear,
+    rewritten,
 )
+
+
+@rewritten.register
+def simplify_encoder(encoder: Eft, choices: Choices) -> Encoder:
+    """Rewrite the encoder in place."""
+    simplify_blocks(encoder, map_ffn=choices.map_ffn)
+    return encoder
+
+
+@rewritten.register
+def simplify_decoder(decoder: EdaDecoder, choices: Choices) -> Decoder:
+    """Return the decoder to export in place of `decoder`, which must not be used again."""
+    simplify_blocks(decoder, map_ffn=choices.map_ffn)
+    return simplify_fusion(decoder)
 
 
 def simplify_blocks(part: nn.Module, *, map_ffn: bool) -> None:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from torch import nn
 
-from edgeseg.models.edaformer import EdaDecoder
-from edgeseg.models.mobilenet import ConvNorm
-from edgeseg.models.segformer import Projection, SegformerDecoder
-from edgeseg.models.vwformer import NormedConv
+from edgeseg.models.layers import FoldableNorms
 from edgeseg.rewrite.rewrites import fold_batch_norm
 
 
 def fold_norms(model: nn.Module) -> None:
     """Fold every BatchNorm that follows a convolution, in place. Runtimes do it too, but not once quantizers
     stand between.
+
+    It follows in an `nn.Sequential`, and where a module says so (`models.layers.FoldableNorms`).
     """
     for module in list(model.modules()):
-        if isinstance(module, (ConvNorm, NormedConv, Projection)):
-            _fold(module, "conv", "norm")
-        elif isinstance(module, (EdaDecoder, SegformerDecoder)):
-            _fold(module, "fuse", "fuse_norm")
+        if isinstance(module, FoldableNorms):
+            for conv, norm in module.foldable_norms.items():
+                _fold(module, conv, norm)
         elif isinstance(module, nn.Sequential):
             for index in range(1, len(module)):
                 _fold(module, str(index - 1), str(index))

@@ -8,14 +8,17 @@ from torch import Tensor, nn
 
 from edgeseg.models.layers import Product
 from edgeseg.models.repsep import DiscriminativeCrossAttention, RepSepDecoder
-from edgeseg.rewrite.rewrites import linear, pointwise
+from edgeseg.models.segmentor import Decoder
+from edgeseg.rewrite.rewrites import Choices, linear, pointwise, rewritten
 
 
-def simplify_repsep(decoder: RepSepDecoder) -> None:
+@rewritten.register
+def simplify_repsep(decoder: RepSepDecoder, choices: Choices) -> Decoder:
     """Rewrite the decoder in place; what only training needs is left out."""
     decoder.region_losses = None
     if isinstance(decoder.dca, DiscriminativeCrossAttention):
         decoder.add_module("dca", ConstantQueries(decoder.dca))
+    return decoder
 
 
 class ConstantQueries(nn.Module):

@@ -10,16 +10,26 @@ from torch import Tensor, nn
 
 from edgeseg.models.mit import EfficientAttention, Mit, MitBlock
 from edgeseg.models.segformer import Projection, SegformerDecoder
-from edgeseg.models.segmentor import Decoder
-from edgeseg.rewrite.rewrites import MapFFN, fold_batch_norm, linear, pointwise, resize_bilinear
+from edgeseg.models.segmentor import Decoder, Encoder
+from edgeseg.rewrite.rewrites import (
+    Choices,
+    MapFFN,
+    fold_batch_norm,
+    linear,
+    pointwise,
+    resize_bilinear,
+    rewritten,
+)
 
 
-def simplify_mit(encoder: Mit, *, map_ffn: bool) -> None:
+@rewritten.register
+def simplify_mit(encoder: Mit, choices: Choices) -> Encoder:
     """Rewrite every block, in place."""
     for block in [module for module in encoder.modules() if isinstance(module, MitBlock)]:
         block.add_module("attn", LeanAttention(block.attn))
-        if map_ffn:
+        if choices.map_ffn:
             block.add_module("ffn", MapFFN(block.ffn))
+    return encoder
 
 
 class LeanAttention(nn.Module):
@@ -62,7 +72,8 @@ class LeanAttention(nn.Module):
         return self.proj(out.reshape(x.shape))
 
 
-def simplify_decoder(decoder: SegformerDecoder) -> Decoder:
+@rewritten.register
+def simplify_decoder(decoder: SegformerDecoder, choices: Choices) -> Decoder:
     """The decoder to export in place of `decoder`, which must not be used again."""
     if all(isinstance(upsample, (nn.Identity, nn.Upsample)) for upsample in decoder.upsample):
         return MergedDecoder(decoder)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeseg.models.layers import Product, to_nchw, to_nhwc
+from edgeseg.models.segmentor import Decoder
 from edgeseg.models.vwformer import (
     Aggregation,
     ImagePool,
@@ -33,21 +34,22 @@ from edgeseg.models.windows import (
     overlapping_windows,
     window_count,
 )
-from edgeseg.rewrite.rewrites import fold_batch_norm, linear, pointwise
+from edgeseg.rewrite.rewrites import Choices, fold_batch_norm, linear, pointwise, rewritten
 
 
-def simplify_vw(decoder: VwDecoder, *, transposed: bool = True, join_queries: bool = True) -> None:
+@rewritten.register
+def simplify_vw(decoder: VwDecoder, choices: Choices) -> Decoder:
     """Rewrite a VWFormer decoder in place; learned upsampling is kept, with what cannot be moved across it.
 
-    Args:
-        transposed: with `TransposedEmbedding` instead of `FoldedEmbedding`: faster in float, and without an
-            integer kernel.
-        join_queries: of `MergedAttention`.
+    Of `choices`: `transposed` is `TransposedEmbedding` instead of `FoldedEmbedding`, `join_queries` of
+    `MergedAttention`.
     """
     if decoder.upsample_kind == "bilinear":
         decoder.add_module("aggregate", BranchAggregation(decoder.aggregate))
         decoder.add_module("refine", BranchRefinement(decoder.refine))
-    decoder.add_module("mix", MergedMultiScale(decoder.mix, transposed=transposed, join_queries=join_queries))
+    mix = MergedMultiScale(decoder.mix, transposed=choices.transposed, join_queries=choices.join_queries)
+    decoder.add_module("mix", mix)
+    return decoder
 
 
 def folded(normed: NormedConv) -> nn.Conv2d:

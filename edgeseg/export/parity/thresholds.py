@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx
 from torch import nn
 
-from edgeseg.models.lda_aqu import LdaAqu
+from edgeseg.models.layers import SamplingLayer
 from edgeseg.specs import Precision
 
 
@@ -41,7 +41,7 @@ def thresholds_of(graph: onnx.ModelProto, model: nn.Module) -> Thresholds:
     computed positions.
     """
     half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.graph.initializer)
-    sampled = any(isinstance(module, LdaAqu) for module in model.modules())
+    sampled = any(isinstance(module, SamplingLayer) for module in model.modules())
     return FP16 if half else FP32_SAMPLED if sampled else FP32
 
 

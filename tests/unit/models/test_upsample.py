@@ -23,6 +23,7 @@ from edgeseg.models.lda_aqu import LdaAqu
 from edgeseg.models.reference import TorchReference
 from edgeseg.models.segmentor import Segmentor
 from edgeseg.models.upsample import KINDS, make_upsample
+from edgeseg.rewrite.rewrites import Choices
 from edgeseg.rewrite.simplify import simplify
 from edgeseg.rewrite.simplify_edaformer import BranchDecoder
 from edgeseg.specs import LabelSpace
@@ -153,13 +154,13 @@ def test_the_exported_program_says_what_the_model_says(
 def test_edaformer_is_fused_before_its_resize_only_where_both_commute() -> None:
     plain = fill(learned("edaformer_nano")).double().eval()
     simple = fill(learned("edaformer_nano")).double().eval()
-    simplify(simple, map_ffn=True)
+    simplify(simple, Choices(map_ffn=True))
     assert isinstance(simple.decoder, EdaDecoder)
     assert not [module for module in simple.modules() if isinstance(module, nn.BatchNorm2d)]
     x = noise(1, 3, *SIZE_HW).double()
     assert (plain(x) - simple(x)).abs().max() < 1e-10
     bilinear = build_model("edaformer_nano", NUM_CLASSES).eval()
-    simplify(bilinear, map_ffn=True)
+    simplify(bilinear, Choices(map_ffn=True))
     assert isinstance(bilinear.decoder, BranchDecoder)
 
 

@@ -11,9 +11,17 @@ from torch import Tensor, nn
 from edgeseg.models import build_model
 from edgeseg.models.edaformer import EdaDecoder
 from edgeseg.models.eft import EmbeddingFreeAttention
-from edgeseg.models.layers import ConvFFN
-from edgeseg.models.segmentor import Segmentor
-from edgeseg.rewrite.rewrites import MapFFN, fold_batch_norm, fold_input_scale, pad_hidden
+from edgeseg.models.layers import ConvFFN, FoldableNorms
+from edgeseg.models.segformer import SegformerDecoder
+from edgeseg.models.segmentor import Encoder, Segmentor
+from edgeseg.rewrite.rewrites import (
+    Choices,
+    MapFFN,
+    fold_batch_norm,
+    fold_input_scale,
+    pad_hidden,
+    rewritten,
+)
 from edgeseg.rewrite.simplify import first_conv, simplify
 from edgeseg.rewrite.simplify_edaformer import (
     BranchDecoder,
@@ -139,7 +147,7 @@ def test_the_whole_model(plan: IsrPlan, map_ffn: bool) -> None:
     plain = fill(build_model("edaformer_nano", 5)).double().eval()
     plain.set_isr(plan)
     simple = copy.deepcopy(plain)
-    simplify(simple, map_ffn=map_ffn)
+    simplify(simple, Choices(map_ffn=map_ffn))
     assert difference(plain, simple, noise(1, 3, 64, 128)) < 1e-10
     kinds = {type(module) for module in simple.modules()}
     assert {MapFFN if map_ffn else ConvFFN, BranchDecoder, SingleHeadAttention} <= kinds
@@ -149,7 +157,7 @@ def test_the_whole_model(plan: IsrPlan, map_ffn: bool) -> None:
 def test_the_reference_model_in_float32() -> None:
     plain = fill(build_model("edaformer_t", 19)).eval()
     simple = copy.deepcopy(plain)
-    simplify(simple, map_ffn=True)
+    simplify(simple, Choices(map_ffn=True))
     hidden = {module.fc1.out_channels for module in simple.modules() if isinstance(module, MapFFN)}
     assert all(width % 16 == 0 for width in hidden)
     assert difference(plain, simple, noise(1, 3, 64, 96).float()) < 1e-5
@@ -158,6 +166,35 @@ def test_the_reference_model_in_float32() -> None:
 def test_a_model_without_these_parts_is_left_alone() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)).eval()
     before = copy.deepcopy(model)
-    simplify(model, map_ffn=True)
+    simplify(model, Choices(map_ffn=True))
     assert not isinstance(model, Segmentor)
     assert difference(before, model, noise(1, 3, 8, 8).float()) == 0.0
+
+
+class Sketch(Encoder, FoldableNorms):
+    """An encoder of another package, with a convolution that its BatchNorm follows."""
+
+    channels, strides = (4, 4, 4, 4), (4, 8, 16, 32)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 4, stride=4, bias=False), nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [nn.functional.avg_pool2d(self.norm(self.conv(x)), 2**k) for k in range(4)]
+
+
+def test_a_part_says_its_own_rewrites_and_norms() -> None:
+    seen: list[Choices] = []
+
+    @rewritten.register
+    def deployed(encoder: Sketch, choices: Choices) -> Encoder:
+        seen.append(choices)
+        return encoder
+
+    plain = fill(Segmentor(Sketch(), SegformerDecoder((4, 4, 4, 4), 3, width=8))).eval()
+    simple = copy.deepcopy(plain)
+    simplify(simple, Choices(map_ffn=True))
+    assert seen == [Choices(map_ffn=True)]
+    assert isinstance(simple.encoder.norm, nn.Identity) and simple.encoder.conv.bias is not None
+    assert difference(plain, simple, noise(1, 3, 64, 64).float()) < 1e-5

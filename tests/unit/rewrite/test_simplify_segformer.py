@@ -21,7 +21,7 @@ from edgeseg.models.mit import EfficientAttention, mit
 from edgeseg.models.reference import TorchReference
 from edgeseg.models.segformer import SegformerDecoder
 from edgeseg.models.segmentor import Segmentor
-from edgeseg.rewrite.rewrites import MapFFN
+from edgeseg.rewrite.rewrites import Choices, MapFFN
 from edgeseg.rewrite.simplify import first_conv, simplify
 from edgeseg.rewrite.simplify_segformer import LeanAttention, MergedDecoder, simplify_decoder
 from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace
@@ -89,7 +89,7 @@ def test_lean_attention(heads: int, ratio: int, multiplier: int) -> None:
 @pytest.mark.parametrize("branch_norm", [False, True])
 def test_merged_decoder(branch_norm: bool) -> None:
     plain = fill(SegformerDecoder(CHANNELS, CLASSES, 12, branch_norm=branch_norm)).double().eval()
-    merged = simplify_decoder(copy.deepcopy(plain))
+    merged = simplify_decoder(copy.deepcopy(plain), Choices())
     assert isinstance(merged, MergedDecoder)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in merged.modules())
     assert difference(plain, merged, feats()) < EXACT
@@ -98,7 +98,7 @@ def test_merged_decoder(branch_norm: bool) -> None:
 def test_a_learned_upsampling_keeps_the_decoder_as_it_is() -> None:
     decoder = SegformerDecoder(CHANNELS, CLASSES, 12)
     decoder.upsample = nn.ModuleList(nn.Sequential(nn.Conv2d(12, 12, 3)) for _ in CHANNELS)
-    assert simplify_decoder(decoder) is decoder
+    assert simplify_decoder(decoder, Choices()) is decoder
 
 
 @pytest.mark.parametrize("map_ffn", [False, True])
@@ -106,7 +106,7 @@ def test_a_learned_upsampling_keeps_the_decoder_as_it_is() -> None:
 def test_the_whole_model(plan: IsrPlan, map_ffn: bool) -> None:
     plain = nano(plan).double()
     simple = copy.deepcopy(plain)
-    simplify(simple, map_ffn=map_ffn)
+    simplify(simple, Choices(map_ffn=map_ffn))
     assert difference(plain, simple, noise(1, 3, 64, 128)) < 1e-10
     kinds = {type(module) for module in simple.modules()}
     assert {MapFFN if map_ffn else ConvFFN, LeanAttention, MergedDecoder} <= kinds

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgeseg.models.layers import BatchNorm2d, to_nhwc
 from edgeseg.models.vwformer import NormedConv, VwDecoder
 from edgeseg.models.windows import context_windows, copy_shift_pad, query_windows
+from edgeseg.rewrite.rewrites import Choices
 from edgeseg.rewrite.simplify_vw import (
     BranchAggregation,
     BranchRefinement,
@@ -124,7 +125,7 @@ def test_cut_queries() -> None:
 def test_the_whole_decoder_and_what_is_left_of_it() -> None:
     plain = decoder()
     simple = copy.deepcopy(plain)
-    simplify_vw(simple)
+    simplify_vw(simple, Choices())
     assert difference(plain, simple, feats(24, 40)) < EXACT
     assert {BranchAggregation, MergedMultiScale, BranchRefinement} <= {
         type(module) for module in simple.modules()
@@ -135,7 +136,7 @@ def test_the_whole_decoder_and_what_is_left_of_it() -> None:
 def test_learned_upsampling_is_kept() -> None:
     plain = decoder(**SMALL, upsample="lda_aqu")
     simple = copy.deepcopy(plain)
-    simplify_vw(simple)
+    simplify_vw(simple, Choices())
     assert difference(plain, simple, feats(24, 40)) < EXACT
     assert isinstance(simple.mix, MergedMultiScale)
 
@@ -143,7 +144,7 @@ def test_learned_upsampling_is_kept() -> None:
 def test_at_most_half_of_the_multiply_adds_are_left() -> None:
     plain = VwDecoder((32, 64, 160, 256), 19).eval()
     simple = copy.deepcopy(plain)
-    simplify_vw(simple)
+    simplify_vw(simple, Choices())
     macs = []
     for model in (plain, simple):
         maps = [
@@ -158,7 +159,7 @@ def test_at_most_half_of_the_multiply_adds_are_left() -> None:
 def test_float32() -> None:
     plain = decoder().float()
     simple = copy.deepcopy(plain)
-    simplify_vw(simple)
+    simplify_vw(simple, Choices())
     assert difference(plain, simple, [x.float() for x in feats(64, 64)]) < 1e-5
 
 
