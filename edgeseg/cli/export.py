@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 @click.option(
     "--precision",
     type=click.Choice(["fp16"]),
-    help="Also a program in half precision; targets with TensorRT have one anyway.",
+    help="Programs for GPUs too, in float and half precision; targets with TensorRT have them anyway.",
 )
 @click.option("--force", is_flag=True, help="Export even where nothing changed.")
 @click.option(

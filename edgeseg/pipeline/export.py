@@ -22,7 +22,7 @@ from edgeseg.errors import BundleError, DataError, RecipeError
 from edgeseg.isr.plans import load_levels
 from edgeseg.recipe.load import dump_recipe, recipe_digest
 from edgeseg.recipe.schema import Data, Recipe
-from edgeseg.specs import DEFAULT_FORM, IsrPlan
+from edgeseg.specs import DEFAULT_FORM, GPU_FORM, IsrPlan
 from edgeseg.text import quoted
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def export_bundle(
         data_root: golden frames are taken from the validation split below it; without it, from generated
             street scenes.
         weights: of float programs: "fp32", or "fp16" for half the file: stored as fp16 and widened at load.
-        half: write programs in half precision whatever the targets name.
+        half: write programs for GPUs, in half precision too, whatever the targets name.
         reports: further JSON documents to pack.
         force: make it anew even where nothing changed.
     Returns:
@@ -112,7 +112,7 @@ def export_bundle(
         return kept, False
     check_place(out)
     data = recipe.data if data_root else _GENERATED
-    liked = [forms.get("float", DEFAULT_FORM) for forms in wanted]
+    liked = [forms.get("float", DEFAULT_FORM) for forms in wanted] + [GPU_FORM] * half
     forms: list[Form] = list(dict.fromkeys((DEFAULT_FORM, *liked)))  # type: ignore[arg-type]
     images = golden_images(
         open_dataset(data, "val", data_root or Path()), GOLDEN_FRAMES, trained.image.size_hw

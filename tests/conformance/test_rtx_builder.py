@@ -180,7 +180,7 @@ def test_a_program_for_processors_says_how_to_export(folder: Path, tmp_path: Pat
     with pytest.raises(BuildError, match="not laid out for a GPU: it transposes its image") as refused:
         TensorRtRtx().compile(program, tmp_path, {"compute_capability": "8.9"})
     assert "runtime: tensorrt under targets" in refused.value.hint
-    assert "edgeseg export RECIPE --force" in refused.value.hint
+    assert "edgeseg export RECIPE --precision fp16 --force" in refused.value.hint
 
 
 @pytest.mark.parametrize("layout", ["HWC", "NCHW"])

@@ -151,6 +151,7 @@ def test_half_precision_for_targets_that_compute_in_it(
     assert {rung["rung"]: rung["passed"] for rung in ladder["rungs"]}["P2"]
     asked = command(capsys, "export", trained, "-o", tmp_path / "asked.edgeseg", "--precision", "fp16")
     assert asked["precisions"] == ["float", "fp16"]
+    assert list(open_bundle(asked["bundle"]).manifest.levels[0].programs["float"].forms) == ["tensorrt"]
 
 
 def test_a_form_for_each_runtime_that_the_targets_name(

@@ -207,8 +207,8 @@ def read_for_gpu(program: Program) -> bytes:
         raise BuildError(
             f"{program.onnx_path} is not laid out for a GPU: it transposes its image as bytes, and TensorRT"
             " only casts them",
-            hint="write - runtime: tensorrt under targets in the recipe, and export again: edgeseg export"
-            " RECIPE --force",
+            hint="export it for GPUs: edgeseg export RECIPE --precision fp16 --force; or write - runtime:"
+            " tensorrt under targets in the recipe, and export again",
         )
     return graph
 
