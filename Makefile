@@ -1,5 +1,6 @@
 # make demo    the main job, from nothing: environment, runtime without torch, engine for this CPU, a segmented video
 # make test    everything the tests need, torch included; linters, types, floors; then the tests
+# make check   linters, types, floors and the fast tests of the device side, which need no torch; for between two edits
 # make test-trt  TensorRT-RTX's builder on every family of models; installs it, needs no GPU
 # make test-torch-trt  Torch-TensorRT 2.13 on every family of models, in an environment of its own (6 GB: torch for CUDA); needs no GPU
 #              TORCH_TRT=2.8 (to 2.14): another release, in another environment
@@ -28,10 +29,14 @@ BENCH_ARGS ?=
 SOURCES := pyproject.toml README.md LICENSE $(shell find edgeseg recipes calib -type f -not -name '*.pyc')
 PIP_FLAGS := --disable-pip-version-check --quiet
 
-.PHONY: demo test test-trt test-torch-trt test-runtimes bench bench-build lint format clean
+.PHONY: demo check test test-trt test-torch-trt test-runtimes bench bench-build lint format clean
 
 demo: $(DEMO_VENV)/.installed
 	$(DEMO_VENV)/bin/edgeseg demo -o $(DEMO_OUT)
+
+check: lint
+	@$(VENV)/bin/python -m pytest -q -n $(JOBS) --dist loadfile $$($(VENV)/bin/python tests/runtimes/device_tests.py) tests/meta \
+		$(PYTEST_ARGS)
 
 test: lint
 	@$(VENV)/bin/python -m pytest -q -n $(JOBS) --dist loadfile -m "not (gpu or jetson or trt or torch_trt)" $(PYTEST_ARGS)

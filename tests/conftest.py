@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 # A shell starts background jobs with SIGINT ignored, and children inherit that; the tests of Ctrl-C need the
 # usual handler.
@@ -30,6 +33,10 @@ settings.register_profile(
 )
 settings.load_profile("edgeseg")
 
+# Of Python's own: they serve the whole process, and end with it.
+_IS_KEPT = re.compile(r"multiprocessing\.(resource_tracker|forkserver|spawn)")
+_REPORTER: list[Any] = []
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -44,6 +51,44 @@ def _same_scheduling() -> Iterator[None]:
     if before is not None and os.sched_getscheduler(0) != before:
         os.sched_setscheduler(0, before, os.sched_param(0))
         pytest.fail("the test left the process under another scheduling policy, which its children inherit")
+
+
+def _children() -> dict[int, str]:
+    """Processes that this one has started and that have not ended: their command lines, by id."""
+    found = {}
+    for task in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):
+            for pid in map(int, task.read_text().split()):
+                place = Path(f"/proc/{pid}")
+                if place.joinpath("stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                    found[pid] = place.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return found
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_children_left() -> Iterator[None]:
+    """A process that a file of tests leaves behind takes time and ports away from all that follow."""
+    before = _children()
+    yield
+    left = {pid: line for pid, line in _children().items() if pid not in before and not _IS_KEPT.search(line)}
+    for pid in left:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    if left:
+        pytest.fail(f"left running: {list(left.values())}")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Say what failed at once: a log that is cut off tells it too."""
+    if report.failed and _REPORTER:
+        first = str(report.longreprtext).strip().splitlines()[-1:] or [""]
+        _REPORTER[0].write_line(f"\nFAILED {report.nodeid} ({report.when}): {first[0]}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        _REPORTER.append(reporter)
 
 
 @pytest.fixture

@@ -6,10 +6,20 @@ import os
 import subprocess
 import sys
 
+# It ends with the process that started it, and after two minutes whatever happens: a test that is killed, or
+# fails while it starts some of many, leaves no load behind.
+_CODE = """
+import os, time
+parent, until_s = os.getppid(), time.monotonic() + 120
+while os.getppid() == parent and time.monotonic() < until_s:
+    for _ in range(100_000):
+        pass
+"""
+
 
 class Burners:
-    """Busy processes from `start` to `stop`, which may be called again and in any order. Ends them as a
-    context manager.
+    """Busy processes from `start` to `stop`, which may be called again and in any
+    order. Ends them as a context manager.
 
     Args:
         count: of processes; by default one for each CPU that this process may use.
@@ -20,16 +30,14 @@ class Burners:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
-        if not self._processes:
-            self._processes = [
-                subprocess.Popen([sys.executable, "-Sc", "while True: pass"]) for _ in range(self._count)
-            ]
+        while len(self._processes) < self._count:
+            self._processes.append(subprocess.Popen([sys.executable, "-Sc", _CODE]))
 
     def stop(self) -> None:
-        for process in self._processes:
+        while self._processes:
+            process = self._processes.pop()
             process.kill()
             process.wait()
-        self._processes = []
 
     def __enter__(self) -> Burners:
         return self
