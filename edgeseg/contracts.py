@@ -1,7 +1,16 @@
-"""The extension points, on one page. What is swapped is a small Protocol; what flows is in `specs`.
+"""The extension points on one page: what is swapped is a Protocol or a base class, what flows is in `specs`.
 
-A new implementation costs one file or class and one row in a literal table of import strings. Each table has
-a conformance suite in `tests/conformance` that runs over every row, and a fake in `tests/fakes.py`.
+A new implementation costs one file or class and a row in a table of import strings (`registry`), ours or that
+of an entry-point group. `edgeseg.testing` has fakes, and for each point a function that checks this contract,
+which `tests/conformance` calls for every row of ours:
+
+    point                        group             check               table
+    EngineBackend, Session       edgeseg.engines   check_backend       engines.table
+    FrameSource, LiveSource      edgeseg.sources   check_source        stream.sources.table
+    FrameSink                    edgeseg.sinks     check_sink          stream.sinks.table
+    encoders, decoders           edgeseg.models    models.check_model  models.parts, recipe.architectures
+    SegDataset, by data format   edgeseg.datasets  check_dataset       recipe.schema, data.formats
+    Meter                        edgeseg.meters    check_meter         devices.power
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 
 from edgeseg.data.datasets import open_dataset
 from edgeseg.recipe.schema import DATA_FORMATS
+from edgeseg.testing.values import check_dataset
 from trees import TREES, Tree
 
 
@@ -23,15 +23,8 @@ def test_every_format_of_the_schema_has_a_tree() -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_samples_are_images_with_class_maps(tree: Tree, split: str) -> None:
-    dataset = open_dataset(tree.data, split, tree.root)
-    assert len(dataset) > 0
-    allowed = {*range(dataset.labels.num_classes), dataset.labels.ignore_index}
-    for index in range(min(2, len(dataset))):
-        image, mask = dataset.load(index)
-        assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
-        assert mask.dtype == np.uint8 and mask.shape == image.shape[:2]
-        assert set(np.unique(mask).tolist()) <= allowed
+def test_it_keeps_the_contract(tree: Tree, split: str) -> None:
+    check_dataset(open_dataset(tree.data, split, tree.root))
 
 
 def test_masks_hold_the_classes_that_were_written(tree: Tree) -> None:
@@ -55,21 +48,3 @@ def test_names_are_distinct_and_stay_the_same(tree: Tree) -> None:
 def test_train_and_val_share_no_sample(tree: Tree) -> None:
     train, val = (open_dataset(tree.data, split, tree.root) for split in ("train", "val"))
     assert {train.name(i) for i in range(len(train))}.isdisjoint(val.name(i) for i in range(len(val)))
-
-
-def test_loading_leaves_no_trace_and_workers_may_have_a_copy(tree: Tree) -> None:
-    dataset = open_dataset(tree.data, "train", tree.root)
-    copy = pickle.loads(pickle.dumps(dataset))  # noqa: S301 - what a loader process does
-    image, mask = dataset.load(1)
-    dataset.load(0)
-    for again in (dataset, copy):
-        np.testing.assert_array_equal(again.load(1)[0], image)
-        np.testing.assert_array_equal(again.load(1)[1], mask)
-
-
-def test_an_index_beyond_the_end_is_a_bug_of_the_caller(tree: Tree) -> None:
-    dataset = open_dataset(tree.data, "train", tree.root)
-    with pytest.raises(IndexError):
-        dataset.load(len(dataset))
-    with pytest.raises(IndexError):
-        dataset.name(len(dataset))

@@ -4,7 +4,6 @@ whole with `slow`.
 
 from __future__ import annotations
 
-import io
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +24,7 @@ from edgeseg.models.catalog import CATALOGUE, build_model, model_options
 from edgeseg.models.reference import TorchReference
 from edgeseg.models.segmentor import Segmentor
 from edgeseg.specs import IsrPlan, LabelSpace
+from edgeseg.testing.models import check_facts, check_model, check_shapes
 from golden_rule import fill
 
 NUM_CLASSES = 5
@@ -89,35 +89,16 @@ def blocks_of_classes(batch: int, size_hw: tuple[int, int]) -> Tensor:
 
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_maps_logits_and_plans_have_the_shapes_that_the_parts_say(name: str) -> None:
-    height, width = size_hw = (128, 192)
     with torch.device("meta"):
         model = build_model(name, NUM_CLASSES).eval()
-        image = torch.empty(2, 3, *size_hw)
-    model.check_size(size_hw)
-    feats = model.encoder(image)
-    assert [tuple(feat.shape) for feat in feats] == [
-        (2, channels, height // stride, width // stride)
-        for channels, stride in zip(model.encoder.channels, model.encoder.strides, strict=True)
-    ]
-    expected = (2, NUM_CLASSES, height // model.output_stride, width // model.output_stride)
-    assert model.decoder(feats).shape == expected
-    choices = model.isr_choices(size_hw)
-    assert len(choices) == len(model.encoder.attention()) + len(model.decoder.attention())
-    assert all(choice[0] == 1 and len(choice) > 1 for choice in choices)
-    if choices:
-        model.set_isr(plan_of(model, [choice[-1] for choice in choices]))
-        assert model(image).shape == expected
-    spec = model.image_spec(size_hw)
-    assert (spec.mean_rgb, spec.std_rgb) == (model.encoder.mean_rgb, model.encoder.std_rgb)
+    check_facts(name, model)
+    check_shapes(model, (128, 192))
+    assert all(choice[0] == 1 and len(choice) > 1 for choice in model.isr_choices((128, 192)))
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
-def test_a_size_that_would_lose_pixels_is_refused(name: str) -> None:
-    with torch.device("meta"):
-        model = build_model(name, NUM_CLASSES).eval()
-        for size_hw in ((model.size_multiple_px + 1, 128), (128, model.size_multiple_px // 2)):
-            with pytest.raises(ValueError, match="not a multiple"):
-                model(torch.empty(1, 3, *size_hw))
+@pytest.mark.parametrize("name", NANO)
+def test_it_keeps_the_contract(name: str) -> None:
+    check_model(name, num_classes=NUM_CLASSES, size_hw=SIZE_HW)
 
 
 @pytest.mark.parametrize("name", NANO)
@@ -154,34 +135,6 @@ def test_gradients_reach_every_parameter(name: str) -> None:
     unreached = {key for key, gradient in largest.items() if gradient <= noise_level}
     excused = {key for key in largest if any(fnmatchcase(key, pattern) for pattern in WITHOUT_GRADIENT)}
     assert unreached == excused
-
-
-@pytest.mark.parametrize("name", NANO)
-def test_twenty_steps_learn_one_batch(name: str) -> None:
-    torch.manual_seed(0)
-    model = without_drops(name).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    images, mask = noise((64, 64), batch=2), blocks_of_classes(2, (64, 64))
-    losses = []
-    for _ in range(20):
-        loss = loss_of(model, images, mask)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert np.isfinite(losses).all()
-    assert losses[-1] < 0.9 * losses[0]
-
-
-@pytest.mark.parametrize("name", NANO)
-@torch.inference_mode()
-def test_weights_travel_through_a_file(name: str) -> None:
-    saved = io.BytesIO()
-    torch.save(filled(name).state_dict(), saved)
-    saved.seek(0)
-    fresh = build_model(name, NUM_CLASSES).eval()
-    fresh.load_state_dict(torch.load(saved, weights_only=True))
-    assert torch.equal(fresh(noise()), filled(name)(noise()))
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -25,7 +25,7 @@ from edgeseg.specs import ImageSpec, ImageU8, IsrPlan
 from edgeseg.stream.run.governor import Target
 from edgeseg.stream.run.options import Options
 from edgeseg.stream.run.runner import run as run_stream
-from fakes import FakeSink, FakeSource
+from edgeseg.testing.fakes import FakeSink, FakeSource
 from streams import random_images, time_limit
 from tiny import tiny_bundle, tiny_image, tiny_mask, tiny_program
 

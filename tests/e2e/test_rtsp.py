@@ -22,7 +22,7 @@ from edgeseg.stream.run.runner import run
 from edgeseg.stream.run.supervisor import Patience
 from edgeseg.stream.sources.table import open_source, open_sources
 from edgeseg.stream.watch.status import Monitor, SourceStatus
-from fakes import FakeSink
+from edgeseg.testing.fakes import FakeSink
 from streams import session, time_limit
 
 __all__ = ["rtsp_possible"]

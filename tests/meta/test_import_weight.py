@@ -55,6 +55,7 @@ DEVICE_SIDE = (
     "edgeseg.pipeline.evaluate",
     "edgeseg.pipeline.build",
     "edgeseg.pipeline.demo",
+    "edgeseg.testing",
     "edgeseg.cli.run",
     "edgeseg.cli.build",
     "edgeseg.cli.bundle",

@@ -9,7 +9,7 @@ import pytest
 from edgeseg.engines import table
 from edgeseg.registry import ENGINES_GROUP, Table
 from edgeseg.specs import ImageU8, MaskU8
-from fakes import FakeBackend
+from edgeseg.testing.fakes import FakeBackend
 from tiny import tiny_mask
 
 Answer = Callable[[ImageU8], MaskU8]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgeseg.specs import ImageSpec, ImageU8, IsrPlan, LabelSpace, MaskU8, Program
-from fakes import FakeSession
+from edgeseg.testing.fakes import FakeSession
 
 LABELS = LabelSpace(
     ("road", "sky", "car", "tree"), ((128, 64, 128), (70, 130, 180), (0, 0, 142), (107, 142, 35))

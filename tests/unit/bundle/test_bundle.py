@@ -20,7 +20,7 @@ from edgeseg.bundle.manifest import FORMAT, read_manifest
 from edgeseg.engines.open import open_session
 from edgeseg.errors import BundleError, EngineMismatch, IntegrityError
 from edgeseg.specs import IsrPlan
-from fakes import FakeSession
+from edgeseg.testing.fakes import FakeSession
 from tiny import tiny_bundle, tiny_engine, tiny_image, tiny_mask, tiny_program
 
 

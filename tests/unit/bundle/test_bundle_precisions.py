@@ -24,7 +24,7 @@ from edgeseg.errors import BundleError, DataError, GateFailed, RecipeError
 from edgeseg.pipeline.export import quantized_levels
 from edgeseg.recipe.load import find_recipe, load_recipe
 from edgeseg.specs import ImageU8, IsrPlan, MaskU8, Program
-from fakes import FakeBackend
+from edgeseg.testing.fakes import FakeBackend
 from tiny import RECIPE, tiny_bundle, tiny_image, tiny_mask, tiny_precisions, tiny_program
 
 QUANT = "quant: {calibration: {images: x}, min_coverage: 0.9, max_miou_drop: 0.005, qat: null}"

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeseg.devices.power import Ina3221, PowerMeter, Rapl
+from edgeseg.devices.power import METERS, Ina3221, PowerMeter, Rapl
+from edgeseg.testing.values import check_meter
 from plugins import install
 
 
@@ -127,7 +128,9 @@ def test_gpus_by_nvml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_this_machine_is_read_without_a_word() -> None:
-    assert all(watts >= 0 for watts in PowerMeter().read().values())
+    for name in METERS.names():
+        check_meter(METERS.load(name)())
+    check_meter(PowerMeter())
 
 
 def test_a_meter_of_another_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

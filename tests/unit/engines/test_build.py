@@ -19,7 +19,7 @@ from edgeseg.engines.choose.build import build_engine
 from edgeseg.engines.choose.latency import measure_latency
 from edgeseg.engines.open import open_session, verify_engines
 from edgeseg.errors import BuildError, EngineMismatch, GateFailed, Unsupported
-from fakes import FakeBackend
+from edgeseg.testing.fakes import FakeBackend
 from tiny import RECIPE, tiny_bundle, tiny_image, tiny_mask, tiny_program
 
 

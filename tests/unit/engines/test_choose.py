@@ -22,7 +22,7 @@ from edgeseg.engines.choose.latency import measure_together
 from edgeseg.engines.open import find_engine, verify_engines
 from edgeseg.errors import BuildError, BundleError, GateFailed, MissingDependency, OutOfRoom
 from edgeseg.specs import ImageU8, MaskU8
-from fakes import FakeBackend
+from edgeseg.testing.fakes import FakeBackend
 from tiny import tiny_bundle, tiny_image, tiny_mask, tiny_precisions, tiny_program
 
 

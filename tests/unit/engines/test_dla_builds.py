@@ -29,8 +29,8 @@ from edgeseg.engines.tensorrt.python import TensorRt
 from edgeseg.errors import BuildError, Unsupported
 from edgeseg.registry import ENGINES_GROUP, Table
 from edgeseg.specs import canonical_form
+from edgeseg.testing.fakes import FakeBackend
 from fake_cuda import FakeLibrary, fake_trt
-from fakes import FakeBackend
 from processor import be
 from tiny import tiny_bundle, tiny_image, tiny_mask, tiny_precisions, tiny_program
 

@@ -11,7 +11,7 @@ from choosing import Clock, runtimes
 from edgeseg.bundle import Bundle
 from edgeseg.engines.choose.choice import build_level
 from edgeseg.errors import IntegrityError
-from fakes import FakeBackend
+from edgeseg.testing.fakes import FakeBackend
 from tiny import tiny_bundle, tiny_program
 
 

@@ -23,7 +23,7 @@ from edgeseg.engines.options import THREADS, check, declared, read
 from edgeseg.engines.tensorrt import rtx
 from edgeseg.errors import BuildError, OptionError, Unsupported
 from edgeseg.pipeline.build import build_bundle
-from fakes import FakeBackend
+from edgeseg.testing.fakes import FakeBackend
 from tiny import tiny_bundle, tiny_mask
 
 DECLARED = {

@@ -31,9 +31,9 @@ from edgeseg.engines.tensorrt.builder import Order
 from edgeseg.engines.tensorrt.rtx import TensorRtRtx
 from edgeseg.errors import BundleError, EngineMismatch, MissingDependency
 from edgeseg.registry import ENGINES_GROUP, Table
+from edgeseg.testing.fakes import FakeBackend
 from fake_cuda import FakeLibrary
 from fake_rtx import VERSION, EngineInvalidityDiagnostics, EngineValidity, fake_rtx
-from fakes import FakeBackend
 from processor import be
 from tiny import SIZE_HW, tiny_bundle, tiny_image, tiny_mask
 

@@ -22,7 +22,7 @@ from edgeseg.isr.search import SearchOptions, SearchResult, search_plans, seeds_
 from edgeseg.journal import Journal
 from edgeseg.recipe.schema import Choose
 from edgeseg.specs import ImageSpec, ImageU8, IsrPlan, MaskU8, Program
-from fakes import FakeSession
+from edgeseg.testing.fakes import FakeSession
 from halves import LABELS, SIZE_HW, Data
 
 SPACE = PlanSpace(((1, 2, 4), (1, 2)), ((1, 2, 4),), SIZE_HW)

@@ -14,7 +14,7 @@ from edgeseg.stream.sources.table import open_source
 from plugins import install
 
 CODE = """
-from fakes import FakeSink, FakeSource
+from edgeseg.testing.fakes import FakeSink, FakeSource
 
 def source(uri, name):
     return FakeSource([], name=name or uri)

@@ -26,7 +26,7 @@ from edgeseg.stream.run.runner import run
 from edgeseg.stream.run.supervisor import Patience
 from edgeseg.stream.watch.events import EventBus
 from edgeseg.stream.watch.status import Monitor
-from fakes import FakeLiveSource, FakeSink, FakeSource
+from edgeseg.testing.fakes import FakeLiveSource, FakeSink, FakeSource
 from streams import random_images, session, time_limit
 
 pytestmark = pytest.mark.usefixtures(time_limit.__name__)

@@ -22,7 +22,7 @@ from edgeseg.stream.watch.alarms import RegionMonitor
 from edgeseg.stream.watch.events import Event
 from edgeseg.stream.watch.regions import parse_region, parse_threshold
 from edgeseg.stream.watch.service import JsonLog
-from fakes import FakeSink, FakeSource
+from edgeseg.testing.fakes import FakeSink, FakeSource
 from sinking import sink
 from streams import LABELS, random_images, session, time_limit
 

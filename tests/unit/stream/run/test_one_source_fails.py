@@ -25,7 +25,7 @@ from edgeseg.stream.sinks.table import route_sinks
 from edgeseg.stream.watch.alarms import RegionMonitor
 from edgeseg.stream.watch.regions import parse_region
 from edgeseg.stream.watch.status import Monitor
-from fakes import FakeLiveSource, FakeSession, FakeSink, FakeSource
+from edgeseg.testing.fakes import FakeLiveSource, FakeSession, FakeSink, FakeSource
 from streams import LABELS, PROGRAM, by_brightness, random_images, session, time_limit
 
 pytestmark = pytest.mark.usefixtures(time_limit.__name__)

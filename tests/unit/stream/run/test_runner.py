@@ -26,7 +26,7 @@ from edgeseg.stream.run.report import Interrupted
 from edgeseg.stream.run.runner import run
 from edgeseg.stream.sinks.table import open_sinks
 from edgeseg.stream.sources.table import open_source
-from fakes import FakeSink, FakeSource
+from edgeseg.testing.fakes import FakeSink, FakeSource
 from streams import LABELS, PROGRAM, random_images, session, time_limit, write_video
 
 pytestmark = pytest.mark.usefixtures(time_limit.__name__)

@@ -21,7 +21,7 @@ from edgeseg.specs import ImageSpec, ImageU8, LabelSpace, MaskU8
 from edgeseg.stream.run.governor import Governor, Target
 from edgeseg.stream.run.options import Options
 from edgeseg.stream.run.runner import run
-from fakes import FakeSession, FakeSink, FakeSource
+from edgeseg.testing.fakes import FakeSession, FakeSink, FakeSource
 from streams import PROGRAM, random_images, session, time_limit
 
 pytestmark = pytest.mark.usefixtures(time_limit.__name__)

@@ -27,7 +27,7 @@ from edgeseg.stream.sources.table import open_source
 from edgeseg.stream.watch.alarms import RegionMonitor
 from edgeseg.stream.watch.regions import parse_region, parse_threshold
 from edgeseg.stream.watch.status import Monitor
-from fakes import FakeSource
+from edgeseg.testing.fakes import FakeSource
 from outside import Broker
 from sinking import read_video, sink, write_all
 from streams import LABELS, random_images, session, time_limit

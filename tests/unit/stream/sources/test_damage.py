@@ -24,7 +24,7 @@ from edgeseg.stream.run.runner import run
 from edgeseg.stream.sources.losses import Losses
 from edgeseg.stream.sources.table import files_of, open_source
 from edgeseg.stream.watch.status import Monitor
-from fakes import FakeSource
+from edgeseg.testing.fakes import FakeSource
 from sinking import sink
 from streams import random_images, session, time_limit
 from web_files import served

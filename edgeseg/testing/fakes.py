@@ -1,4 +1,4 @@
-"""Fakes of the extension points, for tests here and as a pattern for users' own."""
+"""Fakes of the extension points, for tests and as a pattern for one's own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from edgeseg.contracts import NO_OPTIONS, EngineBackend, FrameSink, FrameSource, LiveSource, Option, Session
+from edgeseg.contracts import (
+    NO_OPTIONS,
+    EngineBackend,
+    FrameSink,
+    FrameSource,
+    LiveSource,
+    Meter,
+    NoProgress,
+    Option,
+    Session,
+)
 from edgeseg.engines.options import THREADS
 from edgeseg.images import resize_image, resize_mask
 from edgeseg.results import Result
@@ -79,7 +89,8 @@ class FakeBackend:
         error: Exception | None = None,
     ) -> None:
         self.options = options
-        self.name, self._forms = name, {"float": form, "fp16": half_form, "int8": int8_form}
+        self.name = name
+        self._forms: dict[Precision, str | None] = {"float": form, "fp16": half_form, "int8": int8_form}
         self.exports = {precision: wanted for precision, wanted in self._forms.items() if wanted is not None}
         self.compiled: list[Mapping[str, Any]] = []
         self._answer, self._variants, self._error = answer, variants, error
@@ -223,4 +234,32 @@ class FakeSink(FrameSink):
         self.closed += 1
 
 
-_conforms: tuple[type[Session], type[EngineBackend]] = (FakeSession, FakeBackend)
+class FakeMeter:
+    """A power meter that gives readings one after another, and the last one for ever."""
+
+    def __init__(self, *readings: Mapping[str, float]) -> None:
+        self._readings = list(readings) or [{}]
+
+    def read(self) -> Mapping[str, float]:
+        return self._readings.pop(0) if len(self._readings) > 1 else self._readings[0]
+
+
+class FakeProgress(NoProgress):
+    """A Progress that keeps what it is told: `started` tasks, `steps` by task, and `messages`."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.steps: dict[str, int] = {}
+        self.messages: list[str] = []
+
+    def start(self, task: str, total: int | None) -> None:
+        self.started.append(task)
+
+    def advance(self, task: str, steps: int = 1, **figures: float | str) -> None:
+        self.steps[task] = self.steps.get(task, 0) + steps
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+_conforms: tuple[type[Session], type[EngineBackend], type[Meter]] = (FakeSession, FakeBackend, FakeMeter)
