@@ -172,9 +172,7 @@ CATALOGUE: dict[str, Entry] = {
     "repsep_nano": Entry("mit_nano", "repsep_nano", _TESTS, _REPSEP),
 }
 
-MODELS: Table[AddedPart | Entry] = Table(
-    MODELS_GROUP, "model or part of one", {}, taken=(*CATALOGUE, *ENCODERS, *DECODERS)
-)
+MODELS: Table[AddedPart | Entry] = Table(MODELS_GROUP, "model", {}, taken=(*CATALOGUE, *ENCODERS, *DECODERS))
 """What packages add; ours are in `CATALOGUE`, `ENCODERS` and `DECODERS`."""
 
 

@@ -11,7 +11,10 @@ import pytest
 from edgeseg.cli import main
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted([*ROOT.glob("*/README.md"), *ROOT.glob("examples/*/README.md"), *ROOT.glob("docs/*.md")]),
+]
 
 
 def code(text: str) -> str:
