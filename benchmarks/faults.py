@@ -30,7 +30,7 @@ from edgeseg.stream.run.mailbox import Policy
 from edgeseg.stream.run.options import Options
 from edgeseg.stream.run.runner import run
 from edgeseg.stream.run.supervisor import Patience
-from edgeseg.stream.sources.table import open_sources
+from edgeseg.stream.sources.table import open_source
 from edgeseg.stream.watch.status import Monitor
 
 PATIENCE = Patience(stall_s=0.5, watchdog_s=3.0, connect_s=6.0, retry_s=0.25, retry_cap_s=1.0)
@@ -43,9 +43,9 @@ class Watched:
 
     def __init__(self, engine: Session, servers: Sequence[RtspServer]) -> None:
         self.monitor, self.stop, self.reports = Monitor(), threading.Event(), list[Any]()
-        sources = open_sources(
-            [f"cam{number}={server.uri()}#timeout=3" for number, server in enumerate(servers)]
-        )
+        sources = [
+            open_source(f"{server.uri()}#timeout=3", f"cam{number}") for number, server in enumerate(servers)
+        ]
         policy = Policy("oldest", 1, MAX_AGE_MS)
         self._thread = in_background(
             lambda: self.reports.append(
@@ -161,7 +161,7 @@ def wrong_password(engine: Session) -> dict[str, Any]:
     try:
         before, start_s = held_at_rest(), time.monotonic()
         try:
-            run(engine, open_sources([server.uri(login="viewer:wr0ng@")]), [], Options(patience=PATIENCE))
+            run(engine, open_source(server.uri(login="viewer:wr0ng@")), [], Options(patience=PATIENCE))
             told = "nothing"
         except AccessDenied as error:
             told = str(error)

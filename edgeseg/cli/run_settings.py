@@ -24,9 +24,6 @@ BESIDE_A_FILE = frozenset(
 )
 """Options that may stand beside --config; what runs is what the file says."""
 
-_TRANSPORT_SCHEMES = ("rtsp:", "rtsps:")
-_TIMEOUT_SCHEMES = (*_TRANSPORT_SCHEMES, "http:", "https:", "udp:")
-
 
 def read_settings(context: click.Context) -> config.Streams:
     """What a command line asks for.
@@ -77,8 +74,10 @@ def _from_options(given: Mapping[str, Any]) -> config.Streams:
     sources = []
     for name, uri in pairs:
         source = config.Source(
-            uri=_with_options(uri, given["tcp"], given["read_timeout_s"]),
+            uri=uri,
             name=name if name != redact(uri) else None,
+            transport=None if given["tcp"] is None else "tcp" if given["tcp"] else "udp",
+            timeout_s=given["read_timeout_s"],
             drop=given["drop"],
             queue=given["queue"],
             max_age_ms=given["max_age_ms"],
@@ -105,22 +104,6 @@ def _from_options(given: Mapping[str, Any]) -> config.Streams:
         patience=config.Patience(**{key: value for key, value in times.items() if value}),
         web=config.Web(listen=given["web"], token=given["web_token"]) if given["web"] else None,
         log="json" if given["log_json"] else "text",
-    )
-
-
-def _with_options(uri: str, tcp: bool | None, timeout_s: float | None) -> str:
-    """A network source with the line's options, where it has none of its own."""
-    scheme, own = uri.partition("//")[0].lower(), uri.partition("#")[2]
-    wanted = [
-        f"transport={'tcp' if tcp else 'udp'}"
-        if tcp is not None and scheme in _TRANSPORT_SCHEMES and "transport=" not in own
-        else "",
-        f"timeout={timeout_s:g}"
-        if timeout_s and scheme in _TIMEOUT_SCHEMES and "timeout=" not in own
-        else "",
-    ]
-    return (
-        "&".join(part for part in (uri if own else f"{uri}#", *wanted) if part).replace("#&", "#").rstrip("#")
     )
 
 

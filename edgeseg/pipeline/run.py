@@ -29,7 +29,7 @@ from edgeseg.stream.run.runner import run
 from edgeseg.stream.sinks.contact_sheet import FrameSampler
 from edgeseg.stream.sinks.disk import prepare
 from edgeseg.stream.sinks.table import route_sinks
-from edgeseg.stream.sources.table import open_sources
+from edgeseg.stream.sources.table import check_names, open_source
 from edgeseg.stream.uris import redact
 from edgeseg.stream.watch.alarms import RegionMonitor
 from edgeseg.stream.watch.service import run_heartbeat
@@ -84,7 +84,8 @@ def run_streams(
         EdgesegError: as `stream.run.runner.run`, and for sources and sinks of no known form.
         Interrupted, Abandoned: see there.
     """
-    sources = open_sources([f"{one.name}={one.uri}" if one.name else one.uri for one in settings.sources])
+    sources = [open_source(one.uri, one.name, one.connection()) for one in settings.sources]
+    check_names(sources)
     by_id = dict(zip((source.source_id for source in sources), settings.sources, strict=True))
     beside = [Path(path) for path in (settings.report, sheet) if path]
     uris = {source: one.uri for source, one in by_id.items()}

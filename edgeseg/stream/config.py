@@ -24,6 +24,7 @@ from edgeseg.recipe.strict_yaml import KeyPath, Mistake, read_yaml
 from edgeseg.specs import Precision
 from edgeseg.stream.run import supervisor
 from edgeseg.stream.run.mailbox import Drop, Policy, by_kind
+from edgeseg.stream.uris import Connection
 from edgeseg.stream.watch import regions
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -110,7 +111,17 @@ class Source(Section):
     )
     queue: Count | None = Field(default=None, description="frames that wait at most; null: by kind of source")
     max_age_ms: Positive | None = Field(default=None, description="older frames are dropped")
+    transport: Literal["tcp", "udp"] | None = Field(
+        default=None, description="of rtsp://, where the URI does not say it; null: tcp"
+    )
+    timeout_s: Positive | None = Field(
+        default=None, description="silence that a network stream may keep, where the URI does not say it"
+    )
     regions: tuple[Region, ...] = ()
+
+    def connection(self) -> Connection:
+        """How it is reached."""
+        return Connection(self.transport, self.timeout_s)
 
     def mailbox(self, is_live: bool) -> Policy:
         """What its mailbox does."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Sequence
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
 from edgeseg.errors import StreamError
@@ -33,6 +34,19 @@ class Named(NamedTuple):
 
     name: str
     uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How a stream is reached where its URI does not say it; None: as by default.
+
+    Attributes:
+        transport: of RTSP.
+        timeout_s: silence in seconds after which it is given up, from 0.1 to 3600.
+    """
+
+    transport: Literal["tcp", "udp"] | None = None
+    timeout_s: float | None = None
 
 
 def named(text: str) -> Named:

@@ -83,7 +83,7 @@ class TestLiveSource:
         assert caught.value.__cause__ is None  # a library's error quotes the password
 
     def test_it_keeps_the_contract(self, source: LiveSource, form: SourceForm) -> None:
-        for given in (source, cast(LiveSource, open_source(f"front={UNREACHABLE[form.example]}"))):
+        for given in (source, cast(LiveSource, open_source(UNREACHABLE[form.example], "front"))):
             check_fresh(given)
         assert given.source_id == "front"
         check_unreachable(source)

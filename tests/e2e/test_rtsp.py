@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -20,7 +20,8 @@ from edgeseg.stream.run.options import Options
 from edgeseg.stream.run.report import RunReport
 from edgeseg.stream.run.runner import run
 from edgeseg.stream.run.supervisor import Patience
-from edgeseg.stream.sources.table import open_source, open_sources
+from edgeseg.stream.sources.table import open_source
+from edgeseg.stream.uris import Connection
 from edgeseg.stream.watch.status import Monitor, SourceStatus
 from edgeseg.testing.fakes import FakeSink
 from streams import session, time_limit
@@ -86,7 +87,7 @@ def states(report: RunReport, source: str) -> list[str]:
 def test_a_server_that_is_killed_and_comes_back_with_another_picture() -> None:
     sink = FakeSink()
     with rtsp_server(fps=20) as server:
-        with running([open_source(f"cam={server.uri()}#timeout=2")], [sink]) as going:
+        with running([open_source(f"{server.uri()}#timeout=2", "cam")], [sink]) as going:
             going.wait_for_frames(5)
             server.kill()
             wait_for(lambda: going.source().state == "RECONNECTING")
@@ -135,7 +136,7 @@ def test_a_frozen_server_stalls_is_left_and_comes_back() -> None:
     with rtsp_server(fps=20) as server:
         sink = FakeSink()
         with running(
-            [open_source(f"cam={server.uri()}#timeout=1.5")], [sink], policy=Policy("oldest", 1, 700)
+            [open_source(f"{server.uri()}#timeout=1.5", "cam")], [sink], policy=Policy("oldest", 1, 700)
         ) as going:
             going.wait_for_frames(10)
             server.freeze()
@@ -156,9 +157,9 @@ def test_a_frozen_server_stalls_is_left_and_comes_back() -> None:
 @needs_server
 @pytest.mark.slow
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
-def test_a_slow_source_is_no_dead_one(transport: str) -> None:
+def test_a_slow_source_is_no_dead_one(transport: Literal["tcp", "udp"]) -> None:
     with rtsp_server(fps=2) as server:
-        with running([open_source(f"cam={server.uri()}#transport={transport}")], []) as going:
+        with running([open_source(server.uri(), "cam", Connection(transport))], []) as going:
             going.wait_for_frames(6)
         report = going.finish()
     assert states(report, "cam")[:2] == ["CONNECTING", "RUNNING"]
@@ -172,7 +173,7 @@ def test_one_of_four_dies_and_the_rest_does_not_notice() -> None:
         names = ["a", "b", "c", "dead"]
         uris = [*(good.uri(camera) for camera in range(3)), bad.uri()]
         sinks = {name: [FakeSink()] for name in names} | {"": [FakeSink()]}
-        sources = open_sources([f"{name}={uri}" for name, uri in zip(names, uris, strict=True)])
+        sources = [open_source(uri, name) for name, uri in zip(names, uris, strict=True)]
         with running(sources, sinks) as going:
             for number in range(4):
                 going.wait_for_frames(3, number)
@@ -200,7 +201,7 @@ def test_a_run_starts_with_the_cameras_that_are_there() -> None:
     late = RtspServer(fps=15)
     try:
         with rtsp_server(fps=15) as server:
-            with running(open_sources([f"on={server.uri()}", f"late={late.uri()}"]), []) as going:
+            with running([open_source(server.uri(), "on"), open_source(late.uri(), "late")], []) as going:
                 going.wait_for_frames(5)
                 assert going.source(1).state == "CONNECTING"
                 assert "refused" in str(going.source(1).last_error)

@@ -28,7 +28,7 @@ from edgeseg.stream.sources.clip import Clip, rate_of, size_of
 from edgeseg.stream.sources.convert import failures, pyav
 from edgeseg.stream.sources.decoder import Decoder, choose_video, reason_of
 from edgeseg.stream.sources.places import DAMAGED
-from edgeseg.stream.uris import choice, number, redact, scrub, split_options
+from edgeseg.stream.uris import Connection, choice, number, redact, scrub, split_options
 from edgeseg.text import quoted
 
 _TIMEOUT_S = 5.0
@@ -58,7 +58,7 @@ class NetworkStream(LiveSource):
         tell: gets the events of reading.
     """
 
-    def __init__(self, uri: str, name: str | None = None) -> None:
+    def __init__(self, uri: str, name: str | None = None, connection: Connection | None = None) -> None:
         self.is_live = True
         self.fps = 0.0
         self.frame_count: int | None = None
@@ -70,9 +70,14 @@ class NetworkStream(LiveSource):
         )
         self._address, options = split_options(uri, allowed)
         self.source_id = name or redact(self._address)
+        self._connection = connection = connection or Connection()
+        if connection.timeout_s is not None:
+            options.setdefault("timeout", f"{connection.timeout_s:g}")
         self._timeout_s = number(uri, options, "timeout", _TIMEOUT_S, 0.1, 3600)
         self._stated_fps = number(uri, options, "fps", 0.0, 0.001, _MOST_FPS)
         self._threads = int(number(uri, options, "threads", 0, 1, 64))
+        if connection.transport is not None:
+            options.setdefault("transport", connection.transport)
         self._transport = choice(uri, options, "transport", _TRANSPORTS)
         self._keep_damaged = choice(uri, options, "damaged", DAMAGED)
         self._clockless = False
@@ -93,7 +98,7 @@ class NetworkStream(LiveSource):
         return self._decoder.undecodable if self._decoder else 0
 
     def fresh(self) -> NetworkStream:
-        return NetworkStream(self._uri, self._name)
+        return NetworkStream(self._uri, self._name, self._connection)
 
     def open(self) -> None:
         try:

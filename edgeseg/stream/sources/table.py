@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from edgeseg.errors import StreamError
 from edgeseg.registry import SOURCES_GROUP, Table
 from edgeseg.stream.sources.places import IMAGE_SUFFIXES, find_images, split_damaged, split_rate
-from edgeseg.stream.uris import named, redact, scheme_of
+from edgeseg.stream.uris import Connection, redact, scheme_of
 
 if TYPE_CHECKING:
     from edgeseg.contracts import FrameSource
@@ -25,7 +25,7 @@ _NETWORK = "edgeseg.stream.sources.network"
 _RECORDED = "edgeseg.stream.sources.recorded"
 _GSTREAMER = "edgeseg.stream.sources.gstreamer"
 
-SOURCES: Table[Callable[[str, str | None], FrameSource]] = Table(
+SOURCES: Table[Callable[..., FrameSource]] = Table(
     SOURCES_GROUP,
     "source",
     {
@@ -42,6 +42,8 @@ SOURCES: Table[Callable[[str, str | None], FrameSource]] = Table(
     taken=("rtsps", "https", "file"),
 )
 """What makes an unopened source of a URI and a name for results; None: the URI itself is the name."""
+_CONNECTED = ("rtsp", "http", "udp")
+"""Rows that also take a `Connection`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,23 +93,23 @@ def examples() -> list[str]:
     return [*(form.example for form in FORMS), *(f"{name}://..." for name in SOURCES.plugins())]
 
 
-def open_source(text: str) -> FrameSource:
-    """The source that a URI names, not opened yet. "NAME=URI" gives it a name for results; else it is the URI
-    without credentials.
+def open_source(uri: str, name: str | None = None, connection: Connection | None = None) -> FrameSource:
+    """Return the source that a URI names, not opened yet.
 
+    Args:
+        name: what results call it; None: the URI without credentials.
+        connection: how a stream over the network is reached, where its URI does not say it.
     Raises:
         StreamError: no form that is known, or a malformed URI.
         Unsupported: the package that adds this form cannot be imported.
     """
-    name, uri = named(text)
-    return SOURCES.load(_row_of(uri))(uri, name if name != redact(uri) else None)
+    row = _row_of(uri)
+    make = SOURCES.load(row)
+    return make(uri, name, connection) if connection and row in _CONNECTED else make(uri, name)
 
 
-def open_sources(texts: Sequence[str]) -> list[FrameSource]:
-    """The sources that several URIs name, not opened yet. Raises StreamError where two have one name, else as
-    `open_source`.
-    """
-    sources = [open_source(text) for text in texts]
+def check_names(sources: Sequence[FrameSource]) -> None:
+    """Raise StreamError where two sources have one name."""
     names = [source.source_id for source in sources]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -115,12 +117,10 @@ def open_sources(texts: Sequence[str]) -> list[FrameSource]:
             f"{twice}: given twice",
             hint="give each source a name of its own: --source front=URI --source back=URI",
         )
-    return sources
 
 
-def files_of(text: str) -> list[Path]:
+def files_of(uri: str) -> list[Path]:
     """The local files that a source reads, for those who must not write over them."""
-    uri = named(text).uri
     if "://" in uri or uri.startswith("gst:"):
         return []
     return find_images(split_rate(split_damaged(uri)[0])[0])

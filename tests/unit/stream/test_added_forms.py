@@ -38,7 +38,7 @@ def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("added")
 def test_a_scheme_of_a_source() -> None:
     assert open_source("ros-2://camera/front").source_id == "ros-2://camera/front"
-    assert open_source("front=ROS-2://camera").source_id == "front"
+    assert open_source("ROS-2://camera", "front").source_id == "front"
 
 
 @pytest.mark.usefixtures("added")

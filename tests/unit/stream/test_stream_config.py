@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from edgeseg.errors import RecipeError
 from edgeseg.stream.config import Streams, load_streams
 from edgeseg.stream.run.mailbox import LIVE, RECORDED, Policy
+from edgeseg.stream.uris import Connection
 from edgeseg.stream.watch.regions import Region, Threshold
 from locations import REPOSITORY
 
@@ -54,7 +55,8 @@ def raw_region() -> dict[str, object]:
 
 def test_the_example_holds_every_key_and_loads(tmp_path: Path) -> None:
     streams = load_streams(EXAMPLE, {"GATE_LOGIN": "user:secret"})
-    assert streams.sources[0].uri == "rtsp://user:secret@10.0.0.21/stream1#transport=tcp&timeout=5"
+    assert streams.sources[0].uri == "rtsp://user:secret@10.0.0.21/stream1"
+    assert streams.sources[0].connection() == Connection("tcp", 5)
     assert streams.sources[0].mailbox(True) == Policy("oldest", 1, 500.0)
     region = streams.sources[0].regions[0]
     assert set(raw_region()) == set(type(region).model_fields)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeseg.errors import StreamError
-from edgeseg.stream.sources.table import open_source, open_sources
+from edgeseg.stream.sources.table import check_names, open_source
 from edgeseg.stream.uris import named, redact, scrub, split_options
 
 # Long enough not to occur in the rest of the URI by chance; "@" is in, and so is what ends an authority.
@@ -74,16 +74,16 @@ def test_a_file_with_an_equals_sign_is_that_file(tmp_path: Path, monkeypatch: py
 
 
 def test_a_source_has_its_name_in_results() -> None:
-    assert open_source("cam1=synthetic://64x48").source_id == "cam1"
+    assert open_source("synthetic://64x48", "cam1").source_id == "cam1"
     assert open_source("rtsp://u:p@cam/1#transport=udp").source_id == "rtsp://***@cam/1"
-    assert open_source("back=rtsp://u:p@cam/1").source_id == "back"
+    assert open_source("rtsp://u:p@cam/1", "back").source_id == "back"
 
 
 def test_two_sources_need_two_names() -> None:
     with pytest.raises(StreamError, match="given twice") as caught:
-        open_sources(["rtsp://u:secret@cam/1", "rtsp://v:secret@cam/1"])
+        check_names([open_source("rtsp://u:secret@cam/1"), open_source("rtsp://v:secret@cam/1")])
     assert "front=" in caught.value.hint
-    assert len(open_sources(["a=rtsp://cam/1", "b=rtsp://cam/1"])) == 2
+    check_names([open_source("rtsp://cam/1", "a"), open_source("rtsp://cam/1", "b")])
 
 
 def test_options_follow_a_hash() -> None:

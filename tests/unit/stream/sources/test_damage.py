@@ -202,7 +202,7 @@ def test_a_jpeg_that_ends_early_is_not_shown(tmp_path: Path) -> None:
 def test_another_source_goes_on(tmp_path: Path) -> None:
     path = scrambled(h264(tmp_path / "clip.mp4", b_frames=0), 3)
     other = FakeSource(random_images(20), name="other")
-    report = run(session(), [open_source(f"bad={path}"), other], [], Options(on_result=lambda *_: None))
+    report = run(session(), [open_source(str(path), "bad"), other], [], Options(on_result=lambda *_: None))
     assert [failure["what"] for failure in report.failures] == ["bad"]
     by_name = {source["source"]: source for source in report.sources}
     assert by_name["other"]["delivered"] == 20
