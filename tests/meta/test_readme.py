@@ -9,6 +9,9 @@ import click
 import pytest
 
 from edgeseg.cli import main
+from edgeseg.recipe.schema import DATA_FORMATS
+from edgeseg.stream.sinks import table as sinks
+from edgeseg.stream.sources import table as sources
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -66,3 +69,15 @@ def test_the_map_of_the_house_names_every_room() -> None:
         if not path.name.startswith(("_", ".")) and path.suffix != ".typed"
     }
     assert {room for room in rooms if room not in text} == set()
+
+
+@pytest.mark.parametrize("form", [*sources.FORMS, *sinks.FORMS], ids=lambda form: form.example)
+def test_every_form_of_sources_and_sinks_is_told(form: sources.SourceForm | sinks.SinkForm) -> None:
+    told = code((ROOT / "README.md").read_text())
+    scheme = re.match(r"\w+:(//)?", form.example)
+    assert (scheme[0] if scheme else form.example.split()[0].removeprefix("out")) in told
+
+
+def test_every_data_format_is_told() -> None:
+    told = (ROOT / "README.md").read_text()
+    assert {name for name in DATA_FORMATS.rows if f"`{name}`" not in told} == set()
