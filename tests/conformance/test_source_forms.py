@@ -123,3 +123,4 @@ class TestSource:
     def test_it_keeps_the_contract(self, form: SourceForm, tmp_path: Path) -> None:
         uri = SOURCE_EXAMPLES[form.example](tmp_path)
         check_source(lambda: open_source(uri))
+        assert open_source(uri).is_live is False

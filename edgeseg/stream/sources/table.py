@@ -130,9 +130,9 @@ def _row_of(uri: str) -> str:
     for form in FORMS:
         if uri and form.matches(uri):
             return form.row
-    scheme = scheme_of(uri)
-    if scheme in SOURCES.plugins():
-        return scheme
+    for name in SOURCES.plugins():
+        if scheme_of(uri) == name.lower():
+            return name
     raise StreamError(
         f"{redact(uri) or 'an empty string'}: not a source",
         hint="a source is one of: " + "  ".join(examples()),

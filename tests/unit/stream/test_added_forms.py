@@ -25,7 +25,7 @@ def sink(uri, opacity):
     return made
 """
 GROUPS = {
-    "edgeseg.sources": {"ros-2": "acme:source"},
+    "edgeseg.sources": {"ros-2": "acme:source", "NDI": "acme:source"},
     "edgeseg.sinks": {"csv": "acme:sink", "mp4": "acme:sink"},
 }
 
@@ -38,6 +38,7 @@ def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("added")
 def test_a_scheme_of_a_source() -> None:
     assert open_source("ros-2://camera/front").source_id == "ros-2://camera/front"
+    assert open_source("ndi://studio").source_id == "ndi://studio"
     assert open_source("ROS-2://camera", "front").source_id == "front"
 
 
