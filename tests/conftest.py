@@ -81,12 +81,13 @@ def _no_children_left() -> Iterator[None]:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Say what failed at once: a log that is cut off tells it too."""
     if report.failed and _REPORTER:
-        first = str(report.longreprtext).strip().splitlines()[-1:] or [""]
-        _REPORTER[0].write_line(f"\nFAILED {report.nodeid} ({report.when}): {first[0]}")
+        lines = [line for line in report.longreprtext.splitlines() if line.startswith("E ")]
+        why = lines[0][1:].strip() if lines else ""
+        _REPORTER[0].write_line(f"\nFAILED {report.nodeid} ({report.when}): {why}")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
+def pytest_sessionstart(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:
         _REPORTER.append(reporter)
 
