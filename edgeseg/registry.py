@@ -80,7 +80,7 @@ class Table(Generic[_Thing]):
         return [*self.rows, *self.plugins()]
 
     def __contains__(self, name: object) -> bool:
-        return name in self.rows or name in self.plugins()
+        return isinstance(name, str) and (name in self.rows or name in self.plugins())
 
     def load(self, name: str) -> _Thing:
         """Import what a row names.

@@ -43,6 +43,10 @@ class Picture:
         Target(place, DataError).write(data)
         return place
 
+    def __repr__(self) -> str:
+        height, width = self.image_rgb.shape[:2]
+        return f"<Picture {width}x{height}>"
+
     def _repr_png_(self) -> bytes:
         return encode_png(self.image_rgb)
 

@@ -84,21 +84,20 @@ def run_streams(
         EdgesegError: as `stream.run.runner.run`, and for sources and sinks of no known form.
         Interrupted, Abandoned: see there.
     """
-    sources = [open_source(one.uri, one.name, one.connection()) for one in settings.sources]
-    check_names(sources)
-    by_id = dict(zip((source.source_id for source in sources), settings.sources, strict=True))
-    beside = [Path(path) for path in (settings.report, sheet) if path]
-    uris = {source: one.uri for source, one in by_id.items()}
-    routed: dict[str, list[AnySink]] = {
-        source: [*made]
-        for source, made in route_sinks(settings.sinks, uris, opacity=settings.opacity, beside=beside).items()
-    }
-    routed[""] = [*routed.get("", []), *sinks]
-    report_to, sheet_to = (prepare(Path(path)) if path else None for path in (settings.report, sheet))
-    sampler = FrameSampler() if sheet_to else None
     options = options or Options()
-    bundle = open_bundle(Path(settings.bundle))
     with ExitStack() as stack:
+        stack.callback(options.monitor.events.close)
+        sources = [open_source(one.uri, one.name, one.connection()) for one in settings.sources]
+        check_names(sources)
+        by_id = dict(zip((source.source_id for source in sources), settings.sources, strict=True))
+        beside = [Path(path) for path in (settings.report, sheet) if path]
+        uris = {source: one.uri for source, one in by_id.items()}
+        made = route_sinks(settings.sinks, uris, opacity=settings.opacity, beside=beside)
+        routed: dict[str, list[AnySink]] = {source: [*group] for source, group in made.items()}
+        routed[""] = [*routed.get("", []), *sinks]
+        report_to, sheet_to = (prepare(Path(path)) if path else None for path in (settings.report, sheet))
+        sampler = FrameSampler() if sheet_to else None
+        bundle = open_bundle(Path(settings.bundle))
         sessions, governor = _sessions(settings, bundle, stack)
         program = sessions[min(sessions)].program
 
@@ -116,7 +115,6 @@ def run_streams(
 
         _tell_settings(bundle, settings, options.progress)
         monitor = options.monitor
-        stack.callback(monitor.events.close)
         if settings.web:
             height, width = program.image.size_hw
             about = {"bundle": bundle.path.name, "model": program.arch, "size": f"{width}x{height}"}
