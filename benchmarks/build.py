@@ -48,8 +48,7 @@ from edgeseg.pipeline.demo import demo_bundle
 from edgeseg.pipeline.export import export_bundle, level_plans, quantized_levels
 from edgeseg.pipeline.quantize_model import calibrated
 from edgeseg.recipe.load import dump_recipe, find_recipe, load_recipe
-from edgeseg.rewrite.form import Form
-from edgeseg.specs import IsrPlan
+from edgeseg.specs import Form, IsrPlan
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "checkpoints" / "edaformer_t_camvid" / "weights.safetensors"
@@ -86,7 +85,7 @@ def shipped(path: Path, plans: Sequence[str], data_root: Path | None, for_cards:
     int8 = calibrated(recipe, recipe.quant, trained.at(levels[0]), root, folder, NoProgress()).path
     if data_root:
         return export_bundle(recipe, CHECKPOINT, path, quantized=[int8], levels=levels, data_root=root)[0]
-    forms: list[Form] = ["onnxruntime", "openvino", *(["tensorrt"] if for_cards else [])]  # type: ignore[list-item]
+    forms = [Form.CPU, Form.CPU_OPENVINO, *([Form.GPU] if for_cards else [])]
     floats = [FloatLevel(trained.at(plan), forms, "fp32") for plan in levels]
     halves = [HalfLevel(one.source) for one in floats] if for_cards else []
     quantized = [Unheld(one, half=for_cards) for one in quantized_levels(recipe, trained, [int8], levels)]

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.interleave import interleave, openvino_hints, table
-from edgeseg.export.program import Form, export_program
+from edgeseg.export.program import export_program
 from edgeseg.models import build_model
 from edgeseg.models.eft import EmbeddingFreeAttention
 from edgeseg.models.layers import to_nchw, to_nhwc
@@ -42,7 +42,7 @@ from edgeseg.rewrite.simplify_edaformer import (
     fold_attention_scale,
     fold_key_bias,
 )
-from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace
+from edgeseg.specs import Form, ImageSpec, IsrPlan, LabelSpace
 
 CLASSES = 19
 PLANS = ("1,1,1,1-1,1,1", "2,2,1,1-2,2,2")
@@ -165,13 +165,13 @@ def export_all(plan: IsrPlan, size: int, mask_stride: int, folder: Path) -> dict
 
     model = random_model(plan)
     rewritten = copy.deepcopy(model)
-    add("as written", rewritten, "plain")
+    add("as written", rewritten, Form.PLAIN)
     with torch.no_grad():
         for rewrite in REWRITES:
             rewrite(rewritten)
-            add(f"+ {rewrite.__name__}", rewritten, "plain")
-    add("form onnxruntime", model, "onnxruntime")
-    add("form openvino", model, "openvino")
+            add(f"+ {rewrite.__name__}", rewritten, Form.PLAIN)
+    add("form onnxruntime", model, Form.CPU)
+    add("form openvino", model, Form.CPU_OPENVINO)
     return programs
 
 
@@ -238,7 +238,7 @@ def main() -> None:
             for runtime, call_of in runtimes.items():
                 if arguments.pooling:
                     programs = export_pooling(
-                        *setting, "openvino" if runtime.startswith("openvino") else "onnxruntime"
+                        *setting, Form.CPU_OPENVINO if runtime.startswith("openvino") else Form.CPU
                     )
                 calls = {name: call_of(path) for name, path in programs.items()}
                 results[plan][runtime] = interleave(calls, arguments.rounds)

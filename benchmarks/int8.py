@@ -39,7 +39,7 @@ from common.interleave import interleave, openvino_hints, table
 from common.op_profile import op_profile
 from edgeseg.images import resize_image
 from edgeseg.recipe.load import load_recipe
-from edgeseg.specs import ImageU8, IsrPlan, Program
+from edgeseg.specs import Form, ImageU8, IsrPlan, Program
 from edgeseg.synthetic.scene import Scene
 
 ROOT = Path(__file__).parents[1]
@@ -112,10 +112,10 @@ def candidates(
         }
         return export_program(trained.model, **facts, out=folder / f"float-{form}.onnx")
 
-    plain, canonical = exported("plain").onnx_path, int8_program(trained, plan, stride, images, folder)
+    plain, canonical = exported(Form.PLAIN).onnx_path, int8_program(trained, plan, stride, images, folder)
     yield "torch eager", trained.reference(stride)
     yield PLAIN, Candidate(plain, "onnxruntime")
-    yield "onnxruntime float, ours", engine(exported("onnxruntime"), folder, threads)
+    yield "onnxruntime float, ours", engine(exported(Form.CPU), folder, threads)
     for kind in ("s8", "u8"):
         rival = quantize(f"onnxruntime-{kind}", plain, calibration, folder / f"onnxruntime-{kind}.onnx")
         yield f"onnxruntime quantizer {kind.upper()}S8", Candidate(rival, "onnxruntime")
@@ -124,7 +124,7 @@ def candidates(
         return
     for hint in openvino_hints():
         yield f"openvino {hint}, plain", Candidate(plain, hint)
-        yield f"openvino {hint}, ours", Candidate(exported("openvino").onnx_path, hint)
+        yield f"openvino {hint}, ours", Candidate(exported(Form.CPU_OPENVINO).onnx_path, hint)
         yield f"openvino INT8 canonical, {hint}", Candidate(canonical.onnx_path, hint)
     if available("nncf"):
         rival = quantize("nncf", plain, calibration, folder / "nncf.xml")

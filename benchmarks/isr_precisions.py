@@ -31,7 +31,7 @@ from edgeseg.checkpoints.models import Trained, load_trained
 from edgeseg.export.program import export_program
 from edgeseg.isr.engines import PlanEngines
 from edgeseg.recipe.load import load_recipe
-from edgeseg.specs import ImageU8, IsrPlan
+from edgeseg.specs import Form, ImageU8, IsrPlan
 from int8 import CHECKPOINT, RECIPE, Candidate, dialect_of, engine, int8_program, scenes
 
 MASK_STRIDE, BASE, OPTIMAL = 8, "1,1,1,1-1,1,1", "2,2,1,1-2,2,2"
@@ -50,7 +50,7 @@ def candidates(
     }
     canonical = int8_program(trained, trained.model.isr_plan, MASK_STRIDE, images, folder)
     for runtime in runtimes:
-        program = export_program(trained.model, **facts, out=folder / f"{runtime}.onnx", form=runtime)  # type: ignore[arg-type]
+        program = export_program(trained.model, **facts, out=folder / f"{runtime}.onnx", form=Form(runtime))
         if runtime == "onnxruntime":
             yield f"{runtime} float", engine(program, folder, threads)
             yield f"{runtime} INT8", engine(dialect_of(canonical, folder), folder, threads)

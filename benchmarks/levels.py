@@ -24,20 +24,26 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.interleave import interleave, openvino_hints, table
-from edgeseg.export.program import Form, export_program
+from edgeseg.export.program import export_program
 from edgeseg.isr.engines import plan_space
 from edgeseg.models import build_model
 from edgeseg.models.segmentor import Segmentor
-from edgeseg.specs import IsrPlan, LabelSpace
+from edgeseg.specs import Form, IsrPlan, LabelSpace
 from export_forms import onnxruntime_call, openvino_call
 
 ARCH, CLASSES, MASK_STRIDE = "edaformer_t", 19, 8
 LABELS = LabelSpace(tuple(f"class{i}" for i in range(CLASSES)), ((0, 0, 0),) * CLASSES)
 OPENVINO = {"openvino float": "f32", "openvino bf16": "bf16"}
 RUNTIMES: dict[str, tuple[Form, Callable[[Path, np.ndarray, int], Callable[[], object]]]] = {
-    "onnxruntime float": ("onnxruntime", onnxruntime_call),
-    "openvino float": ("openvino", lambda path, pixels, threads: openvino_call(path, pixels, threads, "f32")),
-    "openvino bf16": ("openvino", lambda path, pixels, threads: openvino_call(path, pixels, threads, "bf16")),
+    "onnxruntime float": (Form.CPU, onnxruntime_call),
+    "openvino float": (
+        Form.CPU_OPENVINO,
+        lambda *call: openvino_call(*call, "f32"),
+    ),
+    "openvino bf16": (
+        Form.CPU_OPENVINO,
+        lambda *call: openvino_call(*call, "bf16"),
+    ),
 }
 
 

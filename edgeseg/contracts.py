@@ -22,7 +22,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from edgeseg.specs import Frame, ImageU8, LabelSpace, MaskU8, Precision, Program
+from edgeseg.specs import Form, Frame, ImageU8, LabelSpace, MaskU8, Precision, Program
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing.Self needs Python 3.11
@@ -135,14 +135,14 @@ class EngineBackend(Protocol):
         """
         ...
 
-    def form_for(self, precision: Precision) -> str | None:
+    def form_for(self, precision: Precision) -> Form | None:
         """Which form of a program of this precision it runs fastest here (`Program.form`); where a bundle
         lacks it, it gets `specs.canonical_form`. None: programs of this precision bring it nothing, and are
         not tried."""
         ...
 
     @property
-    def exports(self) -> Mapping[Precision, str]:
+    def exports(self) -> Mapping[Precision, Form]:
         """What an export writes for it where a recipe names it as a target: precision -> form, on whatever
         machine exports.
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,30 +25,50 @@ Precision = Literal["float", "fp16", "int8"]
 """Of a program: its arithmetic is float32; or half precision wherever that does no harm; or the layers' is
 INT8.
 """
-DEFAULT_FORM = "onnxruntime"
-"""The form that every float program comes in; see `Program.form`."""
-GPU_FORM = "tensorrt"
-"""What a float program is laid out for where a GPU computes it, and the one form of a program in half
-precision.
-"""
-CANONICAL_FORM = "qdq"
-"""The form that every INT8 program comes in: symmetric Q/DQ, from which all others are derived by exact
-edits.
-"""
-DIALECTS = ("x86", "x86_u8u8", "arm")
-"""The INT8 forms for ONNX Runtime's integer kernels: for x86 with VNNI, for x86 without, and for ARM."""
-HALF_FORM = "half"
-"""The INT8 form that computes in half precision what the canonical one computes in float32."""
-GPU_FORMS: Mapping[Precision, str] = {"float": GPU_FORM, "fp16": GPU_FORM, "int8": HALF_FORM}
+
+
+class Form(str, Enum):
+    """Layout of a program, after the reader that runs it fastest. All forms of one precision compute the
+    same. The values are the words that bundles and reports store.
+
+    Attributes:
+        CPU: float, for ONNX Runtime on a processor; every float program comes in it, every runtime reads it.
+        CPU_OPENVINO: float, for OpenVINO.
+        GPU: float, for runtimes on a GPU; the one form of a program in half precision.
+        PLAIN: float, the model as it is written; in no bundle.
+        QDQ: INT8, symmetric Q/DQ, from which the other INT8 forms are derived by exact edits; every INT8
+            program comes in it, every runtime reads it. Also the float model that quantizers are put into.
+        QDQ_HALF: INT8, in half precision where `QDQ` computes in float32; for runtimes on a GPU.
+        ORT_X86: INT8, for ONNX Runtime's integer kernels on x86 with VNNI.
+        ORT_X86_U8U8: INT8, for those on x86 without VNNI.
+        ORT_ARM: INT8, for those on ARM.
+    """
+
+    CPU = "onnxruntime"
+    CPU_OPENVINO = "openvino"
+    GPU = "tensorrt"
+    PLAIN = "plain"
+    QDQ = "qdq"
+    QDQ_HALF = "half"
+    ORT_X86 = "x86"
+    ORT_X86_U8U8 = "x86_u8u8"
+    ORT_ARM = "arm"
+
+    __str__ = str.__str__
+
+
+DIALECTS = (Form.ORT_X86, Form.ORT_X86_U8U8, Form.ORT_ARM)
+"""The INT8 forms for ONNX Runtime's integer kernels."""
+GPU_FORMS: Mapping[Precision, Form] = {"float": Form.GPU, "fp16": Form.GPU, "int8": Form.QDQ_HALF}
 """The forms for runtimes that compute on a GPU, in the types that a program names."""
-RUNTIMES = (DEFAULT_FORM, "openvino", GPU_FORM, "tensorrt_rtx", "torch_tensorrt")
+RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "torch_tensorrt")
 """The inference runtimes of this package, by name; `engines.table` has their classes, and those of other
 packages.
 """
-_CANONICAL: Mapping[Precision, str] = {"float": DEFAULT_FORM, "fp16": GPU_FORM, "int8": CANONICAL_FORM}
+_CANONICAL: Mapping[Precision, Form] = {"float": Form.CPU, "fp16": Form.GPU, "int8": Form.QDQ}
 
 
-def canonical_form(precision: Precision) -> str:
+def canonical_form(precision: Precision) -> Form:
     """The form that a program of this precision always comes in, and that a runtime gets where there is none
     of its own.
     """
@@ -202,10 +223,7 @@ class Program:
         arch: catalogue name of the model.
         blobs: files in the folder of `onnx_path` that hold its large weights, shared with other programs;
             empty where it holds all its weights itself.
-        form: what the graph is laid out for. Every form of one precision computes the same. Of a float
-            program it is a runtime, "tensorrt" being all that compute on a GPU, and every runtime reads it;
-            an INT8 one is "qdq", which every runtime reads, or one of `DIALECTS`, for ONNX Runtime's integer
-            kernels on some processors, or "half", which rounds to half precision between its integers.
+        form: what the graph is laid out for.
     """
 
     onnx_path: Path
@@ -216,7 +234,7 @@ class Program:
     precision: Precision
     arch: str
     blobs: tuple[Path, ...] = ()
-    form: str = DEFAULT_FORM
+    form: Form = Form.CPU
 
     @property
     def mask_shape(self) -> tuple[int, int]:
@@ -227,7 +245,7 @@ class Program:
         """Everything but the paths, as plain JSON values."""
         data = asdict(self)
         del data["onnx_path"], data["blobs"]
-        return data
+        return {**data, "form": self.form.value}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], onnx_path: Path, blobs: tuple[Path, ...] = ()) -> Program:
@@ -247,7 +265,7 @@ class Program:
             precision=data["precision"],
             arch=data["arch"],
             blobs=blobs,
-            form=data.get("form", canonical_form(data["precision"])),
+            form=Form(data.get("form", canonical_form(data["precision"]))),
         )
 
 

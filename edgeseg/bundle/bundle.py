@@ -65,7 +65,7 @@ from edgeseg.metrics import mask_agreement
 from edgeseg.recipe.labels import labels_of
 from edgeseg.recipe.load import load_kept, recipe_digest
 from edgeseg.recipe.schema import Recipe
-from edgeseg.specs import ImageU8, MaskU8, Precision, Program, canonical_form
+from edgeseg.specs import Form, ImageU8, MaskU8, Precision, Program, canonical_form
 from edgeseg.text import json_text, quoted
 
 
@@ -120,7 +120,7 @@ class Bundle:
         document: dict[str, Any] = json.loads(self.file(self.manifest.reports[name]).read_bytes())
         return document
 
-    def program(self, level: int = 0, precision: Precision = "float", form: str | None = None) -> Program:
+    def program(self, level: int = 0, precision: Precision = "float", form: Form | None = None) -> Program:
         """One program, its files checked, and that its graph makes a runtime read no other file.
 
         Args:

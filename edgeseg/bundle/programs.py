@@ -16,9 +16,9 @@ from edgeseg.bundle.golden import GoldenFrame, png
 from edgeseg.bundle.graph_files import external_files, opset
 from edgeseg.bundle.manifest import COPY_AGAIN, FileEntry, GoldenEntry, LevelEntry, ProgramEntry
 from edgeseg.errors import BundleError, IntegrityError
-from edgeseg.specs import IsrPlan, Precision, Program, canonical_form
+from edgeseg.specs import Form, IsrPlan, Precision, Program, canonical_form
 
-Forms = Mapping[str, Program]
+Forms = Mapping[Form, Program]
 """One program in several forms, the canonical one of its precision among them."""
 Levels = Sequence[Mapping[Precision, Forms]]
 
@@ -32,7 +32,7 @@ def by_level(programs: Sequence[Program]) -> Levels:
             that do not take the same images and give the same masks, so that a stream could not move between
             them; or different blobs of one name.
     """
-    levels: dict[IsrPlan, dict[Precision, dict[str, Program]]] = {}
+    levels: dict[IsrPlan, dict[Precision, dict[Form, Program]]] = {}
     blobs: dict[str, Path] = {}
     for program in programs:
         forms = levels.setdefault(program.isr, {}).setdefault(program.precision, {})
@@ -120,7 +120,8 @@ def pack(root: Path, levels: Levels) -> tuple[list[LevelEntry], dict[str, FileEn
             spec=forms[own].to_json(),
             opset=opset(forms[own].onnx_path.read_bytes()),
             forms={
-                form: packed(program, f"level{index}-{precision}-{form}") for form, program in others.items()
+                form.value: packed(program, f"level{index}-{precision}-{form}")
+                for form, program in others.items()
             },
         )
 

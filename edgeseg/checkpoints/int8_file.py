@@ -22,11 +22,10 @@ from edgeseg.int8.scales import float_state, load_scales, scales
 from edgeseg.models.segmentor import Segmentor
 from edgeseg.models.weights import load_strict
 from edgeseg.recipe.schema import Quant
-from edgeseg.rewrite.form import Deployed, Form, deploy
-from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace, QuantHints
+from edgeseg.rewrite.form import Deployed, deploy
+from edgeseg.specs import Form, ImageSpec, IsrPlan, LabelSpace, QuantHints
 
 KIND = "quantized"
-FORM: Form = "qdq"
 _WEIGHTS, _SCALES = "weights.", "scales."
 
 
@@ -52,7 +51,7 @@ def prepare(model: Segmentor, image: ImageSpec, settings: Quant) -> Prepared:
     Raises:
         MissingDependency, BuildError, RecipeError: as `insert_quantizers`.
     """
-    deployed: Deployed = deploy(model, image, FORM)
+    deployed: Deployed = deploy(model, image, Form.QDQ)
     assert isinstance(deployed.model, Segmentor)
     hints = deployed.model.quant_hints()
     insert_quantizers(deployed.model, hints, settings)
@@ -94,7 +93,7 @@ def save_quantized(
         "options": dict(options),
         "num_classes": labels.num_classes,
         "labels": asdict(labels),
-        "form": FORM,
+        "form": Form.QDQ.value,
         "isr": asdict(plan),
         "size_hw": list(size_hw),
         "quant": settings.model_dump(mode="json"),
@@ -154,7 +153,7 @@ def read_quantized(path: Path) -> QuantizedFile:
             tuple(named["names"]), tuple(tuple(c) for c in named["palette_rgb"]), named["ignore_index"]
         )
         plan = IsrPlan(tuple(isr["encoder"]), tuple(isr["decoder"]))
-        if facts["form"] != FORM:
+        if facts["form"] != Form.QDQ:
             raise ValueError(f"its form is {facts['form']!r}")
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(

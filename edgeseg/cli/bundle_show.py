@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.cli import render
-from edgeseg.specs import HALF_FORM, canonical_form
+from edgeseg.specs import Form, canonical_form
 from edgeseg.text import quoted
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def _programs(bundle: Bundle) -> list[RenderableType]:
 
 def _share(coverage: Mapping[str, Any], form: str) -> float | None:
     """Of a program's multiply-adds, those in INT8; None where a bundle does not say."""
-    if form != HALF_FORM:
+    if form != Form.QDQ_HALF:
         return float(coverage["share"])
     return coverage["share"] - coverage["depthwise_share"] if "depthwise_share" in coverage else None
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from edgeseg.devices.instructions import X86_FLAGS, Processor, processor
 from edgeseg.errors import Unsupported
+from edgeseg.specs import Form
 
 _X86 = ("x86_64", "amd64", "i686", "i386")
 _VNNI = ("avx512_vnni", "avx_vnni")
@@ -41,22 +42,22 @@ class Integers:
         known: whether it has such instructions is.
     """
 
-    form: str
+    form: Form
     saturates: bool
     adds_by: str
     known: bool = True
 
     @property
-    def wrong(self) -> tuple[str, ...]:
+    def wrong(self) -> tuple[Form, ...]:
         """The forms that ONNX Runtime computes wrongly here: neither engine nor judge."""
-        return ("x86",) if self.saturates else ()
+        return (Form.ORT_X86,) if self.saturates else ()
 
     @property
     def lacks(self) -> str:
         """Missing instructions, as a clause; empty where it has all."""
         if self.adds_by:
             return ""
-        instructions = "VNNI" if self.form != "arm" else "dot products of bytes"
+        instructions = "VNNI" if self.form != Form.ORT_ARM else "dot products of bytes"
         return (
             f"this processor has no {instructions}"
             if self.known
@@ -70,7 +71,7 @@ class Integers:
             return f"INT8 can be faster than float on this processor, by {self.adds_by}"
         pace = (
             "may take as long as float here"
-            if not self.known or self.form == "arm"
+            if not self.known or self.form == Form.ORT_ARM
             else "takes about as long as float here"
         )
         return (
@@ -90,7 +91,7 @@ def integers(found: Processor, arch: str) -> Integers:
     instructions = _VNNI if x86 else _DOT_PRODUCTS
     adds_by = next((flag for flag in instructions if flag in found.isa), "")
     known = bool(found.isa) and not any(flag in found.isa_unknown for flag in instructions)
-    form = ("x86" if adds_by else "x86_u8u8") if x86 else "arm"
+    form = (Form.ORT_X86 if adds_by else Form.ORT_X86_U8U8) if x86 else Form.ORT_ARM
     return Integers(form, saturates=x86 and not adds_by, adds_by=adds_by, known=known)
 
 

@@ -35,7 +35,7 @@ from edgeseg.devices.machine import Machine, detect
 from edgeseg.engines.options import THREADS
 from edgeseg.engines.session import Port, ProgramSession, misfit
 from edgeseg.errors import BuildError, BundleError, Unsupported, require
-from edgeseg.specs import CANONICAL_FORM, ImageU8, MaskU8, Precision, Program
+from edgeseg.specs import Form, ImageU8, MaskU8, Precision, Program
 
 PRECISION_HINTS = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 """Values of `options["precision_hint"]`, and what OpenVINO calls the capability of the processor that each
@@ -49,7 +49,7 @@ OPTIONS = {
         tuple(PRECISION_HINTS),
     ),
 }
-EXPORTS: Mapping[Precision, str] = {"float": "openvino", "int8": CANONICAL_FORM}
+EXPORTS: Mapping[Precision, Form] = {"float": Form.CPU_OPENVINO, "int8": Form.QDQ}
 _DEVICE = "CPU"
 _TELEMETRY = "openvino_telemetry"
 
@@ -69,7 +69,7 @@ class OpenVino:
     def _integers(self) -> Integers:
         return (self._given or detect()).integers
 
-    def form_for(self, precision: Precision) -> str | None:
+    def form_for(self, precision: Precision) -> Form | None:
         """INT8: the canonical form, which its own quantizer writes too. None for half precision, which is an
         option here.
         """

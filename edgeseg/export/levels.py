@@ -22,12 +22,9 @@ from edgeseg.export.parity.ladder import check, graph_rung, optimised_rung
 from edgeseg.export.program import Weights, export_program
 from edgeseg.models.reference import TorchReference
 from edgeseg.recipe.schema import Export
-from edgeseg.rewrite.form import Form
 from edgeseg.specs import (
-    CANONICAL_FORM,
-    DEFAULT_FORM,
     DIALECTS,
-    HALF_FORM,
+    Form,
     ImageU8,
     IsrPlan,
     Precision,
@@ -73,7 +70,7 @@ class FloatLevel:
     ) -> dict[str, Any]:
         """How closely every form agrees with the model. Raises ParityError."""
         reports = {program.form: compare(reference, program, images) for program in programs}
-        default = reports.pop(DEFAULT_FORM)
+        default = reports.pop(Form.CPU)
         return {**default, "forms": reports} if reports else default
 
 
@@ -91,7 +88,7 @@ class HalfLevel:
 
     def export(self, export: Export, folder: Path) -> list[Program]:
         """One form: that for a GPU."""
-        (plain,) = FloatLevel(self.source, ["tensorrt"], "fp32").export(export, folder)
+        (plain,) = FloatLevel(self.source, [Form.GPU], "fp32").export(export, folder)
         return [write_half(plain, folder / "half.onnx")]
 
     def hold(
@@ -118,9 +115,9 @@ class Int8Level:
 
     def export(self, export: Export, folder: Path) -> list[Program]:
         """The canonical form first."""
-        out = folder / f"{CANONICAL_FORM}.onnx"
+        out = folder / f"{Form.QDQ}.onnx"
         canonical = export_qdq(self.source, mask_stride=export.mask_stride, opset=export.opset, out=out)
-        others = (*DIALECTS, HALF_FORM) if self.half else DIALECTS
+        others = (*DIALECTS, Form.QDQ_HALF) if self.half else DIALECTS
         return [canonical, *(write_form(canonical, form, folder) for form in others)]
 
     def hold(

@@ -20,7 +20,13 @@ from edgeseg.export.graph.cleanup import clean
 from edgeseg.export.graph.editor import Array, GraphEditor
 from edgeseg.export.program import check_export, trace_program, write_model
 from edgeseg.rewrite.form import Deployed
-from edgeseg.specs import CANONICAL_FORM, ImageSpec, IsrPlan, LabelSpace, Program
+from edgeseg.specs import (
+    Form,
+    ImageSpec,
+    IsrPlan,
+    LabelSpace,
+    Program,
+)
 
 LOWEST = -127
 """The smallest code of a weight: symmetric, as TensorRT wants it."""
@@ -65,7 +71,7 @@ def export_qdq(quantized: QuantizedModel, *, mask_stride: int, out: Path, opset:
         quantized.plan,
         "int8",
         quantized.arch,
-        form=CANONICAL_FORM,
+        form=Form.QDQ,
     )
 
 

@@ -24,17 +24,17 @@ from edgeseg.export.graph.editor import GraphEditor
 from edgeseg.export.graph.layout import cast_image_first
 from edgeseg.export.graph.tile_attention import attention_in_pieces
 from edgeseg.files import replace_file
-from edgeseg.rewrite.form import Deployed, Form, deploy
+from edgeseg.rewrite.form import Deployed, deploy
 from edgeseg.rewrite.rewrites import resize_bilinear
-from edgeseg.specs import DEFAULT_FORM, GPU_FORM, ImageSpec, IsrPlan, LabelSpace, Program
+from edgeseg.specs import Form, ImageSpec, IsrPlan, LabelSpace, Program
 
 OPSETS = (17, 20)
 """First opset with LayerNormalization, last one that static INT8 quantization in ONNX Runtime takes."""
 
 Weights = Literal["fp32", "fp16"]
 _EDITS: Mapping[str, Callable[[GraphEditor], int]] = {
-    DEFAULT_FORM: attention_in_pieces,
-    GPU_FORM: cast_image_first,
+    Form.CPU: attention_in_pieces,
+    Form.GPU: cast_image_first,
 }
 """Form of a float program -> its edit, which returns how many places it changed."""
 
@@ -71,7 +71,7 @@ def export_program(
     out: Path,
     opset: int = 17,
     weights: Weights = "fp32",
-    form: Form = "onnxruntime",
+    form: Form = Form.CPU,
 ) -> Program:
     """Write `model`, at the ISR plan in force, as an ONNX file. The model itself is not changed.
 
@@ -88,7 +88,7 @@ def export_program(
         BuildError: the model cannot run at this size and plan, its classes are not the labels, it cannot be
             exported, or the file cannot be written.
     """
-    check_export(deploy(model, image, "plain").model, image, labels, mask_stride, opset)
+    check_export(deploy(model, image, Form.PLAIN).model, image, labels, mask_stride, opset)
     plan = getattr(model, "isr_plan", IsrPlan((), ()))
     program = Program(out, image, labels, mask_stride, plan, "float", arch, form=form)
     graph = clean(trace_program(deploy(model, image, form), mask_stride, opset))

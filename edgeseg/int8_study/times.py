@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, get_args
+from typing import Any
 
 from edgeseg.checkpoints.models import Quantized
 from edgeseg.contracts import Progress, Session
@@ -19,8 +19,7 @@ from edgeseg.export.program import export_program
 from edgeseg.images import resize_image
 from edgeseg.int8.sensitivity import LayerSwitch
 from edgeseg.int8_study.context import Setting
-from edgeseg.rewrite.form import Form
-from edgeseg.specs import CANONICAL_FORM, ImageU8, Program
+from edgeseg.specs import Form, ImageU8, Program
 
 
 def engine_times(
@@ -56,7 +55,7 @@ def engine_times(
             place = Path(folder) / name
             place.mkdir()
             program = _program(
-                setting, floats, backend.form_for("float" if floats is None else "int8") or "", place
+                setting, floats, backend.form_for("float" if floats is None else "int8"), place
             )
             files = backend.compile(program, place, options)
             sessions[name] = stack.enter_context(backend.load(program, files, options))
@@ -77,14 +76,13 @@ def _call(session: Session, image: ImageU8) -> Callable[[], object]:
     return lambda: session.infer(image)
 
 
-def _program(setting: Setting, floats: tuple[str, ...] | None, form: str, folder: Path) -> Program:
+def _program(setting: Setting, floats: tuple[str, ...] | None, form: Form | None, folder: Path) -> Program:
     """One variant in the form that its runtime wants."""
     from edgeseg.export.graph.forms import write_form
     from edgeseg.export.onnx_qdq import export_qdq
 
     trained, export = setting.trained, setting.recipe.export
     if floats is None:
-        chosen: Form = form if form in get_args(Form) else "plain"  # type: ignore[assignment]  # it is one of Form
         return export_program(
             trained.model,
             image=trained.image,
@@ -93,7 +91,7 @@ def _program(setting: Setting, floats: tuple[str, ...] | None, form: str, folder
             arch=trained.arch,
             opset=export.opset,
             out=folder / "float.onnx",
-            form=chosen,
+            form=form or Form.PLAIN,
         )
     switch = LayerSwitch(setting.model)
     quantized = Quantized(
@@ -112,6 +110,6 @@ def _program(setting: Setting, floats: tuple[str, ...] | None, form: str, folder
             quantized,
             mask_stride=export.mask_stride,
             opset=export.opset,
-            out=folder / f"{CANONICAL_FORM}.onnx",
+            out=folder / f"{Form.QDQ}.onnx",
         )
-    return write_form(canonical, form, folder)
+    return write_form(canonical, form or Form.QDQ, folder)

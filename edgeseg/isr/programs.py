@@ -15,7 +15,12 @@ from edgeseg.export.graph.forms import write_form
 from edgeseg.export.onnx_qdq import export_qdq
 from edgeseg.export.program import export_program
 from edgeseg.recipe.schema import Export, Recipe
-from edgeseg.specs import CANONICAL_FORM, IsrPlan, Precision, Program
+from edgeseg.specs import (
+    Form,
+    IsrPlan,
+    Precision,
+    Program,
+)
 from edgeseg.text import quoted
 
 
@@ -32,7 +37,7 @@ class Programs(Protocol):
     @property
     def identity(self) -> Mapping[str, Any]: ...
 
-    def write(self, plan: IsrPlan, form: str, folder: Path) -> Program:
+    def write(self, plan: IsrPlan, form: Form, folder: Path) -> Program:
         """Export the program at a plan, in a form that a runtime wants, into `folder`. Raises BuildError."""
         ...
 
@@ -50,7 +55,7 @@ class FloatPrograms:
     def identity(self) -> Mapping[str, Any]:
         return {"checkpoint": self.trained.sha256}
 
-    def write(self, plan: IsrPlan, form: str, folder: Path) -> Program:
+    def write(self, plan: IsrPlan, form: Form, folder: Path) -> Program:
         self.trained.model.set_isr(plan)
         return export_program(
             self.trained.model,
@@ -60,7 +65,7 @@ class FloatPrograms:
             arch=self.trained.arch,
             opset=self.export.opset,
             out=folder / "program.onnx",
-            form=form,  # type: ignore[arg-type]  # what a backend wants of a float program is a deployed form
+            form=form,
         )
 
 
@@ -101,9 +106,9 @@ class Int8Programs:
     def identity(self) -> Mapping[str, Any]:
         return {"checkpoint": self._float_sha256, "quantized": self.sha256}
 
-    def write(self, plan: IsrPlan, form: str, folder: Path) -> Program:
+    def write(self, plan: IsrPlan, form: Form, folder: Path) -> Program:
         export = self._recipe.export
         quantized = load_quantized(self._recipe, self._path, plan)
-        out = folder / f"{CANONICAL_FORM}.onnx"
+        out = folder / f"{Form.QDQ}.onnx"
         canonical = export_qdq(quantized, mask_stride=export.mask_stride, opset=export.opset, out=out)
         return write_form(canonical, form, folder)

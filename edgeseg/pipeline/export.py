@@ -22,12 +22,11 @@ from edgeseg.errors import BundleError, DataError, RecipeError
 from edgeseg.isr.plans import load_levels
 from edgeseg.recipe.load import dump_recipe, recipe_digest
 from edgeseg.recipe.schema import Data, Recipe
-from edgeseg.specs import DEFAULT_FORM, GPU_FORM, IsrPlan
+from edgeseg.specs import Form, IsrPlan
 from edgeseg.text import quoted
 
 if TYPE_CHECKING:
     from edgeseg.export.program import Weights
-    from edgeseg.rewrite.form import Form
 
 GOLDEN_FRAMES = 4
 _GENERATED = Data(format="synthetic", classes=None, train=None, val=None)
@@ -112,8 +111,8 @@ def export_bundle(
         return kept, False
     check_place(out)
     data = recipe.data if data_root else _GENERATED
-    liked = [forms.get("float", DEFAULT_FORM) for forms in wanted] + [GPU_FORM] * half
-    forms: list[Form] = list(dict.fromkeys((DEFAULT_FORM, *liked)))  # type: ignore[arg-type]
+    liked = [forms.get("float", Form.CPU) for forms in wanted] + [Form.GPU] * half
+    forms: list[Form] = list(dict.fromkeys((Form.CPU, *liked)))
     images = golden_images(
         open_dataset(data, "val", data_root or Path()), GOLDEN_FRAMES, trained.image.size_hw
     )

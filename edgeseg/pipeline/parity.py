@@ -15,7 +15,7 @@ from edgeseg.engines.table import backend
 from edgeseg.errors import BundleError, ParityError, Unsupported
 from edgeseg.pipeline.evaluate import evaluate_bundle
 from edgeseg.recipe.schema import Recipe
-from edgeseg.specs import IsrPlan, Precision, Program, canonical_form
+from edgeseg.specs import Form, IsrPlan, Precision, Program, canonical_form
 
 if TYPE_CHECKING:
     from edgeseg.export.parity.ladder import Rung
@@ -141,9 +141,9 @@ class _Climber:
             return "no --checkpoint: give the float checkpoint"
         return load_trained(self._recipe, given.checkpoint, plan).reference(self._program.mask_stride)
 
-    def _forms(self) -> dict[str, Program]:
+    def _forms(self) -> dict[Form, Program]:
         entry = self._bundle.level(self._level).programs[self._precision]
-        names = (canonical_form(self._precision), *entry.forms)
+        names = (canonical_form(self._precision), *map(Form, entry.forms))
         return {form: self._bundle.program(self._level, self._precision, form) for form in names}
 
     def _accuracy(self) -> Rung:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg import __version__
-from edgeseg.checkpoints.int8_file import FORM, prepare, save_quantized
+from edgeseg.checkpoints.int8_file import prepare, save_quantized
 from edgeseg.checkpoints.models import Trained, calibration_tensors, load_quantized
 from edgeseg.contracts import Progress
 from edgeseg.data.calib import CalibSet, load_calib
@@ -24,7 +24,7 @@ from edgeseg.journal import read_rows
 from edgeseg.pipeline.stages import Stage, file_sha256
 from edgeseg.recipe.schema import Quant, Recipe
 from edgeseg.rewrite.form import deploy
-from edgeseg.specs import IsrPlan
+from edgeseg.specs import Form, IsrPlan
 from edgeseg.training.loop import set_aside
 from edgeseg.training.qat import finetune_int8, schedule
 
@@ -227,7 +227,7 @@ def trained_int8(
     begun.done({})
     maker = _Maker(recipe, quant, trained)
     model = load_quantized(recipe, start.path).model
-    teacher = deploy(trained.model, trained.image, FORM)
+    teacher = deploy(trained.model, trained.image, Form.QDQ)
 
     def save(path: Path, facts: dict[str, Any]) -> None:
         qat = (

@@ -18,7 +18,7 @@ from edgeseg.recipe.labels import difference
 from edgeseg.recipe.rules import Told, across
 from edgeseg.recipe.schema import DATA_FORMATS, Recipe
 from edgeseg.recipe.values import Values
-from edgeseg.specs import IsrPlan
+from edgeseg.specs import Form, IsrPlan
 
 _IMAGES = ("quant", "calibration", "images")
 _KEEP_FLOAT = ("quant", "keep_float")
@@ -113,7 +113,6 @@ def _layers(values: Values) -> list[str]:
     """What `quant.keep_float` may name, in the form of the model that is quantized; none where it cannot be
     built.
     """
-    from edgeseg.checkpoints.int8_file import FORM
     from edgeseg.int8.rules import candidates
     from edgeseg.models import build_model
     from edgeseg.models.segmentor import Segmentor
@@ -125,6 +124,6 @@ def _layers(values: Values) -> list[str]:
     ).eval()
     model.set_isr(plan)
     side = model.size_multiple_px
-    deployed = deploy(model, model.image_spec((side, side)), FORM).model
+    deployed = deploy(model, model.image_spec((side, side)), Form.QDQ).model
     assert isinstance(deployed, Segmentor)
     return list(candidates(deployed, deployed.quant_hints()))

@@ -41,25 +41,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from torch import nn
 
 from edgeseg.rewrite.rewrites import Choices, fold_input_scale
 from edgeseg.rewrite.simplify import first_conv, simplify
-from edgeseg.specs import ImageSpec
-
-Form = Literal["onnxruntime", "openvino", "tensorrt", "qdq", "plain"]
-"""Which runtime a model is laid out for: "onnxruntime" on a processor, "tensorrt" is every one on a GPU;
-"qdq": what quantizers are put into. All compute the same; "plain" is the model as it is written."""
+from edgeseg.specs import Form, ImageSpec
 
 _REWRITES: Mapping[Form, Choices] = {
-    "onnxruntime": Choices(map_ffn=True, tile_lda_aqu=True),
-    "openvino": Choices(),
-    "tensorrt": Choices(map_ffn=True, join_queries=False),
-    "qdq": Choices(map_ffn=True, tile_lda_aqu=True, transposed=False),
+    Form.CPU: Choices(map_ffn=True, tile_lda_aqu=True),
+    Form.CPU_OPENVINO: Choices(),
+    Form.GPU: Choices(map_ffn=True, join_queries=False),
+    Form.QDQ: Choices(map_ffn=True, tile_lda_aqu=True, transposed=False),
 }
-"""What `simplify` is told for each form but "plain"."""
+"""Choices of `simplify` for each form of a float model but `Form.PLAIN`."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +71,10 @@ class Deployed:
     image: ImageSpec
 
 
-def deploy(model: nn.Module, image: ImageSpec, form: Form = "onnxruntime") -> Deployed:
+def deploy(model: nn.Module, image: ImageSpec, form: Form = Form.CPU) -> Deployed:
     """The deployed form of `model`, at the ISR plan in force; the model itself is not changed."""
     deployed = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
-    if form == "plain":
+    if form == Form.PLAIN:
         return Deployed(deployed, image)
     simplify(deployed, _REWRITES[form])
     conv = first_conv(deployed)

@@ -24,7 +24,7 @@ from edgeseg.contracts import (
 from edgeseg.engines.options import THREADS
 from edgeseg.images import resize_image, resize_mask
 from edgeseg.results import Result
-from edgeseg.specs import CANONICAL_FORM, DEFAULT_FORM, Frame, ImageU8, LabelSpace, MaskU8, Precision, Program
+from edgeseg.specs import Form, Frame, ImageU8, LabelSpace, MaskU8, Precision, Program
 
 
 class FakeSession:
@@ -82,20 +82,20 @@ class FakeBackend:
         name: str,
         answer: Callable[[ImageU8], MaskU8] | Mapping[str, Callable[[ImageU8], MaskU8]] | None = None,
         variants: Sequence[Mapping[str, Any]] = ({},),
-        form: str = DEFAULT_FORM,
-        int8_form: str = CANONICAL_FORM,
-        half_form: str | None = None,
+        form: Form = Form.CPU,
+        int8_form: Form = Form.QDQ,
+        half_form: Form | None = None,
         options: Mapping[str, Option] = MappingProxyType({"threads": THREADS}),
         error: Exception | None = None,
     ) -> None:
         self.options = options
         self.name = name
-        self._forms: dict[Precision, str | None] = {"float": form, "fp16": half_form, "int8": int8_form}
+        self._forms: dict[Precision, Form | None] = {"float": form, "fp16": half_form, "int8": int8_form}
         self.exports = {precision: wanted for precision, wanted in self._forms.items() if wanted is not None}
         self.compiled: list[Mapping[str, Any]] = []
         self._answer, self._variants, self._error = answer, variants, error
 
-    def form_for(self, precision: Precision) -> str | None:
+    def form_for(self, precision: Precision) -> Form | None:
         return self._forms[precision]
 
     def version(self) -> str:

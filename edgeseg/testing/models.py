@@ -11,7 +11,7 @@ from torch import Tensor
 from edgeseg.models.catalog import build_model, find_entry, model_options
 from edgeseg.models.segmentor import Segmentor
 from edgeseg.rewrite.form import deploy
-from edgeseg.specs import IsrPlan
+from edgeseg.specs import Form, IsrPlan
 from edgeseg.testing.expect import expect, refused
 
 _DROPS = ("drop_path", "decoder_drop_path", "dropout")
@@ -89,8 +89,8 @@ def _check_weights(arch: str, model: Segmentor, size_hw: tuple[int, int]) -> Non
 def _check_deployed(model: Segmentor, size_hw: tuple[int, int]) -> None:
     image, spec = 50 * _noise(size_hw), model.image_spec(size_hw)
     wanted = model(image / torch.tensor(spec.std_rgb)[:, None, None])
-    for form in ("onnxruntime", "openvino", "tensorrt", "qdq"):
-        made = deploy(model, spec, form)  # type: ignore[arg-type]  # each is a Form
+    for form in (Form.CPU, Form.CPU_OPENVINO, Form.GPU, Form.QDQ):
+        made = deploy(model, spec, form)
         found = made.model(image / torch.tensor(made.image.std_rgb)[:, None, None])
         error = float((found - wanted).abs().max()) / float(wanted.abs().max())
         expect(error < 1e-3, f"the form {form} says what the model says: off by {error:.1e}")

@@ -16,7 +16,7 @@ from edgeseg.contracts import EngineBackend, Session
 from edgeseg.engines.table import ENGINES, backend
 from edgeseg.errors import BuildError, BundleError, Unsupported
 from edgeseg.images import resize_image, resize_mask
-from edgeseg.specs import CANONICAL_FORM, GPU_FORM, HALF_FORM, Program
+from edgeseg.specs import Program
 from edgeseg.testing.engines import check_backend
 from edgeseg.testing.fakes import FakeBackend
 from tiny import SIZE_HW, outside_weights, tiny_image, tiny_mask, tiny_program
@@ -64,8 +64,8 @@ def test_an_export_can_write_what_it_wants(name: str) -> None:
 
     exports = backend(name).exports
     assert exports["float"] in get_args(Form)
-    assert exports.get("fp16", GPU_FORM) == GPU_FORM
-    assert exports["int8"] in (CANONICAL_FORM, HALF_FORM)
+    assert exports.get("fp16", Form.GPU) == Form.GPU
+    assert exports["int8"] in (Form.QDQ, Form.QDQ_HALF)
 
 
 def test_it_keeps_the_contract(runtime: EngineBackend, tmp_path: Path) -> None:

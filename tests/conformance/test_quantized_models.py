@@ -19,7 +19,7 @@ from edgeseg.models.layers import Product
 from edgeseg.models.segmentor import Segmentor
 from edgeseg.recipe.schema import Calibration, Quant
 from edgeseg.rewrite.form import Deployed, deploy
-from edgeseg.specs import QuantHints
+from edgeseg.specs import Form, QuantHints
 from golden_rule import fill
 
 SIZE_HW = (64, 128)
@@ -41,7 +41,7 @@ def deployed(name: str, upsample: str = "bilinear") -> tuple[Segmentor, Deployed
     """The float model, its deployed form, and what that says of itself."""
     options = {} if upsample == "bilinear" else {"upsample": upsample}
     model = fill(build_model(name, 5, **options)).eval()
-    result = deploy(model, model.image_spec(SIZE_HW), "qdq")
+    result = deploy(model, model.image_spec(SIZE_HW), Form.QDQ)
     assert isinstance(result.model, Segmentor)
     return model, result, result.model.quant_hints()
 

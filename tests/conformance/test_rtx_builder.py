@@ -24,7 +24,12 @@ from edgeseg.engines.tensorrt.builder import Order, construct
 from edgeseg.engines.tensorrt.rtx import TensorRtRtx
 from edgeseg.errors import BuildError, Unsupported
 from edgeseg.export.graph.half import write_half
-from edgeseg.specs import GPU_FORM, ImageSpec, LabelSpace, Program
+from edgeseg.specs import (
+    Form,
+    ImageSpec,
+    LabelSpace,
+    Program,
+)
 from golden_rule import fill
 from tiny import outside_weights, tiny_program
 
@@ -94,7 +99,7 @@ def program_of(family: str, kind: str, folder: Path, size_hw: tuple[int, int]) -
         return export_qdq(quantized_model(name, size_hw, **options), mask_stride=1, out=out)
     model = fill(build_model(name, LABELS.num_classes, **options)).eval()
     return export_program(
-        model, image=ImageSpec(size_hw), labels=LABELS, mask_stride=1, arch=name, out=out, form=GPU_FORM
+        model, image=ImageSpec(size_hw), labels=LABELS, mask_stride=1, arch=name, out=out, form=Form.GPU
     )
 
 

@@ -22,7 +22,12 @@ from edgeseg.devices.nvidia import Gpu
 from edgeseg.engines.cudart import Cuda
 from edgeseg.engines.tensorrt.from_torch import TorchTensorRt
 from edgeseg.errors import BuildError
-from edgeseg.specs import GPU_FORM, ImageSpec, LabelSpace, Program
+from edgeseg.specs import (
+    Form,
+    ImageSpec,
+    LabelSpace,
+    Program,
+)
 from edgeseg.torch_trt import compiler
 from fake_cuda import FakeLibrary
 from tiny import tiny_program
@@ -73,7 +78,7 @@ def exported(name: str, kind: str, folder: Path, mask_stride: int, **options: st
         return export_qdq(quantized_model(name, SIZE_HW), mask_stride=mask_stride, out=out)
     model, image = fill(build_model(name, LABELS.num_classes, **options)).eval(), ImageSpec(SIZE_HW)
     return export_program(
-        model, image=image, mask_stride=mask_stride, labels=LABELS, arch=name, out=out, form=GPU_FORM
+        model, image=image, mask_stride=mask_stride, labels=LABELS, arch=name, out=out, form=Form.GPU
     )
 
 

@@ -32,7 +32,14 @@ from edgeseg.export.program import export_program
 from edgeseg.models import build_model
 from edgeseg.models.reference import TorchReference
 from edgeseg.recipe.load import dump_recipe, find_recipe, load_recipe
-from edgeseg.specs import DEFAULT_FORM, DIALECTS, GPU_FORM, HALF_FORM, ImageU8, IsrPlan, MaskU8, Program
+from edgeseg.specs import (
+    DIALECTS,
+    Form,
+    ImageU8,
+    IsrPlan,
+    MaskU8,
+    Program,
+)
 from edgeseg.synthetic.scene import LABELS as SCENE
 from golden_rule import fill
 from quantized import LABELS, quantized_model
@@ -48,7 +55,7 @@ FAMILIES: list[tuple[str, dict[str, str], Sequence[IsrPlan]]] = [
 ]
 """Name, options, and ISR plans where not the model's own alone."""
 SIZE_HW, STRIDE = (64, 128), 8
-FLOAT_FORMS = (DEFAULT_FORM, "openvino", GPU_FORM)
+FLOAT_FORMS = (Form.CPU, Form.CPU_OPENVINO, Form.GPU)
 
 Images = Sequence[tuple[str, ImageU8]]
 Made = tuple[list[Program], list[GoldenFrame]]
@@ -96,7 +103,7 @@ def levels(
             export_program(model, out=home / f"{form}.onnx", form=form, **named) for form in FLOAT_FORMS
         ]  # type: ignore[arg-type]
         canonical = export_qdq(replace(quantized, plan=plan), mask_stride=STRIDE, out=home / "canonical.onnx")
-        others = [write_form(canonical, form, home) for form in (*DIALECTS, HALF_FORM)]
+        others = [write_form(canonical, form, home) for form in (*DIALECTS, Form.QDQ_HALF)]
         in_int8 = [
             GoldenFrame(title, pixels, plainly(canonical, pixels), level, "int8") for title, pixels in images
         ]

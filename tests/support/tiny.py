@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from edgeseg.bundle import Bundle, create_bundle
 from edgeseg.bundle.golden import GoldenFrame
 from edgeseg.bundle.manifest import EngineEntry
-from edgeseg.specs import ImageSpec, ImageU8, IsrPlan, LabelSpace, MaskU8, Program
+from edgeseg.specs import Form, ImageSpec, ImageU8, IsrPlan, LabelSpace, MaskU8, Program
 
 SIZE_HW = (32, 64)
 STRIDE = 2
@@ -132,7 +132,7 @@ def tiny_precisions(folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     int8 = [
         replace(tiny_program(folder / f"{form}.onnx", threshold=threshold), precision="int8", form=form)
-        for form, threshold in (("qdq", 127.6), ("x86", 127.7), ("arm", 127.8))
+        for form, threshold in ((Form.QDQ, 127.6), (Form.ORT_X86, 127.7), (Form.ORT_ARM, 127.8))
     ]
     image = tiny_image()
     golden = [GoldenFrame("x", image, tiny_mask(image), 0, precision) for precision in ("float", "int8")]

@@ -8,7 +8,12 @@ from typing import get_args
 
 from edgeseg.bundle import Bundle
 from edgeseg.contracts import EngineBackend
-from edgeseg.specs import CANONICAL_FORM, DIALECTS, Precision, canonical_form
+from edgeseg.specs import (
+    DIALECTS,
+    Form,
+    Precision,
+    canonical_form,
+)
 
 
 def lacking(bundle: Bundle, level: int, backend: EngineBackend) -> str:
@@ -37,7 +42,7 @@ def lacking(bundle: Bundle, level: int, backend: EngineBackend) -> str:
     if set(missing) == {"int8"} and backend.form_for("int8") in DIALECTS:
         return (
             f"{told}; edgeseg export RECIPE writes it now, whatever the targets; until then the"
-            f" {CANONICAL_FORM} form runs"
+            f" {Form.QDQ} form runs"
         )
     if any(backend.exports.get(precision) == backend.form_for(precision) for precision in missing):
         return f"{told}; write - runtime: {backend.name} under targets in the recipe, and export again"

@@ -42,18 +42,9 @@ from edgeseg.engines.onnxruntime.providers import PROVIDERS, Bound, installed, o
 from edgeseg.engines.options import CUDA_GRAPH, OPTIMIZATION_LEVEL, THREADS, WORKSPACE_BYTES
 from edgeseg.engines.session import ProgramSession, misfit
 from edgeseg.errors import BuildError, BundleError, EdgesegError, Unsupported
-from edgeseg.specs import (
-    CANONICAL_FORM,
-    DEFAULT_FORM,
-    DIALECTS,
-    GPU_FORM,
-    ImageU8,
-    MaskU8,
-    Precision,
-    Program,
-)
+from edgeseg.specs import DIALECTS, Form, ImageU8, MaskU8, Precision, Program
 
-EXPORTS: Mapping[Precision, str] = {"float": DEFAULT_FORM, "int8": CANONICAL_FORM}
+EXPORTS: Mapping[Precision, str] = {"float": Form.CPU, "int8": Form.QDQ}
 _PROVIDERS = ["CPUExecutionProvider"]
 # of ONNX Runtime's log levels; below it, compile warns that the file is for this machine, which is the point
 _ERROR = 3
@@ -95,14 +86,14 @@ class OnnxRuntime:
         """True where there is a GPU and a provider for it; engines for the CPU are then bound to both."""
         return bool(self._gpu_providers())
 
-    def form_for(self, precision: Precision) -> str | None:
+    def form_for(self, precision: Precision) -> Form | None:
         """None for half precision without a GPU: a processor computes in it by casting. INT8: see
         `integers`.
         """
         if precision == "fp16":
-            return GPU_FORM if self._gpu_providers() else None
+            return Form.GPU if self._gpu_providers() else None
         if precision == "float":
-            return DEFAULT_FORM
+            return Form.CPU
         return self._machine.integers.form
 
     def version(self) -> str:

@@ -8,7 +8,7 @@ from functools import cached_property
 from edgeseg.contracts import NoProgress, Progress
 from edgeseg.devices.machine import Machine, detect
 from edgeseg.engines.cudart import Cuda
-from edgeseg.specs import GPU_FORMS, Precision
+from edgeseg.specs import GPU_FORMS, Form, Precision
 
 
 class GpuRuntime:
@@ -22,7 +22,7 @@ class GpuRuntime:
     """
 
     on_accelerator = True
-    exports: Mapping[Precision, str] = GPU_FORMS
+    exports: Mapping[Precision, Form] = GPU_FORMS
 
     def __init__(
         self, progress: Progress | None = None, machine: Machine | None = None, cuda: Cuda | None = None
@@ -38,5 +38,5 @@ class GpuRuntime:
         self._cuda = self._cuda or Cuda()
         return self._cuda
 
-    def form_for(self, precision: Precision) -> str:
+    def form_for(self, precision: Precision) -> Form:
         return self.exports[precision]

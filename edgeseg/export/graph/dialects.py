@@ -31,10 +31,10 @@ from edgeseg.export.graph.integer_ops import (
 from edgeseg.export.graph.layout import settle_reshapes, settle_transposes
 from edgeseg.export.graph.tile_attention import attention_in_pieces
 from edgeseg.export.program import write_model
-from edgeseg.specs import CANONICAL_FORM, DIALECTS, Program
+from edgeseg.specs import DIALECTS, Form, Program
 
 
-def write_dialect(program: Program, form: str, out: Path) -> Program:
+def write_dialect(program: Program, form: Form, out: Path) -> Program:
     """Write another form of a canonical INT8 program.
 
     Args:
@@ -44,24 +44,24 @@ def write_dialect(program: Program, form: str, out: Path) -> Program:
         BuildError: the file cannot be written.
         ValueError: there is no such form, or the program is not canonical.
     """
-    if form not in DIALECTS or (program.precision, program.form) != ("int8", CANONICAL_FORM):
-        raise ValueError(f"no form {form!r} of {program.precision} program in form {program.form!r}")
+    if form not in DIALECTS or (program.precision, program.form) != ("int8", Form.QDQ):
+        raise ValueError(f"no form {form} of {program.precision} program in form {program.form}")
     model = dialect(onnx.load(program.onnx_path), form)
     onnx.checker.check_model(model)
     write_model(model, out)
     return replace(program, onnx_path=out, blobs=(), form=form)
 
 
-def dialect(model: onnx.ModelProto, form: str) -> onnx.ModelProto:
+def dialect(model: onnx.ModelProto, form: Form) -> onnx.ModelProto:
     """A canonical graph, edited."""
     graph = GraphEditor(model)
     join_gelu(graph)
     join_padding(graph)
-    if form != "arm":
+    if form != Form.ORT_ARM:
         unsigned_activations(graph)
     integer_products(graph)
     integer_convolutions(graph)
-    if form == "x86_u8u8":
+    if form == Form.ORT_X86_U8U8:
         unsigned_weights(graph)
     graph.prune()
     settle_transposes(graph)

@@ -31,7 +31,7 @@ from edgeseg.errors import BuildError
 from edgeseg.export.graph.editor import Array, GraphEditor, attribute
 from edgeseg.export.graph.layout import cast_image_first
 from edgeseg.export.program import write_model
-from edgeseg.specs import HALF_FORM, Program
+from edgeseg.specs import Form, Program
 
 _FLOAT = {"LayerNormalization", "Softmax"}
 _FROM_THE_IMAGE = {"Cast", "Transpose", "Sub", "Mul"}
@@ -60,7 +60,7 @@ def write_half(program: Program, out: Path) -> Program:
     model = onnx.load(program.onnx_path)
     if program.precision == "int8":
         model = to_half(_with_half_scales(_with_float_depthwise(model)))
-        made = replace(program, onnx_path=out, blobs=(), form=HALF_FORM)
+        made = replace(program, onnx_path=out, blobs=(), form=Form.QDQ_HALF)
     else:
         model = to_half(model)
         made = replace(program, onnx_path=out, blobs=(), precision="fp16")

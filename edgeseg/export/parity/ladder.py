@@ -30,7 +30,7 @@ from edgeseg.export.parity.same_codes import Misplaced, compare_imposed
 from edgeseg.export.parity.thresholds import GOLDEN, IMPOSED, Limit, Limits, runtime_limits, thresholds_of
 from edgeseg.metrics import mask_agreement, sqnr_db
 from edgeseg.models.reference import TorchReference
-from edgeseg.specs import ImageU8, Precision, Program
+from edgeseg.specs import Form, ImageU8, Precision, Program
 
 Name = Literal["P0", "P1", "P2", "P3", "P4"]
 
@@ -155,7 +155,7 @@ def graph_rung(reference: TorchReference, program: Program, images: Sequence[Ima
     return Rung("P1", compares, {"logits_error": error / (peak or 1.0)}, limits, details={"peak_logit": peak})
 
 
-def optimised_rung(canonical: Program, forms: Mapping[str, Program], images: Sequence[ImageU8]) -> Rung:
+def optimised_rung(canonical: Program, forms: Mapping[Form, Program], images: Sequence[ImageU8]) -> Rung:
     """P2: the canonical program without optimisation, and every form as ONNX Runtime optimises it for an
     engine here.
 

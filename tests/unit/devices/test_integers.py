@@ -23,7 +23,7 @@ from edgeseg.errors import Unsupported
 from edgeseg.export.graph.dialects import dialect, write_dialect
 from edgeseg.export.graph.editor import MICROSOFT, count_ops
 from edgeseg.export.graph.shared_weights import share_weights
-from edgeseg.specs import DIALECTS, ImageSpec, IsrPlan, LabelSpace, Program
+from edgeseg.specs import DIALECTS, Form, ImageSpec, IsrPlan, LabelSpace, Program
 from processor import pretend
 from qdq_graphs import QdqGraph, run
 from tiny import tiny_bundle, tiny_precisions
@@ -145,7 +145,8 @@ def test_without_vnni_the_canonical_form_is_set_up_for_it(tmp_path: Path) -> Non
 def test_unsigned_weights_are_the_bytes_that_other_forms_hold(tmp_path: Path) -> None:
     canonical = program(loud()[0], tmp_path)
     signed, unsigned = (
-        write_dialect(canonical, form, tmp_path / f"{form}.onnx") for form in ("x86", "x86_u8u8")
+        write_dialect(canonical, form, tmp_path / f"{form}.onnx")
+        for form in (Form.ORT_X86, Form.ORT_X86_U8U8)
     )
     sizes = [
         share_weights(programs, tmp_path / str(n))[0].blobs
@@ -226,7 +227,9 @@ def program(model: onnx.ModelProto, folder: Path) -> Program:
     """A canonical INT8 program of a graph; only its file and its form matter here."""
     onnx.save(model, folder / "qdq.onnx")
     labels = LabelSpace(("road",), ((0, 0, 0),))
-    return Program(folder / "qdq.onnx", ImageSpec((32, 32)), labels, 1, IsrPlan(), "int8", "tiny", form="qdq")
+    return Program(
+        folder / "qdq.onnx", ImageSpec((32, 32)), labels, 1, IsrPlan(), "int8", "tiny", form=Form.QDQ
+    )
 
 
 def _entry(form: Program) -> str | None:

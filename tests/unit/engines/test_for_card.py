@@ -22,6 +22,7 @@ from edgeseg.engines.open import find_engine, open_session, verify_engines
 from edgeseg.engines.tensorrt import rtx
 from edgeseg.engines.tensorrt.builder import Order
 from edgeseg.errors import BuildError, EngineMismatch, Unsupported
+from edgeseg.specs import Form
 from tiny import tiny_bundle, tiny_precisions, tiny_program
 
 
@@ -76,7 +77,7 @@ def test_the_entry_says_for_what_and_that_nothing_was_checked(bundle: Bundle) ->
 def test_every_program_is_built_in_every_precision(
     bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    half = replace(tiny_program(tmp_path / "half.onnx", threshold=127.4), precision="fp16", form="tensorrt")
+    half = replace(tiny_program(tmp_path / "half.onnx", threshold=127.4), precision="fp16", form=Form.GPU)
     parts = tiny_precisions(tmp_path / "parts")
     golden = [*parts["golden"], parts["golden"][0]._replace(precision="fp16")]
     bundle = tiny_bundle(bundle.path, programs=[*parts["programs"], half], golden=golden)
@@ -96,7 +97,7 @@ def test_a_bundle_that_was_exported_without_what_the_card_wants(
     told = " ".join(capsys.readouterr().err.split())
     assert "tiny was exported without what tensorrt_rtx wants: float laid out for tensorrt, fp16" in told
     assert "write - runtime: tensorrt_rtx under targets in the recipe, and export again" in told
-    whole = replace(bundle.program(), form="tensorrt")
+    whole = replace(bundle.program(), form=Form.GPU)
     half = replace(whole, precision="fp16")
     golden = list(bundle.golden())
     both = [*golden, *(frame._replace(precision="fp16") for frame in golden)]

@@ -21,6 +21,7 @@ from edgeseg.engines.choose.choice import build_level
 from edgeseg.engines.onnxruntime.backend import OnnxRuntime
 from edgeseg.engines.onnxruntime.providers import PROVIDERS, provider_options
 from edgeseg.errors import BuildError, BundleError, Unsupported
+from edgeseg.specs import Form
 from gpu_ort import PLUGIN, RTX, GpuOrt
 from tiny import outside_weights, tiny_bundle, tiny_image, tiny_mask, tiny_program
 
@@ -164,7 +165,7 @@ def test_the_real_onnxruntime_for_processors(provider: str, message: str, hint: 
 def test_precisions_that_bring_nothing(tmp_path: Path) -> None:
     program = tiny_program(tmp_path / "p.onnx")
     for precision, options in (("fp16", {}), ("int8", {"provider": "cuda"})):
-        asked = SimpleNamespace(precision=precision, onnx_path=program.onnx_path, blobs=(), form="qdq")
+        asked = SimpleNamespace(precision=precision, onnx_path=program.onnx_path, blobs=(), form=Form.QDQ)
         with pytest.raises(BuildError, match=f"no {precision} engine"):
             OnnxRuntime().compile(asked, tmp_path, {**OPTIONS, **options})  # type: ignore[arg-type]
 

@@ -21,7 +21,7 @@ from edgeseg.export.graph.integer_ops import unsigned_activations
 from edgeseg.export.graph.layout import settle_reshapes, settle_transposes
 from edgeseg.export.graph.tile_attention import attention_in_pieces
 from edgeseg.export.onnx_qdq import integers, with_integer_weights
-from edgeseg.specs import DIALECTS, ImageSpec, IsrPlan, LabelSpace, Program
+from edgeseg.specs import DIALECTS, Form, ImageSpec, IsrPlan, LabelSpace, Program
 from qdq_graphs import QdqGraph, run
 
 NHWC, NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
@@ -286,13 +286,13 @@ def test_write_dialect(tmp_path: Path) -> None:
     onnx.save(graph.model(graph.rounded(graph.conv("x", 4, 8))), tmp_path / "qdq.onnx")
     labels = LabelSpace(("road",), ((0, 0, 0),))
     program = Program(
-        tmp_path / "qdq.onnx", ImageSpec((32, 32)), labels, 1, IsrPlan(), "int8", "tiny", form="qdq"
+        tmp_path / "qdq.onnx", ImageSpec((32, 32)), labels, 1, IsrPlan(), "int8", "tiny", form=Form.QDQ
     )
-    made = write_dialect(program, "x86", tmp_path / "x86.onnx")
+    made = write_dialect(program, Form.ORT_X86, tmp_path / "x86.onnx")
     assert (made.form, made.onnx_path, made.precision) == ("x86", tmp_path / "x86.onnx", "int8")
     assert count_ops(onnx.load(made.onnx_path))["QLinearConv"] == 1
-    for wrong in (replace(program, form="x86"), replace(program, precision="float")):
+    for wrong in (replace(program, form=Form.ORT_X86), replace(program, precision="float")):
         with pytest.raises(ValueError, match="no form"):
-            write_dialect(wrong, "x86", tmp_path / "again.onnx")
+            write_dialect(wrong, Form.ORT_X86, tmp_path / "again.onnx")
     with pytest.raises(ValueError, match="no form"):
         write_dialect(program, "vax", tmp_path / "again.onnx")

@@ -26,7 +26,7 @@ from edgeseg.models import build_model
 from edgeseg.models.eft import EfaBlock
 from edgeseg.models.reference import TorchReference
 from edgeseg.models.segmentor import Segmentor
-from edgeseg.specs import ImageSpec, ImageU8, IsrPlan, LabelSpace, Program
+from edgeseg.specs import Form, ImageSpec, ImageU8, IsrPlan, LabelSpace, Program
 from edgeseg.synthetic.scene import Scene
 from golden_rule import fill
 from locations import REPOSITORY
@@ -177,10 +177,15 @@ def test_isr_plans(tmp_path: Path, plan: IsrPlan) -> None:
 
 @pytest.mark.parametrize(
     ("form", "convolutions"),
-    [("plain", "fewer"), ("openvino", "fewer"), ("onnxruntime", "same"), ("tensorrt", "same")],
+    [
+        (Form.PLAIN, "fewer"),
+        (Form.CPU_OPENVINO, "fewer"),
+        (Form.CPU, "same"),
+        (Form.GPU, "same"),
+    ],
 )
 def test_every_form_says_the_same(
-    program: Program, nano: Segmentor, tmp_path: Path, form: str, convolutions: str
+    program: Program, nano: Segmentor, tmp_path: Path, form: Form, convolutions: str
 ) -> None:
     other = export(nano, tmp_path / "other.onnx", form=form)
     default, counted = (
@@ -192,7 +197,7 @@ def test_every_form_says_the_same(
 
 def test_attention_is_cut_into_pieces_for_processors_alone(nano: Segmentor, tmp_path: Path) -> None:
     size_hw = (192, 384)
-    forms = ("onnxruntime", "tensorrt")
+    forms = (Form.CPU, Form.GPU)
     programs = [
         export(nano, tmp_path / f"{form}.onnx", form=form, image=ImageSpec(size_hw)) for form in forms
     ]
@@ -208,8 +213,8 @@ def test_attention_is_cut_into_pieces_for_processors_alone(nano: Segmentor, tmp_
 def test_learned_upsampling_reads_pixels_on_a_gpu(tmp_path: Path) -> None:
     model = fill(build_model("edaformer_nano", 5, upsample="lda_aqu")).eval()
     for form, reads in (
-        ("onnxruntime", 0),
-        ("tensorrt", 54),
+        (Form.CPU, 0),
+        (Form.GPU, 54),
     ):  # keys and values, nine neighbours, three maps that double
         program = export(model, tmp_path / f"{form}.onnx", form=form)
         assert count_ops(onnx.load(program.onnx_path))["GridSample"] == reads

@@ -19,7 +19,7 @@ from edgeseg.export.program import export_program
 from edgeseg.metrics import mask_agreement
 from edgeseg.models.catalog import build_model
 from edgeseg.models.reference import TorchReference
-from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace, Program
+from edgeseg.specs import Form, ImageSpec, IsrPlan, LabelSpace, Program
 from golden_rule import fill
 from qdq_graphs import QdqGraph, run
 
@@ -191,7 +191,7 @@ def test_the_int8_form(tmp_path: Path) -> None:
     model.opset_import[0].version = 17
     onnx.save(model, tmp_path / "qdq.onnx")
     program = Program(
-        tmp_path / "qdq.onnx", ImageSpec((32, 32)), LABELS, 1, IsrPlan(), "int8", "tiny", form="qdq"
+        tmp_path / "qdq.onnx", ImageSpec((32, 32)), LABELS, 1, IsrPlan(), "int8", "tiny", form=Form.QDQ
     )
     half = write_half(program, tmp_path / "half.onnx")
     assert (half.precision, half.form) == ("int8", "half")

@@ -29,7 +29,7 @@ from edgeseg.export.parity.ladder import Rung, accuracy_rung, check, golden_rung
 from edgeseg.export.parity.thresholds import Limit
 from edgeseg.int8.fake import fake_quantize
 from edgeseg.models.reference import TorchReference
-from edgeseg.specs import DIALECTS, ImageSpec, ImageU8, IsrPlan, LabelSpace, Program
+from edgeseg.specs import DIALECTS, Form, ImageSpec, ImageU8, IsrPlan, LabelSpace, Program
 from processor import pretend
 from tiny import tiny_bundle, tiny_precisions
 
@@ -195,7 +195,7 @@ def test_p2_holds_every_form_and_finds_a_wrong_one(
     program: Program, images: list[ImageU8], tmp_path: Path
 ) -> None:
     forms = {form: write_dialect(program, form, tmp_path / f"{form}.onnx") for form in DIALECTS}
-    forms["qdq"] = program
+    forms[Form.QDQ] = program
     rung = optimised_rung(program, forms, images)
     assert rung.passed, rung
     assert set(rung.details["forms"]) | set(rung.details["not_run_here"]) == {"qdq", *DIALECTS}
@@ -213,7 +213,7 @@ def test_a_form_that_saturates_here_is_left_out_and_told(
     program: Program, images: list[ImageU8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend(monkeypatch, "avx2")
-    forms = {"qdq": program, "x86": replace(program, onnx_path=tmp_path / "is_never_opened.onnx")}
+    forms = {Form.QDQ: program, Form.ORT_X86: replace(program, onnx_path=tmp_path / "is_never_opened.onnx")}
     assert optimised_rung(program, forms, images[:1]).details["not_run_here"] == ["x86"]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from edgeseg.errors import RecipeError
 from edgeseg.export.parity.float import compare
 from edgeseg.export.parity.thresholds import FP32, FP32_SAMPLED, thresholds_of
-from edgeseg.export.program import Form, export_program
+from edgeseg.export.program import export_program
 from edgeseg.models.catalog import CATALOGUE, build_model, model_options
 from edgeseg.models.edaformer import EdaDecoder
 from edgeseg.models.lda_aqu import LdaAqu
@@ -26,7 +26,7 @@ from edgeseg.models.upsample import KINDS, make_upsample
 from edgeseg.rewrite.rewrites import Choices
 from edgeseg.rewrite.simplify import simplify
 from edgeseg.rewrite.simplify_edaformer import BranchDecoder
-from edgeseg.specs import LabelSpace
+from edgeseg.specs import Form, LabelSpace
 from golden_rule import fill
 
 NUM_CLASSES = 3
@@ -133,7 +133,7 @@ def test_the_exported_program_says_what_the_model_says(
     graph = onnx.load(program.onnx_path)
     operators = {node.op_type for node in graph.graph.node}
     # ONNX Runtime reads single pixels slowly; its form holds matrix products instead.
-    assert ("GridSample" in operators) == (form == "plain")
+    assert ("GridSample" in operators) == (form == Form.PLAIN)
     assert not operators & {
         "Loop",
         "If",

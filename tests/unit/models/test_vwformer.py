@@ -22,7 +22,7 @@ from edgeseg.models.reference import TorchReference
 from edgeseg.models.segmentor import Segmentor
 from edgeseg.models.vwformer import VaryingWindowAttention, VwDecoder
 from edgeseg.models.windows import context_windows, query_windows
-from edgeseg.specs import ImageSpec, LabelSpace
+from edgeseg.specs import Form, ImageSpec, LabelSpace
 from golden_rule import fill
 
 CHANNELS = (4, 8, 12, 16)
@@ -122,7 +122,7 @@ SIZES = [
 ]
 
 
-@pytest.mark.parametrize("form", ["plain", "onnxruntime"])
+@pytest.mark.parametrize("form", [Form.PLAIN, Form.CPU])
 @pytest.mark.parametrize("size_hw", SIZES)
 def test_programs(tmp_path: Path, size_hw: tuple[int, int], form: str) -> None:
     encoder = Eft(CHANNELS, (1, 1, 1, 1), 4, 2.0)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeseg.export.parity.float import compare
-from edgeseg.export.program import Form, export_program
+from edgeseg.export.program import export_program
 from edgeseg.models.layers import ConvFFN
 from edgeseg.models.mit import EfficientAttention, mit
 from edgeseg.models.reference import TorchReference
@@ -24,7 +24,7 @@ from edgeseg.models.segmentor import Segmentor
 from edgeseg.rewrite.rewrites import Choices, MapFFN
 from edgeseg.rewrite.simplify import first_conv, simplify
 from edgeseg.rewrite.simplify_segformer import LeanAttention, MergedDecoder, simplify_decoder
-from edgeseg.specs import ImageSpec, IsrPlan, LabelSpace
+from edgeseg.specs import Form, ImageSpec, IsrPlan, LabelSpace
 from edgeseg.synthetic.scene import Scene
 from golden_rule import fill
 
@@ -118,10 +118,10 @@ def test_the_first_convolution() -> None:
     assert first_conv(model) is model.encoder.stages[0][0].conv
 
 
-@pytest.mark.parametrize("form", ["onnxruntime", "openvino", "plain"])
+@pytest.mark.parametrize("form", [Form.CPU, Form.CPU_OPENVINO, Form.PLAIN])
 @pytest.mark.parametrize("plan", PLANS, ids=str)
 def test_programs(tmp_path: Path, plan: IsrPlan, form: Form) -> None:
-    model = nano(plan, branch_norm=form == "openvino")
+    model = nano(plan, branch_norm=form == Form.CPU_OPENVINO)
     size_hw = (64, 128)
     labels = LabelSpace(tuple(f"class{i}" for i in range(CLASSES)), ((0, 0, 0),) * CLASSES)
     program = export_program(

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeseg.engines.onnx_files.graph import read_graph
 from edgeseg.engines.onnx_files.quantizers import amax_of
-from edgeseg.specs import GPU_FORM, ImageSpec, LabelSpace, Program
+from edgeseg.specs import Form, ImageSpec, LabelSpace, Program
 from edgeseg.torch_trt.program import TorchProgram, round_to_int8
 from tiny import outside_weights, tiny_image, tiny_mask, tiny_program
 
@@ -44,7 +44,7 @@ def exported(name: str, folder: Path, **options: str) -> Program:
     from golden_rule import fill
 
     model, image, out = fill(build_model(name, 5, **options)).eval(), ImageSpec(SIZE), folder / f"{name}.onnx"
-    return export_program(model, image=image, labels=LABELS, mask_stride=1, arch=name, out=out, form=GPU_FORM)
+    return export_program(model, image=image, labels=LABELS, mask_stride=1, arch=name, out=out, form=Form.GPU)
 
 
 def same(program: Program, share: float) -> None:
