@@ -39,6 +39,7 @@ from edgeseg.models import build_model
 from edgeseg.models.segmentor import Segmentor
 from edgeseg.rewrite import form, simplify_edaformer
 from edgeseg.rewrite.rewrites import Choices
+from edgeseg.specs import Form
 
 MODELS = ("edaformer_t", "vwformer_mit_b0", "segformer_b0", "repsep_mit_b0", "segformer_mobilenet_v2")
 GPU: Mapping[str, bool] = {"map_ffn": True, "join_queries": False}
@@ -74,7 +75,7 @@ def laid_out(told: Mapping[str, Any]) -> Iterator[None]:
     """Deploy the form "tensorrt" in another layout."""
     rewrites = {
         **form._REWRITES,
-        "tensorrt": Choices(**{name: told[name] for name in told if name not in ("pieces", "multiple")}),
+        Form.GPU: Choices(**{name: told[name] for name in told if name not in ("pieces", "multiple")}),
     }
     with (
         mock.patch.object(form, "_REWRITES", rewrites),
@@ -87,7 +88,7 @@ def laid_out(told: Mapping[str, Any]) -> Iterator[None]:
 
 def graph_of(model: Segmentor, size_hw: tuple[int, int], told: Mapping[str, Any]) -> onnx.ModelProto:
     with laid_out(told):
-        graph = clean(trace_program(form.deploy(model, model.image_spec(size_hw, "HWC"), "tensorrt"), 1, 17))
+        graph = clean(trace_program(form.deploy(model, model.image_spec(size_hw, "HWC"), Form.GPU), 1, 17))
     cast_image_first(editor := GraphEditor(graph))
     if told.get("pieces"):
         attention_in_pieces(editor)

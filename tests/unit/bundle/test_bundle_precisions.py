@@ -23,7 +23,7 @@ from edgeseg.engines.open import find_engine, open_session, verify_engines
 from edgeseg.errors import BundleError, DataError, GateFailed, RecipeError
 from edgeseg.pipeline.export import quantized_levels
 from edgeseg.recipe.load import find_recipe, load_recipe
-from edgeseg.specs import ImageU8, IsrPlan, MaskU8, Program
+from edgeseg.specs import Form, ImageU8, IsrPlan, MaskU8, Program
 from edgeseg.testing.fakes import FakeBackend
 from tiny import RECIPE, tiny_bundle, tiny_image, tiny_mask, tiny_precisions, tiny_program
 
@@ -46,14 +46,14 @@ def test_a_form_that_is_missing_falls_back_to_the_precisions_own(bundle: Bundle)
     assert forms == {None: "qdq", "qdq": "qdq", "x86": "x86", "arm": "arm", "openvino": "qdq"}
     assert len({bundle.program(0, "int8", form).onnx_path for form in forms}) == 3
     assert bundle.program().form == "onnxruntime"
-    assert bundle.program(form="x86").form == "onnxruntime"
+    assert bundle.program(form=Form.ORT_X86).form == "onnxruntime"
 
 
 def test_each_runtime_gets_its_form_of_each_precision(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backends = [
-        FakeBackend("onnxruntime", tiny_mask, int8_form="x86"),
+        FakeBackend("onnxruntime", tiny_mask, int8_form=Form.ORT_X86),
         FakeBackend("other", tiny_mask, int8_form="ghost"),
     ]
     runtimes(monkeypatch, *backends)
@@ -71,7 +71,7 @@ def test_each_runtime_gets_its_form_of_each_precision(
 def test_a_bundle_that_is_older_than_a_processors_form_runs_in_the_canonical_one(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend = FakeBackend("onnxruntime", tiny_mask, int8_form="x86_u8u8")
+    backend = FakeBackend("onnxruntime", tiny_mask, int8_form=Form.ORT_X86_U8U8)
     runtimes(monkeypatch, backend)
     made = build_level(bundle, threads=1)
     assert [got["form"] for got in backend.compiled] == ["onnxruntime", "qdq"]
@@ -210,7 +210,7 @@ def test_what_a_quant_section_asks_of_an_export(tmp_path: Path) -> None:
 
 
 def test_half_precision_of_a_bundle_from_before_it_was_laid_out_for_gpus(tmp_path: Path) -> None:
-    half = replace(tiny_program(tmp_path / "half.onnx"), precision="fp16", form="tensorrt")
+    half = replace(tiny_program(tmp_path / "half.onnx"), precision="fp16", form=Form.GPU)
     golden = [GoldenFrame("x", tiny_image(), tiny_mask(tiny_image()), precision="fp16")]
     path = tiny_bundle(tmp_path / "b.edgeseg", programs=[half], golden=golden).path / "manifest.json"
     data = json.loads(path.read_bytes())

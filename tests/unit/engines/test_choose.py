@@ -21,7 +21,7 @@ from edgeseg.engines.choose.choice import LevelBuild, build_level
 from edgeseg.engines.choose.latency import measure_together
 from edgeseg.engines.open import find_engine, verify_engines
 from edgeseg.errors import BuildError, BundleError, GateFailed, MissingDependency, OutOfRoom
-from edgeseg.specs import ImageU8, MaskU8
+from edgeseg.specs import Form, ImageU8, MaskU8
 from edgeseg.testing.fakes import FakeBackend
 from tiny import tiny_bundle, tiny_image, tiny_mask, tiny_precisions, tiny_program
 
@@ -56,7 +56,7 @@ def test_fastest_is_packed_as_default_with_all_that_pass(
     reference = FakeBackend("onnxruntime", clock.taking(8))
     hints = [{"precision_hint": "f32"}, {"precision_hint": "bf16"}]
     other = FakeBackend(
-        "openvino", {"f32": clock.taking(16), "bf16": clock.taking(4)}, hints, form="openvino"
+        "openvino", {"f32": clock.taking(16), "bf16": clock.taking(4)}, hints, form=Form.CPU_OPENVINO
     )
     runtimes(monkeypatch, reference, other)
     made = build_level(bundle, threads=1)
@@ -87,7 +87,7 @@ def test_half_precision_is_for_those_who_want_it(
     """A program in half precision is no candidate where it brings nothing; where it does, it is a twin that
     INT8 has to beat.
     """
-    half = replace(tiny_program(tmp_path / "half.onnx", threshold=127.4), precision="fp16", form="tensorrt")
+    half = replace(tiny_program(tmp_path / "half.onnx", threshold=127.4), precision="fp16", form=Form.GPU)
     parts = tiny_precisions(tmp_path / "parts")
     golden = [*parts["golden"], parts["golden"][0]._replace(precision="fp16")]
     bundle = tiny_bundle(tmp_path / "three.edgeseg", programs=[*parts["programs"], half], golden=golden)
@@ -95,7 +95,7 @@ def test_half_precision_is_for_those_who_want_it(
     runtimes(
         monkeypatch,
         FakeBackend("onnxruntime", clock.taking(9)),
-        FakeBackend("gpu", answers, half_form="onnxruntime"),
+        FakeBackend("gpu", answers, half_form=Form.CPU),
     )
     made = build_level(bundle, threads=1)
     assert verdicts(made) == {
@@ -141,7 +141,7 @@ def test_int8_must_beat_its_float_twin(
 def test_half_precision_alone_where_nothing_computes_in_it(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    half = replace(tiny_program(tmp_path / "half.onnx"), precision="fp16", form="tensorrt")
+    half = replace(tiny_program(tmp_path / "half.onnx"), precision="fp16", form=Form.GPU)
     golden = [GoldenFrame("x", tiny_image(), tiny_mask(tiny_image()), precision="fp16")]
     bundle = tiny_bundle(tmp_path / "half.edgeseg", programs=[half], golden=golden)
     runtimes(monkeypatch, FakeBackend("onnxruntime", clock.taking(8)))

@@ -11,6 +11,7 @@ from choosing import Clock, runtimes
 from edgeseg.bundle import Bundle
 from edgeseg.engines.choose.choice import build_level
 from edgeseg.errors import IntegrityError
+from edgeseg.specs import Form
 from edgeseg.testing.fakes import FakeBackend
 from tiny import tiny_bundle, tiny_program
 
@@ -24,7 +25,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def in_two_forms(tmp_path: Path) -> Bundle:
     programs = [
         tiny_program(tmp_path / "a.onnx"),
-        replace(tiny_program(tmp_path / "b.onnx", threshold=127.6), form="openvino"),
+        replace(tiny_program(tmp_path / "b.onnx", threshold=127.6), form=Form.CPU_OPENVINO),
     ]
     return tiny_bundle(tmp_path / "forms.edgeseg", programs=programs)
 
@@ -33,7 +34,8 @@ def test_a_runtime_gets_the_form_that_it_likes(
     in_two_forms: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backends = [
-        FakeBackend(name, clock.taking(4), form=name) for name in ("onnxruntime", "openvino", "tensorrt")
+        FakeBackend(name, clock.taking(4), form=Form(name))
+        for name in ("onnxruntime", "openvino", "tensorrt")
     ]
     runtimes(monkeypatch, *backends)
     made = build_level(in_two_forms, threads=1)
@@ -41,22 +43,22 @@ def test_a_runtime_gets_the_form_that_it_likes(
     assert [bool(row.hint) for row in made.choice.candidates] == [False, False, True]
     assert (
         in_two_forms.program().onnx_path.read_bytes()
-        != in_two_forms.program(form="openvino").onnx_path.read_bytes()
+        != in_two_forms.program(form=Form.CPU_OPENVINO).onnx_path.read_bytes()
     )
-    assert {in_two_forms.program(form=form).form for form in ("onnxruntime", "tensorrt")} == {"onnxruntime"}
+    assert {in_two_forms.program(form=form).form for form in (Form.CPU, Form.GPU)} == {"onnxruntime"}
 
 
 def test_a_damaged_form_is_found(in_two_forms: Bundle) -> None:
-    path = in_two_forms.program(form="openvino").onnx_path
+    path = in_two_forms.program(form=Form.CPU_OPENVINO).onnx_path
     path.write_bytes(path.read_bytes()[:-1])
     in_two_forms.program()
-    for use in (in_two_forms.verify, lambda: in_two_forms.program(form="openvino")):
+    for use in (in_two_forms.verify, lambda: in_two_forms.program(form=Form.CPU_OPENVINO)):
         with pytest.raises(IntegrityError, match="level0-float-openvino"):
             use()
 
 
 def test_forms_that_do_not_belong_together(tmp_path: Path) -> None:
-    other = replace(tiny_program(tmp_path / "a.onnx"), form="openvino")
+    other = replace(tiny_program(tmp_path / "a.onnx"), form=Form.CPU_OPENVINO)
     with pytest.raises(ValueError, match="is not there in the form onnxruntime"):
         tiny_bundle(tmp_path / "t.edgeseg", programs=[other])
     with pytest.raises(ValueError, match="two float programs at ISR 1,1,1,1-1,1,1 in the form openvino"):
