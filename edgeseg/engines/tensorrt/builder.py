@@ -32,7 +32,7 @@ from edgeseg.engines.options import WORKSPACE_BYTES
 from edgeseg.engines.session import Port, misfit
 from edgeseg.engines.tensorrt import dla
 from edgeseg.engines.tensorrt.dynamic_ranges import without_quantizers
-from edgeseg.engines.tensorrt.log import Log
+from edgeseg.engines.tensorrt.log import Log, no_collection
 from edgeseg.errors import BuildError, EdgesegError, OutOfRoom
 from edgeseg.files import replace_file
 from edgeseg.signals import start_spared
@@ -124,6 +124,7 @@ def _receive(pipe: Connection) -> Any:
         return None
 
 
+@no_collection()
 def construct(pipe: Connection, order: Order) -> None:
     """The child: write the engine and its facts, or send a list of what the builder says against the program.
 

@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Keep Python's garbage collector away while the runtime may call our logger.
+
+    It calls it with a lock of its own held. A collection that begins there, and finds an earlier runtime in a
+    cycle, as every exception makes one, destroys it, which waits for that lock for ever.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Log:

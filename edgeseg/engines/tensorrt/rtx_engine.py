@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from edgeseg.engines.tensorrt.log import Log
+from edgeseg.engines.tensorrt.log import Log, no_collection
 from edgeseg.engines.tensorrt.python import cache_folder
 from edgeseg.engines.tensorrt.session import OpenEngine, cannot_open
 from edgeseg.errors import BundleError, EdgesegError, EngineMismatch, Unsupported
@@ -34,6 +34,7 @@ _OTHER = {
 }
 
 
+@no_collection()
 def open_engine(rtx: ModuleType, path: Path, *, capability: str) -> OpenEngine:
     """Open a serialized engine on the current GPU.
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from edgeseg.engines.cudart import Cuda, Handle
 from edgeseg.engines.session import Port, ProgramSession, misfit
-from edgeseg.engines.tensorrt.log import Log
+from edgeseg.engines.tensorrt.log import Log, no_collection
 from edgeseg.errors import BundleError, Unsupported
 from edgeseg.specs import ImageU8, MaskU8, Program
 
@@ -46,6 +46,7 @@ class OpenEngine:
     recordable: Callable[[Any, Handle], bool] = lambda context, stream: True
 
 
+@no_collection()
 def open_engine(trt: ModuleType, path: Path, dla_core: int | None = None) -> OpenEngine:
     """Open a serialized engine. Raises BundleError with what the runtime says.
 
