@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeseg.cli import render
+from edgeseg.cli import options, render
 from edgeseg.text import quoted
 
 if TYPE_CHECKING:
@@ -49,17 +49,9 @@ if TYPE_CHECKING:
     help="Also try this DLA core of a Jetson module; short for --option tensorrt.dla_core=N.",
 )
 @click.option("--options", "listed", is_flag=True, help="List what each runtime can be told, and exit.")
-@click.option(
-    "--threads", type=click.IntRange(1), help="Default: all physical cores that this process may use."
-)
-@click.option(
-    "--data-root",
-    type=click.Path(path_type=Path),
-    help="Also measure each engine's mIoU on the validation split.",
-)
-@click.option(
-    "--limit", type=click.IntRange(1), metavar="N", help="With --data-root: use N images, evenly spread."
-)
+@options.threads("Default: all physical cores that this process may use.")
+@options.data_root("Also measure each engine's mIoU on the validation split.", required=False)
+@options.limit("With --data-root: use N images, evenly spread.")
 @click.option(
     "--memory", is_flag=True, help="Also measure each engine's peak memory, in a process of its own."
 )

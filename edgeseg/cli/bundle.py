@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgeseg.cli import bundle_show, render
+from edgeseg.cli import bundle_show, options, render
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -36,7 +36,7 @@ def show(path: Path, as_json: bool) -> None:
 @bundle.command()
 @click.argument("path", type=click.Path(path_type=Path), metavar="BUNDLE")
 @click.option("--run", is_flag=True, help="Also run this device's engine on the golden frames.")
-@click.option("--threads", type=click.IntRange(1), help="With --run; default: as the engine was built.")
+@options.threads("With --run; default: as the engine was built.")
 @render.json_option
 def verify(path: Path, run: bool, threads: int | None, as_json: bool) -> None:
     """Check every file of BUNDLE against its hash; with --run also what its engine gives."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeseg.cli import render
+from edgeseg.cli import options, render
 from edgeseg.errors import DataError
 from edgeseg.text import quoted
 
@@ -30,12 +30,7 @@ def calib() -> None:
 
 @calib.command()
 @click.argument("recipe")
-@click.option(
-    "--data-root",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Folder that the recipe's data paths start from.",
-)
+@options.data_root()
 @click.option("--n", "count", default=64, show_default=True, type=click.IntRange(0), help="How many images.")
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), help="File to write; default calib/FORMAT_train_N.yaml."
@@ -52,9 +47,7 @@ def calib() -> None:
 )
 @click.option("--threads", default=4, show_default=True, type=click.IntRange(1), help="Images read at once.")
 @click.option("--force", is_flag=True, help="Replace a file that holds another set.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable."
-)
+@options.overrides
 @render.json_option
 def make(
     recipe: str,
@@ -106,9 +99,7 @@ def make(
 @click.option(
     "--sheet", type=click.Path(path_type=Path), help="Write a contact sheet of the images to this PNG file."
 )
-@click.option(
-    "--data-root", type=click.Path(path_type=Path), help="Where the images of the contact sheet lie."
-)
+@options.data_root("Where the images of the contact sheet lie.", required=False)
 @render.json_option
 def show(name_or_path: str, sheet: Path | None, data_root: Path | None, as_json: bool) -> None:
     """Show a SET: which classes its images show, how bright they are, how they were chosen."""
@@ -124,18 +115,11 @@ def show(name_or_path: str, sheet: Path | None, data_root: Path | None, as_json:
 
 @calib.command()
 @click.argument("name_or_path", metavar="SET")
-@click.option(
-    "--data-root",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Folder that the set's paths start from.",
-)
+@options.data_root("Folder that the set's paths start from.")
 @click.option(
     "--recipe", help="Check also that the set fits this recipe's data: format, classes, training split."
 )
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable."
-)
+@options.overrides
 @render.json_option
 def check(
     name_or_path: str, data_root: Path, recipe: str | None, overrides: tuple[str, ...], as_json: bool
@@ -172,22 +156,11 @@ def check(
 
 @calib.command()
 @click.argument("recipe")
-@click.option(
-    "--data-root",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Folder that the recipe's data paths start from.",
-)
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    help="Float weights; default best.safetensors of the run.",
-)
+@options.data_root()
+@options.float_weights
 @click.option("--methods", metavar="NAMES", help="With commas between; default max,percentile,mse,entropy.")
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Use N validation images, evenly spread.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable."
-)
+@options.limit()
+@options.overrides
 @render.json_option
 def sweep(
     recipe: str,

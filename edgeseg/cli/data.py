@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgeseg.cli import render
+from edgeseg.cli import options, render
 from edgeseg.errors import DataError
 from edgeseg.text import plain
 
@@ -49,12 +49,7 @@ def data() -> None:
     required=True,
     help="Folder for the masks, NAME.png for each image.",
 )
-@click.option(
-    "--data-root",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Folder that the recipe's data paths start from.",
-)
+@options.data_root()
 @click.option(
     "--split",
     default="train",
@@ -68,9 +63,7 @@ def data() -> None:
     metavar="V,V,...",
     help="FROM holds grey pictures: their values, in class order; a pixel gets the nearest.",
 )
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable."
-)
+@options.overrides
 @render.json_option
 def masks(
     recipe: str,
@@ -137,20 +130,13 @@ def _numbers(values: str | None, labels: LabelSpace) -> list[int]:
 
 @data.command()
 @click.argument("recipe")
-@click.option(
-    "--data-root",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Folder that the recipe's data paths start from.",
-)
+@options.data_root()
 @click.option("--split", default="all", show_default=True, type=click.Choice(["train", "val", "all"]))
 @click.option(
     "--sheet", type=click.Path(path_type=Path), help="Write a contact sheet of samples to this PNG file."
 )
 @click.option("--threads", default=4, show_default=True, type=click.IntRange(1), help="Files read at once.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable."
-)
+@options.overrides
 @render.json_option
 def check(
     recipe: str,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgeseg.cli import render
+from edgeseg.cli import options, render
 from edgeseg.text import quoted
 
 
@@ -19,8 +19,8 @@ from edgeseg.text import quoted
     show_default=True,
     help="Output folder.",
 )
-@click.option("--threads", type=click.IntRange(1), help="Threads of the engine; default all physical cores.")
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Segment at most N frames.")
+@options.threads("Threads of the engine; default all physical cores.")
+@options.limit("Segment at most N frames.")
 @render.json_option
 def demo(out: Path, threads: int | None, limit: int | None, as_json: bool) -> None:
     """Build, verify and run the shipped model on a street video, and leave the pictures."""

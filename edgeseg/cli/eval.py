@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgeseg.cli import render
+from edgeseg.cli import options, render
 from edgeseg.text import plain
 
 if TYPE_CHECKING:
@@ -18,12 +18,7 @@ if TYPE_CHECKING:
 
 @click.command("eval")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--data-root",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Folder that the recipe's data paths start from.",
-)
+@options.data_root()
 @click.option(
     "--level",
     type=click.IntRange(0),
@@ -31,18 +26,10 @@ if TYPE_CHECKING:
     show_default=True,
     help="Which ISR level; 0 is the most exact.",
 )
-@click.option(
-    "--precision",
-    type=click.Choice(["float", "fp16", "int8"]),
-    help="Default: whatever a build found fastest.",
-)
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    help="Also measure this torch checkpoint, on the same images.",
-)
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Use N images, evenly spread.")
-@click.option("--threads", type=click.IntRange(1), help="Threads of the engine.")
+@options.precision
+@options.checkpoint("Also measure this torch checkpoint, on the same images.")
+@options.limit("Use N images, evenly spread.")
+@options.threads("Threads of the engine.")
 @click.option(
     "--report", type=click.Path(path_type=Path), metavar="FILE", help="Write the figures here as JSON."
 )

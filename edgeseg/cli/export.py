@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgeseg.cli import render
+from edgeseg.cli import options, render
 from edgeseg.text import quoted
 
 if TYPE_CHECKING:
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("recipe")
-@click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="Weights; default best.safetensors of the run."
-)
+@options.weights
 @click.option(
     "--quantized",
     type=click.Path(path_type=Path),
@@ -32,24 +30,9 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), help="Bundle folder; default NAME.edgeseg in the run."
 )
-@click.option(
-    "--data-root",
-    type=click.Path(path_type=Path),
-    help="Take golden frames from the validation split below it.",
-)
-@click.option(
-    "--levels",
-    type=click.Path(path_type=Path),
-    metavar="PLAN.json",
-    help="One level for each that a search kept.",
-)
-@click.option(
-    "--level",
-    "plans",
-    multiple=True,
-    metavar="PLAN",
-    help="A level at this ISR plan, as 2,2,1,1-2,2,2; repeatable.",
-)
+@options.data_root("Take golden frames from the validation split below it.", required=False)
+@options.levels
+@options.plans
 @click.option(
     "--weights",
     default="fp32",
@@ -63,9 +46,7 @@ if TYPE_CHECKING:
     help="Programs for GPUs too, in float and half precision; targets with TensorRT have them anyway.",
 )
 @click.option("--force", is_flag=True, help="Export even where nothing changed.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable."
-)
+@options.overrides
 @render.json_option
 def export(
     recipe: str,

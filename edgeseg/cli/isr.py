@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from edgeseg.cli import render
+from edgeseg.cli import options, render
 from edgeseg.text import quoted
 
 if TYPE_CHECKING:
@@ -28,15 +28,8 @@ _NOISY = 0.05
 
 @click.command()
 @click.argument("recipe")
-@click.option(
-    "--data-root",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Folder that the recipe's data paths start from.",
-)
-@click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="Weights; default best.safetensors of the run."
-)
+@options.data_root()
+@options.weights
 @click.option(
     "-o",
     "--out",
@@ -65,7 +58,7 @@ _NOISY = 0.05
     type=click.IntRange(2),
     help="Measure at most so many plans.",
 )
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Use N validation images, evenly spread.")
+@options.limit()
 @click.option(
     "--rounds", default=30, show_default=True, type=click.IntRange(2), help="Times each plan is timed."
 )
@@ -85,7 +78,7 @@ _NOISY = 0.05
     help="What to measure for; it must be this machine.",
 )
 @click.option("--runtime", help="A row of the engine table; default: the recipe's first target.")
-@click.option("--threads", type=click.IntRange(1), help="Threads of the engines; default: all cores.")
+@options.threads("Threads of the engines; default: all cores.")
 @click.option(
     "--precision",
     default="float",
@@ -103,9 +96,7 @@ _NOISY = 0.05
 @click.option(
     "--finetune", metavar="PLAN", help="Instead of searching: train on for isr.finetune_steps at this plan."
 )
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable."
-)
+@options.overrides
 @render.json_option
 @click.pass_context
 def isr(

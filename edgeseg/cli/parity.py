@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgeseg.cli import render
+from edgeseg.cli import options, render
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -19,25 +19,17 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="The float checkpoint: for P0, P1 and P4."
-)
+@options.checkpoint("The float checkpoint: for P0, P1 and P4.")
 @click.option(
     "--quantized", type=click.Path(path_type=Path), help="The quantized checkpoint: for P0 and P1 of INT8."
 )
-@click.option(
-    "--data-root",
-    type=click.Path(path_type=Path),
-    help="Folder that the recipe's data paths start from: for P4.",
-)
-@click.option(
-    "--limit", type=click.IntRange(1), metavar="N", help="With --data-root: use N images, evenly spread."
-)
+@options.data_root("Folder that the recipe's data paths start from: for P4.", required=False)
+@options.limit("With --data-root: use N images, evenly spread.")
 @click.option("--level", type=click.IntRange(0), help="This ISR level only.")
 @click.option(
     "--precision", type=click.Choice(["float", "fp16", "int8"]), help="Programs of this precision only."
 )
-@click.option("--threads", type=click.IntRange(1), help="Threads of the engine in P4.")
+@options.threads("Threads of the engine in P4.")
 @render.json_option
 def parity(
     bundle: Path,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeseg.cli import render
+from edgeseg.cli import options, render
 from edgeseg.text import quoted
 
 if TYPE_CHECKING:
@@ -22,34 +22,14 @@ _NAMES = {"float": "float", "ptq": "INT8 calibrated", "qat": "INT8 trained"}
 
 @click.command()
 @click.argument("recipe")
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    help="Float weights; default best.safetensors of the run.",
-)
-@click.option(
-    "--data-root",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Folder that the recipe's data paths start from.",
-)
-@click.option(
-    "--levels",
-    type=click.Path(path_type=Path),
-    metavar="PLAN.json",
-    help="One level for each that a search kept.",
-)
-@click.option(
-    "--level",
-    "plans",
-    multiple=True,
-    metavar="PLAN",
-    help="A level at this ISR plan, as 2,2,1,1-2,2,2; repeatable.",
-)
+@options.float_weights
+@options.data_root()
+@options.levels
+@options.plans
 @click.option(
     "--ptq-only", is_flag=True, help="Calibrate only; leave out the training that quant.qat asks for."
 )
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Run folder; default runs/NAME.")
+@options.run_folder
 @click.option(
     "--device",
     default="auto",
@@ -57,12 +37,10 @@ _NAMES = {"float": "float", "ptq": "INT8 calibrated", "qat": "INT8 trained"}
     type=click.Choice(["auto", "cpu", "cuda"]),
     help="To train on.",
 )
-@click.option("--workers", default=2, show_default=True, type=click.IntRange(0), help="Loader processes.")
-@click.option("--threads", type=click.IntRange(1), help="Threads of the engines; default: all cores.")
+@options.workers
+@options.threads("Threads of the engines; default: all cores.")
 @click.option("--fresh", is_flag=True, help="Repeat every stage; an earlier training is kept aside.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable."
-)
+@options.overrides
 @render.json_option
 def quantize(
     recipe: str,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeseg.cli import render
+from edgeseg.cli import options, render
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,17 +21,8 @@ _SHOWN = 25
 
 @click.command()
 @click.argument("recipe")
-@click.option(
-    "--data-root",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Folder that the recipe's data paths start from.",
-)
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    help="Float weights; default best.safetensors of the run.",
-)
+@options.data_root()
+@options.float_weights
 @click.option(
     "-o",
     "--out",
@@ -72,7 +63,7 @@ _SHOWN = 25
     help="Images that judge it; 0: all.",
 )
 @click.option("--runtime", help="Of the engines that --budget times; default: the recipe's first target.")
-@click.option("--threads", type=click.IntRange(1), help="Of these engines; default: all cores.")
+@options.threads("Of these engines; default: all cores.")
 @click.option(
     "--rounds",
     default=30,
@@ -81,9 +72,7 @@ _SHOWN = 25
     help="Times each is timed; 0: build none.",
 )
 @click.option("--force", is_flag=True, help="Measure anew what was measured before.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable."
-)
+@options.overrides
 @render.json_option
 def sensitivity(
     recipe: str,

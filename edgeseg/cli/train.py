@@ -6,30 +6,23 @@ from pathlib import Path
 
 import click
 
-from edgeseg.cli import render
+from edgeseg.cli import options, render
 from edgeseg.text import quoted
 
 
 @click.command()
 @click.argument("recipe")
-@click.option(
-    "--data-root",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Folder that the recipe's data paths start from.",
-)
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Run folder; default runs/NAME.")
+@options.data_root()
+@options.run_folder
 @click.option(
     "--init",
     type=click.Path(path_type=Path),
     help="Checkpoint to start from (train.init_skip names what not to load).",
 )
-@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
-@click.option("--workers", default=2, show_default=True, type=click.IntRange(0), help="Loader processes.")
+@options.device
+@options.workers
 @click.option("--fresh", is_flag=True, help="Set an earlier run in the folder aside and start anew.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one recipe value; repeatable."
-)
+@options.overrides
 @render.json_option
 def train(
     recipe: str,
