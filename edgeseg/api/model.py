@@ -105,7 +105,7 @@ class Model:
 
     @property
     def engines(self) -> EngineTable:
-        """What a build considered for this machine; empty before the first."""
+        """The engines that a build considered for this machine; empty before the first."""
         here = place(detect())
         return EngineTable(
             EngineRow(

@@ -31,7 +31,7 @@ def calib() -> None:
 @calib.command()
 @click.argument("recipe")
 @options.data_root()
-@click.option("--n", "count", default=64, show_default=True, type=click.IntRange(0), help="How many images.")
+@click.option("--n", "count", default=64, show_default=True, type=click.IntRange(0), help="Number of images.")
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), help="File to write; default calib/FORMAT_train_N.yaml."
 )
@@ -99,7 +99,7 @@ def make(
 @click.option(
     "--sheet", type=click.Path(path_type=Path), help="Write a contact sheet of the images to this PNG file."
 )
-@options.data_root("Where the images of the contact sheet lie.", required=False)
+@options.data_root("Folder of the images of the contact sheet.", required=False)
 @render.json_option
 def show(name_or_path: str, sheet: Path | None, data_root: Path | None, as_json: bool) -> None:
     """Show a SET: which classes its images show, how bright they are, how they were chosen."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Which ISR level; 0 is the most exact.",
+    help="ISR level; 0 is the most exact.",
 )
 @options.precision
 @options.checkpoint("Also measure this torch checkpoint, on the same images.")

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     default="fp32",
     show_default=True,
     type=click.Choice(["fp32", "fp16"]),
-    help="How weights are stored.",
+    help="Storage of weights.",
 )
 @click.option(
     "--precision",

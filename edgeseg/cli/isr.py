@@ -42,7 +42,7 @@ _NOISY = 0.05
     default="greedy",
     show_default=True,
     type=click.Choice(["greedy", "grid", "presets"]),
-    help="Which plans to measure: the paper's, then a walk and its surroundings; all; only the paper's.",
+    help="greedy: the paper's plans, then a local search; grid: every legal plan; presets: the paper's only.",
 )
 @click.option(
     "--plan",
@@ -60,7 +60,7 @@ _NOISY = 0.05
 )
 @options.limit()
 @click.option(
-    "--rounds", default=30, show_default=True, type=click.IntRange(2), help="Times each plan is timed."
+    "--rounds", default=30, show_default=True, type=click.IntRange(2), help="Timing rounds per plan."
 )
 @click.option(
     "--levels",
@@ -75,7 +75,7 @@ _NOISY = 0.05
     default="auto",
     show_default=True,
     metavar="NAME",
-    help="What to measure for; it must be this machine.",
+    help="Device to measure for; it must be this machine.",
 )
 @click.option("--runtime", help="A row of the engine table; default: the recipe's first target.")
 @options.threads("Threads of the engines; default: all cores.")
@@ -84,7 +84,7 @@ _NOISY = 0.05
     default="float",
     show_default=True,
     type=click.Choice(["float", "int8"]),
-    help="Of the engines: int8 measures every plan with the scales of one quantized checkpoint.",
+    help="Precision of the engines; int8 measures every plan with the scales of one quantized checkpoint.",
 )
 @click.option(
     "--quantized",

@@ -54,12 +54,20 @@ COMMANDS: dict[str, Row] = {
     "data": Row("edgeseg.cli.data", "data", "Check a data set before training on it"),
     "models": Row("edgeseg.cli.models", "models", "List the models that a recipe can name"),
     "report": Row("edgeseg.cli.report", "report", "Draw the training curve of a run"),
-    "parity": Row("edgeseg.cli.parity", "parity", "Find where a program stops saying what its model said"),
+    "parity": Row(
+        "edgeseg.cli.parity",
+        "parity",
+        "Compare model, ONNX graph and engine; show the first mismatch",
+    ),
     "weights": Row("edgeseg.cli.weights", "weights", "Import published checkpoints; halve the size of one"),
     "bundle": Row("edgeseg.cli.bundle", "bundle", "Show a bundle, or verify it on its golden frames"),
     "recipe": Row("edgeseg.cli.recipe", "recipe", "List, show and check recipes; JSON schema for editors"),
-    "devices": Row("edgeseg.cli.devices", "devices", "List devices and what fits each; what this machine is"),
-    "doctor": Row("edgeseg.cli.doctor", "doctor", "What this machine can do, and what to type for the rest"),
+    "devices": Row("edgeseg.cli.devices", "devices", "List devices and runtimes for each; show this machine"),
+    "doctor": Row(
+        "edgeseg.cli.doctor",
+        "doctor",
+        "Check this machine: runtimes, known problems, install commands",
+    ),
 }
 
 EXTRAS = {"torch": "train", "onnx": "train", "safetensors": "train", "PIL": "train", "cv2": "video"}

@@ -98,7 +98,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--drop",
         type=click.Choice(["newest", "oldest", "none"]),
         help=(
-            "Which frame goes when a source's queue is full. Live sources drop the oldest, files none, unless"
+            "Frame to drop when a source's queue is full. Live sources drop the oldest, files none, unless"
             " given."
         ),
     ),
@@ -156,7 +156,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--web-token",
         envvar="EDGESEG_WEB_TOKEN",
         metavar="TOKEN",
-        help="What visitors must know (or EDGESEG_WEB_TOKEN).",
+        help="Token that visitors must know (or EDGESEG_WEB_TOKEN).",
     ),
     click.option(
         "--opacity",

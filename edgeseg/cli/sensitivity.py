@@ -41,7 +41,7 @@ _SHOWN = 25
     default="noise",
     show_default=True,
     type=click.Choice(["noise", "miou"]),
-    help="What harm is: a share of the logit noise, which few images tell well, or mIoU.",
+    help="Rank layers by their share of logit noise, reliable with few images, or by mIoU lost.",
 )
 @click.option(
     "--limit",
@@ -60,16 +60,16 @@ _SHOWN = 25
     show_default=True,
     type=click.IntRange(0),
     metavar="N",
-    help="Images that judge it; 0: all.",
+    help="Validation images used to check the budget; 0: all.",
 )
-@click.option("--runtime", help="Of the engines that --budget times; default: the recipe's first target.")
-@options.threads("Of these engines; default: all cores.")
+@click.option("--runtime", help="Runtime that times --budget; default: the recipe's first target.")
+@options.threads("Threads of these engines; default: all cores.")
 @click.option(
     "--rounds",
     default=30,
     show_default=True,
     type=click.IntRange(0),
-    help="Times each is timed; 0: build none.",
+    help="Timing rounds per engine; 0: build none.",
 )
 @click.option("--force", is_flag=True, help="Measure anew what was measured before.")
 @options.overrides

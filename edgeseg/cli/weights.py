@@ -28,7 +28,7 @@ def weights() -> None:
     "-o",
     "--out",
     type=click.Path(path_type=Path),
-    help="Where to write; default FILE with the suffix .edgeseg.safetensors.",
+    help="File to write; default FILE with the suffix .edgeseg.safetensors.",
 )
 @click.option(
     "--allow-missing",
@@ -114,7 +114,7 @@ def _classes(imported: Imported) -> list[str]:
 
 @weights.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Where to write.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="File to write.")
 @render.json_option
 def half(checkpoint: Path, out: Path, as_json: bool) -> None:
     """Store CHECKPOINT's weights as float16, to ship it: half the bytes, widened again when it is read."""

@@ -33,6 +33,22 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
         assert body.strip().splitlines()[0] not in ("Options:", "Commands:"), f"{line} has no docstring"
 
 
+NO_BEGINNING = ("Of", "What", "Which", "Whether", "How", "Where", "Who", "That", "Times")
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_help_begins_with_a_verb_or_a_noun(name: str) -> None:
+    texts = [main.COMMANDS[name].summary]
+    for line in lines(load(name), [name]):
+        command = load(line[0])
+        for part in line[1:]:
+            assert isinstance(command, click.Group)
+            command = command.commands[part]
+        texts += [command.help or ""]
+        texts += [param.help or "" for param in command.params if isinstance(param, click.Option)]
+    assert not [text for text in texts if text.partition(" ")[0] in NO_BEGINNING]
+
+
 @pytest.mark.parametrize("name", main.COMMANDS)
 def test_no_two_options_of_a_command_share_a_name(name: str) -> None:
     for line in lines(load(name), [name]):
