@@ -43,7 +43,7 @@ from edgeseg.contracts import NoProgress
 from edgeseg.data.calib import write_calib
 from edgeseg.data.calib_choice import make_calib
 from edgeseg.devices.cores import usable_cores
-from edgeseg.export.levels import FloatLevel, HalfLevel, Int8Level, export_levels
+from edgeseg.export.levels import FloatJob, HalfJob, Int8Job, export_levels
 from edgeseg.pipeline.demo import demo_bundle
 from edgeseg.pipeline.export import export_bundle, level_plans, quantized_levels
 from edgeseg.pipeline.quantize_model import calibrated
@@ -58,7 +58,7 @@ CALIB = "frames.yaml"
 COLUMNS = ("engine", "ms", "p90", "spread", "speed-up", "size", "compile", "open", "")
 
 
-class Unheld(Int8Level):
+class Unheld(Int8Job):
     """An INT8 program to be that is not held to its model: on drawn scenes its rounding shows, and is not the
     question here.
     """
@@ -86,8 +86,8 @@ def shipped(path: Path, plans: Sequence[str], data_root: Path | None, for_cards:
     if data_root:
         return export_bundle(recipe, CHECKPOINT, path, quantized=[int8], levels=levels, data_root=root)[0]
     forms = [Form.CPU, Form.CPU_OPENVINO, *([Form.GPU] if for_cards else [])]
-    floats = [FloatLevel(trained.at(plan), forms, "fp32") for plan in levels]
-    halves = [HalfLevel(one.source) for one in floats] if for_cards else []
+    floats = [FloatJob(trained.at(plan), forms, "fp32") for plan in levels]
+    halves = [HalfJob(one.source) for one in floats] if for_cards else []
     quantized = [Unheld(one, half=for_cards) for one in quantized_levels(recipe, trained, [int8], levels)]
     images = [(frame.name, frame.image_rgb) for frame in open_bundle(demo_bundle()).golden()]
     made = export_levels(floats, [halves, quantized], recipe.export, images, folder, NoProgress())

@@ -101,7 +101,7 @@ def _from_options(given: Mapping[str, Any]) -> config.Streams:
         opacity=given["opacity"],
         limit=given["limit"],
         report=str(given["report_path"]) if given["report_path"] else None,
-        patience=config.Patience(**{key: value for key, value in times.items() if value}),
+        patience=config.PatienceSection(**{key: value for key, value in times.items() if value}),
         web=config.Web(listen=given["web"], token=given["web_token"]) if given["web"] else None,
         log="json" if given["log_json"] else "text",
     )
@@ -109,7 +109,7 @@ def _from_options(given: Mapping[str, Any]) -> config.Streams:
 
 def _regions(
     region_texts: Sequence[str], threshold_texts: Sequence[str], sources: Sequence[str]
-) -> dict[str, tuple[config.Region, ...]]:
+) -> dict[str, tuple[config.RegionSection, ...]]:
     """What is watched, by source. What is for one source takes the place of what is for all under the same
     name.
 
@@ -160,18 +160,18 @@ def _by_source(
     return found
 
 
-def _region(area: regions.Region, thresholds: Sequence[regions.Threshold]) -> config.Region:
+def _region(area: regions.Region, thresholds: Sequence[regions.Threshold]) -> config.RegionSection:
     from edgeseg.stream import config
 
-    return config.Region(
+    return config.RegionSection(
         name=area.name, polygon=area.corners, thresholds=tuple(_threshold(one) for one in thresholds)
     )
 
 
-def _threshold(one: regions.Threshold) -> config.Threshold:
+def _threshold(one: regions.Threshold) -> config.ThresholdSection:
     from edgeseg.stream import config
 
     side = {"above" if one.above else "below": one.raise_at}
-    return config.Threshold(
+    return config.ThresholdSection(
         name=one.name, classes=one.classes, others=one.others, clear=one.clear_at, for_s=one.for_s, **side
     )

@@ -33,7 +33,7 @@ from edgeseg.specs import (
 
 
 @dataclass(frozen=True)
-class FloatLevel:
+class FloatJob:
     """A float program to be: the model at its ISR plan, the forms that runtimes want, how weights are
     stored.
     """
@@ -75,7 +75,7 @@ class FloatLevel:
 
 
 @dataclass(frozen=True)
-class HalfLevel:
+class HalfJob:
     """A program in half precision to be."""
 
     source: Trained
@@ -88,7 +88,7 @@ class HalfLevel:
 
     def export(self, export: Export, folder: Path) -> list[Program]:
         """One form: that for a GPU."""
-        (plain,) = FloatLevel(self.source, [Form.GPU], "fp32").export(export, folder)
+        (plain,) = FloatJob(self.source, [Form.GPU], "fp32").export(export, folder)
         return [write_half(plain, folder / "half.onnx")]
 
     def hold(
@@ -99,7 +99,7 @@ class HalfLevel:
 
 
 @dataclass(frozen=True)
-class Int8Level:
+class Int8Job:
     """An INT8 program to be; `half`: also in the form that computes in half precision between its
     integers.
     """
@@ -134,7 +134,7 @@ class Int8Level:
         return {"rungs": [rung.to_json() for rung in rungs]}
 
 
-Level = FloatLevel | HalfLevel | Int8Level
+Level = FloatJob | HalfJob | Int8Job
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ class Exported:
 
 
 def export_levels(
-    floats: Sequence[FloatLevel],
-    others: Sequence[Sequence[HalfLevel | Int8Level]],
+    floats: Sequence[FloatJob],
+    others: Sequence[Sequence[HalfJob | Int8Job]],
     export: Export,
     images: Sequence[tuple[str, ImageU8]],
     folder: Path,

@@ -6,9 +6,9 @@ Time: plans are timed in sittings of a few. A sitting opens their engines, and t
     in every round each
 of them segments the same image once, in an order drawn anew. A plan's figure is its time over the base plan's
 in the same round, so that a busy or hot machine slows both alike. The base plan's second engine, its twin,
-tells what the method cannot: its ratio is 1 but for noise. `Meter.noise` is how far from 1 the 95 % interval
-of the twin's median reaches, the median over sittings. Times that were taken in another power mode, or at
-other limits of the clocks, are taken anew.
+tells what the method cannot: its ratio is 1 but for noise. `PlanMeter.noise` is how far from 1 the 95 %
+interval of the twin's median reaches, the median over sittings. Times that were taken in another
+power mode, or at other limits of the clocks, are taken anew.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Timing:
     """Both: quantiles 0.1, 0.5, 0.9."""
 
 
-class Meter:
+class PlanMeter:
     """Measures plans, and remembers: what the journal holds for this setting is not measured again. A context
     manager.
 
@@ -128,7 +128,7 @@ class Meter:
         for row in journal.rows:
             self._take(row)
 
-    def __enter__(self) -> Meter:
+    def __enter__(self) -> PlanMeter:
         return self
 
     def __exit__(self, *_: object) -> None:

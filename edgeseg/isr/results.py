@@ -8,7 +8,7 @@ from typing import Any
 
 from edgeseg.errors import BuildError
 from edgeseg.files import refusals, replace_file
-from edgeseg.isr.front import Candidate, choose, pick_levels
+from edgeseg.isr.pareto import Candidate, choose, pick_levels
 from edgeseg.recipe.schema import Choose
 from edgeseg.report.html import isr_page
 from edgeseg.report.pareto import draw_pareto

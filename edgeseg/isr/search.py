@@ -24,8 +24,8 @@ from edgeseg.data.datasets import open_dataset
 from edgeseg.data.subset import Subset
 from edgeseg.errors import EdgesegError, RecipeError, Unsupported, require
 from edgeseg.isr.engines import PlanEngines
-from edgeseg.isr.front import Candidate, best_step, pareto_front
-from edgeseg.isr.measure import SITTING, Engines, Meter
+from edgeseg.isr.measure import SITTING, Engines, PlanMeter
+from edgeseg.isr.pareto import Candidate, best_step, pareto_front
 from edgeseg.isr.plans import PlanSpace
 from edgeseg.isr.programs import Int8Programs
 from edgeseg.isr.results import leave
@@ -170,13 +170,13 @@ def search_plans(
         progress.advance(_TASK, count)
 
     journal, float_base = Journal(journal_path), {}
-    with Meter(engines, subset, journal, options.rounds, tick=tick, clock=clock) as meter:
+    with PlanMeter(engines, subset, journal, options.rounds, tick=tick, clock=clock) as meter:
         walk = _Search(engines, meter, options.max_plans, progress)
         most = len(seeds) if options.strategy != "greedy" else min(options.max_plans, len(engines.space))
         progress.start(_TASK, most * meter.ticks)
         try:
             if float_engines is not None:
-                float_meter = Meter(float_engines, subset, journal, options.rounds)
+                float_meter = PlanMeter(float_engines, subset, journal, options.rounds)
                 float_base = {"float_base_miou": float_meter.measure_miou(float_engines.space.base)}
             walk.run(seeds, options.strategy)
         except (KeyboardInterrupt, EdgesegError):
@@ -242,7 +242,7 @@ class _Search:
     """The candidates so far."""
 
     engines: Engines
-    meter: Meter
+    meter: PlanMeter
     max_plans: int
     progress: Progress
     found: dict[IsrPlan, Candidate] = field(default_factory=dict)

@@ -80,7 +80,7 @@ def export_bundle(
             quantize.
     """
     from edgeseg.export.golden import golden_images
-    from edgeseg.export.levels import FloatLevel, HalfLevel, Int8Level, export_levels
+    from edgeseg.export.levels import FloatJob, HalfJob, Int8Job, export_levels
 
     progress = progress or NoProgress()
     reports = {**(reports or {})}
@@ -116,10 +116,10 @@ def export_bundle(
     images = golden_images(
         open_dataset(data, "val", data_root or Path()), GOLDEN_FRAMES, trained.image.size_hw
     )
-    others = [HalfLevel(one) for one in floats] if half else [], [Int8Level(one, half) for one in int8]
+    others = [HalfJob(one) for one in floats] if half else [], [Int8Job(one, half) for one in int8]
     with TemporaryDirectory(prefix="edgeseg-export-") as folder:
         made = export_levels(
-            [FloatLevel(one, forms, weights) for one in floats],
+            [FloatJob(one, forms, weights) for one in floats],
             others,
             recipe.export,
             images,

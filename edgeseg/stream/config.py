@@ -34,7 +34,7 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _HINT = "correct these lines; `edgeseg run --help` says what each setting does"
 
 
-class Threshold(Section):
+class ThresholdSection(Section):
     """When the share of some classes in a region is an alarm."""
 
     name: str = Field(description="what is the matter, e.g. road blocked")
@@ -52,7 +52,7 @@ class Threshold(Section):
     )
 
     @model_validator(mode="after")
-    def _one_side(self) -> Threshold:
+    def _one_side(self) -> ThresholdSection:
         if (self.above is None) == (self.below is None):
             raise ValueError("needs above or below, one of them")
         _as_stated(lambda: self.build("region"))
@@ -69,7 +69,7 @@ class Threshold(Section):
         )
 
 
-class Region(Section):
+class RegionSection(Section):
     """A polygon in the picture, and what is too much in it."""
 
     name: str = Field(description="how results call it")
@@ -84,10 +84,10 @@ class Region(Section):
         pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$",
         description="picture that pixels are of, e.g. 1920x1080; null: the source's first",
     )
-    thresholds: tuple[Threshold, ...] = ()
+    thresholds: tuple[ThresholdSection, ...] = ()
 
     @model_validator(mode="after")
-    def _fits(self) -> Region:
+    def _fits(self) -> RegionSection:
         _as_stated(self.build)
         return self
 
@@ -117,7 +117,7 @@ class Source(Section):
     timeout_s: Positive | None = Field(
         default=None, description="silence that a network stream may keep, where the URI does not say it"
     )
-    regions: tuple[Region, ...] = ()
+    regions: tuple[RegionSection, ...] = ()
 
     def connection(self) -> Connection:
         """How it is reached."""
@@ -129,7 +129,7 @@ class Source(Section):
         return Policy(self.drop or kind.drop, self.queue or kind.queue, self.max_age_ms)
 
 
-class Patience(Section):
+class PatienceSection(Section):
     """How long a live source may be silent, and how soon it is tried again. In seconds."""
 
     connect_s: Positive = 10.0
@@ -173,7 +173,7 @@ class Streams(Section):
     opacity: Share = 0.5
     limit: Count | None = Field(default=None, description="stop after so many frames")
     report: str | None = Field(default=None, description="file for the end report")
-    patience: Patience = Field(default_factory=Patience)
+    patience: PatienceSection = Field(default_factory=PatienceSection)
     web: Web | None = None
     log: Literal["text", "json"] = Field(default="text", description="what stderr gets")
 

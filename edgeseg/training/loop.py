@@ -1,7 +1,7 @@
 """The training loop, for a CPU, a GPU, or several processes under torchrun. A `Task` says what is trained:
 float or INT8.
 
-Data stream, optimiser steps, journal, state, resume, validation and the best checkpoint are the loop's.
+Data stream, optimiser steps, log, state, resume, validation and the best checkpoint are the loop's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from edgeseg.recipe.load import dump_recipe
 from edgeseg.recipe.schema import Recipe
 from edgeseg.training.distributed import Processes, processes
 from edgeseg.training.interrupt import Stop, Stopped, stop_requests
-from edgeseg.training.journal import WAY_OUT, Journal, write_samples
+from edgeseg.training.log import WAY_OUT, TrainLog, write_samples
 from edgeseg.training.losses import CrossEntropy
 from edgeseg.training.optim import Ema, set_learning_rate
 from edgeseg.training.resume import data_changes, data_facts, other_recipe
@@ -84,7 +84,7 @@ def run_task(
             with contextlib.closing(loop.batches(workers)) as batches:
                 loop.fit(stop, batches, progress if here.is_first else NoProgress())
         finally:
-            loop.journal.close()
+            loop.log.close()
         c = loop.counters
         return TrainResult(run_dir / "best.safetensors", c.best_miou, c.step, c.best_step, c.seconds)
 
@@ -131,7 +131,7 @@ class _Loop:
         if here.is_first:
             Target(run_dir / "recipe.yaml", BuildError, WAY_OUT).write(dump_recipe(recipe).encode())
         here.wait()
-        self.journal = Journal(run_dir, self.counters.step) if here.is_first else _NoJournal()
+        self.log = TrainLog(run_dir, self.counters.step) if here.is_first else _NoLog()
 
     def _class_weights(self) -> Tensor | None:
         weights, classes = self.schedule.class_weights, self.train_set.labels.num_classes
@@ -178,7 +178,7 @@ class _Loop:
                 f"warning: the data is not what this run began with ({'; '.join(self.changes)}); going on"
                 " with it"
             )
-            self.journal.write(c.step, data_changed=self.changes)
+            self.log.write(c.step, data_changed=self.changes)
         progress.start("train", t.steps)
         progress.advance("train", c.step)
         window, window_steps, window_start = dict[str, float](), 0, time.monotonic()
@@ -198,7 +198,7 @@ class _Loop:
             if c.step % _LOG_EVERY == 0 or c.step == t.steps:
                 rate = window_steps * t.batch_size / (time.monotonic() - window_start)
                 lr = self.optimizer.param_groups[0]["lr"]
-                self.journal.write(c.step, **means, lr=lr, images_per_s=round(rate, 2))
+                self.log.write(c.step, **means, lr=lr, images_per_s=round(rate, 2))
                 progress.advance("train", 0, images_per_s=rate)
                 window, window_steps, window_start = {}, 0, time.monotonic()
             validated = c.step % t.val_every == 0 or c.step == t.steps
@@ -272,7 +272,7 @@ class _Loop:
             c.stale = 0 if miou > c.best_miou else c.stale + 1
             if here.is_first:
                 report = confusion.report(self.val_set.labels.names)
-                self.journal.write(c.step, miou=miou, seconds=round(c.seconds, 1), classes=report["classes"])
+                self.log.write(c.step, miou=miou, seconds=round(c.seconds, 1), classes=report["classes"])
                 write_samples(self.run_dir / "samples" / f"step_{c.step:08d}.png", reference, self.val_set)
                 progress.message(f"step {c.step}: mIoU {miou:.4f} (best {max(miou, c.best_miou):.4f})")
             if c.stale == 0:
@@ -318,7 +318,7 @@ def _text_in(path: Path) -> str:
         ) from error
 
 
-class _NoJournal:
+class _NoLog:
     def write(self, step: int, **figures: Any) -> None: ...
 
     def close(self) -> None: ...

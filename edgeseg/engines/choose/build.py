@@ -19,7 +19,7 @@ from edgeseg.devices.machine import Machine, detect
 from edgeseg.devices.power import PowerMeter
 from edgeseg.engines import table
 from edgeseg.engines.choose.latency import measure_latency, measure_power
-from edgeseg.engines.choose.spec import Plan, plan_engine
+from edgeseg.engines.choose.spec import EngineSpec, plan_engine
 from edgeseg.engines.options import check
 from edgeseg.specs import Precision
 
@@ -99,7 +99,7 @@ def build_engine(
     return EngineBuild(engine, built=kept is None, reason=reason)
 
 
-def check_golden(bundle: Bundle, plan: Plan, session: Session) -> dict[str, float]:
+def check_golden(bundle: Bundle, plan: EngineSpec, session: Session) -> dict[str, float]:
     """Golden frame -> share of mask pixels on which an engine and the reference agree. Raises GateFailed."""
     agreement = bundle.golden_agreement(session, plan.level, plan.precision)
     check_gate(

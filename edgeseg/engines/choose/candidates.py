@@ -15,7 +15,7 @@ from edgeseg.contracts import NO_OPTIONS, EngineBackend, Progress, Session
 from edgeseg.devices.machine import Machine
 from edgeseg.engines import options, table
 from edgeseg.engines.choose.missing_forms import lacking
-from edgeseg.engines.choose.spec import Plan, plan_engine
+from edgeseg.engines.choose.spec import EngineSpec, plan_engine
 from edgeseg.engines.tensorrt import dla
 from edgeseg.errors import EdgesegError, GateFailed, Unsupported
 from edgeseg.specs import Precision
@@ -38,7 +38,7 @@ class Trial:
     bundle: Path
     runtime: str
     precision: Precision
-    plan: Plan | None = None
+    plan: EngineSpec | None = None
     lacks: str = ""
     files: Sequence[Path] = ()
     session: Session | None = None
@@ -141,7 +141,7 @@ def _of_runtime(
     bundle: Path,
     backend: EngineBackend,
     precision: Precision,
-    plan: Callable[..., Plan],
+    plan: Callable[..., EngineSpec],
     asked: Mapping[str, Any],
     named: bool,
 ) -> list[Trial]:

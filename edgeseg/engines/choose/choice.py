@@ -31,7 +31,7 @@ from edgeseg.engines.choose.build import RUNS, WARMUP, check_golden
 from edgeseg.engines.choose.candidates import Trial, candidates
 from edgeseg.engines.choose.latency import measure_power, measure_together
 from edgeseg.engines.choose.memory import peak_memory_bytes
-from edgeseg.engines.choose.spec import Plan
+from edgeseg.engines.choose.spec import EngineSpec
 from edgeseg.engines.options import Wanted
 from edgeseg.errors import BuildError, BundleError, GateFailed, IntegrityError, OutOfRoom, Unsupported
 
@@ -269,7 +269,7 @@ def _check(trial: Trial, bundle: Bundle, stack: ExitStack, gate: MiouGate, progr
 
 
 @contextmanager
-def _stopped(trial: Trial, plan: Plan, progress: Progress) -> Iterator[None]:
+def _stopped(trial: Trial, plan: EngineSpec, progress: Progress) -> Iterator[None]:
     """Keep what stops a candidate as its error; a damaged bundle stops all."""
     try:
         yield

@@ -43,7 +43,7 @@ _FULL_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EngineSpec:
     """An engine that could be built. Make one with `plan_engine`.
 
     Attributes:
@@ -188,8 +188,8 @@ def plan_engine(
     options: Mapping[str, Any],
     machine: Machine,
     progress: Progress | None = None,
-) -> Plan:
-    """Plan the engine of a runtime with these options, for a machine or what the options name. Raises as
+) -> EngineSpec:
+    """Specify the engine of a runtime with these options, for a machine or what the options name. Raises as
     `build.build_engine`.
 
     Args:
@@ -215,7 +215,7 @@ def plan_engine(
         "layout": LAYOUT,
     }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return Plan(machine, backend, device, program, level, precision, options, key)
+    return EngineSpec(machine, backend, device, program, level, precision, options, key)
 
 
 def _built_with(machine: Machine) -> dict[str, str]:

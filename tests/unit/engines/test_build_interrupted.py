@@ -36,7 +36,7 @@ def test_killed_at_every_step_of_a_build(tmp_path: Path) -> None:
         from pathlib import Path
         from edgeseg.bundle import open_bundle
         from edgeseg.engines.choose import choice as choose
-        from edgeseg.engines.choose.spec import Plan
+        from edgeseg.engines.choose.spec import EngineSpec
         from edgeseg.engines.open import verify_engines
         path, threads = Path(sys.argv[1]), 1
 
@@ -67,7 +67,7 @@ def test_killed_at_every_step_of_a_build(tmp_path: Path) -> None:
 
         assert in_child(build) == 0
         threads = 2
-        for place, name in ((Plan, "compile"), (choose, "check_golden"), (choose, "measure_together")):
+        for place, name in ((EngineSpec, "compile"), (choose, "check_golden"), (choose, "measure_together")):
             def broken():
                 setattr(place, name, die)
                 build()
@@ -105,13 +105,13 @@ def test_a_build_that_is_ended_leaves_nothing(tmp_path: Path) -> None:
     program = """
         import os, signal, sys
         from edgeseg.cli.main import main
-        from edgeseg.engines.choose.spec import Plan
+        from edgeseg.engines.choose.spec import EngineSpec
 
         def compile(plan, bundle, folder, *args):
             (folder / "half").write_bytes(b"engine")
             os.kill(os.getpid(), signal.SIGTERM)
 
-        Plan.compile = compile
+        EngineSpec.compile = compile
         sys.argv = ["edgeseg", "build", sys.argv[1], "--runtime", "onnxruntime"]
         main()
     """

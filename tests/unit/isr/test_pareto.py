@@ -1,4 +1,4 @@
-"""edgeseg.isr.front: nothing on the front is dominated, the chosen level keeps the rule, levels spread
+"""edgeseg.isr.pareto: nothing on the front is dominated, the chosen level keeps the rule, levels spread
 evenly.
 """
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeseg.errors import GateFailed
-from edgeseg.isr.front import Candidate, best_step, choose, pareto_front, pick_levels
+from edgeseg.isr.pareto import Candidate, best_step, choose, pareto_front, pick_levels
 from edgeseg.recipe.schema import Choose
 from edgeseg.specs import IsrPlan
 

@@ -16,7 +16,7 @@ from edgeseg.data.subset import Subset
 from edgeseg.devices.probe import Fingerprint
 from edgeseg.errors import BuildError, DataError, GateFailed, RecipeError, Unsupported
 from edgeseg.isr import measure
-from edgeseg.isr.measure import SITTING, WARMUP, Built, Meter
+from edgeseg.isr.measure import SITTING, WARMUP, Built, PlanMeter
 from edgeseg.isr.plans import PlanSpace, load_levels
 from edgeseg.isr.search import SearchOptions, SearchResult, search_plans, seeds_of
 from edgeseg.journal import Journal
@@ -178,7 +178,7 @@ def test_files_that_are_left(tmp_path: Path) -> None:
 def test_rounds_are_interleaved_and_hold_the_base_twice(tmp_path: Path) -> None:
     engines = FakeEngines()
     plans = [SPACE.base, *SPACE.lighter(SPACE.base)]
-    with Meter(engines, Subset(Data()), Journal(tmp_path / "j"), rounds=6, clock=engines.clock) as meter:
+    with PlanMeter(engines, Subset(Data()), Journal(tmp_path / "j"), rounds=6, clock=engines.clock) as meter:
         meter.measure(plans)
     timed = engines.calls[len(plans) * 5 :]
     size = len(plans) + 1

@@ -18,7 +18,7 @@ from edgeseg.cli.run import run as command
 from edgeseg.cli.run_settings import read_settings
 from edgeseg.engines.choose.build import build_engine
 from edgeseg.errors import EdgesegError, StreamError
-from edgeseg.stream.config import Region as Section
+from edgeseg.stream.config import RegionSection as Section
 from edgeseg.stream.config import Streams
 from edgeseg.stream.watch.alarms import RegionMonitor
 from edgeseg.stream.watch.regions import Region, of_source, parse_region, parse_threshold, read_region

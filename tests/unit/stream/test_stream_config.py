@@ -188,7 +188,7 @@ def test_any_document_loads_or_is_refused_by_name(
 
 @given(st.floats(0, 1), st.booleans())
 def test_a_threshold_without_clear_has_hysteresis(limit: float, above: bool) -> None:
-    from edgeseg.stream.config import Threshold as Section
+    from edgeseg.stream.config import ThresholdSection as Section
 
     built = Section(name="jam", classes=("car",), **{"above" if above else "below": limit}).build("lane")  # type: ignore[arg-type]
     assert built.raise_at == limit and built.above is above and math.isfinite(built.clear_at)

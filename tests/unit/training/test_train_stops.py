@@ -18,7 +18,7 @@ import pytest
 from edgeseg.checkpoints.file import load_checkpoint
 from edgeseg.errors import BuildError
 from edgeseg.journal import read_rows
-from edgeseg.training.journal import Journal
+from edgeseg.training.log import TrainLog
 from edgeseg.training.loop import set_aside
 from trainings import RECIPE, SMALL, recipe, run
 
@@ -136,7 +136,7 @@ def test_a_disk_that_is_full_is_told_in_words(small_disk: Path) -> None:
 
 
 def test_a_journal_on_a_full_disk(small_disk: Path) -> None:
-    journal = Journal(small_disk, 0)
+    journal = TrainLog(small_disk, 0)
     (small_disk / "ballast").write_bytes(bytes(3 << 20))
     with pytest.raises(BuildError, match="cannot be written: No space left"):
         journal.write(1, text="x" * (2 << 20))

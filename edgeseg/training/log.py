@@ -25,7 +25,7 @@ WAY_OUT = "free disk space, or choose another folder with --out; the same comman
 _SAMPLES = 4
 
 
-class Journal:
+class TrainLog:
     """Appends one JSON object a line. Lines past the step that a run resumes from are dropped, so that the
     curve has no fork.
 

@@ -2,8 +2,8 @@
 functions.
 
 A search's `noise_ms` is the difference of time that its measurement cannot tell from none (see
-measure.Meter). Times closer than that count as equal, and of plans that are equally fast only the most exact
-is kept.
+measure.PlanMeter). Times closer than that count as equal, and of plans that are equally fast only the most
+exact is kept.
 """
 
 from __future__ import annotations
