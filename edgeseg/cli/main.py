@@ -70,7 +70,7 @@ COMMANDS: dict[str, Row] = {
     ),
 }
 
-EXTRAS = {"torch": "train", "onnx": "train", "safetensors": "train", "PIL": "train", "cv2": "video"}
+EXTRAS = {"torch": "train", "onnx": "train", "safetensors": "train", "PIL": "video", "cv2": "video"}
 """Optional packages that whole rooms are written in: import name -> the extra that brings it."""
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)

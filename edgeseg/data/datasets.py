@@ -204,7 +204,7 @@ def read_raw_label(path: Path, form: Format) -> npt.NDArray[Any]:
         DataError: missing, unreadable or truncated file; colours where values are expected; transparency in
             places.
     """
-    pillow = require("PIL.Image", extra="train", purpose="read label files")
+    pillow = require("PIL.Image", extra="video", purpose="read label files")
     try:
         with pillow.open(path) as file:
             mode, has_alpha = file.mode, file.mode in ("LA", "RGBA", "PA", "La", "RGBa")

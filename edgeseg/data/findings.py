@@ -168,7 +168,7 @@ def _contrary_palettes(looked: Looked) -> str:
     """
     if looked.found is None or looked.format is None or looked.format.by_colour:
         return ""
-    pillow = require("PIL.Image", extra="train", purpose="read label files")
+    pillow = require("PIL.Image", extra="video", purpose="read label files")
     index_of = {colour: index for index, colour in enumerate(looked.labels.palette_rgb)}
     samples = looked.found.samples
     for place in np.unique(np.linspace(0, len(samples) - 1, _PALETTES).round().astype(int)).tolist():

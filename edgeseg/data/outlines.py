@@ -60,7 +60,7 @@ def draw_masks(source: Path, images: Path, out: Path, labels: LabelSpace, backgr
             be written.
     """
     pillow, drawing = (
-        require(f"PIL.{name}", extra="train", purpose="draw masks") for name in ("Image", "ImageDraw")
+        require(f"PIL.{name}", extra="video", purpose="draw masks") for name in ("Image", "ImageDraw")
     )
     written: list[Path] = []
     passed: dict[str, int] = {}

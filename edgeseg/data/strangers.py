@@ -298,7 +298,7 @@ def _yolo_columns(path: Path) -> int:
 
 def _frequent(files: Sequence[Path], count: int) -> list[int]:
     """The commonest values of grey pictures, in order: what they meant before they were compressed."""
-    pillow = require("PIL.Image", extra="train", purpose="read label files")
+    pillow = require("PIL.Image", extra="video", purpose="read label files")
     pixels = np.zeros(256, np.int64)
     for path in files:
         try:

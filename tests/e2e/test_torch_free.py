@@ -11,7 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 BUNDLES = sorted((ROOT / "edgeseg" / "_demo").glob("*.edgeseg"))
@@ -94,6 +96,27 @@ def test_run_segments_frames(python: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["frames"] == 6
     assert len(list((tmp_path / "masks").glob("*.png"))) == 6
+
+
+@pytest.mark.skipif(not BUNDLES, reason="edgeseg/_demo holds no bundle yet")
+def test_eval_measures_an_engine_on_label_files(python: Path, tmp_path: Path) -> None:
+    edgeseg, bundle = python.parent / "edgeseg", tmp_path / BUNDLES[0].name
+    shutil.copytree(BUNDLES[0], bundle)
+    for kind in ("images", "labels"):
+        (tmp_path / kind / "val").mkdir(parents=True)
+    for index in range(2):
+        colours = np.random.default_rng(index).integers(0, 256, (96, 128, 3), np.uint8)
+        Image.fromarray(colours).save(tmp_path / "images" / "val" / f"{index}.png")
+        labels = Image.fromarray(np.full((96, 128), 3 + index, np.uint8), "P")
+        labels.putpalette([value for value in range(256) for _ in range(3)])
+        labels.save(tmp_path / "labels" / "val" / f"{index}.png")
+    for line in (["build", bundle], ["eval", bundle, "--data-root", tmp_path, "--json"]):
+        done = sh(edgeseg, *line, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    measured = json.loads(done.stdout)
+    assert measured["images"] == 2
+    shares = {name: row["pixel_share"] for name, row in measured["engine"]["classes"].items()}
+    assert (shares["Road"], shares["Pavement"]) == (0.5, 0.5)
 
 
 def test_training_says_which_extra_it_needs(python: Path, tmp_path: Path) -> None:
