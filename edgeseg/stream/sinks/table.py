@@ -212,8 +212,9 @@ def _make(uri: str, opacity: float, files: set[Path], taken: set[Hashable]) -> F
 
 
 def _form_of(uri: str) -> SinkForm:
+    usable = bool(uri) and "\0" not in uri  # which no name of a file holds
     for form in FORMS:
-        if uri and form.matches(uri):
+        if usable and form.matches(uri):
             return form
     for name in SINKS.plugins():
         if scheme_of(uri) == name.lower():
@@ -221,7 +222,8 @@ def _form_of(uri: str) -> SinkForm:
         if _file(re.escape(name))(uri):
             return SinkForm(name, re.compile("").match, name, _file_target(name))
     raise StreamError(
-        f"{redact(uri) or 'an empty string'}: not a sink", hint="a sink is one of: " + "  ".join(examples())
+        f"{redact(uri) or 'an empty string'}: not a sink",
+        hint="a sink is one of: " + "  ".join(examples()),
     )
 
 

@@ -127,8 +127,9 @@ def files_of(uri: str) -> list[Path]:
 
 
 def _row_of(uri: str) -> str:
+    usable = bool(uri) and "\0" not in uri  # which no name of a file holds
     for form in FORMS:
-        if uri and form.matches(uri):
+        if usable and form.matches(uri):
             return form.row
     for name in SOURCES.plugins():
         if scheme_of(uri) == name.lower():

@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -241,6 +241,9 @@ def test_no_sink_writes_over_the_source_or_another_sink(tmp_path: Path) -> None:
 
 
 @given(st.text(max_size=20))
+@example("\0/")
+@example("png:\0")
+@example("a\0.mp4")
 def test_any_text_is_a_sink_or_a_clear_error(text: str) -> None:
     try:
         open_sinks([text])

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgeseg.contracts import FrameSource
@@ -363,6 +363,8 @@ def test_credentials_never_reach_a_message() -> None:
 
 
 @given(st.text(max_size=30))
+@example("\0/")
+@example("a\0.mp4")
 def test_any_text_is_a_source_or_a_clear_error(text: str) -> None:
     try:
         source = open_source(text)
