@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from edgeseg.checkpoints.file import load_checkpoint, save_checkpoint
-from edgeseg.checkpoints.int8_file import FORM, prepare
+from edgeseg.checkpoints.int8_file import prepare
 from edgeseg.contracts import NoProgress
 from edgeseg.errors import DataError, RecipeError
 from edgeseg.int8.calibrate import calibrate
@@ -28,7 +28,7 @@ from edgeseg.models import build_model
 from edgeseg.recipe.load import load_recipe
 from edgeseg.recipe.schema import Qat, Recipe, Train
 from edgeseg.rewrite.form import deploy
-from edgeseg.specs import ImageSpec
+from edgeseg.specs import Form, ImageSpec
 from edgeseg.training.loop import TrainResult
 from edgeseg.training.losses import distillation
 from edgeseg.training.qat import finetune_int8, schedule
@@ -121,7 +121,7 @@ class Pair:
         self.model, self.image, self.teacher = (
             prepared.model,
             prepared.image,
-            deploy(model, image, FORM).model,
+            deploy(model, image, Form.QDQ).model,
         )
 
     def run(
