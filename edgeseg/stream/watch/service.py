@@ -77,7 +77,7 @@ class Heartbeat:
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         self._alive, self._status, self._environment = alive, status, environment
-        self._over = threading.Event()
+        self._over, self._sending = threading.Event(), threading.Lock()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
@@ -95,8 +95,9 @@ class Heartbeat:
     ) -> None:
         self._over.set()
         if self._thread is not None:
+            with self._sending:  # no beat comes after it, however long one took
+                notify("STOPPING=1", self._environment)
             self._thread.join(1.0)
-            notify("STOPPING=1", self._environment)
 
     def _beat(self, interval_s: float) -> None:
         while True:
@@ -104,7 +105,10 @@ class Heartbeat:
                 alive, line = self._alive(), self._status().replace("\n", " ")
             except Exception:  # noqa: BLE001  who cannot say that it is well is not
                 alive, line = False, ""
-            notify("\n".join((f"STATUS={line}", *(["WATCHDOG=1"] if alive else []))), self._environment)
+            with self._sending:
+                if self._over.is_set():
+                    return
+                notify("\n".join((f"STATUS={line}", *(["WATCHDOG=1"] if alive else []))), self._environment)
             if self._over.wait(interval_s):
                 return
 

@@ -183,3 +183,20 @@ def test_a_log_that_nobody_reads_any_more_is_no_error() -> None:
     out = io.StringIO()
     out.close()
     JsonLog(out).message("into the void")
+
+
+def test_no_beat_comes_after_the_end_however_long_one_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("edgeseg.stream.watch.service.notify", lambda state, *_: told.append(state) or True)
+    asked, answer = threading.Event(), threading.Event()
+
+    def alive() -> bool:
+        asked.set()
+        return answer.wait(20)
+
+    with Heartbeat(alive) as heartbeat:
+        asked.wait(20)
+        threading.Timer(0.2, answer.set).start()
+    if heartbeat._thread is not None:
+        heartbeat._thread.join(20)
+    assert told == ["READY=1", "STOPPING=1"]
