@@ -4,10 +4,9 @@ not installed.
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
+
+from torch_free import TORCH_FREE, python
 
 HEAVY = (
     "torch",
@@ -64,22 +63,6 @@ DEVICE_SIDE = (
     "edgeseg.cli.devices",
     "edgeseg.cli.demo",
 )
-
-# A finder that stands before all others, as if the packages were not installed.
-TORCH_FREE = """
-import importlib.abc, sys
-
-class Absent(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "onnx", "modelopt"):
-            raise ModuleNotFoundError(f"No module named {name!r} here", name=name)
-
-sys.meta_path.insert(0, Absent())
-"""
-
-
-def python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.parametrize("line", [["--help"], ["--version"], ["no-such-command"]])
