@@ -16,6 +16,8 @@ new, never half of either. What a path names decides how:
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import re
 import secrets
@@ -25,6 +27,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from edgeseg.text import quoted
 
@@ -32,6 +35,7 @@ READER_PATIENCE_S = 30.0
 """How long a FIFO waits for somebody to read it."""
 
 _POLL_S = 0.05
+_CHUNK_BYTES = 1 << 20
 _CANNOT_RENAME = (errno.EACCES, errno.EPERM, errno.EBUSY, errno.EXDEV, errno.EROFS)
 _DESCRIPTOR = re.compile(r"(?:/proc/(\d+)(?:/task/\d+)?|/dev)/fd/(\d+)")
 _MOST_LINKS = 40
@@ -91,6 +95,33 @@ def refusals(path: Path, error: Callable[..., Exception], hint: str = "") -> Ite
         raise error(
             f"{path}: cannot be written: {refused.strerror or refused}", hint=hint or _way_out(path, refused)
         ) from refused
+
+
+def write_whole(path: Path, data: bytes, error: Callable[..., Exception], hint: str = "") -> None:
+    """Write a whole file as `replace_file` does, with its folder; what is refused is raised as by
+    `refusals`.
+    """
+    with refusals(path, error, hint):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, data)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes, hex, read piece by piece. Raises OSError."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def json_digest(value: Any, **options: Any) -> str:
+    """Return the sha256, hex, of a JSON value with its keys in order: equal for equal values only.
+
+    Args:
+        options: of json.dumps, for digests whose text is written another way.
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True, **options).encode()).hexdigest()
 
 
 def replace_file(path: Path, data: bytes, *, durable: bool = False) -> None:

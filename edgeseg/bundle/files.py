@@ -23,7 +23,7 @@ from pathlib import Path
 
 from edgeseg.bundle.manifest import MANIFEST, FileEntry, Manifest
 from edgeseg.errors import BundleError
-from edgeseg.files import can_replace, refusals, sync_folder
+from edgeseg.files import can_replace, file_sha256, refusals, sync_folder
 from edgeseg.text import quoted, shown
 
 _CHUNK_BYTES = 1 << 20
@@ -31,12 +31,7 @@ _CHUNK_BYTES = 1 << 20
 
 def hash_file(path: Path) -> FileEntry:
     """Size and sha256 of a file. Raises OSError."""
-    digest, size = hashlib.sha256(), 0
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            size += len(chunk)
-    return FileEntry(sha256=digest.hexdigest(), bytes=size)
+    return FileEntry(sha256=file_sha256(path), bytes=path.stat().st_size)
 
 
 def write_file(path: Path, data: bytes) -> FileEntry:

@@ -9,7 +9,6 @@ so.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -19,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from edgeseg import __version__
 from edgeseg.errors import BundleError, IntegrityError
+from edgeseg.files import json_digest
 from edgeseg.specs import Precision
 
 FORMAT: Literal[2] = 2
@@ -323,10 +323,8 @@ class Manifest(Entry):
 
 
 def _digest(data: Mapping[str, Any]) -> str:
-    text = json.dumps(
-        {key: value for key, value in data.items() if key != "digest"}, sort_keys=True, separators=(",", ":")
-    )
-    return hashlib.sha256(text.encode()).hexdigest()
+    named = {key: value for key, value in data.items() if key != "digest"}
+    return json_digest(named, separators=(",", ":"))
 
 
 def read_manifest(bundle: Path) -> Manifest:

@@ -6,7 +6,6 @@ deploys it, puts the quantizers in by the settings that the file names, and load
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from torch import nn
 
 from edgeseg.checkpoints.file import load_checkpoint, save_checkpoint
 from edgeseg.errors import DataError
+from edgeseg.files import file_sha256
 from edgeseg.int8.insert import insert_quantizers
 from edgeseg.int8.scales import float_state, load_scales, scales
 from edgeseg.models.segmentor import Segmentor
@@ -159,6 +159,4 @@ def read_quantized(path: Path) -> QuantizedFile:
         raise DataError(
             f"{path}: this version cannot read what the file says of itself: {error}", hint=again
         ) from error
-    return QuantizedFile(
-        path, facts, settings, labels, plan, hashlib.sha256(path.read_bytes()).hexdigest(), loaded.tensors
-    )
+    return QuantizedFile(path, facts, settings, labels, plan, file_sha256(path), loaded.tensors)

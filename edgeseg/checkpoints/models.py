@@ -5,7 +5,6 @@ here.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.errors import DataError, RecipeError
+from edgeseg.files import file_sha256
 from edgeseg.recipe.architectures import entry_of
 from edgeseg.recipe.labels import Held, held_in, settled
 from edgeseg.recipe.schema import Quant, Recipe
@@ -114,7 +114,7 @@ def load_trained(recipe: Recipe, checkpoint: Path, plan: IsrPlan | None = None) 
     model = build_model(arch, labels.num_classes, **recipe.model.options)
     load_strict(model, loaded.tensors)
     image = _at_plan(model, plan or recipe.isr.plan(), recipe.export.size_hw, recipe.export.layout)
-    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    digest = file_sha256(checkpoint)
     return Trained(model.eval(), arch, labels, image, digest, tuple(told))
 
 

@@ -8,7 +8,6 @@ hash: it is made from its name alone.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path, PurePosixPath
@@ -19,7 +18,7 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 from edgeseg.data.formats import SplitName
 from edgeseg.data.label_values import NAMED_AT_MOST
 from edgeseg.errors import DataError
-from edgeseg.files import Target
+from edgeseg.files import Target, json_digest
 from edgeseg.recipe.explain import nearest
 from edgeseg.recipe.load import dump_yaml
 from edgeseg.recipe.schema import DATA_FORMATS, Fraction, PositiveInt, Section
@@ -118,7 +117,7 @@ class CalibSet(Section):
     def sha256(self) -> str:
         """Of what calibration depends on: format, paths and hashes, in order. Hex."""
         content = [self.format, *((image.path, image.sha256) for image in self.images)]
-        return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+        return json_digest(content, separators=(",", ":"))
 
     @property
     def never_seen(self) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from edgeseg.contracts import NoProgress, Progress, SegDataset
 from edgeseg.data.calib import MIN_IMAGES, CalibImage, CalibSet, Chosen, ClassCount
-from edgeseg.data.calib_images import file_sha256
+from edgeseg.data.calib_images import image_sha256
 from edgeseg.data.datasets import FolderDataset, open_dataset
 from edgeseg.errors import DataError
 from edgeseg.images import opencv
@@ -184,4 +184,6 @@ def _image(dataset: SegDataset, index: int, root: Path, brightness: float) -> Ca
     if not isinstance(dataset, FolderDataset):
         return CalibImage(path=dataset.name(index), sha256=None, brightness=brightness)
     path = dataset.samples[index].image
-    return CalibImage(path=path.relative_to(root).as_posix(), sha256=file_sha256(path), brightness=brightness)
+    return CalibImage(
+        path=path.relative_to(root).as_posix(), sha256=image_sha256(path), brightness=brightness
+    )

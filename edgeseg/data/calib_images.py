@@ -4,7 +4,6 @@ a time.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from edgeseg.data.formats import format_of
 from edgeseg.data.label_values import NAMED_AT_MOST
 from edgeseg.data.pairs import find_samples
 from edgeseg.errors import DataError
+from edgeseg.files import file_sha256
 from edgeseg.images import read_image
 from edgeseg.recipe.labels import require_same
 from edgeseg.recipe.schema import Data
@@ -125,8 +125,8 @@ def verify(calib_set: CalibSet, root: Path) -> None:
     )
 
 
-def file_sha256(path: Path) -> str:
-    """Of a file's bytes, hex. Raises DataError where it cannot be read."""
+def image_sha256(path: Path) -> str:
+    """Return the sha256 of an image's bytes, hex. Raises DataError where it cannot be read."""
     digest = _file_digest(path)
     if digest is None:
         raise DataError(f"{path}: cannot be read", hint="edgeseg data check RECIPE --data-root DIR")
@@ -135,7 +135,7 @@ def file_sha256(path: Path) -> str:
 
 def _file_digest(path: Path) -> str | None:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return file_sha256(path)
     except OSError:
         return None
 

@@ -7,13 +7,12 @@ core count and host name are not.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 
 from edgeseg.devices.instructions import PROC_CPUINFO
 from edgeseg.devices.machine import Machine
 from edgeseg.errors import Unsupported
+from edgeseg.files import json_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ class Fingerprint:
         """
         later = ("accelerator", "isa_unknown")
         values = {name: value for name, value in asdict(self).items() if name not in later or value}
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        return json_digest(values)
 
     @property
     def moves(self) -> bool:

@@ -4,8 +4,6 @@ what that costs.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from edgeseg.contracts import NoProgress, Progress
 from edgeseg.data.evaluate import evaluate
 from edgeseg.data.subset import Subset
 from edgeseg.errors import GateFailed
+from edgeseg.files import json_digest
 from edgeseg.int8.coverage import Coverage, coverage
 from edgeseg.int8.sensitivity import LayerSwitch, fewest
 from edgeseg.int8_study.context import Setting
@@ -136,7 +135,7 @@ class _Trials:
         self._judge, self._journal, self._progress = judge, journal, progress
         self._reference = TorchReference(setting.model, setting.image, setting.mask_stride)
         identity = {**setting.identity, "judge": judge.sha256}
-        self._key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        self._key = json_digest(identity)
         self.known: dict[frozenset[str], float] = {}
         for row in journal.rows:
             self._take(row)

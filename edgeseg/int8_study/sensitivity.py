@@ -6,8 +6,6 @@ quant.replay), and a sweep that was stopped continues after the last whole image
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from edgeseg.contracts import Progress
+from edgeseg.files import json_digest
 from edgeseg.int8.coverage import coverage
 from edgeseg.int8.replay import Replay
 from edgeseg.int8.sensitivity import LayerSwitch, Mode
@@ -77,7 +76,7 @@ def measure_layers(setting: Setting, mode: Mode, rank: Rank, out: Path, progress
         DataError, BuildError: the journal holds something else, or cannot be written.
         KeyboardInterrupt: whole images are kept.
     """
-    key = hashlib.sha256(json.dumps({**setting.identity, "mode": mode}, sort_keys=True).encode()).hexdigest()
+    key = json_digest({**setting.identity, "mode": mode})
     journal = Journal(out / JOURNAL)
     done = {row["image"]: row for row in journal.rows if row["key"] == key}
     known = len(done)

@@ -13,8 +13,6 @@ power mode, or at other limits of the clocks, are taken anew.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import random
 import time
@@ -34,6 +32,7 @@ from edgeseg.data.subset import Subset
 from edgeseg.devices.local import clocks_here
 from edgeseg.devices.probe import Fingerprint
 from edgeseg.errors import BuildError
+from edgeseg.files import json_digest
 from edgeseg.images import resize_image
 from edgeseg.isr.plans import PlanSpace
 from edgeseg.journal import Journal
@@ -116,8 +115,8 @@ class PlanMeter:
         self._tick, self._clock, self._random = tick, clock, random.Random(seed)
         accuracy = {**engines.identity, "subset": subset.sha256}
         self._keys = {
-            "miou": _digest(accuracy),
-            "times_ms": _digest(
+            "miou": json_digest(accuracy),
+            "times_ms": json_digest(
                 {**accuracy, **engines.options, "clocks": clocks_here(), "rounds": rounds, "warmup": WARMUP}
             ),
         }
@@ -264,10 +263,6 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
 def _quantiles(values: np.ndarray) -> tuple[float, float, float]:
     low, middle, high = (float(q) for q in np.quantile(values, (0.1, 0.5, 0.9)))
     return low, middle, high
-
-
-def _digest(values: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +17,7 @@ from edgeseg.contracts import NoProgress, Progress
 from edgeseg.data.datasets import open_dataset
 from edgeseg.engines.table import backend
 from edgeseg.errors import BundleError, DataError, RecipeError
+from edgeseg.files import json_digest
 from edgeseg.isr.plans import load_levels
 from edgeseg.recipe.load import dump_recipe, recipe_digest
 from edgeseg.recipe.schema import Data, Recipe
@@ -105,7 +104,7 @@ def export_bundle(
         "half": half,
         "golden_from": "validation split" if data_root else "generated scenes",
         "levels": [str(plan) for plan in plans],
-        "reports_sha256": hashlib.sha256(json.dumps(reports, sort_keys=True).encode()).hexdigest(),
+        "reports_sha256": json_digest(reports),
     }
     if not force and (kept := _same_inputs(out, inputs)) is not None:
         return kept, False

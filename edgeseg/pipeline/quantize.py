@@ -22,12 +22,12 @@ from edgeseg.data.datasets import open_dataset
 from edgeseg.devices.integers import integers_here
 from edgeseg.engines.open import find_engine
 from edgeseg.errors import BuildError, BundleError, GateFailed, RecipeError, Unsupported, require
-from edgeseg.files import Target
+from edgeseg.files import Target, file_sha256, write_whole
 from edgeseg.pipeline.export import level_plans
 from edgeseg.pipeline.quantize_engines import Bench, check_drop, check_levels, speedup, timings
 from edgeseg.pipeline.quantize_levels import Settled, settle
 from edgeseg.pipeline.quantize_model import Int8Checkpoint, calibrated, recalibrated, trained_int8
-from edgeseg.pipeline.stages import Stage, file_sha256, write_json, write_whole
+from edgeseg.pipeline.stages import WAY_OUT, Stage, write_json
 from edgeseg.recipe.load import recipe_digest
 from edgeseg.recipe.schema import Recipe
 from edgeseg.report.quant import draw_quantization
@@ -239,7 +239,7 @@ class _Engines:
             delivered = copy_bundle(settled.bundle, self.bundle_path)
             self._deliver(settled)
         write_json(self.folder / "quant.json", report)
-        write_whole(self.folder / "quant.png", picture)
+        write_whole(self.folder / "quant.png", picture, BuildError, WAY_OUT)
         self.stage.done(report)
         refused.unlink(missing_ok=True)
         return delivered, report
@@ -259,7 +259,7 @@ class _Engines:
         for stale in self.run_dir.glob(f"{self.final.stem}-*.safetensors"):
             stale.unlink()
         for name, file in zip(self._names(settled), settled.files, strict=True):
-            write_whole(self.run_dir / name, file.read_bytes())
+            write_whole(self.run_dir / name, file.read_bytes(), BuildError, WAY_OUT)
 
     def _names(self, settled: Settled) -> list[str]:
         own = [

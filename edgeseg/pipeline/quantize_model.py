@@ -4,8 +4,6 @@ training.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +15,12 @@ from edgeseg.checkpoints.models import Trained, calibration_tensors, load_quanti
 from edgeseg.contracts import Progress
 from edgeseg.data.calib import CalibSet, load_calib
 from edgeseg.data.calib_images import open_calib
+from edgeseg.files import file_sha256, json_digest
 from edgeseg.int8.calibrate import CalibrationReport, observe, set_ranges
 from edgeseg.int8.coverage import Coverage, Layer, coverage
 from edgeseg.int8.scales import load_scales, scales
 from edgeseg.journal import read_rows
-from edgeseg.pipeline.stages import Stage, file_sha256
+from edgeseg.pipeline.stages import Stage
 from edgeseg.recipe.schema import Quant, Recipe
 from edgeseg.rewrite.form import deploy
 from edgeseg.specs import Form, IsrPlan
@@ -244,7 +243,7 @@ def trained_int8(
         teacher.image,
         data_root,
         run_dir,
-        start=hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest(),
+        start=json_digest(inputs),
         save=save,
         device=device,
         workers=workers,

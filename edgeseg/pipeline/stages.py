@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg.errors import BuildError
-from edgeseg.files import refusals, replace_file
+from edgeseg.files import file_sha256, write_whole
 from edgeseg.text import json_document
+
+WAY_OUT = "free disk space, or choose another folder with --out"
+"""What to do where a stage cannot write its files."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +61,6 @@ def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def file_sha256(path: Path) -> str:
-    """sha256 of a file, hex. Raises OSError."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write a whole JSON file at once, with its folder. Raises BuildError."""
-    write_whole(path, json_document(document))
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a whole file at once, with its folder. Raises BuildError."""
-    with refusals(path, BuildError, "free disk space, or choose another folder with --out"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, data)
+    write_whole(path, json_document(document), BuildError, WAY_OUT)

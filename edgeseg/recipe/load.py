@@ -6,7 +6,6 @@ message`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from edgeseg.errors import RecipeError
+from edgeseg.files import json_digest
 from edgeseg.recipe.explain import explain, is_free_form, nearest, nearest_key, type_at
 from edgeseg.recipe.rules import Told, across, names
 from edgeseg.recipe.schema import Recipe
@@ -239,10 +239,7 @@ def recipe_digest(recipe: Recipe) -> str:
     """SHA-256, in hex, of the resolved recipe: equal for files that differ in comments, order and written-out
     defaults.
     """
-    text = json.dumps(
-        _digested(recipe.model_dump(mode="json")), sort_keys=True, separators=(",", ":"), allow_nan=False
-    )
-    return hashlib.sha256(text.encode()).hexdigest()
+    return json_digest(_digested(recipe.model_dump(mode="json")), separators=(",", ":"), allow_nan=False)
 
 
 _LATER: Mapping[str, Any] = {"image_name": "{}", "label_name": "{}"}

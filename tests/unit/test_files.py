@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import stat
@@ -16,7 +17,18 @@ import pytest
 
 from edgeseg import files
 from edgeseg.errors import DataError
-from edgeseg.files import Target, can_replace, followed, is_clutter, is_stream, open_stream, replace_file
+from edgeseg.files import (
+    Target,
+    can_replace,
+    file_sha256,
+    followed,
+    is_clutter,
+    is_stream,
+    json_digest,
+    open_stream,
+    replace_file,
+    write_whole,
+)
 from mounts import device as device
 from mounts import mounted
 
@@ -301,3 +313,31 @@ def test_clutter(name: str) -> None:
 @pytest.mark.parametrize("name", ["0001.jpg", "a.b", "Thumbs.db.png", "_", "#1.png", "eaDir"])
 def test_no_clutter(name: str) -> None:
     assert not is_clutter(name)
+
+
+def test_a_digest_is_that_of_bundles_journals_and_engines_so_far() -> None:
+    value = {"b": [1, 2.5, None, True], "a": {"é": "x"}}
+    # Both figures are those of the code that each room had of its own.
+    assert json_digest(value) == "13d9c6f04f4f989250bc4400e3ae70eefe4f90946579cd5b1169a1f55a3486dc"
+    compact = json_digest(value, separators=(",", ":"))
+    assert compact == "6a432034964912ec1cd08079165f96a6a2134a17a14427b5e5de55c8a9d7b70b"
+    assert json_digest(dict(reversed(value.items()))) == json_digest(value)
+    assert json_digest({"a": True}) != json_digest({"a": 1})
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 20])
+def test_a_file_is_hashed_piece_by_piece(size: int, tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(os.urandom(size))
+    assert file_sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(FileNotFoundError):
+        file_sha256(tmp_path / "missing")
+
+
+def test_a_whole_file_comes_with_its_folder_or_is_an_error_of_the_caller(small_disk: Path) -> None:
+    path = small_disk / "new" / "report.json"
+    write_whole(path, b"first", DataError)
+    with pytest.raises(DataError, match="No space left on device") as caught:
+        write_whole(path, bytes(8 << 20), DataError, "free some space")
+    assert caught.value.hint == "free some space"
+    assert path.read_bytes() == b"first" and os.listdir(path.parent) == ["report.json"]

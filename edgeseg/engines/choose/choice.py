@@ -9,7 +9,6 @@ is at hand.
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -34,6 +33,7 @@ from edgeseg.engines.choose.memory import peak_memory_bytes
 from edgeseg.engines.choose.spec import EngineSpec
 from edgeseg.engines.options import Wanted
 from edgeseg.errors import BuildError, BundleError, GateFailed, IntegrityError, OutOfRoom, Unsupported
+from edgeseg.files import json_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +199,7 @@ def _key(trials: Sequence[Trial], machine: Machine) -> str:
     """
     by_driver = any(trial.plan and trial.plan.backend.on_accelerator for trial in trials)
     compared = [(trial.name, trial.plan and trial.plan.key) for trial in trials]
-    return hashlib.sha256(
-        json.dumps([*compared, *([machine.driver] if by_driver else [])]).encode()
-    ).hexdigest()
+    return json_digest([*compared, *([machine.driver] if by_driver else [])])
 
 
 def _unfinished(key: str) -> str:

@@ -10,8 +10,6 @@ beside such an engine.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 import tempfile
 import time
@@ -33,6 +31,7 @@ from edgeseg.engines import table
 from edgeseg.engines.choose import exported_parity
 from edgeseg.engines.choose.compile_progress import expected_s, paced
 from edgeseg.errors import BuildError, IntegrityError, OutOfRoom
+from edgeseg.files import json_digest
 from edgeseg.specs import Precision, Program
 
 LAYOUT = 1
@@ -214,7 +213,7 @@ def plan_engine(
         "options": options,
         "layout": LAYOUT,
     }
-    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    key = json_digest(parts)
     return EngineSpec(machine, backend, device, program, level, precision, options, key)
 
 

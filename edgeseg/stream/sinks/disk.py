@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
 from edgeseg.errors import StreamError
-from edgeseg.files import Target, is_stream, refusals, replace_file
+from edgeseg.files import Target, is_stream, refusals
 from edgeseg.text import quoted
 
 try:
@@ -23,11 +22,6 @@ RESERVE_BYTES = 1 << 20
 """Left free by `check_space`: room for the index that ends a recording."""
 _RESUME_BYTES = 64 << 20
 _RESUME_SHARE = 0.1
-
-
-def writing(path: Path) -> AbstractContextManager[None]:
-    """Turn an OSError inside the block into a StreamError that names `path`."""
-    return refusals(path, StreamError)
 
 
 def prepare(path: Path) -> Target:
@@ -44,7 +38,7 @@ def prepare(path: Path) -> Target:
 
 def prepare_folder(folder: Path) -> None:
     """Make a folder that is to be written to, and try that it can be. Raises StreamError."""
-    with writing(folder):
+    with refusals(folder, StreamError):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     check_space(folder)
@@ -89,7 +83,7 @@ def lock_file(path: Path) -> BinaryIO:
 
 
 def _usage(path: Path) -> shutil._ntuple_diskusage:
-    with writing(path):
+    with refusals(path, StreamError):
         return shutil.disk_usage(path if path.is_dir() else path.parent)
 
 
@@ -100,9 +94,3 @@ def _require_free(path: Path, wanted_bytes: int, free_bytes: int) -> None:
             f"{path}: the disk is full, {free_bytes} bytes are left",
             hint=f"free some space (df -h {quoted(folder)}), or write elsewhere",
         )
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a whole file at once: a reader finds the old contents or the new. Raises StreamError."""
-    with writing(path):
-        replace_file(path, data)

@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from edgeseg.contracts import FrameSink
 from edgeseg.errors import StreamError
+from edgeseg.files import refusals, replace_file
 from edgeseg.results import Result
 from edgeseg.specs import LabelSpace, MaskU8
-from edgeseg.stream.sinks.disk import check_space_to_resume, prepare_folder, write_whole
+from edgeseg.stream.sinks.disk import check_space_to_resume, prepare_folder
 
 
 class MaskFiles(FrameSink):
@@ -50,7 +51,8 @@ class MaskFiles(FrameSink):
             self._written.add(name)
         png = encode_mask_png(result.mask, self._palette_rgb, frame.pixel_aspect)
         try:
-            write_whole(self._folder / name, png)
+            with refusals(self._folder / name, StreamError):
+                replace_file(self._folder / name, png)
         except StreamError:
             self._failed = True
             raise

@@ -16,10 +16,10 @@ from typing import BinaryIO
 
 from edgeseg.contracts import FrameSink
 from edgeseg.errors import StreamError
-from edgeseg.files import can_replace, followed, is_stream
+from edgeseg.files import can_replace, followed, is_stream, refusals
 from edgeseg.results import Result
 from edgeseg.specs import LabelSpace
-from edgeseg.stream.sinks.disk import check_space, check_space_to_resume, lock_file, prepare, writing
+from edgeseg.stream.sinks.disk import check_space, check_space_to_resume, lock_file, prepare
 from edgeseg.stream.sinks.muxer import CODECS, Muxer, pyav
 from edgeseg.stream.sinks.options import choice, number, read_options, whole
 from edgeseg.stream.sinks.views import VIEW, View, view_of
@@ -128,7 +128,7 @@ class Recording(FrameSink):
         """Follow links, so that they stay; raise StreamError where no finished file can be renamed into
         place.
         """
-        with writing(self._path):
+        with refusals(self._path, StreamError):
             if is_stream(self._path):
                 raise StreamError(
                     f"{self.name}: is no file, and a recording goes back to its beginning when it ends",
@@ -160,7 +160,7 @@ class Recording(FrameSink):
         """Open the next file under its partial name."""
         self._target = self._next_target()
         self._partial = self._target.with_name(f"{self._target.stem}.partial{self._target.suffix}")
-        with writing(self._path):
+        with refusals(self._path, StreamError):
             self._lock = lock_file(self._partial)
         try:
             # An absolute path: FFmpeg would take the colon in "a:b.mp4" for a protocol.
@@ -199,7 +199,7 @@ class Recording(FrameSink):
             raise
         finally:
             self._release()
-            with writing(self._path):
+            with refusals(self._path, StreamError):
                 if whole:
                     os.replace(self._partial, self._target)
                     self._finished += 1
@@ -221,7 +221,7 @@ class Recording(FrameSink):
 
     def _segments(self) -> dict[int, Path]:
         """The numbered files that are there, finished, by number."""
-        with writing(self._path):
+        with refusals(self._path, StreamError):
             found = [(self._numbered.fullmatch(path.name), path) for path in self._path.parent.iterdir()]
         return {int(match[1]): path for match, path in found if match}
 
@@ -229,7 +229,7 @@ class Recording(FrameSink):
         if self._rotation.keep is None:
             return
         segments = self._segments()
-        with writing(self._path):
+        with refusals(self._path, StreamError):
             for number in sorted(segments)[: -self._rotation.keep]:
                 segments[number].unlink(missing_ok=True)
 
@@ -238,7 +238,7 @@ class Recording(FrameSink):
         run writes it.
         """
         left = re.compile(rf"{re.escape(self._path.stem)}(-\d{{4,}})?\.partial{re.escape(self._path.suffix)}")
-        with writing(self._path):
+        with refusals(self._path, StreamError):
             for partial in sorted(path for path in self._path.parent.iterdir() if left.fullmatch(path.name)):
                 with lock_file(partial):
                     if _plays(partial):

@@ -12,10 +12,10 @@ from typing import Any
 
 from edgeseg.contracts import FrameSink
 from edgeseg.errors import ReaderGone, StreamError
-from edgeseg.files import open_stream, silence
+from edgeseg.files import open_stream, refusals, silence
 from edgeseg.results import Result
 from edgeseg.specs import LabelSpace
-from edgeseg.stream.sinks.disk import check_space_to_resume, prepare, writing
+from edgeseg.stream.sinks.disk import check_space_to_resume, prepare
 from edgeseg.stream.sinks.options import flag, read_options
 from edgeseg.stream.watch.events import Event
 from edgeseg.text import json_text
@@ -42,7 +42,7 @@ class ResultLines(FrameSink):
     def open(self, size_hw: tuple[int, int], fps: float, labels: LabelSpace) -> None:
         if self._path is None:
             return
-        with writing(self._path):
+        with refusals(self._path, StreamError):
             stream = open_stream(self._path)
         if stream is not None:
             self._file, self._good_bytes = FileIO(stream, "w"), None
@@ -50,7 +50,7 @@ class ResultLines(FrameSink):
         prepare(self._path)
         if self._failed:
             check_space_to_resume(self._path)
-        with writing(self._path):
+        with refusals(self._path, StreamError):
             # Unbuffered: what was refused must not be tried again when the file is closed.
             self._file = self._path.open("ab" if self._begun else "wb", buffering=0)
             self._good_bytes = os.fstat(self._file.fileno()).st_size
@@ -67,19 +67,19 @@ class ResultLines(FrameSink):
     def close(self) -> None:
         file, self._file = self._file, None
         if file is not None and self._path is not None:
-            with writing(self._path):
+            with refusals(self._path, StreamError):
                 file.close()
 
     def _put(self, data: Mapping[str, Any]) -> None:
         line = json_text(data) + "\n"
         try:
             if self._path is None:
-                with writing(Path("stdout")):
+                with refusals(Path("stdout"), StreamError):
                     self._print(line)
                 return
             if self._file is None:
                 raise RuntimeError("the sink is not open")
-            with writing(self._path):
+            with refusals(self._path, StreamError):
                 self._append(self._file, line.encode())
         except StreamError as error:
             if isinstance(error.__cause__, BrokenPipeError):
