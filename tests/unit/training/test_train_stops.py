@@ -128,6 +128,26 @@ def test_a_journal_that_was_cut_off_is_gone_on_with(tmp_path: Path) -> None:
     ]
 
 
+def test_a_journal_that_was_cut_anywhere_loses_the_cut_line_alone(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    log = TrainLog(tmp_path / "whole", 0)
+    for step in (1, 2, 3):
+        log.write(step, loss=0.5 / step, name="a\u00e9")
+    log.close()
+    content = log.path.read_bytes()
+    ends = [index + 1 for index, byte in enumerate(content) if byte == ord("\n")]
+    for length in range(ends[0], len(content) + 1):
+        folder = tmp_path / str(length)
+        folder.mkdir()
+        (folder / "metrics.jsonl").write_bytes(content[:length])
+        resumed = TrainLog(folder, 3)
+        whole = [end for end in ends if end <= length]
+        assert resumed.path.read_bytes() == content[: whole[-1]]
+        resumed.write(len(whole) + 1, loss=0.0)
+        resumed.close()
+        assert [row["step"] for row in read_rows(resumed.path)] == list(range(1, len(whole) + 2))
+
+
 def test_a_disk_that_is_full_is_told_in_words(small_disk: Path) -> None:
     (small_disk / "ballast").write_bytes(bytes((4 << 20) - (64 << 10)))
     with pytest.raises(BuildError, match="cannot be written: No space left on device") as error:
